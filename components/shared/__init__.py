@@ -1,0 +1,1 @@
+"""What two or more steps need; this package imports no step."""

@@ -1,0 +1,137 @@
+"""Processors and models by name or folder: one code path for every family that transformers knows."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.processing_auto import processor_class_from_name
+
+from components.shared.errors import UserError
+from components.shared.hub import hub_is_reachable
+
+TINY_BASE = "tiny-base"
+TINY_BASE_FOLDER = Path(__file__).parent / "tiny_base"
+
+
+def base_model_location(base_model: str) -> str:
+    """Return the folder or hub id of ``base_model``; ``tiny-base`` is the model bundled with this package.
+
+    Raises:
+        UserError: ``base_model`` looks like a path (it is absolute or starts with a dot) and is no folder.
+    """
+    if base_model == TINY_BASE:
+        return str(TINY_BASE_FOLDER)
+    path = Path(base_model).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or base_model.startswith((".", "~")) or base_model.count("/") != 1:
+        raise UserError(
+            "no such model folder",
+            where=f"base_model {base_model!r}",
+            mend=f"give a folder, a hub id such as deepseek-community/DeepSeek-OCR-2, or {TINY_BASE!r}",
+        )
+    return base_model
+
+
+def load_processor(base_model: str, revision: str | None = None, trust_remote_code: bool = False) -> ProcessorMixin:
+    """Load a model's processor.
+
+    Raises:
+        UserError: no such folder, no network for a hub model, or files that are no processor's.
+    """
+    location = base_model_location(base_model)
+    options = {**_hub_options(location), "revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        try:
+            return AutoProcessor.from_pretrained(location, **options)
+        except ImportError:
+            return _assembled_processor(location, options)
+    except (OSError, ValueError, KeyError) as error:
+        raise _loading_error(base_model, error) from error
+
+
+def load_model(
+    base_model: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> PreTrainedModel:
+    """Load a model's weights in ``dtype`` onto ``device``; ``options`` go to ``from_pretrained``.
+
+    Raises:
+        UserError: no such folder, no network for a hub model, an unknown architecture, or unreadable weights.
+    """
+    location = base_model_location(base_model)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            location,
+            dtype=dtype,
+            device_map={"": device} if device.type != "cpu" else None,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            **_hub_options(location),
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _loading_error(base_model, error) from error
+    return model
+
+
+def model_type_of(base_model: str, revision: str | None = None, trust_remote_code: bool = False) -> str:
+    """Return the ``model_type`` in a model's config, without loading its weights."""
+    location = base_model_location(base_model)
+    try:
+        config = AutoConfig.from_pretrained(
+            location, revision=revision, trust_remote_code=trust_remote_code, **_hub_options(location)
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _loading_error(base_model, error) from error
+    return str(config.model_type)
+
+
+def default_device() -> torch.device:
+    """Return the first CUDA device where there is one, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 on a GPU, float32 on a CPU (where bfloat16 products are emulated on most machines)."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def _hub_options(location: str) -> dict[str, Any]:
+    return {"local_files_only": Path(location).is_dir() or not hub_is_reachable()}
+
+
+def _assembled_processor(location: str, options: dict[str, Any]) -> ProcessorMixin:
+    # transformers 5.17: processors that still name an `image_processor_class` are loaded through a lookup that
+    # asks for torchvision, although AutoImageProcessor itself falls back to Pillow. There is no torchvision for
+    # CPU-only torch on PyPI.
+    tokenizer = AutoTokenizer.from_pretrained(location, **options)
+    image_processor = AutoImageProcessor.from_pretrained(location, **options)
+    settings, _ = ProcessorMixin.get_processor_dict(location)
+    processor_class = processor_class_from_name(settings["processor_class"])
+    return processor_class(
+        image_processor=image_processor, tokenizer=tokenizer, chat_template=settings.get("chat_template")
+    )
+
+
+def _loading_error(base_model: str, error: Exception) -> UserError:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"the model cannot be loaded ({first_line})",
+        where=f"base_model {base_model!r}",
+        mend="check the folder; a hub id needs a network, or the model in the local hub cache",
+    )

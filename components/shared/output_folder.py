@@ -1,0 +1,41 @@
+"""Outputs that appear whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from components.shared.errors import UserError
+
+
+@contextmanager
+def finished_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``target`` that takes its name only when the block ends without an error.
+
+    An error, Ctrl-C or a kill inside the block leaves no ``target``; the temporary folder
+    (``.<name>.partial-<pid>``) is removed unless the process was killed outright.
+
+    Raises:
+        UserError: ``target`` exists and is not an empty folder.
+    """
+    target = Path(target).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(
+            "the output folder exists and is not empty", where=str(target), mend="remove it or name another output_dir"
+        )
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write ``text`` to a temporary name and rename it to ``path``, so that no reader sees half of it."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
