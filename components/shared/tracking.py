@@ -1,0 +1,228 @@
+"""MLflow tracking: one nested run per step below one parent run per pipeline run; a dead server stops no step.
+
+Environment: ``MLFLOW_TRACKING_URI`` (default: a SQLite file in the working folder; ``off``: no tracking),
+``MLFLOW_EXPERIMENT_NAME``, ``MLFLOW_RUN_ID`` (a run to attach to) and ``KFP_RUN_ID`` (the pipeline run).
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from components.shared import tracking_runs
+from components.shared.lineage import git_commit, tool_version
+
+logger = logging.getLogger(__name__)
+
+TRACKING_OFF = "off"
+DEFAULT_EXPERIMENT = "deepsynth"
+_LONGEST_VALUE = 6000
+_LARGEST_BATCH = 1000
+# One batch takes 5 ms in SQLite and some tens of ms over a network, so a step of any speed never waits for it.
+_SECONDS_BETWEEN_BATCHES = 2.0
+_SECONDS_BETWEEN_ATTEMPTS = 60.0
+_SECONDS_BETWEEN_SYSTEM_METRICS = 2.0
+# MLflow's own defaults keep a step waiting for minutes when the server is gone. Artifacts have their own timeout:
+# a server that passes a large file on to object storage answers late.
+_HTTP_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+_ARTIFACT_TIMEOUT = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")
+
+T = TypeVar("T")
+
+
+class TrackedRun:
+    """What a step logs to. Nothing here raises when the store fails: it is said once and the step goes on.
+
+    Metrics are buffered and sent in batches; those of an outage are sent once the server is back.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.run_id: str | None = None
+        """The nested run's id; None where nothing is tracked."""
+        self._uri = uri
+        self._client: Any = None
+        self._errors: tuple[type[Exception], ...] = ()
+        self._parent_id: str | None = None
+        self._owns_parent = False
+        self._monitor: Any = None
+        self._metrics: list[tuple[str, float, int, int]] = []
+        self._last_batch = time.monotonic()
+        self._next_attempt = 0.0
+        self._warned = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Buffer ``metrics`` (name -> value) for ``step``, e.g. the optimizer step; cheap enough for each of them."""
+        if self.run_id is None:
+            return
+        now = int(time.time() * 1000)
+        self._metrics += [(name, float(value), now, step or 0) for name, value in metrics.items()]
+        if time.monotonic() - self._last_batch >= _SECONDS_BETWEEN_BATCHES:
+            self._send_metrics()
+
+    def log_dataset(self, digest: str, source: str, context: Literal["training", "evaluation"]) -> None:
+        """Record the dataset that this step read; ``source`` is its folder or name.
+
+        MLflow keeps 36 characters of a digest; the whole one is in the tag ``deepsynth.dataset_digest``.
+        """
+        self._attempt(lambda: tracking_runs.log_dataset(self._client, self.run_id, digest, source, context))
+
+    def log_artifact(self, path: Path) -> None:
+        """Upload a file, or a folder under its own name.
+
+        Raises:
+            FileNotFoundError: there is no such file or folder.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(path)
+        with _environment_default(*_ARTIFACT_TIMEOUT):
+            if path.is_dir():
+                self._attempt(lambda: self._client.log_artifacts(self.run_id, str(path), artifact_path=path.name))
+            else:
+                self._attempt(lambda: self._client.log_artifact(self.run_id, str(path)))
+
+    def set_tags(self, tags: Mapping[str, str | int | float | bool | None]) -> None:
+        """Set tags on the nested run."""
+        from mlflow.entities import RunTag
+
+        entities = [RunTag(name, str(value)[:_LONGEST_VALUE]) for name, value in tags.items()]
+        self._attempt(lambda: self._client.log_batch(self.run_id, tags=entities, synchronous=True))
+
+    def _start(self, step: str, parameters: Mapping[str, Any]) -> None:
+        for name, value in _HTTP_DEFAULTS.items():
+            os.environ.setdefault(name, value)
+        try:
+            from mlflow.tracking import MlflowClient
+        except ImportError as error:
+            self._warn(error)
+            return
+        self._errors = tracking_runs.store_errors()
+        for noisy in ("mlflow", "urllib3.connectionpool"):  # the second says each retry
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        run_id = self._attempt(lambda: self._open(MlflowClient(self._uri), step), starting=True)
+        if run_id is None:
+            return
+        self.run_id = run_id
+        self._attempt(lambda: tracking_runs.log_parameters(self._client, run_id, parameters, _LONGEST_VALUE))
+        self._attempt(self._start_monitor)
+
+    def _open(self, client: Any, step: str) -> str:
+        self._client = client
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+        tags = {"deepsynth.step": step, "deepsynth.version": tool_version()}
+        if commit := git_commit():
+            tags["mlflow.source.git.commit"] = commit
+        if attached := os.environ.get("MLFLOW_RUN_ID"):
+            self._parent_id = attached
+            experiment_id = client.get_run(attached).info.experiment_id
+        else:
+            experiment_id = tracking_runs.experiment(client, self._uri, name)
+            if pipeline_run := os.environ.get("KFP_RUN_ID"):
+                self._parent_id = tracking_runs.parent_run(client, experiment_id, pipeline_run)
+                self._owns_parent = True
+                client.update_run(self._parent_id, status="RUNNING")
+                tags[tracking_runs.PIPELINE_RUN_TAG] = pipeline_run
+        if self._parent_id:
+            tags["mlflow.parentRunId"] = self._parent_id
+        return str(client.create_run(experiment_id, tags=tags, run_name=step).info.run_id)
+
+    def _start_monitor(self) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._monitor = SystemMetricsMonitor(
+            self.run_id, sampling_interval=_SECONDS_BETWEEN_SYSTEM_METRICS, tracking_uri=self._uri
+        )
+        self._monitor.start()
+
+    def _finish(self, status: str) -> None:
+        if self.run_id is None:
+            return
+        if self._monitor:
+            self._monitor.finish()
+        self._next_attempt = 0.0  # the server may be back: one last attempt
+        self._send_metrics()
+        self._attempt(lambda: self._close(status))
+        if self._metrics:
+            logger.warning("MLflow: %d values were not logged; the results on disk are complete", len(self._metrics))
+
+    def _close(self, status: str) -> None:
+        self._client.set_terminated(self.run_id, status=status)
+        if self._parent_id and self._owns_parent:
+            tracking_runs.settle_parent(self._client, self._parent_id)
+
+    def _send_metrics(self) -> None:
+        from mlflow.entities import Metric
+
+        self._last_batch = time.monotonic()
+        while batch := self._metrics[:_LARGEST_BATCH]:
+            if self._attempt(partial(self._send, [Metric(*values) for values in batch])) is None:
+                return
+            del self._metrics[: len(batch)]
+
+    def _send(self, metrics: list[Any]) -> bool:
+        self._client.log_batch(self.run_id, metrics=metrics, synchronous=True)
+        return True
+
+    def _attempt(self, action: Callable[[], T], starting: bool = False) -> T | None:
+        """Return the action's result; None where nothing is tracked or the store failed, which is said once."""
+        if (self.run_id is None and not starting) or time.monotonic() < self._next_attempt:
+            return None
+        try:
+            return action()
+        except self._errors as error:
+            self._next_attempt = time.monotonic() + _SECONDS_BETWEEN_ATTEMPTS
+            self._warn(error)
+            return None
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            reason = " ".join(str(error).split())[:300]
+            logger.warning(
+                "MLflow tracking at %s failed; the step goes on, its results are on disk: %s", self._uri, reason
+            )
+        self._warned = True
+
+
+@contextmanager
+def step_run(step: str, parameters: Mapping[str, Any]) -> Iterator[TrackedRun]:
+    """Track a step as an MLflow run named ``step``, nested below the pipeline's run where there is one.
+
+    ``parameters`` become the nested run's (cut at 6000 characters; whole in its artifact ``config.json``), never
+    the parent's: KFP's own plugin logs its inputs there, and a second value would reject the whole batch.
+    An exception in the block marks the run FAILED (KILLED for an interrupt) and propagates. The status of a run
+    that was attached to by ``MLFLOW_RUN_ID`` is left to its owner.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    tracked = TrackedRun(uri)
+    if uri.lower() != TRACKING_OFF:
+        tracked._start(step, parameters)
+    status = "FAILED"
+    try:
+        yield tracked
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        tracked._finish(status)
+
+
+@contextmanager
+def _environment_default(name: str, value: str) -> Iterator[None]:
+    """Set a variable for the block, unless the user gave it another value than this module's default."""
+    before = os.environ.get(name)
+    if before == _HTTP_DEFAULTS.get(name):
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
