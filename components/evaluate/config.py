@@ -1,0 +1,44 @@
+"""The evaluate step's whole interface."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from components.evaluate.normalization import Profile
+from components.shared.dataset_manifest import Split
+from components.shared.step_config import StepConfig
+
+
+class EvaluateConfig(StepConfig):
+    """Transcribe held-out pages with the base model and the adapter, score both, and write a report."""
+
+    dataset_dir: Path
+    """folder made by the prepare step"""
+    base_model: str = "tiny-base"
+    """folder, hub id, or ``tiny-base`` for the bundled model"""
+    adapter_dir: Path | None = None
+    """folder made by the train step: a PEFT adapter, or a whole model after full fine-tuning"""
+    output_dir: Path
+    """folder to make; gets report.json, samples.parquet and report.html"""
+    split: Split = "eval"
+    """the dataset's split to read"""
+    max_pages: int | None = Field(default=None, ge=1)
+    """read at most this many pages, drawn at random with ``seed``; all of them where not given"""
+    per_device_eval_batch_size: int = Field(default=32, ge=1)
+    """pages per batch; halved where the device runs out of memory"""
+    max_new_tokens: int = Field(default=512, ge=1)
+    """longest answer in tokens; a page that reaches it without an end counts as truncated"""
+    normalization: Profile = "nfkc-ws-v1"
+    """what is done to label and prediction before they are compared"""
+    bootstrap_resamples: int = Field(default=1000, ge=100)
+    """resamples of the documents behind each 95 % interval"""
+    seed: int = 0
+    """seed of the bootstrap and of the choice of pages"""
+    revision: str | None = None
+    """commit or tag of a hub model"""
+    trust_remote_code: bool = False
+    """allow a hub model to run its own Python code; pin ``revision`` with it"""
+    classic_ocr: bool = True
+    """add a row for Tesseract where the ``tesseract`` program is installed"""
+    worst_pages: int = Field(default=10, ge=0)
+    """how many of the worst pages the HTML report shows with picture and difference"""

@@ -1,0 +1,187 @@
+"""Scores of one page and of a whole set of pages; every formula stands with its function.
+
+All functions take normalised texts. A page without a prediction, be it empty or failed, is scored as the empty
+text: every character of its label is then a deletion.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jiwer
+
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
+
+_ONE_PAGE_OF_CHARACTERS = jiwer.Compose([jiwer.ReduceToListOfListOfChars()])
+
+
+@dataclass(frozen=True)
+class EditCounts:
+    """The Levenshtein distance of a page, and the length that it is measured against.
+
+    Attributes:
+        edits: substitutions + deletions + insertions.
+        reference_length: units (characters or words) in the label.
+    """
+
+    edits: int
+    reference_length: int
+
+    @property
+    def rate(self) -> float:
+        """edits / reference_length; for an empty label 0 where the prediction is empty too, else 1.
+
+        >>> EditCounts(edits=1, reference_length=4).rate, EditCounts(edits=7, reference_length=0).rate
+        (0.25, 1.0)
+        """
+        if self.reference_length == 0:
+            return float(self.edits > 0)
+        return self.edits / self.reference_length
+
+
+def character_edits(label: str, prediction: str) -> EditCounts:
+    """Return the page's edits over Unicode code points, by jiwer.
+
+    >>> character_edits("kitten", "sitting")
+    EditCounts(edits=3, reference_length=6)
+    >>> character_edits("", "ab"), character_edits("ab", "")
+    (EditCounts(edits=2, reference_length=0), EditCounts(edits=2, reference_length=2))
+    """
+    return _counts(
+        jiwer.process_characters(
+            label,
+            prediction,
+            reference_transform=_ONE_PAGE_OF_CHARACTERS,
+            hypothesis_transform=_ONE_PAGE_OF_CHARACTERS,
+        )
+    )
+
+
+def word_edits(label: str, prediction: str) -> EditCounts:
+    """Return the page's edits over words, that is runs of anything but white space, by jiwer.
+
+    >>> word_edits("the cat sat", "the cat\\nsat down")
+    EditCounts(edits=1, reference_length=3)
+    """
+    # jiwer splits at the space only, so other white space becomes one first.
+    return _counts(jiwer.process_words(" ".join(label.split()), " ".join(prediction.split())))
+
+
+def _counts(output: jiwer.CharacterOutput | jiwer.WordOutput) -> EditCounts:
+    return EditCounts(
+        edits=output.substitutions + output.deletions + output.insertions,
+        reference_length=output.hits + output.substitutions + output.deletions,
+    )
+
+
+def error_rate(pages: Sequence[EditCounts]) -> float:
+    """Return the corpus rate: the sum of the edits over the sum of the label lengths (micro average).
+
+    With characters this is the CER, with words the WER. It exceeds 1 where the predictions are longer than the
+    labels and wrong.
+
+    Raises:
+        ValueError: the labels are all empty, so that there is no rate.
+
+    >>> error_rate([EditCounts(1, 10), EditCounts(5, 30)])
+    0.15
+    """
+    reference_length = sum(page.reference_length for page in pages)
+    if reference_length == 0:
+        raise ValueError("the labels hold no text, so there is no error rate")
+    return sum(page.edits for page in pages) / reference_length
+
+
+def rouge(label: str, prediction: str) -> dict[str, float]:
+    """Return the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L of a page, each 0 to 1.
+
+    F = 2PR / (P + R), where for ROUGE-n P and R are the shares of the prediction's and the label's n-grams that
+    both have, and for ROUGE-L those of their longest common subsequence (Lin, 2004,
+    https://aclanthology.org/W04-1013). Computed by rouge_score over ``unicode_words``; without a word on either
+    side the score is 0, but two texts without any words that are equal score 1.
+
+    >>> scores = rouge("the cat sat", "the cat lay")
+    >>> round(scores["rouge1"], 3), scores["rouge2"], round(scores["rougeL"], 3)
+    (0.667, 0.5, 0.667)
+    """
+    if not unicode_words(label) and not unicode_words(prediction):
+        return dict.fromkeys(ROUGE_TYPES, float(label == prediction))
+    return {name: score.fmeasure for name, score in _rouge_scorer().score(label, prediction).items()}
+
+
+def unicode_words(text: str) -> list[str]:
+    """Return the casefolded runs of letters, marks and digits; each ideograph, kana or Hangul syllable alone.
+
+    rouge_score's own tokenizer knows a to z only: to it, a page in Greek has no words.
+
+    >>> unicode_words("L'été, 2026: 漢字")
+    ['l', 'été', '2026', '漢', '字']
+    """
+    words: list[str] = []
+    open_word = False
+    for character in text.casefold():
+        if unicodedata.category(character)[0] not in "LMN":
+            open_word = False
+        elif _stands_alone(character):
+            words.append(character)
+            open_word = False
+        elif open_word:
+            words[-1] += character
+        else:
+            words.append(character)
+            open_word = True
+    return words
+
+
+@cache
+def _stands_alone(character: str) -> bool:
+    name = unicodedata.name(character, "")
+    return name.startswith(("CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA", "HANGUL SYLLABLE"))
+
+
+class _UnicodeWords:
+    def tokenize(self, text: str) -> list[str]:
+        return unicode_words(text)
+
+
+@cache
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # brings nltk: half a second
+
+    return RougeScorer(list(ROUGE_TYPES), tokenizer=_UnicodeWords())
+
+
+def bleu(labels: Sequence[str], predictions: Sequence[str]) -> tuple[float, str]:
+    """Return the corpus BLEU, 0 to 100, and sacrebleu's signature of how it was computed.
+
+    BP * exp(mean of log p_n, n = 1 to 4), each page one segment (Papineni et al., 2002,
+    https://aclanthology.org/P02-1040), with sacrebleu's 13a tokenizer, which splits no Chinese or Japanese: read
+    chrF there.
+
+    >>> round(bleu(["the cat sat on the mat"], ["the cat sat on the mat"])[0], 6)
+    100.0
+    """
+    from sacrebleu.metrics import BLEU
+
+    # force: no remark on texts that look tokenised, which pages of code do.
+    metric = BLEU(force=True)
+    score = metric.corpus_score(list(predictions), [list(labels)]).score
+    return score, str(metric.get_signature())
+
+
+def chrf(labels: Sequence[str], predictions: Sequence[str]) -> tuple[float, str]:
+    """Return the corpus chrF2, 0 to 100, and sacrebleu's signature of how it was computed.
+
+    (1 + 2²) P R / (2² P + R) over the character n-grams, n = 1 to 6 (Popović, 2015,
+    https://aclanthology.org/W15-3049).
+
+    >>> round(chrf(["the cat sat"], ["the cat sat"])[0], 6)
+    100.0
+    """
+    from sacrebleu.metrics import CHRF
+
+    metric = CHRF()
+    score = metric.corpus_score(list(predictions), [list(labels)]).score
+    return score, str(metric.get_signature())

@@ -1,0 +1,112 @@
+"""``report.html``: the figures, the distribution of errors, and the pages behind them, in one file without scripts."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image, UnidentifiedImageError
+
+from components.evaluate.cer_plot import COLOURS, cer_plot
+from components.evaluate.character_diff import Run, character_diff
+from components.evaluate.pages import EvaluationPages
+from components.evaluate.scores import ModelScores
+
+_BEST_PAGES = 3
+_WIDEST_PICTURE = 900  # pixels; twice what a phone shows
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One model's reading of a page, with the difference to the normalised label."""
+
+    model: str
+    cer: float
+    runs: list[Run]
+    remarks: list[str]
+
+
+@dataclass(frozen=True)
+class ShownPage:
+    """A page as the report shows it."""
+
+    key: str
+    source_id: str
+    page: int
+    picture: str | None
+    label: str
+    readings: list[Reading]
+
+
+def write_html(
+    path: Path, report: dict[str, Any], models: Sequence[ModelScores], pages: EvaluationPages, worst_pages: int
+) -> None:
+    """Write the report; the worst and the best pages are those of the adapter, or of the base where it is alone."""
+    judged = next((scores for scores in models if scores.name == "adapter"), models[0])
+    order = sorted(range(len(pages)), key=lambda position: (-judged.pages[position].characters.rate, position))
+    worst = order[:worst_pages]
+    best = order[len(worst) :][::-1][:_BEST_PAGES]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["percent"] = percent
+    text = environment.get_template("report.html.jinja").render(
+        report=report,
+        judged=judged.name,
+        colours=COLOURS,
+        # matplotlib's own output, drawn from numbers and our model names only: nothing in it comes from a page.
+        plot=Markup(cer_plot({scores.name: [page.characters.rate for page in scores.pages] for scores in models})),
+        groups=[
+            ("Worst pages", [_shown(position, models, pages) for position in worst]),
+            ("Best pages", [_shown(position, models, pages) for position in best]),
+        ],
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def percent(rate: float | None) -> str:
+    """Return a rate as percent with as many places as it needs to be told apart from 0.
+
+    >>> percent(0.1234), percent(0.00123), percent(None)
+    ('12.3 %', '0.12 %', '–')
+    """
+    if rate is None:
+        return "–"
+    return f"{100 * rate:.{2 if 0 < rate < 0.1 else 1}f} %"
+
+
+def _shown(position: int, models: Sequence[ModelScores], pages: EvaluationPages) -> ShownPage:
+    label = models[0].pages[position].label
+    readings = []
+    for scores in models:
+        score = scores.pages[position]
+        remarks = [
+            text
+            for text, holds in (
+                ("repetition loop", score.loop),
+                ("cut off at max_new_tokens", score.prediction.truncated),
+            )
+            if holds
+        ]
+        if score.prediction.error:
+            remarks.append(f"failed: {score.prediction.error}")
+        runs = character_diff(label.normalised, score.normalised)
+        readings.append(Reading(scores.name, score.characters.rate, runs, remarks))
+    picture = _picture(pages[position].image_bytes)
+    return ShownPage(label.key, label.source_id, label.page, picture, label.text, readings)
+
+
+def _picture(image_bytes: bytes) -> str | None:
+    """Return the page as a data address, made smaller where it is wider than the report; None if it is no picture."""
+    try:
+        image = Image.open(io.BytesIO(image_bytes)).convert("RGB")
+    except (UnidentifiedImageError, OSError):
+        return None
+    image.thumbnail((_WIDEST_PICTURE, 4 * _WIDEST_PICTURE))
+    stream = io.BytesIO()
+    image.save(stream, format="WEBP", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

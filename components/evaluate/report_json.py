@@ -1,0 +1,98 @@
+"""``report.json``: the figures, what they mean, and what they were measured on."""
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from components.evaluate.classic_ocr import PAGE_SEGMENTATION_MODE
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.metrics import bleu, chrf
+from components.evaluate.pages import EvaluationPages
+from components.evaluate.repetition import LOOP_DEFINITION
+from components.evaluate.scores import ModelRow
+from components.evaluate.statistics import PairedComparison
+from components.shared.adapter_loading import adapter_kind
+from components.shared.lineage import sha256_folder, software_versions
+
+SCHEMA_VERSION = 1
+
+
+def report_content(
+    config: EvaluateConfig,
+    pages: EvaluationPages,
+    rows: Sequence[ModelRow],
+    comparison: PairedComparison | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    classic_ocr_version: str | None,
+) -> dict[str, Any]:
+    """Return the report as a JSON-serialisable mapping."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "normalization": config.normalization,
+        "dataset": {
+            "digest": pages.manifest.digest,
+            "source_digest": pages.manifest.source_digest,
+            "split": config.split,
+            "pages": len(pages),
+            "pages_in_split": pages.manifest.splits[config.split].samples,
+        },
+        "models": {
+            "base": {"base_model": config.base_model, "revision": config.revision},
+            "adapter": _adapter(config),
+            "tesseract": {"version": classic_ocr_version} if classic_ocr_version else None,
+        },
+        "versions": software_versions(),
+        "device": device_name(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "config": config.model_dump(mode="json", exclude={"dataset_dir", "adapter_dir", "output_dir"}),
+        "rows": [row.as_json() for row in rows],
+        "comparison": comparison.as_json() if comparison else None,
+        "definitions": definitions(config),
+    }
+
+
+def _adapter(config: EvaluateConfig) -> dict[str, Any] | None:
+    if config.adapter_dir is None:
+        return None
+    return {"kind": adapter_kind(config.adapter_dir), "sha256": sha256_folder(config.adapter_dir)}
+
+
+def device_name(device: torch.device) -> str:
+    """Return the GPU's name, or the processor's architecture and the threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def definitions(config: EvaluateConfig) -> dict[str, str]:
+    """Return what each figure means, in words a reader of the report can check."""
+    return {
+        "normalization": "nfkc-ws-v1: Unicode NFKC, runs of white space become one space, ends stripped; nfc-v1: "
+        "Unicode NFC; none-v1: nothing. Applied to label and prediction.",
+        "cer": "sum of character edits (Unicode code points) over all pages / sum of label characters (micro average)",
+        "wer": "sum of word edits over all pages / sum of label words; words are separated by white space",
+        "cer_median, cer_p90": "median and 90th percentile of the pages' own CER; a page with an empty label has "
+        "0 where the prediction is empty too, else 1",
+        "rouge1, rouge2, rougeL": "mean F-measure over the pages (rouge_score), over casefolded Unicode words; each "
+        "ideograph, kana or Hangul syllable is a word",
+        "bleu": f"sacrebleu, each page a segment: {bleu(['a'], ['a'])[1]}",
+        "chrf": f"sacrebleu, each page a segment: {chrf(['a'], ['a'])[1]}",
+        "exact_page_rate": "share of pages whose normalised prediction equals the normalised label",
+        "failure_rate": "share of pages without a transcription because of an error; each is scored as empty text",
+        "loop_rate": f"{LOOP_DEFINITION}: share of predictions that end in a unit of 1 to 50 characters repeated over "
+        "at least 30 characters and at least 4 times, unless the label ends in a repetition of the same unit",
+        "truncation_rate": f"share of predictions that reached max_new_tokens ({config.max_new_tokens}) without an end",
+        "intervals": "95 % percentile bootstrap over documents (source_id), "
+        f"{config.bootstrap_resamples} resamples, seed {config.seed}; null with fewer than two documents",
+        "comparison": "paired bootstrap over the same documents of CER(base) - CER(adapter) and CER(adapter) / "
+        "CER(base)",
+        "pages_per_second": "pages / seconds, where seconds is wall time of reading the shards, preparing the "
+        "pictures, generating in batches and decoding, first batch included, loading the model not; of one run, so "
+        "it varies with what else the machine does",
+        "generation": "greedy (do_sample=False, num_beams=1), pages sorted by picture area, left-padded batches; other "
+        "batch sizes can change single characters, because sums are then rounded in another order",
+        "tesseract": f"page segmentation mode {PAGE_SEGMENTATION_MODE}, one process per page and core",
+    }

@@ -1,0 +1,132 @@
+"""Evaluate a base model and an adapter on held-out pages:
+
+python -m components.evaluate --dataset_dir DATASET --adapter_dir ADAPTER --output_dir EVALUATION
+"""
+
+import gc
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.evaluate.classic_ocr import tesseract_version, transcribe_with_tesseract
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.generation import Transcriber, Transcription, transcribe
+from components.evaluate.normalization import normalizer
+from components.evaluate.pages import EvaluationPages
+from components.evaluate.report_html import write_html
+from components.evaluate.report_json import report_content
+from components.evaluate.samples_file import write_samples
+from components.evaluate.scores import ModelRow, ModelScores, edits, labels_of, lengths, row_of, score
+from components.evaluate.statistics import DocumentBootstrap, PairedComparison
+from components.shared.adapter_loading import adapter_kind, load_fine_tuned, load_fine_tuned_processor
+from components.shared.model_families import family_of
+from components.shared.model_loading import default_device, default_dtype, load_model, load_processor, model_type_of
+from components.shared.output_folder import finished_folder
+from components.shared.shard_reader import ShardDataset
+from components.shared.tracking import TrackedRun, step_run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """The finished folder and its figures."""
+
+    folder: Path
+    rows: list[ModelRow]
+    comparison: PairedComparison | None
+    dataset_digest: str
+
+
+def run(config: EvaluateConfig) -> EvaluateResult:
+    """Transcribe, score and report.
+
+    Raises:
+        UserError: no such dataset, model or adapter, an output folder in use, or labels without text.
+    """
+    with finished_folder(config.output_dir) as folder, step_run("evaluate", _parameters(config)) as tracked:
+        pages = EvaluationPages(ShardDataset(config.dataset_dir, config.split), config.max_pages, config.seed)
+        tracked.log_dataset(pages.manifest.digest, str(config.dataset_dir), "evaluation")
+        normalise = normalizer(config.normalization)
+        labels = labels_of(pages, normalise)
+
+        models = [score(name, labels, found, normalise) for name, found in _transcriptions(config, pages)]
+        bootstrap = DocumentBootstrap([label.source_id for label in labels], config.bootstrap_resamples, config.seed)
+        rows = [row_of(scores, bootstrap) for scores in models]
+        comparison = _comparison(models, bootstrap)
+
+        device = default_device()
+        classic = tesseract_version() if any(row.name == "tesseract" for row in rows) else None
+        report = report_content(config, pages, rows, comparison, device, default_dtype(device), classic)
+        text = json.dumps(report, indent=2, ensure_ascii=False)
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        write_samples(folder / "samples.parquet", models, config.normalization)
+        write_html(folder / "report.html", report, models, pages, config.worst_pages)
+        _track(tracked, rows, comparison, folder)
+    for row in rows:
+        logger.info("%s: CER %.4f, WER %.4f, %.2f pages/s", row.name, row.cer, row.wer, row.pages_per_second)
+    return EvaluateResult(config.output_dir, rows, comparison, pages.manifest.digest)
+
+
+def _transcriptions(config: EvaluateConfig, pages: EvaluationPages) -> Iterator[tuple[str, Transcription]]:
+    """Yield each model's name and its transcription; one model at a time is in memory."""
+    if config.adapter_dir is not None:
+        adapter_kind(config.adapter_dir)  # a wrong folder is said now, not after the base has read everything
+    yield "base", _read_with_model(config, pages, None)
+    if config.adapter_dir is not None:
+        yield "adapter", _read_with_model(config, pages, config.adapter_dir)
+    if config.classic_ocr and tesseract_version():
+        yield "tesseract", transcribe_with_tesseract(pages)
+
+
+def _read_with_model(config: EvaluateConfig, pages: EvaluationPages, adapter_dir: Path | None) -> Transcription:
+    source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    device = default_device()
+    placed: dict[str, Any] = {"dtype": default_dtype(device), "device": device, **source}
+    family = family_of(model_type_of(config.base_model, **source))
+    if adapter_dir is None:
+        processor = load_processor(config.base_model, **source)
+        model = load_model(config.base_model, **placed).eval()
+    else:
+        processor = load_fine_tuned_processor(config.base_model, adapter_dir, **source)
+        model = load_fine_tuned(config.base_model, adapter_dir, **placed)
+    transcriber = Transcriber(model, processor, family, config.max_new_tokens)
+    try:
+        return transcribe(pages, transcriber, config.per_device_eval_batch_size, "adapter" if adapter_dir else "base")
+    finally:
+        del model, transcriber
+        _release_memory()
+
+
+def _release_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _comparison(models: list[ModelScores], bootstrap: DocumentBootstrap) -> PairedComparison | None:
+    counts = {scores.name: [page.characters for page in scores.pages] for scores in models}
+    if "adapter" not in counts:
+        return None
+    return bootstrap.compare(edits(counts["base"]), edits(counts["adapter"]), lengths(counts["base"]))
+
+
+def _parameters(config: EvaluateConfig) -> dict[str, str | int | float | bool | None]:
+    return config.model_dump(mode="json", exclude={"output_dir"})
+
+
+def _track(tracked: TrackedRun, rows: list[ModelRow], comparison: PairedComparison | None, folder: Path) -> None:
+    for row in rows:
+        figures = {name: value for name, value in row.as_json().items() if isinstance(value, int | float)}
+        tracked.log_metrics({f"{row.name}_{name}": float(value) for name, value in figures.items()})
+    if comparison:
+        tracked.log_metrics({"cer_difference": comparison.difference})
+        if comparison.ratio is not None:
+            tracked.log_metrics({"cer_ratio": comparison.ratio})
+    for name in ("report.html", "report.json", "samples.parquet"):
+        tracked.log_artifact(folder / name)

@@ -1,0 +1,96 @@
+"""What the train step made, as a model: a PEFT adapter on its base, or a whole model after full fine-tuning."""
+
+import warnings
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+from components.shared.errors import UserError
+from components.shared.model_loading import load_model, load_processor
+
+AdapterKind = Literal["adapter", "model"]
+
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_MODEL_CONFIG = "config.json"
+_MEND = "point adapter_dir at a folder that the train step made"
+
+
+def adapter_kind(adapter_dir: Path) -> AdapterKind:
+    """Return whether the folder holds a PEFT ``adapter`` or a whole ``model``.
+
+    Raises:
+        UserError: it holds neither, or an adapter without its weights.
+    """
+    if (adapter_dir / _ADAPTER_CONFIG).is_file():
+        if not (adapter_dir / _ADAPTER_WEIGHTS).is_file():
+            raise UserError(f"the adapter has no {_ADAPTER_WEIGHTS}", where=str(adapter_dir), mend=_MEND)
+        return "adapter"
+    if (adapter_dir / _MODEL_CONFIG).is_file():
+        return "model"
+    raise UserError(
+        f"neither an adapter ({_ADAPTER_CONFIG}) nor a model ({_MODEL_CONFIG})", where=str(adapter_dir), mend=_MEND
+    )
+
+
+def load_fine_tuned(
+    base_model: str,
+    adapter_dir: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load the fine-tuned model in ``dtype`` onto ``device``, ready for generation.
+
+    An adapter stays an adapter on top of ``base_model``: it is not merged. For a whole model ``base_model`` and
+    ``revision`` play no part.
+
+    Raises:
+        UserError: the folder holds neither adapter nor model, or an adapter that does not fit ``base_model``.
+    """
+    if adapter_kind(adapter_dir) == "model":
+        model = load_model(str(adapter_dir.absolute()), dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        return model.eval()
+    base = load_model(base_model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+    return _with_adapter(base, base_model, adapter_dir).eval()
+
+
+def load_fine_tuned_processor(
+    base_model: str, adapter_dir: Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> ProcessorMixin:
+    """Load the processor that was saved with the fine-tuned model, or the base's where none was."""
+    if (adapter_dir / "tokenizer_config.json").is_file() and any(
+        (adapter_dir / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")
+    ):
+        return load_processor(str(adapter_dir.absolute()), trust_remote_code=trust_remote_code)
+    return load_processor(base_model, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def _with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> PreTrainedModel:
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    where = str(adapter_dir)
+    mend = f"is it the adapter of another base_model than {base_model!r}? if not, train again"
+    try:
+        with safe_open(adapter_dir / _ADAPTER_WEIGHTS, framework="pt") as weights:
+            stored = set(weights.keys())
+        with warnings.catch_warnings():
+            # Missing keys are a warning to PEFT; below they are an error.
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            model = PeftModel.from_pretrained(base, str(adapter_dir))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"the adapter cannot be put on the base ({first_line})", where=where, mend=mend) from error
+    if missing := sorted(set(get_peft_model_state_dict(model)) ^ stored):
+        raise UserError(
+            f"the adapter does not fit the base ({len(missing)} weights differ in name, first {missing[0]})",
+            where=where,
+            mend=mend,
+        )
+    # A PeftModel is no PreTrainedModel, but passes generate, device, dtype and config on to the one inside.
+    return cast(PreTrainedModel, model)
