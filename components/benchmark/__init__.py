@@ -1,0 +1,1 @@
+"""The benchmark step: the trainers compared on the same data, each in a process of its own."""

@@ -1,0 +1,71 @@
+"""The benchmark step: let the contenders take turns, compare what they measured, write the report."""
+
+import json
+import logging
+from pathlib import Path
+
+from components.benchmark.comparison import Comparison, compare
+from components.benchmark.config import BenchmarkConfig
+from components.benchmark.contender import Measurement, measure
+from components.benchmark.page import benchmark_page
+from components.shared.dataset_manifest import read_manifest
+from components.shared.errors import UserError
+from components.shared.lineage import software_versions
+from components.shared.output_folder import finished_folder
+from components.shared.progress import track
+from components.shared.tracking import TrackedRun, step_run
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+REPORT_FILE = "benchmark.json"
+PAGE_FILE = "benchmark.html"
+LOGS_FOLDER = "logs"
+
+
+def run(config: BenchmarkConfig) -> Comparison:
+    """Make the folder ``config.output_dir`` with the comparison and return it.
+
+    Raises:
+        UserError: there is no dataset, the output folder is in use, or no contender ran.
+    """
+    manifest = read_manifest(config.dataset_dir)
+    parameters = config.model_dump(mode="json", exclude={"dataset_dir", "output_dir"})
+    with step_run("benchmark", parameters) as tracked, finished_folder(config.output_dir) as folder:
+        tracked.log_dataset(manifest.digest, str(config.dataset_dir), "training")
+        turns = [(contender, repeat) for repeat in range(1, config.repeats + 1) for contender in config.contenders]
+        (folder / LOGS_FOLDER).mkdir()
+        comparison = compare(
+            [measure(*turn, config, folder / LOGS_FOLDER) for turn in track(turns, "benchmark trainers")]
+        )
+        _check_any_ran(comparison.measurements)
+        report = {
+            "schema_version": SCHEMA_VERSION,
+            "config": parameters,
+            "dataset_digest": manifest.digest,
+            "versions": software_versions(),
+            **comparison.model_dump(mode="json"),
+        }
+        (folder / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        (folder / PAGE_FILE).write_text(benchmark_page(config, comparison), encoding="utf-8")
+        _log_figures(tracked, comparison, folder)
+    return comparison
+
+
+def _check_any_ran(measurements: list[Measurement]) -> None:
+    if not any(run.status == "ok" for run in measurements):
+        reasons = "; ".join(f"{run.contender} {run.status} ({run.reason})" for run in measurements)
+        raise UserError(f"no contender ran: {reasons}", where="benchmark", mend="see to the reasons named here")
+
+
+def _log_figures(tracked: TrackedRun, comparison: Comparison, folder: Path) -> None:
+    for run in comparison.measurements:
+        if run.status != "ok":
+            log.info("%s: %s, %s", run.contender, run.status, run.reason)
+            continue
+        names = ("median_step_seconds", "samples_per_second", "tokens_per_second", "startup_seconds")
+        tracked.log_metrics({f"{run.contender}/{name}": getattr(run, name) for name in names}, step=run.repeat)
+        log.info("%s: %.3f s/step, %.2f pages/s", run.contender, run.median_step_seconds, run.samples_per_second)
+    tracked.log_metrics({f"ratio/{ratio.quantity}": ratio.median for ratio in comparison.ratios})
+    for path in (folder / REPORT_FILE, folder / PAGE_FILE):
+        tracked.log_artifact(path)
