@@ -59,6 +59,8 @@ class DatasetManifest(BaseModel):
     config: dict[str, Any]
     """The settings that shape the shards' bytes; folders and worker counts are not among them."""
     config_digest: str
+    fonts: dict[str, str]
+    """File name -> sha256 of every font that pages may be drawn with."""
     layout_engine: str
     tool_version: str
 
@@ -100,5 +102,7 @@ def verify_shards(folder: Path, manifest: DatasetManifest, split: Split) -> None
             raise UserError("the shard is missing", where=str(path), mend="prepare the data again")
         if sha256_file(path) != shard.sha256:
             raise UserError(
-                "the shard is corrupt (its sha256 is not the manifest's)", where=str(path), mend="prepare the data again"
+                "the shard is corrupt (its sha256 is not the manifest's)",
+                where=str(path),
+                mend="prepare the data again",
             )

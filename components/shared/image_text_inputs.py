@@ -47,9 +47,7 @@ def training_inputs(
     end = processor.tokenizer.eos_token
     texts = [prompt + answer + end for prompt, answer in zip(prompts, answers, strict=True)]
     batch = dict(_processed(processor, family, images, texts, padding_side="right"))
-    answer_lengths = [
-        len(processor.tokenizer(answer + end, add_special_tokens=False).input_ids) for answer in answers
-    ]
+    answer_lengths = [len(processor.tokenizer(answer + end, add_special_tokens=False).input_ids) for answer in answers]
     lengths = batch["attention_mask"].sum(dim=1)
     positions = torch.arange(batch["input_ids"].shape[1])
     starts = (lengths - torch.tensor(answer_lengths))[:, None]

@@ -40,9 +40,7 @@ FAMILIES = {
         prompt="Free OCR. ",
         prompt_template="<image>\n{prompt}",
         language_modules=rf".*language_model\..*\.({_LANGUAGE_PROJECTIONS})",
-        vision_modules=(
-            rf".*vision_tower\..*\.(qkv|proj|lin1|lin2|{_LANGUAGE_PROJECTIONS})|.*multi_modal_projector.*"
-        ),
+        vision_modules=(rf".*vision_tower\..*\.(qkv|proj|lin1|lin2|{_LANGUAGE_PROJECTIONS})|.*multi_modal_projector.*"),
     ),
 }
 

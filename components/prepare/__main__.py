@@ -1,0 +1,17 @@
+"""Run the prepare step alone: ``python -m components.prepare --source docs/ --output_dir dataset``."""
+
+import sys
+
+from components.prepare.config import PrepareConfig
+from components.shared.command_line import step_main
+
+
+def _run(config: PrepareConfig) -> None:
+    # Imported late: the processes that draw import this module too, and need nothing of the step.
+    from components.prepare.step import run
+
+    run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(step_main("prepare", PrepareConfig, _run, sys.argv[1:]))

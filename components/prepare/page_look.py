@@ -1,0 +1,56 @@
+"""How one page looks: drawn from the configured ranges by a seed of its own."""
+
+import hashlib
+import random
+from dataclasses import dataclass
+
+from components.prepare.config import PrepareConfig
+
+
+@dataclass(frozen=True)
+class PageLook:
+    """The choices made for one page.
+
+    Attributes:
+        font_order: indices of the configured faces, the preferred one first.
+        font_size: pixels.
+        max_lines: the page is full after that many lines.
+        ink, paper: gray levels, 0 black to 255 white.
+        noise_seed: of the pixel noise.
+    """
+
+    font_order: tuple[int, ...]
+    font_size: int
+    max_lines: int
+    ink: int
+    paper: int
+    noise_seed: int
+
+
+def page_look(config: PrepareConfig, face_count: int, document_digest: str, page: int) -> PageLook:
+    """Return the look of page number ``page`` of a document; the same arguments give the same look."""
+    seed = hashlib.sha256(f"{config.seed}:{document_digest}:{page}".encode()).digest()
+    choice = random.Random(seed)
+    order = list(range(face_count))
+    first = order.pop(choice.randrange(face_count))
+    size = choice.choice(config.font_sizes)
+    return PageLook(
+        font_order=(first, *order),
+        font_size=size,
+        max_lines=_line_limit(config, size, choice),
+        ink=choice.randint(*config.ink),
+        paper=choice.randint(*config.paper),
+        noise_seed=choice.getrandbits(63),
+    )
+
+
+def line_height(config: PrepareConfig, font_size: int) -> int:
+    """Return the distance of two baselines in pixels."""
+    return round(font_size * config.line_spacing)
+
+
+def _line_limit(config: PrepareConfig, font_size: int, choice: random.Random) -> int:
+    limit = choice.randint(*config.lines_per_page)
+    if config.page_height is None:
+        return limit
+    return max(1, min(limit, (config.page_height - 2 * config.margin) // line_height(config, font_size)))

@@ -1,0 +1,17 @@
+"""Run the train step alone: ``python -m components.train --dataset_dir dataset --output_dir adapter``."""
+
+import sys
+
+from components.shared.command_line import step_main
+from components.train.config import TrainConfig
+
+
+def _run(config: TrainConfig) -> None:
+    # Imported late: torch and transformers take seconds, and --help needs neither.
+    from components.train.step import run
+
+    run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(step_main("train", TrainConfig, _run, sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""What a training backend does, and which one is chosen."""
+
+import importlib.util
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from transformers import PreTrainedModel, ProcessorMixin
+
+from components.shared.errors import UserError
+from components.shared.model_families import ModelFamily
+from components.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainableModel:
+    """A model whose trainable weights require gradients, and the processor that belongs to it.
+
+    ``details`` are facts worth keeping beside the result, such as what was quantised.
+    """
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    family: ModelFamily
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """Loads a base model and makes the configured part of it trainable."""
+
+    name: str
+
+    def load(self, config: TrainConfig) -> TrainableModel:
+        """Return the model, ready for a transformers Trainer.
+
+        Raises:
+            UserError: the model cannot be loaded, or a setting does not fit it or this machine.
+        """
+        ...
+
+
+def choose_backend(config: TrainConfig) -> tuple[Backend, str]:
+    """Return the backend and the reason for it, in words.
+
+    Raises:
+        UserError: the config asks for Unsloth where it cannot run.
+    """
+    if config.backend == "standard":
+        return _standard(), "asked for by the config"
+    obstacle = _obstacle_to_unsloth(config)
+    if config.backend == "unsloth":
+        if obstacle:
+            raise UserError(f"Unsloth cannot run: {obstacle}", where="backend", mend="set it to standard or auto")
+        return _unsloth(), "asked for by the config"
+    if obstacle:
+        return _standard(), obstacle
+    return _unsloth(), "a CUDA device and the unsloth package are there"
+
+
+def _obstacle_to_unsloth(config: TrainConfig) -> str | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no CUDA device on this machine"
+    if importlib.util.find_spec("unsloth") is None:
+        return "the unsloth package is not installed"
+    return None
+
+
+def _standard() -> Backend:
+    from components.train.backends.standard import StandardBackend
+
+    return StandardBackend()
+
+
+def _unsloth() -> Backend:
+    from components.train.backends.unsloth import UnslothBackend
+
+    return UnslothBackend()

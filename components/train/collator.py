@@ -1,0 +1,30 @@
+"""Pages as training batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import ProcessorMixin
+
+from components.shared.image_text_inputs import training_inputs
+from components.shared.model_families import ModelFamily
+from components.shared.shard_reader import Sample
+
+
+@dataclass
+class PageCollator:
+    """Turns samples into right-padded tensors whose labels are the pages' texts."""
+
+    processor: ProcessorMixin
+    family: ModelFamily
+    max_length: int
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        return training_inputs(
+            self.processor,
+            self.family,
+            [sample.image for sample in samples],
+            [sample.instruction for sample in samples],
+            [sample.text for sample in samples],
+            self.max_length,
+        )

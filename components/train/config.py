@@ -1,0 +1,81 @@
+"""The train step's interface; names are those of transformers' TrainingArguments and PEFT's LoraConfig."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from components.shared.step_config import StepConfig
+
+
+class TrainConfig(StepConfig):
+    """Fine-tune a vision-language model on prepared pages with LoRA, or all of its weights."""
+
+    dataset_dir: Path
+    """the folder that the prepare step made"""
+    output_dir: Path
+    """the folder to make; it must not exist, or be empty"""
+    base_model: str = "tiny-base"
+    """a model folder, a hub id such as deepseek-community/DeepSeek-OCR-2, or tiny-base (bundled)"""
+    revision: str | None = None
+    """hub models: the commit, tag or branch"""
+    trust_remote_code: bool = False
+    """run code that comes with the model; only with a pinned revision"""
+    backend: Literal["auto", "unsloth", "standard"] = "auto"
+    """who trains: auto is Unsloth where a CUDA device and the package are there, else transformers and PEFT"""
+    peft: Literal["lora", "none"] = "lora"
+    """lora: an adapter; none: all weights are trained and the whole model is written"""
+    r: int = Field(16, ge=1)
+    """rank of the adapter's matrices"""
+    lora_alpha: int = Field(32, ge=1)
+    """the adapter's output is scaled by lora_alpha / r"""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """dropout on the adapter's input"""
+    use_rslora: bool = False
+    """scale by lora_alpha / sqrt(r) instead"""
+    target_modules: list[str] | None = None
+    """names of the modules that LoRA adapts; without it, the projections of the language model"""
+    finetune_vision_layers: bool = False
+    """adapt the vision encoder and the projector as well; ignored where target_modules is given"""
+    load_in_4bit: bool = False
+    """load the frozen weights in 4 bits (nf4, double quantisation); needs a CUDA device"""
+    gradient_checkpointing: bool = False
+    """compute activations twice instead of keeping them: less memory, slower"""
+    per_device_train_batch_size: int = Field(8, ge=1)
+    """pages per device and step"""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """batches per optimizer step"""
+    learning_rate: float = Field(2e-4, gt=0)
+    """the schedule's highest learning rate"""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    """shape of the learning rate over the run"""
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    """share of the steps in which the learning rate rises to its highest"""
+    weight_decay: float = Field(0.0, ge=0)
+    """decoupled weight decay of AdamW"""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """gradients are clipped to this norm"""
+    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit"] = "adamw_torch"
+    """the optimizer"""
+    num_train_epochs: float = Field(1.0, gt=0)
+    """passes over the training pages; max_steps wins"""
+    max_steps: int | None = Field(None, ge=1)
+    """optimizer steps"""
+    max_length: int = Field(4096, ge=16)
+    """tokens per page, image tokens included; longer pages lose the end of their label and are counted"""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """number format of the computation: auto is bfloat16 on a GPU and float32 on a CPU"""
+    dataloader_num_workers: int = Field(0, ge=0)
+    """processes that read and preprocess pages; 0: the training process does it"""
+    logging_steps: int = Field(1, ge=1)
+    """steps between two points of the loss curve"""
+    seed: int = 0
+    """the seed of the data order, the adapter's first weights and dropout"""
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> Self:
+        if self.trust_remote_code and self.revision is None and not Path(self.base_model).is_dir():
+            raise ValueError("trust_remote_code runs foreign code: pin the revision (a commit) as well")
+        if self.peft == "none" and self.load_in_4bit:
+            raise ValueError("load_in_4bit freezes the weights, so it needs peft: lora")
+        return self
