@@ -16,30 +16,31 @@ _INK = "#010203"  # stands for the colour of the surrounding text
 def cer_plot(rates: dict[str, Sequence[float]]) -> str:
     """Return an inline ``<svg>``: for each model, the share of pages whose CER is at most x.
 
-    Pages with a CER above 1 are beyond the right edge, so that a line may end below 100 %.
+    A CER above 1, that is more wrong characters than the label has, is drawn at 1.
     """
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")  # inches; small, so that its text is large on a phone
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     for name, values in rates.items():
-        ordered = np.sort(np.asarray(values, float))
+        ordered = np.sort(np.minimum(values, 1.0))
         shares = np.arange(1, len(ordered) + 1) / len(ordered)
         # A step line from (0, 0) to the right edge.
-        points = np.concatenate([[0.0], ordered, [max(1.0, ordered[-1])]])
+        points = np.concatenate([[0.0], ordered, [1.0]])
         heights = np.concatenate([[0.0], shares, [1.0]])
         axes.step(points, 100 * heights, where="post", label=name, color=COLOURS.get(name, _INK), linewidth=2)
     # The largest error below 1 ends the axis: a good model's line is not squeezed against the left edge.
     largest = max(max(values) for values in rates.values())
-    axes.set_xlim(0, min(1.0, max(0.05, largest * 1.05)))
+    axes.set_xlim(0, min(1.01, max(0.05, largest * 1.05)))
     axes.set_ylim(0, 102)
-    axes.set_xlabel("CER of a page", color=_INK)
+    axes.set_xlabel("CER of a page" + (" (1: or more)" if largest > 1 else ""), color=_INK)
     axes.set_ylabel("pages at or below it (%)", color=_INK)
     axes.tick_params(colors=_INK)
     axes.grid(alpha=0.25, color=_INK)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(_INK)
-    axes.legend(frameon=False, labelcolor=_INK, loc="lower right")
+    # Above the axes: inside, it would hide a line of some report.
+    axes.legend(frameon=False, labelcolor=_INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(rates))
     stream = io.StringIO()
     # Text stays text, and the ids are the same in every run.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cer"}):

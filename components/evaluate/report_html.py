@@ -69,14 +69,14 @@ def write_html(
 
 
 def percent(rate: float | None) -> str:
-    """Return a rate as percent with as many places as it needs to be told apart from 0.
+    r"""Return a rate as percent with as many places as it needs to be told apart from 0.
 
     >>> percent(0.1234), percent(0.00123), percent(None)
-    ('12.3 %', '0.12 %', '–')
+    ('12.3\xa0%', '0.12\xa0%', '–')
     """
     if rate is None:
         return "–"
-    return f"{100 * rate:.{2 if 0 < rate < 0.1 else 1}f} %"
+    return f"{100 * rate:.{2 if 0 < rate < 0.1 else 1}f}\N{NO-BREAK SPACE}%"
 
 
 def _shown(position: int, models: Sequence[ModelScores], pages: EvaluationPages) -> ShownPage:

@@ -1,0 +1,283 @@
+"""The evaluate step on real pages with a randomly initialised small model, and on what users get wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from dataset_fixture import Page, write_dataset
+
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.generation import Prediction, Transcriber, transcribe
+from components.evaluate.metrics import character_edits
+from components.evaluate.normalization import normalizer
+from components.evaluate.pages import EvaluationPages
+from components.evaluate.step import EvaluateResult, run
+from components.shared.adapter_loading import load_fine_tuned
+from components.shared.errors import UserError
+from components.shared.model_families import family_of
+from components.shared.model_loading import load_model, load_processor
+from components.shared.shard_reader import Sample, ShardDataset
+from components.shared.tiny_models import save_blank_paddleocr_vl
+
+PAGES = [
+    Page("A first page <script>alert(1)</script>\nwith two lines", "one.txt"),
+    Page("Its second page", "one.txt", page=2),
+    Page("Another document & its text", "two.txt"),
+    Page("اللغة العربية", "three.txt", lang="ar"),
+    Page("", "four.txt"),
+    Page("A picture that is none", "five.txt", image_bytes=b"not a picture"),
+    Page("short", "six.txt", instruction="Read this."),
+]
+BROKEN = 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_tracking() -> None:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MLFLOW_TRACKING_URI", "off")
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "base"
+    save_blank_paddleocr_vl(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path) -> Path:
+    """A LoRA adapter with random weights in both of its matrices, so that it reads otherwise than its base."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = load_model(str(base), dtype=torch.float32, device=torch.device("cpu"))
+    config = LoraConfig(
+        r=4, lora_alpha=64, target_modules=family_of("paddleocr_vl").language_modules, init_lora_weights=False
+    )
+    folder = base.with_name("adapter")
+    get_peft_model(model, config).save_pretrained(folder)
+    load_processor(str(base)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "dataset"
+    write_dataset(folder, PAGES)
+    return folder
+
+
+def settings(base: Path, dataset: Path, output: Path, **changes: object) -> EvaluateConfig:
+    values = {
+        "dataset_dir": dataset,
+        "base_model": str(base),
+        "output_dir": output,
+        "max_new_tokens": 12,
+        "per_device_eval_batch_size": 4,
+        "bootstrap_resamples": 100,
+        "classic_ocr": False,
+    }
+    return EvaluateConfig.model_validate({**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def result(base: Path, adapter: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluateResult:
+    output = tmp_path_factory.mktemp("evaluation") / "evaluation"
+    return run(settings(base, dataset, output, adapter_dir=adapter, classic_ocr=True))
+
+
+def samples_of(result: EvaluateResult, model: str) -> list[dict]:
+    table = pq.read_table(result.folder / "samples.parquet")
+    return [row for row in table.to_pylist() if row["model"] == model]
+
+
+def test_every_page_is_scored_by_every_model(result: EvaluateResult) -> None:
+    names = [row.name for row in result.rows]
+    assert names[:2] == ["base", "adapter"]
+    assert ("tesseract" in names) == (shutil.which("tesseract") is not None)
+    for name in names:
+        rows = samples_of(result, name)
+        assert [row["text"] for row in rows] == [page.text for page in PAGES]
+        assert [row["source_id"] for row in rows] == [page.source_id for page in PAGES]
+
+
+def test_the_figures_follow_from_the_predictions_on_disk(result: EvaluateResult) -> None:
+    normalise = normalizer("nfkc-ws-v1")
+    for row in result.rows:
+        pages = samples_of(result, row.name)
+        again = [character_edits(normalise(page["text"]), normalise(page["prediction"])) for page in pages]
+        assert [(page["edits"], page["reference_length"]) for page in pages] == [
+            (counts.edits, counts.reference_length) for counts in again
+        ]
+        assert row.cer == sum(c.edits for c in again) / sum(c.reference_length for c in again)
+        assert row.cer_interval is not None and row.cer_interval[0] <= row.cer <= row.cer_interval[1]
+
+
+def test_a_page_that_fails_is_an_empty_prediction_with_its_error(result: EvaluateResult) -> None:
+    broken = samples_of(result, "base")[BROKEN]
+    assert broken["prediction"] == "" and "UnidentifiedImageError" in broken["error"]
+    assert broken["edits"] == broken["reference_length"] == len(PAGES[BROKEN].text)
+    assert result.rows[0].failure_rate == 1 / len(PAGES)
+    assert all(row["error"] is None for index, row in enumerate(samples_of(result, "base")) if index != BROKEN)
+
+
+def test_predictions_without_an_end_are_truncated(result: EvaluateResult) -> None:
+    rows = samples_of(result, "base")
+    assert all(row["truncated"] for index, row in enumerate(rows) if index != BROKEN)
+    assert not rows[BROKEN]["truncated"]
+
+
+def test_the_adapter_reads_otherwise_and_is_compared_in_pairs(result: EvaluateResult) -> None:
+    assert [r["prediction"] for r in samples_of(result, "base")] != [
+        r["prediction"] for r in samples_of(result, "adapter")
+    ]
+    assert result.comparison is not None
+    assert result.comparison.difference == pytest.approx(result.rows[0].cer - result.rows[1].cer)
+
+
+def test_the_report_names_what_it_was_measured_on(result: EvaluateResult, dataset: Path) -> None:
+    report = json.loads((result.folder / "report.json").read_text(encoding="utf-8"))
+    assert report["schema_version"] == 1
+    assert report["normalization"] == "nfkc-ws-v1"
+    assert report["dataset"]["digest"] == json.loads((dataset / "manifest.json").read_text())["digest"]
+    assert report["models"]["adapter"]["kind"] == "adapter"
+    assert report["versions"]["transformers"]
+    assert [row["name"] for row in report["rows"]] == [row.name for row in result.rows]
+    assert report["comparison"]["documents"] == len({page.source_id for page in PAGES})
+
+
+def test_the_html_report_is_one_file_and_escapes_what_pages_say(result: EvaluateResult) -> None:
+    html = (result.folder / "report.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)" in html and "<script" not in html
+    assert 'name="viewport"' in html and 'dir="auto"' in html and "<svg" in html
+    assert html.count("data:image/webp;base64,") == len(PAGES) - 1
+    assert "The picture cannot be decoded." in html
+    # Nothing is fetched: the only addresses are namespaces and links of the SVG's own vocabulary.
+    assert 'src="http' not in html and "url(http" not in html and "<link" not in html
+
+
+def test_the_same_settings_give_the_same_predictions(
+    base: Path, dataset: Path, result: EvaluateResult, tmp_path: Path
+) -> None:
+    again = run(settings(base, dataset, tmp_path / "again"))
+    assert [row["prediction"] for row in samples_of(again, "base")] == [
+        row["prediction"] for row in samples_of(result, "base")
+    ]
+    assert again.comparison is None
+    assert "adapter" not in {row.name for row in again.rows}
+
+
+def test_an_end_token_ends_the_text(base: Path, dataset: Path, tmp_path: Path, result: EvaluateResult) -> None:
+    """The blank model's own first token, made an end token, leaves empty texts that are not truncated."""
+    stopping = tmp_path / "stopping"
+    shutil.copytree(base, stopping)
+    config = json.loads((stopping / "generation_config.json").read_text())
+    first_tokens = set(range(320))
+    config["eos_token_id"] = sorted(first_tokens)
+    (stopping / "generation_config.json").write_text(json.dumps(config))
+    stopped = run(settings(stopping, dataset, tmp_path / "out"))
+    assert [row["prediction"] for row in samples_of(stopped, "base")] == [""] * len(PAGES)
+    assert stopped.rows[0].truncation_rate == 0
+    assert stopped.rows[0].cer == 1
+
+
+def test_max_pages_draws_pages_by_the_seed(base: Path, dataset: Path, tmp_path: Path) -> None:
+    def keys(seed: int) -> list[str]:
+        pages = EvaluationPages(ShardDataset(dataset, "eval"), 3, seed)
+        return [pages[position].key for position in range(len(pages))]
+
+    assert keys(0) == keys(0) and len(keys(0)) == 3
+    assert len({tuple(keys(seed)) for seed in range(10)}) > 1
+
+
+def test_a_whole_model_counts_as_adapter_after_full_fine_tuning(base: Path, dataset: Path, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    save_blank_paddleocr_vl(tuned, seed=1)
+    found = run(settings(base, dataset, tmp_path / "out", adapter_dir=tuned, max_pages=2))
+    report = json.loads((found.folder / "report.json").read_text(encoding="utf-8"))
+    assert report["models"]["adapter"]["kind"] == "model"
+
+
+def _transcriber(base: Path, kind: type[Transcriber] = Transcriber) -> Transcriber:
+    model = load_model(str(base), dtype=torch.float32, device=torch.device("cpu")).eval()
+    return kind(model, load_processor(str(base)), family_of("paddleocr_vl"), 6)
+
+
+class _SmallMemory(Transcriber):
+    """A device that holds two pages."""
+
+    def read(self, pages: list[Sample]) -> list[Prediction]:
+        if len(pages) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return super().read(pages)
+
+
+class _Faulty(Transcriber):
+    def read(self, pages: list[Sample]) -> list[Prediction]:
+        raise TypeError("a fault of the program")
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(base: Path, dataset: Path) -> None:
+    pages = EvaluationPages(ShardDataset(dataset, "eval"), None, 0)
+    found = transcribe(pages, _transcriber(base, _SmallMemory), 7, "base")
+    assert found.memory_halvings == 2 and found.batch_size == 1  # 7 -> 3 -> 1
+    plain = transcribe(pages, _transcriber(base), 1, "base")
+    assert [p.text for p in found.predictions] == [p.text for p in plain.predictions]
+
+
+def test_a_fault_on_every_page_is_not_scored_as_bad_reading(base: Path, dataset: Path) -> None:
+    pages = EvaluationPages(ShardDataset(dataset, "eval"), None, 0)
+    with pytest.raises(TypeError, match="a fault of the program"):
+        transcribe(pages, _transcriber(base, _Faulty), 7, "base")
+
+
+def test_a_folder_without_adapter_is_a_user_error_and_leaves_nothing(base: Path, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="neither an adapter"):
+        run(settings(base, dataset, tmp_path / "out", adapter_dir=tmp_path / "empty"))
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_an_adapter_of_another_base_is_a_user_error(base: Path, adapter: Path, tmp_path: Path) -> None:
+    options = {"dtype": torch.float32, "device": torch.device("cpu")}
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    for change, message in (({"target_modules": ["no_such"]}, "cannot be put"), ({"r": 8}, "cannot be put")):
+        other = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(adapter, other)
+        (other / "adapter_config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(UserError, match=message):
+            load_fine_tuned(str(base), other, **options)
+    fewer = tmp_path / "fewer"
+    shutil.copytree(adapter, fewer)
+    modules = {"target_modules": ".*language_model.*q_proj"}
+    (fewer / "adapter_config.json").write_text(json.dumps({**config, **modules}))
+    with pytest.raises(UserError, match="does not fit the base"):
+        load_fine_tuned(str(base), fewer, **options)
+
+
+def test_labels_without_any_text_are_a_user_error(base: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "blank", [Page(" \n", "a"), Page("", "b")])
+    with pytest.raises(UserError, match="hold no text"):
+        run(settings(base, tmp_path / "blank", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_model_that_does_not_exist_is_a_user_error(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such model folder"):
+        run(settings(Path("./nowhere").absolute(), dataset, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_program_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "components.evaluate", "--output_dir", str(tmp_path / "out")]
+    answer = subprocess.run([*command, "--dataset_dir", str(tmp_path / "nowhere")], capture_output=True, text=True)
+    assert answer.returncode == 2 and "Traceback" not in answer.stderr
+    assert "no dataset manifest" in answer.stderr.strip().splitlines()[-1]
+    assert not (tmp_path / "out").exists()

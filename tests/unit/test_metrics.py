@@ -1,0 +1,210 @@
+"""The metrics against definitions written out again, and against hand-made cases."""
+
+import doctest
+import importlib
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.evaluate.character_diff import character_diff
+from components.evaluate.metrics import (
+    EditCounts,
+    bleu,
+    character_edits,
+    chrf,
+    error_rate,
+    rouge,
+    unicode_words,
+    word_edits,
+)
+from components.evaluate.normalization import PROFILES, normalizer
+from components.evaluate.repetition import is_loop, repeated_unit
+from components.evaluate.statistics import DocumentBootstrap
+
+SHORT_TEXT = st.text(alphabet="ab é漢\n\u0301ا", max_size=12)
+
+
+@pytest.mark.parametrize(
+    "module", ["metrics", "normalization", "repetition", "character_diff", "report_html", "statistics"]
+)
+def test_the_examples_in_the_docstrings_hold(module: str) -> None:
+    assert doctest.testmod(importlib.import_module(f"components.evaluate.{module}")).failed == 0
+
+
+def levenshtein(a: list[str], b: list[str]) -> int:
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        previous, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
+    return row[-1]
+
+
+@given(SHORT_TEXT, SHORT_TEXT)
+@settings(max_examples=150, deadline=None)
+def test_edits_are_levenshtein_distances_over_code_points_and_words(label: str, prediction: str) -> None:
+    assert character_edits(label, prediction) == EditCounts(levenshtein([*label], [*prediction]), len(label))
+    words, others = label.split(), prediction.split()
+    assert word_edits(label, prediction) == EditCounts(levenshtein(words, others), len(words))
+
+
+def test_the_corpus_rate_is_the_micro_average_and_not_the_mean_of_pages() -> None:
+    pages = [character_edits("a" * 90, "a" * 90), character_edits("b" * 10, "c" * 10)]
+    assert error_rate(pages) == 0.1
+    assert np.mean([page.rate for page in pages]) == 0.5
+
+
+def test_an_empty_prediction_counts_every_character_of_its_label() -> None:
+    assert character_edits("four", "") == EditCounts(4, 4)
+
+
+def test_an_empty_label_adds_the_predicted_characters_to_the_corpus() -> None:
+    assert error_rate([character_edits("", "xyz"), character_edits("a" * 10, "a" * 10)]) == 0.3
+    with pytest.raises(ValueError, match="no text"):
+        error_rate([character_edits("", "xyz")])
+
+
+def f_measure(matches: int, predicted: int, labelled: int) -> float:
+    return 2 * matches / (predicted + labelled) if predicted and labelled else 0.0
+
+
+def test_rouge_is_the_f_measure_of_overlap_and_of_the_longest_common_subsequence() -> None:
+    generator = random.Random(0)
+    for _ in range(20):
+        label, prediction = ([generator.choice("abc") for _ in range(generator.randint(2, 9))] for _ in range(2))
+        found = rouge(" ".join(label), " ".join(prediction))
+        shared = sum(min(label.count(word), prediction.count(word)) for word in "abc")
+        assert math.isclose(found["rouge1"], f_measure(shared, len(prediction), len(label)))
+        lcs = len(longest_common(label, prediction))
+        assert math.isclose(found["rougeL"], f_measure(lcs, len(prediction), len(label)))
+
+
+def longest_common(a: list[str], b: list[str]) -> list[str]:
+    if not a or not b:
+        return []
+    if a[0] == b[0]:
+        return [a[0], *longest_common(a[1:], b[1:])]
+    return max(longest_common(a[1:], b), longest_common(a, b[1:]), key=len)
+
+
+@pytest.mark.parametrize("text", ["Η ελληνική γλώσσα", "اللغة العربية", "漢字仮名交じり文", "हिन्दी भाषा"])
+def test_rouge_knows_other_scripts_than_latin(text: str) -> None:
+    assert rouge(text, text)["rougeL"] == 1.0
+    assert rouge(text, "nothing of it")["rougeL"] == 0.0
+
+
+def test_rouge_of_texts_without_words() -> None:
+    assert rouge("", "")["rougeL"] == 1.0
+    assert rouge("...", "---")["rougeL"] == 0.0
+    assert rouge("", "word")["rougeL"] == 0.0
+
+
+def test_words_keep_their_combining_marks() -> None:
+    assert unicode_words("हिन्दी, cafe\u0301!") == ["हिन्दी", "cafe\u0301"]
+
+
+def test_bleu_and_chrf_are_100_for_equal_and_0_for_empty_predictions() -> None:
+    labels = ["the cat sat on the mat", "a second page with some words"]
+    assert bleu(labels, labels)[0] == pytest.approx(100)
+    assert chrf(labels, labels)[0] == pytest.approx(100)
+    assert bleu(labels, ["", ""])[0] == chrf(labels, ["", ""])[0] == 0
+    assert "tok:13a" in bleu(labels, labels)[1]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@given(text=st.text(max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_normalising_twice_changes_nothing(profile: str, text: str) -> None:
+    normalise = normalizer(profile)  # type: ignore[arg-type]
+    assert normalise(normalise(text)) == normalise(text)
+
+
+def test_profiles_do_what_their_names_say() -> None:
+    text = " e\u0301\u00a0\uff21\n\nx "
+    assert normalizer("none-v1")(text) == text
+    assert normalizer("nfc-v1")(text) == " \u00e9\u00a0\uff21\n\nx "
+    assert normalizer("nfkc-ws-v1")(text) == "\u00e9 A x"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label", "loop"),
+    [
+        ("Text" + "." * 30, "Text", True),
+        ("Text" + "." * 29, "Text", False),  # a tail of 29 characters
+        ("x" + "0123456789" * 4, "x", True),
+        ("x" + "0123456789" * 3, "x0", False),  # 30 characters, but three repeats
+        ("x" + "0123456789" * 3 + "012345678", "x", False),  # 3.9 repeats
+        ("x" + "0123456789" * 6 + "0123", "x", True),  # breaks off inside the unit
+        (("abcdefghijklmnopqrstuvwxyz" * 2)[:51] * 5, "x", False),  # a unit of 51 characters
+        (("abcdefghijklmnopqrstuvwxyz" * 2)[:50] * 5, "x", True),
+        ("Contents" + " ." * 40, "Contents" + " ." * 30, False),  # the label does the same
+        ("Contents" + " ." * 40, "Contents" + ". " * 30, False),  # the same unit, begun elsewhere
+        ("Contents" + "-" * 40, "Contents" + "." * 40, True),  # the label repeats another unit
+        ("the end" * 9 + "and then it goes on", "x", False),  # the repetition is not at the end
+        ("", "x", False),
+    ],
+)
+def test_loops(prediction: str, label: str, loop: bool) -> None:
+    assert is_loop(prediction, label) is loop
+
+
+@given(st.text("abc", min_size=1, max_size=50), st.integers(4, 60))
+@settings(deadline=None)
+def test_every_long_repetition_has_a_unit(unit: str, repeats: int) -> None:
+    found = repeated_unit(unit * repeats)
+    assert (found is not None) == (len(unit) * repeats >= 30)
+
+
+@given(SHORT_TEXT, SHORT_TEXT)
+@settings(max_examples=100, deadline=None)
+def test_a_difference_rebuilds_both_texts(label: str, prediction: str) -> None:
+    runs = character_diff(label, prediction)
+    assert "".join(run.text for run in runs if run.kind != "added") == label
+    assert "".join(run.text for run in runs if run.kind != "missing") == prediction
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_promise() -> None:
+    generator = np.random.default_rng(1)
+    covered = 0
+    for trial in range(200):
+        rates = generator.beta(2, 18, size=40)  # 40 documents, each with an error rate of its own; mean 0.1
+        ids = [f"d{document}" for document in range(40) for _ in range(3)]
+        edits = generator.binomial(100, np.repeat(rates, 3)).astype(float)
+        interval = DocumentBootstrap(ids, 400, seed=trial).interval(list(edits), [100.0] * 120)
+        assert interval is not None
+        covered += interval[0] <= 0.1 <= interval[1]
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_pages_of_one_document_are_drawn_together() -> None:
+    ids = ["a"] * 50 + ["b"] * 50
+    edits = [0.0] * 50 + [1.0] * 50
+    interval = DocumentBootstrap(ids, 500, seed=0).interval(edits, [1.0] * 100)
+    assert interval == (0.0, 1.0)  # two documents: either may be drawn twice; single pages would give 0.4 to 0.6
+
+
+def test_one_document_has_no_interval() -> None:
+    assert DocumentBootstrap(["a", "a"], 100, 0).interval([1, 2], [10, 10]) is None
+
+
+def test_the_comparison_is_paired() -> None:
+    generator = np.random.default_rng(0)
+    base = generator.integers(0, 60, size=50).astype(float)
+    adapter = base / 2
+    bootstrap = DocumentBootstrap([f"d{i}" for i in range(50)], 300, seed=0)
+    compared = bootstrap.compare(list(base), list(adapter), [100.0] * 50)
+    # The documents differ much, so the rates' own intervals are wide; each resample's ratio is exactly a half.
+    assert compared.ratio_interval == pytest.approx((0.5, 0.5))
+    assert compared.difference == pytest.approx(base.mean() / 200)
+    assert compared.difference_interval is not None and compared.difference_interval[0] > 0
+    assert compared == bootstrap.compare(list(base), list(adapter), [100.0] * 50)
+
+
+def test_a_faultless_base_has_no_ratio() -> None:
+    compared = DocumentBootstrap(["a", "b"], 100, 0).compare([0, 0], [1, 2], [10, 10])
+    assert compared.ratio is None and compared.ratio_interval is None
+    assert compared.difference == pytest.approx(-0.15)
