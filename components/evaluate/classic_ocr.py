@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from components.evaluate.generation import Prediction, Transcription
+from components.evaluate.generation import Transcription
 from components.evaluate.pages import EvaluationPages
 from components.shared.progress import ProgressReport
 from components.shared.shard_reader import Sample
+from components.shared.transcriber import Prediction
 
 PAGE_SEGMENTATION_MODE = 6  # a single uniform block of text, which is what a rendered page is
 _SECONDS_PER_PAGE = 120

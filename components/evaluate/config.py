@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from components.evaluate.normalization import Profile
 from components.shared.dataset_manifest import Split
 from components.shared.step_config import StepConfig
+from components.shared.text_normalization import Profile
 
 
 class EvaluateConfig(StepConfig):

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluate.generation import Prediction, Transcription
+from components.evaluate.generation import Transcription
 from components.evaluate.metrics import EditCounts, bleu, character_edits, chrf, error_rate, rouge, word_edits
 from components.evaluate.pages import EvaluationPages
 from components.evaluate.repetition import is_loop
 from components.evaluate.statistics import DocumentBootstrap, Interval
 from components.shared.errors import UserError
+from components.shared.transcriber import Prediction
 
 
 @dataclass(frozen=True)

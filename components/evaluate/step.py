@@ -15,8 +15,7 @@ import torch
 
 from components.evaluate.classic_ocr import tesseract_version, transcribe_with_tesseract
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.generation import Transcriber, Transcription, transcribe
-from components.evaluate.normalization import normalizer
+from components.evaluate.generation import Transcription, transcribe
 from components.evaluate.pages import EvaluationPages
 from components.evaluate.report_html import write_html
 from components.evaluate.report_json import report_content
@@ -28,7 +27,9 @@ from components.shared.model_families import family_of
 from components.shared.model_loading import default_device, default_dtype, load_model, load_processor, model_type_of
 from components.shared.output_folder import finished_folder
 from components.shared.shard_reader import ShardDataset
+from components.shared.text_normalization import normalizer
 from components.shared.tracking import TrackedRun, step_run
+from components.shared.transcriber import Transcriber
 
 logger = logging.getLogger(__name__)
 

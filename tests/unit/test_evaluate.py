@@ -12,9 +12,8 @@ import torch
 from dataset_fixture import Page, write_dataset
 
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.generation import Prediction, Transcriber, transcribe
+from components.evaluate.generation import transcribe
 from components.evaluate.metrics import character_edits
-from components.evaluate.normalization import normalizer
 from components.evaluate.pages import EvaluationPages
 from components.evaluate.step import EvaluateResult, run
 from components.shared.adapter_loading import load_fine_tuned
@@ -22,7 +21,9 @@ from components.shared.errors import UserError
 from components.shared.model_families import family_of
 from components.shared.model_loading import load_model, load_processor
 from components.shared.shard_reader import Sample, ShardDataset
+from components.shared.text_normalization import normalizer
 from components.shared.tiny_models import save_blank_paddleocr_vl
+from components.shared.transcriber import Prediction, Transcriber
 
 PAGES = [
     Page("A first page <script>alert(1)</script>\nwith two lines", "one.txt"),

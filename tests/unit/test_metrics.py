@@ -21,18 +21,22 @@ from components.evaluate.metrics import (
     unicode_words,
     word_edits,
 )
-from components.evaluate.normalization import PROFILES, normalizer
 from components.evaluate.repetition import is_loop, repeated_unit
 from components.evaluate.statistics import DocumentBootstrap
+from components.shared.text_normalization import PROFILES, normalizer
 
 SHORT_TEXT = st.text(alphabet="ab é漢\n\u0301ا", max_size=12)
 
 
 @pytest.mark.parametrize(
-    "module", ["metrics", "normalization", "repetition", "character_diff", "report_html", "statistics"]
+    "module",
+    [
+        "shared.text_normalization",
+        *(f"evaluate.{name}" for name in ("metrics", "repetition", "character_diff", "report_html", "statistics")),
+    ],
 )
 def test_the_examples_in_the_docstrings_hold(module: str) -> None:
-    assert doctest.testmod(importlib.import_module(f"components.evaluate.{module}")).failed == 0
+    assert doctest.testmod(importlib.import_module(f"components.{module}")).failed == 0
 
 
 def levenshtein(a: list[str], b: list[str]) -> int:
