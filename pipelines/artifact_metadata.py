@@ -1,0 +1,58 @@
+"""What KFP's own pages show of an artifact: digests and figures as metadata, reports as pages of their own."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from components.shared.lineage import sha256_folder
+
+
+def describe_dataset(dataset: Any, source_digest: str, preview: Any) -> None:
+    """Note the digests and page counts of the manifest in ``dataset.path``, and copy the preview's page."""
+    manifest = _json(dataset.path, "manifest.json")
+    dataset.metadata["digest"] = manifest["digest"]
+    dataset.metadata["source_digest"] = source_digest
+    for split, index in manifest["splits"].items():
+        dataset.metadata[f"{split}_pages"] = sum(shard["nsamples"] for shard in index["shardlist"])
+    shutil.copyfile(Path(dataset.path) / "preview.html", preview.path)
+
+
+def describe_adapter(adapter: Any, metrics: Any) -> None:
+    """Note what the adapter was trained on, and its last loss."""
+    training = _json(adapter.path, "training.json")
+    adapter.metadata["sha256"] = sha256_folder(Path(adapter.path))
+    adapter.metadata["dataset_digest"] = training["dataset_digest"]
+    adapter.metadata["base_model"] = training["base_model"]
+    adapter.metadata["backend"] = training["backend"]
+    metrics.log_metric("final_loss", training["losses"][-1])
+    metrics.log_metric("steps", training["steps"])
+
+
+def describe_evaluation(evaluation: Any, report: Any, metrics: Any) -> None:
+    """Log each row's error rates, and copy the report's page."""
+    content = _json(evaluation.path, "report.json")
+    evaluation.metadata["dataset_digest"] = content["dataset"]["digest"]
+    for row in content["rows"]:
+        for name in ("cer", "wer", "rougeL", "loop_rate", "pages_per_second"):
+            metrics.log_metric(f"{row['name']}_{name}", row[name])
+    shutil.copyfile(Path(evaluation.path) / "report.html", report.path)
+
+
+def describe_benchmark(benchmark: Any, report: Any) -> None:
+    """Note which trainers ran, and copy the benchmark's page."""
+    content = _json(benchmark.path, "benchmark.json")
+    for run in content["measurements"]:
+        benchmark.metadata[f"{run['contender']}_{run['repeat']}"] = run["status"]
+    shutil.copyfile(Path(benchmark.path) / "benchmark.html", report.path)
+
+
+def describe_package(package: Any, model_card: Any) -> None:
+    """Note the package's digest, and copy its model card."""
+    package.metadata["sha256"] = sha256_folder(Path(package.path))
+    shutil.copyfile(Path(package.path) / "README.md", model_card.path)
+
+
+def _json(folder: str, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,205 @@
+"""The ``deepsynth`` command: run the pipeline here, compile it for a cluster, look at the runs."""
+
+import datetime
+import json
+import os
+import re
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.step_config import StepConfig
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Fine-tune an OCR model on your documents, and learn with numbers whether it got better.",
+)
+
+
+class Runner(StrEnum):
+    """Where the steps of a local run work."""
+
+    SUBPROCESS = "subprocess"
+
+
+RunsDir = Annotated[Path, typer.Option(help="The folder of all runs and of their MLflow store.")]
+
+
+@app.command()
+def run(
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML or JSON file; without it, the quickstart's settings.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be given many times."),
+    ] = None,
+    runner: Annotated[Runner, typer.Option(help="subprocess: each step in a process of this Python.")] = (
+        Runner.SUBPROCESS
+    ),
+    runs_dir: RunsDir = Path("runs"),
+    run_id: Annotated[str | None, typer.Option(help="The run's name; without it, the time in UTC.")] = None,
+) -> None:
+    """Run the whole pipeline on this machine: documents in, adapter, evaluation and package out.
+
+    **Examples**
+
+    - the quickstart, with no network and no GPU: `deepsynth run`
+
+    - your own documents: `deepsynth run --set source=scans/texts --set prepare.max_documents=500`
+
+    - another model and learning rate:
+      `deepsynth run --set base_model=deepseek-community/DeepSeek-OCR-2 --set train.learning_rate=1e-4`
+
+    - a file of settings: `deepsynth config > my.yaml`, edit, `deepsynth run --config my.yaml`
+
+    The results are in `runs/<id>/`; `deepsynth config` lists every key with its meaning and default.
+    """
+    from pipelines.local_runner import run_pipeline, tracking_uri
+    from pipelines.run_summary import print_summary
+
+    checked = _checked_config(config, set_ or [])
+    name = run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError("may hold letters, digits, dots, - and _ only", where=f"--run-id {name!r}")
+    outcome = run_pipeline(checked, runs_dir, name)
+    for warning in outcome.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print_summary(outcome.summary, outcome.folder, tracking_uri(runs_dir), _output())
+
+
+@app.command("config")
+def show_config(
+    config: Annotated[Path | None, typer.Option(help="A YAML or JSON file; without it, the quickstart's.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting.")] = None,
+) -> None:
+    """Print every setting with its meaning, as YAML that `deepsynth run --config` reads."""
+    print("\n".join(_commented_lines(_checked_config(config, set_ or []))))
+
+
+@app.command("compile")
+def compile_pipeline(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write (.yaml).")] = Path("pipeline.yaml"),
+    image: Annotated[
+        str | None, typer.Option(envvar="DEEPSYNTH_IMAGE", help="The steps' container image, with an immutable tag.")
+    ] = None,
+) -> None:
+    """Compile the pipeline to KFP's IR YAML, to be submitted to a cluster.
+
+    **Example**: `deepsynth compile -o pipeline.yaml --image ghcr.io/me/deepsynth-pipelines-python:0.1.0-abc123`
+    """
+    if output.suffix not in (".yaml", ".yml"):
+        raise UserError("the file's name must end in .yaml", where=f"--output {output}")
+    if not output.absolute().parent.is_dir():
+        raise UserError("no such folder", where=str(output.absolute().parent))
+    if image:
+        os.environ["DEEPSYNTH_IMAGE"] = image
+    from kfp.compiler import Compiler
+
+    from pipelines.finetune import finetune
+
+    partial = output.with_name(f".{output.stem}.partial-{os.getpid()}.yaml")
+    try:
+        Compiler().compile(finetune, str(partial))
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    _output().print(f"{output} is ready", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def ui(
+    runs_dir: RunsDir = Path("runs"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open the MLflow UI over the runs' store: loss curves, figures, reports, packages."""
+    from pipelines.local_runner import tracking_uri
+
+    uri = tracking_uri(runs_dir)
+    store = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not store.is_file():
+        raise UserError("no runs yet", where=str(store), mend="start one with: deepsynth run")
+    if not uri.startswith("sqlite:///"):
+        raise UserError(
+            f"the runs are tracked at {uri}", where="MLFLOW_TRACKING_URI", mend="open that, or unset the variable"
+        )
+    _output().print(f"MLflow UI: http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    os.execv(sys.executable, [*command, "--backend-store-uri", uri])
+
+
+def main() -> None:
+    """Run the command line; errors that the user can mend are one line and exit code 2."""
+    from pipelines.local_runner import StepFailedError
+
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        _fail(error, EXIT_CODE_USER_ERROR)
+    except StepFailedError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        print("interrupted: nothing half-written was kept", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(error: Exception, exit_code: int) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    for note in getattr(error, "__notes__", []):
+        print(note, file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def _checked_config(path: Path | None, settings: list[str]) -> Any:
+    from pipelines.config import config_values, pipeline_config, with_overrides
+
+    values, where = config_values(path)
+    checked = pipeline_config(values, where)
+    if not settings:
+        return checked
+    overrides = dict(_parsed_setting(setting) for setting in settings)
+    return pipeline_config(with_overrides(values, overrides), "--set")
+
+
+def _parsed_setting(setting: str) -> tuple[str, Any]:
+    key, separator, text = setting.partition("=")
+    if not separator or not key:
+        raise UserError("must be KEY=VALUE, e.g. train.learning_rate=1e-4", where=f"--set {setting}")
+    try:
+        return key.strip(), yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"the value is not valid YAML ({error})", where=f"--set {setting}") from error
+
+
+def _commented_lines(config: StepConfig, indent: str = "") -> list[str]:
+    lines = []
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        if info.description:
+            lines.append(f"{indent}# {' '.join(info.description.split())}")
+        if isinstance(value, StepConfig):
+            lines += [f"{indent}{name}:", *_commented_lines(value, indent + "  ")]
+        else:
+            text = json.dumps(config.model_dump(mode="json", include={name})[name], ensure_ascii=False)
+            depends_on_machine = info.default_factory is not None and name not in config.model_fields_set
+            lines.append(f"{indent}{'# ' if depends_on_machine else ''}{name}: {text}")
+    return lines
+
+
+def _output() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=100)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+# ruff: noqa: UP045 (KFP reads Optional[X], not X | None)
+"""The KFP components: each one's body is all that is shipped, so it imports the installed package and calls it."""
+
+import os
+from typing import NamedTuple, Optional
+
+from kfp import dsl
+
+from components.shared.lineage import tool_version
+
+# Cache keys ignore the code inside the image, so its tag is immutable. KFP's subprocess runner wants to read "python".
+IMAGE = os.environ.get("DEEPSYNTH_IMAGE") or f"deepsynth-pipelines-python:{tool_version().replace('+', '-')}"
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def configure(
+    config: str,
+    source: Optional[str] = None,
+    base_model: Optional[str] = None,
+    seed: Optional[int] = None,
+    max_documents: Optional[int] = None,
+    learning_rate: Optional[float] = None,
+    max_steps: Optional[int] = None,
+    num_train_epochs: Optional[float] = None,
+    per_device_train_batch_size: Optional[int] = None,
+    r: Optional[int] = None,
+    lora_alpha: Optional[int] = None,
+    load_in_4bit: Optional[bool] = None,
+) -> NamedTuple(  # type: ignore[valid-type]
+    "StepSettings",
+    [
+        ("source_digest", str),
+        ("prepare", str),
+        ("train", str),
+        ("evaluate", str),
+        ("benchmark", str),
+        ("export", str),
+    ],
+):
+    """Check the whole configuration before anything runs, and give each step its own part of it."""
+    parameters = {name: value for name, value in locals().items() if name != "config"}
+    from pipelines.resolution import resolve
+    from pipelines.task_entry import task
+
+    with task("configure"):
+        return resolve(config, parameters)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def prepare(config: str, source_digest: str, dataset: dsl.Output[dsl.Dataset], preview: dsl.Output[dsl.HTML]) -> None:
+    """Draw the source's documents as labelled pages; ``source_digest`` makes the cache notice changed content."""
+    from pipelines.artifact_metadata import describe_dataset
+    from pipelines.task_entry import run_task
+
+    run_task("prepare", config, output_dir=dataset.path)
+    describe_dataset(dataset, source_digest, preview)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train(
+    config: str, dataset: dsl.Input[dsl.Dataset], adapter: dsl.Output[dsl.Model], metrics: dsl.Output[dsl.Metrics]
+) -> None:
+    """Fine-tune the base model on the dataset's training pages."""
+    from pipelines.artifact_metadata import describe_adapter
+    from pipelines.task_entry import run_task
+
+    run_task("train", config, dataset_dir=dataset.path, output_dir=adapter.path)
+    describe_adapter(adapter, metrics)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate(
+    config: str,
+    dataset: dsl.Input[dsl.Dataset],
+    adapter: dsl.Input[dsl.Model],
+    evaluation: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Transcribe the held-out pages with base and adapter, and score both."""
+    from pipelines.artifact_metadata import describe_evaluation
+    from pipelines.task_entry import run_task
+
+    run_task("evaluate", config, dataset_dir=dataset.path, adapter_dir=adapter.path, output_dir=evaluation.path)
+    describe_evaluation(evaluation, report, metrics)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def benchmark(
+    config: str,
+    dataset: dsl.Input[dsl.Dataset],
+    comparison: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+) -> None:
+    """Compare the trainers on the same data."""
+    from pipelines.artifact_metadata import describe_benchmark
+    from pipelines.task_entry import run_task
+
+    run_task("benchmark", config, dataset_dir=dataset.path, output_dir=comparison.path)
+    describe_benchmark(comparison, report)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def export(
+    config: str,
+    dataset: dsl.Input[dsl.Dataset],
+    adapter: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    package: dsl.Output[dsl.Artifact],
+    model_card: dsl.Output[dsl.Markdown],
+) -> None:
+    """Pack the adapter with its model card, inference script and lineage."""
+    from pipelines.artifact_metadata import describe_package
+    from pipelines.task_entry import run_task
+
+    run_task(
+        "export",
+        config,
+        dataset_dir=dataset.path,
+        adapter_dir=adapter.path,
+        evaluation_dir=evaluation.path,
+        output_dir=package.path,
+    )
+    describe_package(package, model_card)

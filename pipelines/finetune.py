@@ -1,0 +1,91 @@
+# ruff: noqa: UP045 (KFP reads Optional[X], not X | None)
+"""The pipeline: configure, prepare, train, then evaluate and benchmark, then export."""
+
+from typing import Any, Optional
+
+from kfp import dsl, kubernetes
+
+from pipelines import components
+
+# The label that KFP puts on each pod; a cached input would give a later run the id of an earlier one.
+_RUN_ID_LABEL = "metadata.labels['pipeline/runid']"
+
+
+def _described(task: Any, name: str) -> Any:
+    """Give a task its display name, and its step the id of the pipeline run."""
+    kubernetes.use_field_path_as_env(task, env_name="KFP_RUN_ID", field_path=_RUN_ID_LABEL)
+    return task.set_display_name(name)
+
+
+@dsl.pipeline(
+    name="deepsynth-finetune",
+    description="Documents in; out come a fine-tuned adapter, its evaluation against the base, and a package.",
+)
+def finetune(
+    config: str = "",
+    source: Optional[str] = None,
+    base_model: Optional[str] = None,
+    seed: Optional[int] = None,
+    max_documents: Optional[int] = None,
+    learning_rate: Optional[float] = None,
+    max_steps: Optional[int] = None,
+    num_train_epochs: Optional[float] = None,
+    per_device_train_batch_size: Optional[int] = None,
+    r: Optional[int] = None,
+    lora_alpha: Optional[int] = None,
+    load_in_4bit: Optional[bool] = None,
+) -> None:
+    """Fine-tune and evaluate.
+
+    Args:
+        config: YAML or JSON text with any of the settings; empty for the quickstart preset. The other
+            parameters override it where they are given.
+        source: where the documents come from.
+        base_model: a model folder, a hub id or tiny-base.
+        seed: of splits, looks, data order, adapter weights and bootstrap.
+        max_documents: read at most this many documents.
+        learning_rate: the schedule's highest learning rate.
+        max_steps: optimizer steps; wins over num_train_epochs.
+        num_train_epochs: passes over the training pages.
+        per_device_train_batch_size: pages per device and step.
+        r: rank of the adapter's matrices.
+        lora_alpha: the adapter's output is scaled by lora_alpha / r.
+        load_in_4bit: load the frozen weights in 4 bits.
+    """
+    configured = components.configure(
+        config=config,
+        source=source,
+        base_model=base_model,
+        seed=seed,
+        max_documents=max_documents,
+        learning_rate=learning_rate,
+        max_steps=max_steps,
+        num_train_epochs=num_train_epochs,
+        per_device_train_batch_size=per_device_train_batch_size,
+        r=r,
+        lora_alpha=lora_alpha,
+        load_in_4bit=load_in_4bit,
+    )
+    # Never cached: the source's content may have changed under the same name.
+    _described(configured, "Check the configuration").set_caching_options(False)
+    settings = configured.outputs
+
+    prepared = components.prepare(config=settings["prepare"], source_digest=settings["source_digest"])
+    _described(prepared, "Prepare the dataset")
+    dataset = prepared.outputs["dataset"]
+
+    trained = components.train(config=settings["train"], dataset=dataset)
+    _described(trained, "Train the adapter")
+    adapter = trained.outputs["adapter"]
+
+    evaluated = components.evaluate(config=settings["evaluate"], dataset=dataset, adapter=adapter)
+    _described(evaluated, "Evaluate base and adapter")
+
+    # After train, so that two trainings do not share one device.
+    benchmarked = components.benchmark(config=settings["benchmark"], dataset=dataset).after(trained)
+    _described(benchmarked, "Benchmark the trainers")
+
+    exported = components.export(
+        config=settings["export"], dataset=dataset, adapter=adapter, evaluation=evaluated.outputs["evaluation"]
+    )
+    _described(exported, "Export the package").set_caching_options(False)

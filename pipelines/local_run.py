@@ -1,0 +1,81 @@
+"""The process in which KFP's local runner works: ``python -m pipelines.local_run JOB.json``.
+
+``deepsynth run`` starts it in a process group of its own, with its output in the run's log, and holds the other
+end of its standard input: when that closes, ``deepsynth run`` is gone and the group ends itself.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def main(job_file: str) -> int:
+    """Run the pipeline that the job describes; return 0, or 1 where a task failed."""
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    from kfp import local
+
+    with tempfile.TemporaryDirectory(prefix="deepsynth-") as scratch:
+        root = _root_without_python3(Path(job["pipeline_root"]), Path(scratch))
+        runner = local.SubprocessRunner(use_venv=False)
+        local.init(runner, pipeline_root=str(root), workspace_root=str(Path(scratch) / "workspace"))
+        try:
+            compiled_without_unset_parameters(Path(scratch) / "pipeline.yaml")(config=job["config"])
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            return 1
+    return 0
+
+
+def compiled_without_unset_parameters(package: Path) -> Callable[..., Any]:
+    """Compile the pipeline into ``package`` and load it, leaving out optional parameters that have no default.
+
+    KFP 2.17's local runner cannot pass None on to a task; a task that lacks the parameter gets None.
+    """
+    from kfp.compiler import Compiler
+    from kfp.components import load_component_from_text
+
+    from pipelines.finetune import finetune
+
+    Compiler().compile(finetune, str(package))
+    spec = next(yaml.safe_load_all(package.read_text(encoding="utf-8")))
+    holders = [spec["root"], *spec["components"].values()]
+    for inputs in (holder.get("inputDefinitions", {}).get("parameters", {}) for holder in holders):
+        for name in [name for name, value in inputs.items() if value.get("isOptional") and "defaultValue" not in value]:
+            del inputs[name]
+    for task in spec["root"]["dag"]["tasks"].values():
+        known = spec["components"][task["componentRef"]["name"]].get("inputDefinitions", {}).get("parameters", {})
+        given = task.get("inputs", {}).get("parameters", {})
+        for name in set(given) - set(known):
+            del given[name]
+    pipeline: Callable[..., Any] = load_component_from_text(yaml.safe_dump(spec))
+    return pipeline
+
+
+def _root_without_python3(root: Path, scratch: Path) -> Path:
+    """Return a link to ``root`` where its path holds ``python3``, which KFP would replace by the interpreter's path."""
+    if "python3" not in str(root):
+        return root
+    link = scratch / "root"
+    link.symlink_to(root, target_is_directory=True)
+    return link
+
+
+def _end_with_the_parent() -> None:
+    # Not sys.stdin: its lock, held by this thread, would abort the interpreter's shutdown.
+    while os.read(0, 1024):
+        pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,76 @@
+"""A child process with all of its descendants: started apart, watched, and ended together."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+_SECONDS_TO_END_IN_ORDER = 10.0
+
+
+class ProcessGroup:
+    """Starts a command in a process group of its own; use as a context manager, which ends whatever still runs.
+
+    Args:
+        command: the program and its arguments.
+        log: the file that gets standard output and standard error.
+        environment: the whole environment of the command.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        self._command = command
+        self._log = log
+        self._environment = environment
+        self.peak_memory_bytes = 0
+        """Highest sum of the resident memory of all processes, sampled; shared pages count once per process."""
+
+    def __enter__(self) -> "ProcessGroup":
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(self._environment),
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._signal(signal.SIGTERM):
+            deadline = time.monotonic() + _SECONDS_TO_END_IN_ORDER
+            while self._signal(0) and time.monotonic() < deadline:
+                self._process.poll()  # reaps the leader: a dead one that was not asked for still counts as running
+                time.sleep(0.05)
+            self._signal(signal.SIGKILL)
+        self._process.wait()
+        if self._process.stdin:
+            self._process.stdin.close()
+
+    def exit_code(self) -> int | None:
+        """Return the leader's exit code, None while it runs; each call also samples the memory."""
+        code = self._process.poll()
+        if code is None:
+            self._sample_memory()
+        return code
+
+    def _signal(self, number: int) -> bool:
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _sample_memory(self) -> None:
+        total = 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            leader = psutil.Process(self._process.pid)
+            for process in [leader, *leader.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += process.memory_info().rss
+        self.peak_memory_bytes = max(self.peak_memory_bytes, total)

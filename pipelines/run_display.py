@@ -1,0 +1,73 @@
+"""What a user sees while the pipeline runs: bars in a terminal, a line per step's start and end elsewhere."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from rich.console import Console
+from rich.progress import TaskID
+
+from components.shared.progress import progress_display
+
+STEPS_IN_RUN = 6
+
+
+class RunDisplay:
+    """Turns the lines of the run's event file into a display; use as a context manager."""
+
+    def __init__(self) -> None:
+        self._progress = progress_display() if Console(stderr=True).is_terminal else None
+        self._console = self._progress.console if self._progress else Console(stderr=True)
+        self._overall: TaskID | None = None
+        self._work: TaskID | None = None
+        self._work_name = ""
+        self._number = 0
+        self._started = 0.0
+
+    def __enter__(self) -> "RunDisplay":
+        self._context: AbstractContextManager[Any] = self._progress or nullcontext()
+        self._context.__enter__()
+        if self._progress:
+            self._overall = self._progress.add_task("start", total=STEPS_IN_RUN, note="")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._drop_work()
+        if self._progress and self._overall is not None:
+            self._progress.remove_task(self._overall)
+        self._context.__exit__(*error)
+
+    def show(self, line: dict[str, Any]) -> None:
+        """Show one event or one progress line."""
+        if line.get("event") == "start":
+            self._number += 1
+            self._started = line["time"]
+            self._name_step(line["step"])
+        elif line.get("event") == "end":
+            seconds = line["time"] - self._started
+            self._drop_work()
+            self._say(f"[{self._number}/{STEPS_IN_RUN}] {line['step']} done in {seconds:.1f} s")
+        elif "event" not in line and self._progress:
+            self._show_work(line)
+
+    def _name_step(self, step: str) -> None:
+        if self._progress and self._overall is not None:
+            name = f"step {self._number} of {STEPS_IN_RUN}: {step}"
+            self._progress.update(self._overall, description=name, completed=self._number - 1)
+        else:
+            self._say(f"[{self._number}/{STEPS_IN_RUN}] {step} ...")
+
+    def _show_work(self, line: dict[str, Any]) -> None:
+        assert self._progress
+        if self._work is None or line["description"] != self._work_name:
+            self._drop_work()
+            self._work_name = line["description"]
+            self._work = self._progress.add_task(f"  {self._work_name}", total=line["total"], note="")
+        self._progress.update(self._work, completed=line["done"], total=line["total"], note=line["note"])
+
+    def _drop_work(self) -> None:
+        if self._progress and self._work is not None:
+            self._progress.remove_task(self._work)
+        self._work = None
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)

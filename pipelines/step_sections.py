@@ -1,0 +1,38 @@
+"""The steps' own configuration classes, and each one without the fields that the pipeline fills in."""
+
+from copy import copy
+from typing import Any
+
+from components.export.config import ExportConfig
+from pydantic import create_model
+
+from components.benchmark.config import BenchmarkConfig
+from components.evaluate.config import EvaluateConfig
+from components.prepare.config import PrepareConfig
+from components.shared.step_config import StepConfig
+from components.train.config import TrainConfig
+
+STEP_CONFIGS: dict[str, type[StepConfig]] = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "benchmark": BenchmarkConfig,
+    "export": ExportConfig,
+}
+SHARED_FIELDS = ("source", "base_model", "revision", "trust_remote_code", "seed")
+"""Given once at the top of the pipeline's configuration, for every step that has them."""
+FOLDER_FIELDS = ("dataset_dir", "adapter_dir", "evaluation_dir", "output_dir")
+"""Artifacts of the pipeline: the orchestrator names their folders."""
+_TRAIN_SETTINGS_OF_THE_BENCHMARK = "train"
+
+
+def section_model(step: str) -> type[StepConfig]:
+    """Return a step's configuration without shared fields, folders, and the benchmark's copy of train's settings."""
+    left_out = {*SHARED_FIELDS, *FOLDER_FIELDS}
+    if step == "benchmark":
+        left_out.add(_TRAIN_SETTINGS_OF_THE_BENCHMARK)
+    config = STEP_CONFIGS[step]
+    fields: dict[str, Any] = {
+        name: (info.annotation, copy(info)) for name, info in config.model_fields.items() if name not in left_out
+    }
+    return create_model(f"{step.capitalize()}Section", __base__=StepConfig, __doc__=config.__doc__, **fields)

@@ -1,0 +1,50 @@
+"""What every KFP task does around its step: logs, the events of the run, and errors as one line."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.logs import configure_logs
+from components.shared.step_config import parse_config_text, validated
+from pipelines.run_events import tell
+from pipelines.step_sections import STEP_CONFIGS
+
+
+def run_task(step: str, config: str, **folders: str) -> Any:
+    """Run ``components.<step>`` with the settings in ``config`` (JSON) and its artifact folders; return its result.
+
+    An error that the user can mend ends the process with one line and exit code 2.
+    """
+    with task(step, output_dir=folders["output_dir"]):
+        values = parse_config_text(config, step) | folders
+        settings = validated(STEP_CONFIGS[step], values, step)
+        return import_module(f"components.{step}.step").run(settings)
+
+
+@contextmanager
+def task(step: str, **details: Any) -> Iterator[None]:
+    """Tell the run's watcher about start, end or error of ``step``; ``details`` go with the end."""
+    configure_logs()
+    signal.signal(signal.SIGTERM, _end_in_order)
+    tell("start", step)
+    try:
+        yield
+    except UserError as error:
+        tell("error", step, message=str(error), exit_code=EXIT_CODE_USER_ERROR)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_CODE_USER_ERROR)
+    except Exception as error:
+        tell("error", step, message=f"{type(error).__name__}: {error}", exit_code=1)
+        raise
+    tell("end", step, **json.loads(json.dumps(details)))
+
+
+def _end_in_order(signal_number: int, frame: FrameType | None) -> None:
+    """Let the step's own clean-up run: temporary folders go, and its MLflow run is marked as killed."""
+    sys.exit(128 + signal_number)
