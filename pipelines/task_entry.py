@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,7 +22,8 @@ def run_task(step: str, config: str, **folders: str) -> Any:
 
     An error that the user can mend ends the process with one line and exit code 2.
     """
-    with task(step, output_dir=folders["output_dir"]):
+    # Resolved: the local runner may have put a link, which is gone when the run has ended, into the path.
+    with task(step, output_dir=str(Path(folders["output_dir"]).resolve())):
         values = parse_config_text(config, step) | folders
         settings = validated(STEP_CONFIGS[step], values, step)
         return import_module(f"components.{step}.step").run(settings)
