@@ -91,6 +91,8 @@ class TrackedRun:
 
     def set_tags(self, tags: Mapping[str, str | int | float | bool | None]) -> None:
         """Set tags on the nested run."""
+        if self.run_id is None:
+            return
         from mlflow.entities import RunTag
 
         entities = [RunTag(name, str(value)[:_LONGEST_VALUE]) for name, value in tags.items()]
