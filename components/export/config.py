@@ -1,0 +1,39 @@
+"""The export step's whole interface."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from components.shared.step_config import StepConfig
+
+
+class ExportConfig(StepConfig):
+    """Pack a trained adapter with a script that runs it, a model card and its lineage, and check that it works."""
+
+    base_model: str = "tiny-base"
+    """folder, hub id, or ``tiny-base`` for the bundled model"""
+    adapter_dir: Path
+    """folder made by the train step"""
+    dataset_dir: Path
+    """folder made by the prepare step, the one that the evaluation read"""
+    evaluation_dir: Path
+    """folder made by the evaluate step, with this adapter"""
+    output_dir: Path
+    """folder to make; gets the zip, README.md and lineage.json"""
+    include_base_model: bool | None = None
+    """put the base's files into the package; without it: where the base is a local folder of at most 100 MB"""
+    verify: bool = True
+    """unpack the package, run its script on a held-out page and compare with the evaluation's prediction"""
+    merge: bool = False
+    """also write the adapter merged into the base's weights (bfloat16) to output_dir/merged, and check that they
+    transcribe alike"""
+    max_new_tokens: int = Field(default=512, ge=1)
+    """longest answer of the packaged script, in tokens"""
+    license: str = "apache-2.0"
+    """licence in the model card, as a hub identifier; the base model's own licence binds as well"""
+    model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)
+    """the package's name; without it, one made of the base's name and the adapter's digest"""
+    revision: str | None = None
+    """commit or tag of a hub model"""
+    trust_remote_code: bool = False
+    """allow a hub model to run its own Python code; pin ``revision`` with it"""

@@ -1,0 +1,82 @@
+"""``lineage.json``: from the shards' bytes to the package's, every link with its digest."""
+
+from pathlib import Path
+from typing import Any
+
+from components.export.config import ExportConfig
+from components.export.sources import REPORT_FILE, SAMPLES_FILE, TRAINING_FILE, PackageSources
+from components.shared.dataset_manifest import MANIFEST_FILE
+from components.shared.lineage import sha256_file, sha256_folder, software_versions
+
+LINEAGE_FILE = "lineage.json"
+SCHEMA_VERSION = 1
+_BASE_BYTES_HASHED = 10_000_000_000  # 10 GB take about 10 s; a larger base is named by its revision alone
+
+
+def lineage_content(
+    config: ExportConfig,
+    sources: PackageSources,
+    package: Path,
+    verification: dict[str, Any] | None,
+    merged: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the lineage of the files in the folder ``package``, its own file left out."""
+    manifest, training, report = sources.manifest, sources.training, sources.report
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": sources.name,
+        "dataset": {
+            "source": manifest.config.get("source"),
+            "source_digest": manifest.source_digest,
+            "config": manifest.config,
+            "config_digest": manifest.config_digest,
+            "shards": {
+                split: [{"file": shard.url, "sha256": shard.sha256} for shard in index.shardlist]
+                for split, index in manifest.splits.items()
+            },
+            "manifest_sha256": sha256_file(config.dataset_dir / MANIFEST_FILE),
+            "digest": manifest.digest,
+            "tool_version": manifest.tool_version,
+        },
+        "base_model": {
+            "base_model": config.base_model,
+            "revision": config.revision,
+            "sha256": _base_sha256(sources),
+        },
+        "training": {
+            "dataset_digest": training["dataset_digest"],
+            "on_this_dataset": sources.trained_on_this_dataset,
+            "config": training["config"],
+            "seed": training["seed"],
+            "steps": training["steps"],
+            "versions": training["versions"],
+            "sha256": sha256_file(config.adapter_dir / TRAINING_FILE),
+        },
+        "adapter": {
+            "kind": sources.kind,
+            "sha256": sources.adapter_sha256,
+            "weights": {path.name: sha256_file(path) for path in sorted(config.adapter_dir.glob("*.safetensors"))},
+        },
+        "evaluation": {
+            "dataset_digest": report["dataset"]["digest"],
+            "normalization": report["normalization"],
+            "rows": report["rows"],
+            "report_sha256": sha256_file(config.evaluation_dir / REPORT_FILE),
+            "samples_sha256": sha256_file(config.evaluation_dir / SAMPLES_FILE),
+        },
+        "package": {
+            path.relative_to(package).as_posix(): sha256_file(path)
+            for path in sorted(package.rglob("*"))
+            if path.is_file() and path != package / LINEAGE_FILE
+        },
+        "verification": verification,
+        "merged": merged,
+        "versions": software_versions(),
+    }
+
+
+def _base_sha256(sources: PackageSources) -> str | None:
+    folder = Path(sources.base_location)
+    if not folder.is_dir() or sum(path.stat().st_size for path in folder.rglob("*")) > _BASE_BYTES_HASHED:
+        return None
+    return sha256_folder(folder)

@@ -1,0 +1,93 @@
+"""The package's files: adapter, processor, base model, script and requirements."""
+
+import importlib.metadata
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from components.export.config import ExportConfig
+from components.export.sources import PackageSources
+from components.shared.adapter_loading import load_fine_tuned_processor
+from components.shared.hub import hub_is_reachable
+from components.shared.image_text_inputs import prompt_text
+from components.shared.model_families import family_of
+from components.shared.model_loading import model_type_of
+
+BASE_FOLDER = "base_model"
+_REQUIREMENTS = ("torch", "transformers", "peft", "pillow")
+_SCRIPT = Path(__file__).with_name("standalone_inference.py")
+
+
+def write_package_files(config: ExportConfig, sources: PackageSources, instruction: str | None, folder: Path) -> None:
+    """Fill ``folder`` with everything but README.md and lineage.json.
+
+    ``instruction`` is the pages' own prompt, None for the model family's.
+    """
+    shutil.copytree(
+        config.adapter_dir, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md", "checkpoint-*", ".*")
+    )
+    processor = load_fine_tuned_processor(
+        config.base_model, config.adapter_dir, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    if not (folder / "tokenizer_config.json").is_file():
+        processor.save_pretrained(folder)
+    model_type = model_type_of(config.base_model, config.revision, config.trust_remote_code)
+    family = family_of(model_type)
+    if sources.include_base:
+        _copy_base(config, sources, folder / BASE_FOLDER)
+    base_model = _base_reference(config, sources)
+    if sources.kind == "adapter":
+        _point_at_base(folder / "adapter_config.json", base_model or Path(sources.base_location).name, config.revision)
+    inference = {
+        "kind": sources.kind,
+        "base_model": base_model,
+        "base_in_package": sources.include_base,
+        "revision": None if sources.include_base else config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "model_type": model_type,
+        "prompt": prompt_text(processor, family, instruction),
+        "image_options": family.image_options,
+        "max_new_tokens": config.max_new_tokens,
+        "dtype": {"cuda": "bfloat16", "cpu": "float32"},  # components.shared.model_loading.default_dtype
+    }
+    _write_json(folder / "inference_config.json", inference)
+    shutil.copyfile(_SCRIPT, folder / "inference.py")
+    (folder / "requirements.txt").write_text(requirements(sources), encoding="utf-8")
+
+
+def requirements(sources: PackageSources) -> str:
+    """Return pins of what inference.py imports, in the versions in use here."""
+    names = [name for name in _REQUIREMENTS if name != "peft" or sources.kind == "adapter"]
+    # A local build such as 2.13.0+cpu is on no index; the release it was built from is.
+    return "".join(f"{name}=={importlib.metadata.version(name).partition('+')[0]}\n" for name in names)
+
+
+def _base_reference(config: ExportConfig, sources: PackageSources) -> str | None:
+    """Return the folder in the package or the hub id; None for a whole model, and for a folder that stays outside."""
+    if sources.kind == "model":
+        return None
+    if sources.include_base:
+        return BASE_FOLDER
+    return None if sources.base_is_folder else config.base_model
+
+
+def _copy_base(config: ExportConfig, sources: PackageSources, target: Path) -> None:
+    location = sources.base_location
+    if not sources.base_is_folder:
+        from huggingface_hub import snapshot_download
+
+        location = snapshot_download(location, revision=config.revision, local_files_only=not hub_is_reachable())
+    # Model cards and training notes of the base are not needed to run it; its licence file, if any, goes along.
+    shutil.copytree(location, target, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.py[co]"))
+
+
+def _point_at_base(path: Path, base_model: str, revision: str | None) -> None:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content["base_model_name_or_path"] = base_model
+    content["revision"] = None if base_model == BASE_FOLDER else revision
+    _write_json(path, content)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

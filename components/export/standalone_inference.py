@@ -1,0 +1,138 @@
+"""Transcribe pages with the model in this folder; needs what requirements.txt names, and nothing else.
+
+python inference.py page.png [page2.png ...] [--device auto|cpu|cuda] [--max_new_tokens 512]
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> int:
+    settings = json.loads((HERE / "inference_config.json").read_text(encoding="utf-8"))
+    arguments = parse_arguments(settings)
+    missing = [page for page in arguments.pages if not Path(page).is_file()]
+    if missing:
+        print(f"error: no such file: {', '.join(missing)}", file=sys.stderr)
+        return 2
+    if settings["trust_remote_code"] and not arguments.trust_remote_code:
+        print("error: this model brings its own Python code; read it, then add --trust_remote_code", file=sys.stderr)
+        return 2
+    if settings["kind"] == "adapter" and settings["base_model"] is None and arguments.base_model is None:
+        print("error: the base model is not in this package: add --base_model FOLDER", file=sys.stderr)
+        return 2
+    reader = PageReader(settings, arguments)
+    for page in arguments.pages:
+        if len(arguments.pages) > 1:
+            print(f"--- {page}")
+        print(reader.read(page), flush=True)
+    return 0
+
+
+def parse_arguments(settings: dict) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Transcribe pages.")
+    parser.add_argument("pages", nargs="+", help="picture files, e.g. PNG or JPEG")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--max_new_tokens", type=int, default=settings["max_new_tokens"])
+    parser.add_argument(
+        "--prompt", default=settings["prompt"], help="the whole text before the answer, image token too"
+    )
+    parser.add_argument("--base_model", default=None, help="folder or hub id of the base, where it is not in here")
+    parser.add_argument("--trust_remote_code", action="store_true", help="allow the model to run its own Python code")
+    return parser.parse_args()
+
+
+class PageReader:
+    """The model and its processor, loaded once."""
+
+    def __init__(self, settings: dict, arguments: argparse.Namespace) -> None:
+        import torch
+
+        device = arguments.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.prompt = arguments.prompt
+        self.max_new_tokens = arguments.max_new_tokens
+        self.image_options = settings["image_options"]
+        self.processor = load_processor(settings)
+        self.model = load_model(settings, arguments.base_model, getattr(torch, settings["dtype"][device]))
+        self.model = self.model.to(device).eval()
+        self.end_tokens = end_tokens(self.model, self.processor.tokenizer)
+
+    def read(self, page: str) -> str:
+        """Return the transcription of a picture file, decoded greedily."""
+        import torch
+        from PIL import Image
+
+        with Image.open(page) as image:
+            inputs = self.processor(
+                images=[image.convert("RGB")], text=[self.prompt], return_tensors="pt", **self.image_options
+            ).to(self.model.device, self.model.dtype)
+        pad = self.processor.tokenizer.pad_token_id
+        with torch.inference_mode():
+            output = self.model.generate(
+                **inputs,
+                do_sample=False,
+                num_beams=1,
+                use_cache=True,
+                max_new_tokens=self.max_new_tokens,
+                eos_token_id=self.end_tokens,
+                pad_token_id=self.end_tokens[0] if pad is None else pad,
+            )
+        answer = output[0, inputs["input_ids"].shape[1] :].tolist()
+        end = next((index for index, token in enumerate(answer) if token in self.end_tokens), None)
+        return self.processor.tokenizer.decode(answer[:end], skip_special_tokens=True)
+
+
+def load_processor(settings: dict) -> Any:
+    """Load the processor of this folder."""
+    from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
+
+    options = {"trust_remote_code": settings["trust_remote_code"]}
+    try:
+        return AutoProcessor.from_pretrained(str(HERE), **options)
+    except ImportError:
+        # transformers 5.17 asks for torchvision to find the image processor of some families, although it has one
+        # that needs Pillow alone: so the parts are loaded one by one.
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
+        from transformers.models.auto.processing_auto import processor_class_from_name
+
+        parts, _ = ProcessorMixin.get_processor_dict(str(HERE))
+        return processor_class_from_name(parts["processor_class"])(
+            image_processor=AutoImageProcessor.from_pretrained(str(HERE), **options),
+            tokenizer=AutoTokenizer.from_pretrained(str(HERE), **options),
+            chat_template=parts.get("chat_template"),
+        )
+
+
+def load_model(settings: dict, base_model: str | None, dtype: Any) -> Any:
+    """Load the whole model of this folder, or the base with this folder's adapter on it."""
+    from transformers import AutoModelForImageTextToText
+
+    options = {"dtype": dtype, "trust_remote_code": settings["trust_remote_code"]}
+    if settings["kind"] == "model":
+        return AutoModelForImageTextToText.from_pretrained(str(HERE), **options)
+    from peft import PeftModel
+
+    if base_model is None and settings["base_in_package"]:
+        base_model = str(HERE / settings["base_model"])
+    elif base_model is None:
+        base_model = settings["base_model"]
+        options["revision"] = settings["revision"]
+    base = AutoModelForImageTextToText.from_pretrained(base_model, **options)
+    return PeftModel.from_pretrained(base, str(HERE))
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Return the token ids that end an answer: the generation config's and the tokenizer's."""
+    configured = model.generation_config.eos_token_id
+    tokens = list(configured) if isinstance(configured, list) else [configured]
+    return sorted({token for token in [*tokens, tokenizer.eos_token_id] if token is not None})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Pack a trained adapter:
+
+python -m components.export --adapter_dir ADAPTER --dataset_dir DATASET --evaluation_dir EVALUATION --output_dir PACKAGE
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.export.config import ExportConfig
+from components.export.held_out_pages import CheckedPages, checked_pages
+from components.export.lineage_file import LINEAGE_FILE, lineage_content
+from components.export.merging import write_merged
+from components.export.model_card import write_model_card
+from components.export.package_folder import write_package_files
+from components.export.sources import PackageSources, read_sources
+from components.export.verification import verify_package
+from components.export.zip_archive import write_zip
+from components.shared.lineage import sha256_file
+from components.shared.output_folder import finished_folder
+from components.shared.tracking import step_run
+
+logger = logging.getLogger(__name__)
+
+CARD_FILE = "README.md"
+_CHECKED_PAGES = 8
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The finished folder, the package in it, and the content of lineage.json."""
+
+    folder: Path
+    archive: Path
+    lineage: dict[str, Any]
+
+
+def run(config: ExportConfig) -> ExportResult:
+    """Write the package, its card and its lineage.
+
+    Raises:
+        UserError: an input is missing, unreadable or of another adapter or dataset; the output folder is in use.
+        PackageVerificationError: the package, or the merged weights, read a page otherwise than the adapter does.
+    """
+    parameters = config.model_dump(mode="json", exclude={"output_dir"})
+    with finished_folder(config.output_dir) as output, step_run("export", parameters) as tracked:
+        sources = read_sources(config)
+        tracked.log_dataset(sources.manifest.digest, str(config.dataset_dir), "evaluation")
+        checked = checked_pages(config, sources, _CHECKED_PAGES)
+        merged = write_merged(config, sources, checked, output / "merged") if config.merge else None
+        with tempfile.TemporaryDirectory(dir=output) as scratch:
+            package = Path(scratch) / sources.name
+            package.mkdir()
+            write_package_files(config, sources, checked.instruction, package)
+            write_model_card(config, sources, package / CARD_FILE)
+            verification = _verified(package, config, sources, checked) if config.verify else None
+            lineage = lineage_content(config, sources, package, verification, merged.as_json() if merged else None)
+            _write_json(package / LINEAGE_FILE, lineage)
+            archive = output / f"{sources.name}.zip"
+            write_zip(package, archive)
+            shutil.copyfile(package / CARD_FILE, output / CARD_FILE)
+        # Beside the package the lineage also names the package's own bytes, which the copy inside cannot.
+        lineage["archive"] = {"file": archive.name, "bytes": archive.stat().st_size, "sha256": sha256_file(archive)}
+        _write_json(output / LINEAGE_FILE, lineage)
+        tracked.set_tags({"package_sha256": lineage["archive"]["sha256"], "adapter_sha256": sources.adapter_sha256})
+        tracked.log_metrics({"package_bytes": lineage["archive"]["bytes"]})
+        for name in (archive.name, CARD_FILE, LINEAGE_FILE):
+            tracked.log_artifact(output / name)
+    logger.info("%s: %.1f MB, verified: %s", archive.name, lineage["archive"]["bytes"] / 1e6, bool(verification))
+    return ExportResult(config.output_dir, config.output_dir / archive.name, lineage)
+
+
+def _verified(package: Path, config: ExportConfig, sources: PackageSources, checked: CheckedPages) -> dict[str, Any]:
+    """Check the package as it will be, but for lineage.json, which records this check."""
+    trial = package.with_suffix(".trial")
+    write_zip(package, trial)
+    page, prediction = checked.most_telling(sources.report["normalization"])
+    found = verify_package(trial, config, sources, page, prediction)
+    trial.unlink()
+    return found.as_json()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,121 @@
+"""Proof that the package works alone: unpacked in an empty folder, its script has to read a page as evaluated."""
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from components.export.config import ExportConfig
+from components.export.sources import PackageSources
+from components.shared.adapter_loading import load_fine_tuned, load_fine_tuned_processor
+from components.shared.model_families import family_of
+from components.shared.model_loading import default_device, default_dtype, model_type_of
+from components.shared.shard_reader import Sample
+from components.shared.text_normalization import normalizer
+from components.shared.transcriber import Transcriber
+
+logger = logging.getLogger(__name__)
+
+_SECONDS = 1800
+
+
+class PackageVerificationError(RuntimeError):
+    """The package does not do what the evaluated adapter did: a fault of export, not of its user."""
+
+
+@dataclass(frozen=True)
+class PackageVerification:
+    """How the package was found to work.
+
+    Attributes:
+        page: the key of the page that the script read.
+        compared_with: ``evaluation``, or ``single_page`` where the evaluation's batch gave a text that differs in
+            the last bits' effect and a fresh reading of the page alone gave the script's.
+        normalization: what was done to both texts before they were compared.
+        text: what the script printed.
+    """
+
+    page: str
+    compared_with: Literal["evaluation", "single_page"]
+    normalization: str
+    text: str
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify_package(
+    archive: Path, config: ExportConfig, sources: PackageSources, page: Sample, expected: str
+) -> PackageVerification:
+    """Unpack ``archive``, run its inference.py on ``page`` in a process of its own, compare with ``expected``.
+
+    On a GPU the batch that a page was in can change the last bits of its logits and so, rarely, a character. A
+    text that differs is therefore compared with a fresh reading of the page alone before it counts as a failure.
+
+    Raises:
+        PackageVerificationError: the script fails, or reads the page otherwise than the adapter does.
+    """
+    normalise = normalizer(sources.report["normalization"])
+    max_new_tokens = int(sources.report["config"]["max_new_tokens"])
+    text = _run_script(archive, config, sources, page, max_new_tokens)
+    if normalise(text) == normalise(expected):
+        return PackageVerification(page.key, "evaluation", sources.report["normalization"], text)
+    alone = fine_tuned_transcriber(config, sources, max_new_tokens).read([page])[0].text
+    if normalise(text) != normalise(alone):
+        raise PackageVerificationError(
+            f"the packaged script reads page {page.key} as {text!r}, the adapter as {alone!r}"
+            f" (in the evaluation: {expected!r})"
+        )
+    logger.info("page %s: the evaluation's batch gave another text than the page alone", page.key)
+    return PackageVerification(page.key, "single_page", sources.report["normalization"], text)
+
+
+def fine_tuned_transcriber(config: ExportConfig, sources: PackageSources, max_new_tokens: int) -> Transcriber:
+    """Load the adapter as the evaluate step does."""
+    device = default_device()
+    source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    return Transcriber(
+        load_fine_tuned(config.base_model, config.adapter_dir, dtype=default_dtype(device), device=device, **source),
+        load_fine_tuned_processor(config.base_model, config.adapter_dir, **source),
+        family_of(model_type_of(config.base_model, **source)),
+        max_new_tokens,
+    )
+
+
+def _run_script(archive: Path, config: ExportConfig, sources: PackageSources, page: Sample, max_new_tokens: int) -> str:
+    with tempfile.TemporaryDirectory(prefix="deepsynth-verify-") as scratch:
+        picture = Path(scratch) / "page.png"
+        page.image.save(picture)
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(scratch)
+        folder = Path(scratch) / sources.name
+        command = [sys.executable, "inference.py", str(picture), "--max_new_tokens", str(max_new_tokens)]
+        if config.trust_remote_code:
+            command.append("--trust_remote_code")
+        if sources.kind == "adapter" and sources.base_is_folder and not sources.include_base:
+            command += ["--base_model", str(Path(sources.base_location).absolute())]
+        try:
+            answer = subprocess.run(
+                command, cwd=folder, env=_environment(sources), capture_output=True, timeout=_SECONDS, check=True
+            )
+        except subprocess.CalledProcessError as error:
+            last_lines = error.stderr.decode("utf-8", "replace").strip()[-2000:]
+            raise PackageVerificationError(
+                f"the packaged inference.py ended with {error.returncode}: {last_lines}"
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            raise PackageVerificationError(f"the packaged inference.py took over {_SECONDS} s") from error
+    return answer.stdout.decode("utf-8").removesuffix("\n")
+
+
+def _environment(sources: PackageSources) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PYTHONIOENCODING"] = "utf-8"
+    if sources.kind == "model" or sources.include_base:
+        environment["HF_HUB_OFFLINE"] = "1"  # such a package holds all it needs
+    return environment
