@@ -52,7 +52,7 @@ def run(config: EvaluateConfig) -> EvaluateResult:
     """
     with finished_folder(config.output_dir) as folder, step_run("evaluate", _parameters(config)) as tracked:
         pages = EvaluationPages(ShardDataset(config.dataset_dir, config.split), config.max_pages, config.seed)
-        tracked.log_dataset(pages.manifest.digest, str(config.dataset_dir), "evaluation")
+        tracked.log_dataset(pages.manifest.digest, str(pages.manifest.config.get("source")), "evaluation")
         normalise = normalizer(config.normalization)
         labels = labels_of(pages, normalise)
 

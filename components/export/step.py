@@ -49,7 +49,7 @@ def run(config: ExportConfig) -> ExportResult:
     parameters = config.model_dump(mode="json", exclude={"output_dir"})
     with finished_folder(config.output_dir) as output, step_run("export", parameters) as tracked:
         sources = read_sources(config)
-        tracked.log_dataset(sources.manifest.digest, str(config.dataset_dir), "evaluation")
+        tracked.log_dataset(sources.manifest.digest, str(sources.manifest.config.get("source")), "evaluation")
         checked = checked_pages(config, sources, _CHECKED_PAGES)
         merged = write_merged(config, sources, checked, output / "merged") if config.merge else None
         with tempfile.TemporaryDirectory(dir=output) as scratch:
