@@ -16,6 +16,8 @@ from rich.console import Console
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.step_config import StepConfig
 
+EXIT_CODE_INTERRUPTED = 130
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -71,7 +73,11 @@ def run(
     name = run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError("may hold letters, digits, dots, - and _ only", where=f"--run-id {name!r}")
-    outcome = run_pipeline(checked, runs_dir, name)
+    try:
+        outcome = run_pipeline(checked, runs_dir, name)
+    except KeyboardInterrupt as interrupt:
+        print("interrupted: nothing half-written was kept", file=sys.stderr)
+        raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
     for warning in outcome.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print_summary(outcome.summary, outcome.folder, tracking_uri(runs_dir), _output())
@@ -148,9 +154,6 @@ def main() -> None:
         _fail(error, EXIT_CODE_USER_ERROR)
     except StepFailedError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        print("interrupted: nothing half-written was kept", file=sys.stderr)
-        sys.exit(130)
 
 
 def _fail(error: Exception, exit_code: int) -> None:

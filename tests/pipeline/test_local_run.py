@@ -1,0 +1,180 @@
+"""The compiled pipeline for real, with every step, in KFP's subprocess runner; and runs that are interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from components.shared.tiny_models import save_blank_paddleocr_vl
+
+DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
+SETTINGS = {
+    "prepare.max_documents": 12,
+    "prepare.max_train_pages": 16,
+    "prepare.max_eval_pages": 4,
+    "train.max_steps": 2,
+    "train.per_device_train_batch_size": 4,
+    "evaluate.max_new_tokens": 16,
+    "evaluate.bootstrap_resamples": 100,
+    "evaluate.classic_ocr": "false",
+    "benchmark.max_steps": 2,
+    "benchmark.warmup_steps": 1,
+}
+
+
+def command(model: Path, run_id: str) -> list[str]:
+    settings = [f"--set={key}={value}" for key, value in (SETTINGS | {"base_model": model}).items()]
+    return [DEEPSYNTH, "run", "--run-id", run_id, *settings]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "KFP"))}
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    root: Path
+    model: Path
+    output: str
+    progress: str
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "runs" / "r1"
+
+    def summary(self) -> dict:
+        return json.loads((self.folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "blank"
+    save_blank_paddleocr_vl(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    # A blank and "python3" in the path: KFP's runner rewrites the second wherever it stands.
+    root = tmp_path_factory.mktemp("a python3 folder")
+    answer = subprocess.run(command(model, "r1"), cwd=root, env=environment(), capture_output=True, text=True)
+    log = root / "runs" / "r1.failed.log"
+    assert answer.returncode == 0, answer.stderr + (log.read_text() if log.exists() else "")
+    return FinishedRun(root, model, answer.stdout, answer.stderr)
+
+
+def test_the_run_folder_holds_everything_and_nothing_else(finished: FinishedRun) -> None:
+    assert {path.name for path in finished.folder.iterdir()} == {
+        "dataset",
+        "adapter",
+        "evaluation",
+        "benchmark",
+        "package",
+        "pipeline.log",
+        "config.yaml",
+        "summary.json",
+    }
+    assert {path.name for path in (finished.root / "runs").iterdir()} == {"r1", "mlflow.db", "mlartifacts"}
+    config = yaml.safe_load((finished.folder / "config.yaml").read_text())
+    assert config["train"]["max_steps"] == 2 and config["base_model"] == str(finished.model)
+    training = json.loads((finished.folder / "adapter" / "training.json").read_text())
+    assert len(training["step_seconds"]) == 2
+
+
+def test_the_summary_holds_the_reports_figures(finished: FinishedRun) -> None:
+    summary = finished.summary()
+    report = json.loads((finished.folder / "evaluation" / "report.json").read_text())
+    assert [row["name"] for row in summary["rows"]][:2] == ["base", "adapter"]
+    for shown, reported in zip(summary["rows"], report["rows"], strict=True):
+        assert all(reported[name] == value for name, value in shown.items())
+    assert set(summary["seconds_per_step"]) == {"configure", "prepare", "train", "evaluate", "benchmark", "export"}
+    assert summary["dataset_digest"] == report["dataset"]["digest"]
+    assert summary["benchmark"]["runs"][0]["status"] == "ok"
+    assert summary["peak_memory_bytes"]["all_processes"] > 100 * 2**20
+    for path in summary["paths"].values():
+        assert (finished.folder / path).exists(), path
+    assert zipfile.ZipFile(finished.folder / summary["paths"]["package"]).testzip() is None
+
+
+def test_the_output_shows_steps_table_and_places(finished: FinishedRun) -> None:
+    assert finished.progress.count("done in") == 6
+    assert "[1/6] configure ..." in finished.progress
+    row = finished.summary()["rows"][1]
+    (line,) = [line for line in finished.output.splitlines() if " adapter " in line and "│" in line]
+    assert f"{row['cer']:.2%}" in line and f"{row['wer']:.2%}" in line
+    for place in ("evaluation/report.html", "runs/mlflow.db", finished.summary()["paths"]["package"], "benchmark:"):
+        assert place in finished.output
+
+
+def nested_runs(root: Path) -> tuple[MlflowClient, Run, dict[str, Run]]:
+    client = MlflowClient(f"sqlite:///{root / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("deepsynth")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    nested = {run.info.run_name: run for run in runs if run is not parent}
+    assert {run.data.tags["mlflow.parentRunId"] for run in nested.values()} == {parent.info.run_id}
+    return client, parent, nested
+
+
+def test_mlflow_has_one_parent_and_a_nested_run_per_step(finished: FinishedRun) -> None:
+    client, parent, nested = nested_runs(finished.root)
+    assert parent.data.tags["kfp.run_id"] == "r1" and parent.info.status == "FINISHED"
+    assert set(nested) == {"prepare", "train", "evaluate", "benchmark", "export"}
+    assert {run.info.status for run in nested.values()} == {"FINISHED"}
+    assert nested["train"].data.params["learning_rate"] == "0.001"
+    assert [point.step for point in client.get_metric_history(nested["train"].info.run_id, "loss")] == [1, 2]
+    digest = finished.summary()["dataset_digest"]
+    for step in ("train", "evaluate"):
+        (dataset,) = nested[step].inputs.dataset_inputs
+        assert digest.startswith(dataset.dataset.digest)
+    assert "report.html" in {entry.path for entry in client.list_artifacts(nested["evaluate"].info.run_id)}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+def test_an_interrupted_run_leaves_nothing_that_looks_finished(
+    model: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with (tmp_path / "stderr").open("w") as stderr:
+        process = subprocess.Popen(command(model, "r1"), cwd=tmp_path, env=environment(), stderr=stderr)
+    wait_for(lambda: "prepare ..." in (tmp_path / "stderr").read_text())
+    wait_for(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 3)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == code
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
+    left = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert left <= {"mlflow.db", "mlartifacts"}
+    error = (tmp_path / "stderr").read_text()
+    assert "interrupted: nothing half-written was kept" in error and "Traceback" not in error
+
+
+def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_path: Path) -> None:
+    with (tmp_path / "stderr").open("w") as stderr:
+        process = subprocess.Popen(command(model, "r1"), cwd=tmp_path, env=environment(), stderr=stderr)
+    wait_for(lambda: "prepare ..." in (tmp_path / "stderr").read_text())
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+    assert not (tmp_path / "runs" / "r1").exists()
+
+
+def wait_for(happened: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
