@@ -2,7 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from fontTools.ttLib import TTFont
@@ -23,10 +23,9 @@ _SYSTEM_FOLDERS = (
 
 @dataclass(frozen=True)
 class FontFace:
-    """One font file and the code points it has glyphs for."""
+    """One font file; its coverage is read once per process, so that a face is cheap to send to another one."""
 
     path: Path
-    covered: frozenset[int]
 
     @property
     def name(self) -> str:
@@ -34,7 +33,22 @@ class FontFace:
 
     def missing(self, text: str) -> set[str]:
         """Return the characters of ``text`` that this font has no glyph for; line ends need none."""
-        return {letter for letter in set(text) if letter != "\n" and ord(letter) not in self.covered}
+        covered = covered_code_points(self.path)
+        return {letter for letter in set(text) if letter != "\n" and ord(letter) not in covered}
+
+
+@cache
+def covered_code_points(path: Path) -> frozenset[int]:
+    """Return the code points that a font file has glyphs for.
+
+    Raises:
+        UserError: the file is no font.
+    """
+    try:
+        with TTFont(path, lazy=True) as font:
+            return frozenset(font.getBestCmap() or ())
+    except Exception as error:  # fontTools raises whatever a broken table leads to
+        raise UserError(f"not a readable font ({error})", where=f"fonts {str(path)!r}") from error
 
 
 def find_fonts(names: list[str]) -> list[FontFace]:
@@ -45,7 +59,10 @@ def find_fonts(names: list[str]) -> list[FontFace]:
     Raises:
         UserError: a name that is not found, a folder without fonts, or a file that is no font.
     """
-    return [_face(path) for name in names for path in _font_files(name)]
+    faces = [FontFace(path) for name in names for path in _font_files(name)]
+    for face in faces:
+        covered_code_points(face.path)
+    return faces
 
 
 @lru_cache(maxsize=512)
@@ -79,11 +96,3 @@ def _font_folders() -> list[Path]:
     if matplotlib and matplotlib.origin:
         return [Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf", *_SYSTEM_FOLDERS]
     return list(_SYSTEM_FOLDERS)
-
-
-def _face(path: Path) -> FontFace:
-    try:
-        with TTFont(path, lazy=True) as font:
-            return FontFace(path, frozenset(font.getBestCmap() or ()))
-    except Exception as error:  # fontTools raises whatever a broken table leads to
-        raise UserError(f"not a readable font ({error})", where=f"fonts {str(path)!r}") from error

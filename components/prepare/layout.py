@@ -8,8 +8,8 @@ import hashlib
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
-
-from PIL import ImageFont
+from functools import lru_cache
+from pathlib import Path
 
 from components.prepare.config import PrepareConfig
 from components.prepare.fonts import FontFace, sized_font
@@ -104,32 +104,35 @@ def _fill_page(
             if needs_shaping("".join(lines)):
                 return *first, "page_needs_shaping"
         if not faces[face].missing("".join(lines)):
-            font = sized_font(faces[face].path, look.font_size)
-            clipped = any(_drawn_width(font, line) > width for line in lines)
+            clipped = any(_drawn_width(faces[face].path, look.font_size, line) > width for line in lines)
             return face, lines, rest, "page_does_not_fit" if clipped else None
     assert first is not None
     return *first, "page_glyph_missing"
 
 
-def _drawn_width(font: ImageFont.FreeTypeFont, line: str) -> float:
+@lru_cache(maxsize=4096)
+def _drawn_width(path: Path, size: int, line: str) -> float:
+    font = sized_font(path, size)
     left, _, right, _ = font.getbbox(line)
     return max(right - min(left, 0), font.getlength(line))
 
 
-def _wrap(
-    paragraphs: list[list[str]], face: FontFace, look: PageLook, width: int
-) -> tuple[list[str], list[list[str]]]:
+@lru_cache(maxsize=65536)
+def _advance(path: Path, size: int, word: str) -> float:
+    return sized_font(path, size).getlength(word)
+
+
+def _wrap(paragraphs: list[list[str]], face: FontFace, look: PageLook, width: int) -> tuple[list[str], list[list[str]]]:
     """Wrap words greedily into at most ``look.max_lines`` lines of ``width`` pixels; return lines and the rest."""
-    font = sized_font(face.path, look.font_size)
     lines: list[str] = []
     rest = list(paragraphs)
     while rest and len(lines) < look.max_lines:
         words = rest.pop(0)
-        taken = _words_that_fit(words, font, width)
+        taken = _words_that_fit(words, face.path, look.font_size, width)
         if taken:
             line, left = " ".join(words[:taken]), words[taken:]
         else:
-            line, end_of_word = _broken_word(words[0], font, width)
+            line, end_of_word = _broken_word(words[0], face.path, look.font_size, width)
             left = [end_of_word, *words[1:]] if end_of_word else words[1:]
         lines.append(line)
         if left:
@@ -137,23 +140,23 @@ def _wrap(
     return lines, rest
 
 
-def _words_that_fit(words: list[str], font: ImageFont.FreeTypeFont, width: int) -> int:
+def _words_that_fit(words: list[str], path: Path, size: int, width: int) -> int:
     """Return how many of ``words`` one line holds: estimated from the words' advances, then measured."""
-    space = font.getlength(" ")
+    space = _advance(path, size, " ")
     taken, advance = 0, 0.0
     while taken < len(words):
-        advance += font.getlength(words[taken]) + (space if taken else 0)
+        advance += _advance(path, size, words[taken]) + (space if taken else 0)
         if advance > width:
             break
         taken += 1
-    while taken and _drawn_width(font, " ".join(words[:taken])) > width:
+    while taken and _drawn_width(path, size, " ".join(words[:taken])) > width:
         taken -= 1
     return taken
 
 
-def _broken_word(word: str, font: ImageFont.FreeTypeFont, width: int) -> tuple[str, str]:
+def _broken_word(word: str, path: Path, size: int, width: int) -> tuple[str, str]:
     """Return the longest start of ``word`` that fits (one letter at least) and the rest of it."""
     end = 1
-    while end < len(word) and _drawn_width(font, word[: end + 1]) <= width:
+    while end < len(word) and _drawn_width(path, size, word[: end + 1]) <= width:
         end += 1
     return word[:end], word[end:]

@@ -9,6 +9,7 @@ from transformers import ProcessorMixin
 from components.shared.image_text_inputs import training_inputs
 from components.shared.model_families import ModelFamily
 from components.shared.shard_reader import Sample
+from components.train.rope_positions import RopePositions
 
 
 @dataclass
@@ -18,9 +19,10 @@ class PageCollator:
     processor: ProcessorMixin
     family: ModelFamily
     max_length: int
+    rope_positions: RopePositions | None = None
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        return training_inputs(
+        batch = training_inputs(
             self.processor,
             self.family,
             [sample.image for sample in samples],
@@ -28,3 +30,6 @@ class PageCollator:
             [sample.text for sample in samples],
             self.max_length,
         )
+        if self.rope_positions:
+            self.rope_positions.add_to(batch)
+        return batch

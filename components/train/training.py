@@ -13,6 +13,7 @@ from components.train.backends.protocol import TrainableModel
 from components.train.collator import PageCollator
 from components.train.config import TrainConfig
 from components.train.measurements import MeasuringCallback, TrainingMeasurements
+from components.train.rope_positions import rope_positions_of
 
 
 class PageTrainer(Trainer):
@@ -45,7 +46,9 @@ def train(
         model=trainable.model,
         args=_training_arguments(config, scratch),
         train_dataset=dataset,
-        data_collator=PageCollator(trainable.processor, trainable.family, config.max_length),
+        data_collator=PageCollator(
+            trainable.processor, trainable.family, config.max_length, rope_positions_of(trainable.model)
+        ),
     )
     trainer.remove_callback(PrinterCallback)
     with ProgressReport("train", _planned_steps(len(dataset), config)) as progress:

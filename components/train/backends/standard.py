@@ -12,6 +12,7 @@ from components.shared.model_families import ModelFamily, family_of
 from components.shared.model_loading import default_device, default_dtype, load_model, load_processor
 from components.train.backends.protocol import TrainableModel
 from components.train.config import TrainConfig
+from components.train.varlen_attention import use_varlen_attention
 
 
 class StandardBackend:
@@ -31,6 +32,9 @@ class StandardBackend:
         dtype = torch.float32 if config.peft == "none" else compute_dtype(config, device)
         model = load_model(config.base_model, dtype=dtype, device=device, **hub, **options)
         model.config.use_cache = False
+        if config.attn_implementation == "varlen":
+            _need_cuda(device, "attn_implementation", "varlen attention")
+            use_varlen_attention(model)
         family = family_of(model.config.model_type)
         if config.peft == "lora":
             if config.load_in_4bit:
@@ -83,11 +87,15 @@ def target_module_names(config: TrainConfig, model: PreTrainedModel, family: Mod
 
 
 def _four_bits(device: torch.device) -> BitsAndBytesConfig:
-    if device.type != "cuda":
-        raise UserError("4-bit weights need a CUDA device", where="load_in_4bit", mend="set it to false on a CPU")
+    _need_cuda(device, "load_in_4bit", "4-bit weights")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+
+
+def _need_cuda(device: torch.device, field: str, feature: str) -> None:
+    if device.type != "cuda":
+        raise UserError(f"{feature}: no CUDA device on this machine", where=field, mend="leave it at its default")

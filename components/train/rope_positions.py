@@ -1,0 +1,34 @@
+"""Position ids of multimodal rotary embeddings, computed beside the model instead of inside its forward pass.
+
+Families with three-dimensional positions (Qwen-VL, PaddleOCR-VL) compute them sample by sample with several
+device synchronisations each. In the data loader's processes the same function costs the GPU nothing.
+"""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+
+class RopePositions:
+    """Calls a model's own ``get_rope_index``, on a weightless twin of the model that is cheap to send to workers."""
+
+    def __init__(self, inner_model: PreTrainedModel) -> None:
+        with torch.device("meta"):
+            self._twin = type(inner_model)(inner_model.config)
+
+    def add_to(self, batch: dict[str, Any]) -> None:
+        """Add ``position_ids`` of shape (3, pages, tokens) to a training batch."""
+        batch["position_ids"], _ = self._twin.get_rope_index(
+            input_ids=batch["input_ids"],
+            mm_token_type_ids=batch["mm_token_type_ids"],
+            image_grid_thw=batch["image_grid_thw"],
+            attention_mask=batch["attention_mask"],
+        )
+
+
+def rope_positions_of(model: PreTrainedModel) -> RopePositions | None:
+    """Return the position source of ``model``; None for families with ordinary positions."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = getattr(bare, "model", bare)
+    return RopePositions(inner) if hasattr(inner, "get_rope_index") else None
