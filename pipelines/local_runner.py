@@ -5,7 +5,6 @@ The work is done in ``runs/.<id>.partial-<pid>``, which takes the name ``runs/<i
 
 import json
 import os
-import re
 import resource
 import shutil
 import signal
@@ -39,7 +38,6 @@ _FOLDERS = {
     "export": "package",
 }
 _SECONDS_BETWEEN_LOOKS = 0.2
-_WARNING = re.compile(r"WARNING (?:components|pipelines)[\w.]*: (.*)")
 
 
 class StepFailedError(Exception):
@@ -53,6 +51,7 @@ class RunOutcome:
     folder: Path
     summary: dict[str, Any]
     warnings: list[str]
+    """what the steps warned of, each once"""
 
 
 @dataclass
@@ -61,6 +60,7 @@ class _Watched:
 
     seconds: dict[str, float] = field(default_factory=dict)
     outputs: dict[str, Path] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     error: dict[str, Any] | None = None
     running: str = ""
     started: float = 0.0
@@ -72,6 +72,8 @@ class _Watched:
             self.seconds[line["step"]] = line["time"] - self.started
             if "output_dir" in line:
                 self.outputs[line["step"]] = Path(line["output_dir"])
+        elif line.get("event") == "warning" and line["message"] not in self.warnings:
+            self.warnings.append(line["message"])
         elif line.get("event") == "error":
             self.error = line
 
@@ -85,6 +87,7 @@ def run_pipeline(config: SharedSettings, runs_dir: Path, run_id: str) -> RunOutc
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; all processes of the run have ended and its folder is gone.
     """
     runs_dir = runs_dir.absolute()
+    started = time.monotonic()
     with _signals_interrupt(), finished_folder(runs_dir / run_id) as folder:
         config_text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         (folder / CONFIG_FILE).write_text(config_text, encoding="utf-8")
@@ -96,9 +99,9 @@ def run_pipeline(config: SharedSettings, runs_dir: Path, run_id: str) -> RunOutc
             shutil.move(watched.outputs[step], folder / name)
         shutil.rmtree(folder / "kfp")
         summary = build_summary(folder, run_id, watched.seconds, memory)
-        warnings = _warnings(folder / LOG_FILE)
+        summary["seconds_total"] = round(time.monotonic() - started, 3)
         (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    return RunOutcome(runs_dir / run_id, summary, warnings)
+    return RunOutcome(runs_dir / run_id, summary, watched.warnings)
 
 
 def tracking_uri(runs_dir: Path) -> str:
@@ -170,9 +173,3 @@ def _signals_interrupt() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _warnings(log: Path) -> list[str]:
-    """Return what our own loggers warned of, each once: the user does not read the log of a run that ended well."""
-    found = (_WARNING.search(line) for line in log.read_text(encoding="utf-8", errors="replace").splitlines())
-    return list(dict.fromkeys(match.group(1) for match in found if match))

@@ -70,7 +70,8 @@ def print_summary(summary: dict[str, Any], folder: Path, tracking_uri: str, cons
     for name, place in {**places, "MLflow store": tracking_uri, "run folder": folder}.items():
         console.print(f"{name + ':':<14}{place}", markup=False, highlight=False, soft_wrap=True)
     times = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in summary["seconds_per_step"].items())
-    console.print(f"{'wall time:':<14}{times}", markup=False, highlight=False, soft_wrap=True)
+    total = f"{summary['seconds_total']:.1f} s ({times}; the rest is starting the steps' processes)"
+    console.print(f"{'wall time:':<14}{total}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _benchmark_lines(benchmark: dict[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """What every KFP task does around its step: logs, the events of the run, and errors as one line."""
 
 import json
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ def task(step: str, **details: Any) -> Iterator[None]:
     """Tell the run's watcher about start, end or error of ``step``; ``details`` go with the end."""
     configure_logs()
     signal.signal(signal.SIGTERM, _end_in_order)
+    warnings = _WarningEvents(step)
+    for package in ("components", "pipelines"):
+        logging.getLogger(package).addHandler(warnings)
     tell("start", step)
     try:
         yield
@@ -45,6 +49,17 @@ def task(step: str, **details: Any) -> Iterator[None]:
         tell("error", step, message=f"{type(error).__name__}: {error}", exit_code=1)
         raise
     tell("end", step, **json.loads(json.dumps(details)))
+
+
+class _WarningEvents(logging.Handler):
+    """Passes on what our own loggers warn of: nobody reads the log of a run that ended well."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__(logging.WARNING)
+        self._step = step
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell("warning", self._step, message=record.getMessage())
 
 
 def _end_in_order(signal_number: int, frame: FrameType | None) -> None:

@@ -100,6 +100,7 @@ def test_the_summary_holds_the_reports_figures(finished: FinishedRun) -> None:
     for shown, reported in zip(summary["rows"], report["rows"], strict=True):
         assert all(reported[name] == value for name, value in shown.items())
     assert set(summary["seconds_per_step"]) == {"configure", "prepare", "train", "evaluate", "benchmark", "export"}
+    assert summary["seconds_total"] > sum(summary["seconds_per_step"].values())
     assert summary["dataset_digest"] == report["dataset"]["digest"]
     assert summary["benchmark"]["runs"][0]["status"] == "ok"
     assert summary["peak_memory_bytes"]["all_processes"] > 100 * 2**20
@@ -170,6 +171,23 @@ def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
+    assert not (tmp_path / "runs" / "r1").exists()
+
+
+def test_a_step_that_is_killed_is_an_error_with_its_log_kept(model: Path, tmp_path: Path) -> None:
+    with (tmp_path / "stderr").open("w") as stderr:
+        process = subprocess.Popen(command(model, "r1"), cwd=tmp_path, env=environment(), stderr=stderr)
+    wait_for(lambda: "prepare ..." in (tmp_path / "stderr").read_text())
+    tasks = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "kfp.dsl.executor_main" in child.cmdline()
+    ]
+    tasks[-1].kill()  # as the kernel does when memory runs out
+    assert process.wait(timeout=30) == 1
+    error = (tmp_path / "stderr").read_text()
+    assert "error: prepare: its process ended without an error of its own" in error and "Traceback" not in error
+    assert "Inner task failed" in (tmp_path / "runs" / "r1.failed.log").read_text()
     assert not (tmp_path / "runs" / "r1").exists()
 
 
