@@ -35,9 +35,8 @@ def run(config: BenchmarkConfig) -> Comparison:
         tracked.log_dataset(manifest.digest, str(config.dataset_dir), "training")
         turns = [(contender, repeat) for repeat in range(1, config.repeats + 1) for contender in config.contenders]
         (folder / LOGS_FOLDER).mkdir()
-        comparison = compare(
-            [measure(*turn, config, folder / LOGS_FOLDER) for turn in track(turns, "benchmark trainers")]
-        )
+        shown = track(turns, "benchmark trainers", len(turns))
+        comparison = compare([measure(*turn, config, folder / LOGS_FOLDER) for turn in shown])
         _check_any_ran(comparison.measurements)
         report = {
             "schema_version": SCHEMA_VERSION,
