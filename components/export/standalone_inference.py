@@ -124,7 +124,27 @@ def load_model(settings: dict, base_model: str | None, dtype: Any) -> Any:
         base_model = settings["base_model"]
         options["revision"] = settings["revision"]
     base = AutoModelForImageTextToText.from_pretrained(base_model, **options)
-    return PeftModel.from_pretrained(base, str(HERE))
+    model = PeftModel.from_pretrained(base, str(HERE))
+    set_adapter_weights(model)
+    return model
+
+
+def set_adapter_weights(model: Any) -> None:
+    """Copy this folder's adapter weights into the model, whatever PEFT made of their names.
+
+    PEFT 0.21 with transformers 5.17 renames those of some families (DeepSeek-OCR-2) and then loads none of them.
+    """
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    stored = load_file(HERE / "adapter_model.safetensors")
+    weights = get_peft_model_state_dict(model)
+    if weights.keys() != stored.keys():
+        raise SystemExit("error: the adapter does not fit the base model")
+    with torch.no_grad():
+        for name, values in stored.items():
+            weights[name].copy_(values)
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:

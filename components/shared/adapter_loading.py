@@ -72,21 +72,28 @@ def load_fine_tuned_processor(
 
 def _with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> PreTrainedModel:
     from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     where = str(adapter_dir)
     mend = f"is it the adapter of another base_model than {base_model!r}? if not, train again"
     try:
-        with safe_open(adapter_dir / _ADAPTER_WEIGHTS, framework="pt") as weights:
-            stored = set(weights.keys())
+        stored = load_file(adapter_dir / _ADAPTER_WEIGHTS)
         with warnings.catch_warnings():
             # Missing keys are a warning to PEFT; below they are an error.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             model = PeftModel.from_pretrained(base, str(adapter_dir))
+        # PEFT 0.21 with transformers 5.17 renames the keys of some families as if they were an old checkpoint's
+        # (deepseek_ocr2: language_model.layers becomes language_model.language_model.layers), loads none of them and
+        # leaves an adapter that does nothing. So the weights are set here, under the names that PEFT saved them with.
+        adapter = get_peft_model_state_dict(model)
+        with torch.no_grad():
+            for name in adapter.keys() & stored.keys():
+                adapter[name].copy_(stored[name])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"the adapter cannot be put on the base ({first_line})", where=where, mend=mend) from error
-    if missing := sorted(set(get_peft_model_state_dict(model)) ^ stored):
+    if missing := sorted(adapter.keys() ^ stored.keys()):
         raise UserError(
             f"the adapter does not fit the base ({len(missing)} weights differ in name, first {missing[0]})",
             where=where,

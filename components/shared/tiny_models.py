@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     DeepseekOcr2Config,
     DeepseekOcr2ForConditionalGeneration,
+    DeepseekOcr2Processor,
     PaddleOCRVLConfig,
     PaddleOCRVLForConditionalGeneration,
     PaddleOCRVLProcessor,
@@ -22,7 +23,11 @@ from transformers import (
 from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import DeepseekOcr2ImageProcessorPil
 from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import PaddleOCRVLImageProcessorPil
 
+from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.model_families import FAMILIES
+from components.shared.output_folder import finished_folder
+
+_DEEPSEEK_PATCH = 4  # pixels
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
@@ -31,10 +36,13 @@ _CHAT_TEMPLATE = (
 )
 
 
-def byte_tokenizer(special_tokens: list[str], whole_texts: list[str]) -> PreTrainedTokenizerFast:
+def byte_tokenizer(
+    special_tokens: list[str], whole_texts: list[str], image_token: str = "<|image_pad|>"
+) -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token per UTF-8 byte, plus ``special_tokens`` and ``whole_texts``.
 
     ``whole_texts`` are ordinary strings that become one token each, such as a prompt that stands in every sample.
+    ``image_token`` is the one of ``special_tokens`` that stands for a picture.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
@@ -46,7 +54,7 @@ def byte_tokenizer(special_tokens: list[str], whole_texts: list[str]) -> PreTrai
         tokenizer_object=tokenizer,
         eos_token="<|endoftext|>",
         pad_token="<|pad|>",
-        extra_special_tokens={"image_token": "<|image_pad|>"},
+        extra_special_tokens={"image_token": image_token},
         clean_up_tokenization_spaces=False,
     )
 
@@ -59,7 +67,7 @@ def save_blank_paddleocr_vl(folder: Path, seed: int = 0) -> None:
     """
     special = ["<|endoftext|>", "<|pad|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     tokenizer = byte_tokenizer(special, [FAMILIES["paddleocr_vl"].prompt])
-    tokens = {name: tokenizer.convert_tokens_to_ids(name) for name in special}
+    tokens = tokenizer.get_vocab()
     config = PaddleOCRVLConfig(
         text_config={
             "vocab_size": 320,
@@ -103,5 +111,80 @@ def save_blank_paddleocr_vl(folder: Path, seed: int = 0) -> None:
     processor.save_pretrained(folder)
 
 
+def save_tiny_deepseek_ocr2(folder: Path, seed: int = 0) -> None:
+    """Write a DeepSeek-OCR-2 of about 0.3 M parameters with every part of the real one.
+
+    SAM encoder (windowed and global attention), vision encoder with queries, projector, a text model with a dense
+    and a mixture-of-experts layer, the global view and tiles. The model has 144 or 256 queries a view, for 12x12 or
+    16x16 cells of 4x4 patches: with patches of 4 pixels a tile is 192 pixels wide (768 in the real one) and the
+    global view 256 (1024).
+    """
+    special = ["<|endoftext|>", "<|pad|>", "<image>"]
+    tokenizer = byte_tokenizer(special, [FAMILIES["deepseek_ocr2"].prompt], image_token="<image>")
+    tokens = tokenizer.get_vocab()
+    attention = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = DeepseekOcr2Config(
+        text_config={
+            **attention,
+            "vocab_size": 320,
+            "max_position_embeddings": 4096,
+            "mlp_layer_types": ["dense", "sparse"],
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 32,
+            "bos_token_id": None,
+            "eos_token_id": tokens["<|endoftext|>"],
+            "pad_token_id": tokens["<|pad|>"],
+        },
+        vision_config={
+            "sam_config": {
+                "hidden_size": 16,
+                "output_channels": 16,
+                "downsample_channels": [32, 64],
+                "num_hidden_layers": 2,
+                "num_attention_heads": 1,
+                "global_attn_indexes": [1],
+                "image_size": 256,
+                "patch_size": _DEEPSEEK_PATCH,
+                "initializer_range": 0.02,
+            },
+            "encoder_config": {**attention, "num_key_value_heads": 2, "vocab_size": 1},
+        },
+        image_token_id=tokens["<image>"],
+    )
+    processor = DeepseekOcr2Processor(
+        image_processor=DeepseekOcr2ImageProcessorPil(size={"height": 256, "width": 256}, tile_size=192),
+        tokenizer=tokenizer,
+        patch_size=_DEEPSEEK_PATCH,
+    )
+    torch.manual_seed(seed)
+    model = DeepseekOcr2ForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokens["<|endoftext|>"]
+    model.generation_config.pad_token_id = tokens["<|pad|>"]
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+MODELS = {"paddleocr_vl": save_blank_paddleocr_vl, "deepseek_ocr2": save_tiny_deepseek_ocr2}
+
+
+def main(arguments: list[str]) -> int:
+    """Write the model that ``arguments`` (name, folder) ask for and return the exit code."""
+    try:
+        if len(arguments) != 2 or arguments[0] not in MODELS:
+            raise UserError(
+                "must be a model's name and a folder",
+                where=f"arguments {' '.join(arguments)!r}",
+                mend=f"the models are {', '.join(MODELS)}",
+            )
+        with finished_folder(Path(arguments[1])) as folder:
+            MODELS[arguments[0]](folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_CODE_USER_ERROR
+    return 0
+
+
 if __name__ == "__main__":
-    {"paddleocr_vl": save_blank_paddleocr_vl}[sys.argv[1]](Path(sys.argv[2]))
+    sys.exit(main(sys.argv[1:]))
