@@ -135,10 +135,9 @@ def set_adapter_weights(model: Any) -> None:
     PEFT 0.21 with transformers 5.17 renames those of some families (DeepSeek-OCR-2) and then loads none of them.
     """
     import torch
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import load_file
+    from peft import get_peft_model_state_dict, load_peft_weights
 
-    stored = load_file(HERE / "adapter_model.safetensors")
+    stored = load_peft_weights(str(HERE), device="cpu")
     weights = get_peft_model_state_dict(model)
     if weights.keys() != stored.keys():
         raise SystemExit("error: the adapter does not fit the base model")
