@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from components.prepare.config import PrepareConfig
 from components.prepare.fonts import FontFace, sized_font
 from components.prepare.layout import Page
-from components.prepare.page_look import line_height
+from components.prepare.page_geometry import line_tops, page_height
 
 _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
     # Level 1 is 3 times as fast as the default 6 on these pages and 15 % larger.
@@ -53,23 +53,12 @@ def draw_page(page: Page, faces: list[FontFace], config: PrepareConfig) -> Drawn
 
 
 def _drawn_lines(page: Page, face: FontFace, config: PrepareConfig) -> Image.Image:
-    spacing = line_height(config, page.look.font_size)
-    image = Image.new("L", (config.page_width, _page_height(len(page.lines), spacing, config)), page.look.paper)
-    draw = ImageDraw.Draw(image)
     font = sized_font(face.path, page.look.font_size)
-    ascent, descent = font.getmetrics()
-    above = max(0, spacing - ascent - descent) // 2
-    for number, line in enumerate(page.lines):
-        draw.text((config.margin, config.margin + number * spacing + above), line, fill=page.look.ink, font=font)
+    image = Image.new("L", (config.page_width, page_height(len(page.lines), font, config)), page.look.paper)
+    draw = ImageDraw.Draw(image)
+    for line, top in zip(page.lines, line_tops(len(page.lines), font, config), strict=True):
+        draw.text((config.margin, top), line, fill=page.look.ink, font=font)
     return image
-
-
-def _page_height(lines: int, spacing: int, config: PrepareConfig) -> int:
-    if config.page_height is not None:
-        return config.page_height
-    # Half a line below the last one: fonts whose descent is larger than the line spacing are not clipped.
-    needed = 2 * config.margin + lines * spacing + spacing // 2
-    return -(-needed // config.page_size_multiple) * config.page_size_multiple
 
 
 def _add_noise(image: Image.Image, noise_std: float, seed: int) -> Image.Image:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from components.prepare.config import PrepareConfig
 from components.prepare.fonts import FontFace, sized_font
+from components.prepare.page_geometry import is_clipped
 from components.prepare.page_look import PageLook, page_look
 from components.prepare.selection import CleanDocument
 from components.shared.dataset_manifest import Split
@@ -55,7 +56,7 @@ def lay_out(document: CleanDocument, faces: list[FontFace], config: PrepareConfi
     """Cut ``document`` into pages.
 
     A page that no configured font covers is dropped as ``page_glyph_missing``, one that needs shaping as
-    ``page_needs_shaping``, one with a single letter wider than the page as ``page_does_not_fit``.
+    ``page_needs_shaping``, one with a letter that is wider or higher than the page as ``page_does_not_fit``.
     """
     digest = hashlib.sha256(f"{document.source_id}\n{document.text}".encode()).hexdigest()
     rest = _paragraphs(document.text, config.reflow)
@@ -104,7 +105,7 @@ def _fill_page(
             if needs_shaping("".join(lines)):
                 return *first, "page_needs_shaping"
         if not faces[face].missing("".join(lines)):
-            clipped = any(_drawn_width(faces[face].path, look.font_size, line) > width for line in lines)
+            clipped = is_clipped(lines, sized_font(faces[face].path, look.font_size), config)
             return face, lines, rest, "page_does_not_fit" if clipped else None
     assert first is not None
     return *first, "page_glyph_missing"

@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass
 
 from components.prepare.config import PrepareConfig
+from components.prepare.page_geometry import line_height
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,6 @@ def page_look(config: PrepareConfig, face_count: int, document_digest: str, page
         paper=choice.randint(*config.paper),
         noise_seed=choice.getrandbits(63),
     )
-
-
-def line_height(config: PrepareConfig, font_size: int) -> int:
-    """Return the distance of two baselines in pixels."""
-    return round(font_size * config.line_spacing)
 
 
 def _line_limit(config: PrepareConfig, font_size: int, choice: random.Random) -> int:

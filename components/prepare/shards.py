@@ -1,6 +1,7 @@
 """Drawn pages written as WebDataset shards, the same bytes every time."""
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def write_shards(
             writer = webdataset.ShardWriter(
                 str(folder / f"{split}-%06d.tar"),
                 maxcount=max_samples_per_shard,
+                maxsize=math.inf,  # its default of 3 GB would cut shards that the counts below do not know of
                 post=finished,
                 verbose=0,
                 encoder=False,

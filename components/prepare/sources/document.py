@@ -19,3 +19,8 @@ class Document:
     text: Any
     title: str | None = None
     lang: str = "und"
+
+
+def printable(name: str) -> str:
+    """Return a file's or member's name as text that can be encoded; bytes that are not UTF-8 become ``\\udcXX``."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

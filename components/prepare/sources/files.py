@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.prepare.config import PrepareConfig
-from components.prepare.sources.document import Document
+from components.prepare.sources.document import Document, printable
 from components.shared.errors import UserError
 
 
@@ -34,12 +34,7 @@ def _read_jsonl(path: Path, name: str, config: PrepareConfig) -> Iterator[Docume
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"not valid JSON ({error})", where=f"{path}, line {number}", mend="mend it") from error
-            if not isinstance(row, dict):
-                raise UserError("not a JSON object", where=f"{path}, line {number}", mend="one object per line")
+            row = _json_object(line, where=f"{path}, line {number}")
             if not checked:
                 check_columns(list(row), config, where=f"{path}, line {number}")
                 checked = True
@@ -67,21 +62,42 @@ def _read_webdataset(path: Path, name: str, config: PrepareConfig) -> Iterator[D
     import webdataset
 
     try:
-        samples = webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False)
-        for sample in samples:
-            source_id = f"{name}:{sample['__key__']}"
+        _check_tar_is_whole(path)
+        # Absolute and in a list: a bare string would be expanded, and taken for a URL where it holds a colon.
+        for sample in webdataset.WebDataset([str(path.absolute())], shardshuffle=False, empty_check=False):
+            key = printable(sample["__key__"])
+            where = f"{path}, {key}.json"
             if "json" in sample:
-                row = json.loads(sample["json"])
-                check_columns(list(row), config, where=f"{path}, {sample['__key__']}.json")
-                yield document_of_row(row, source_id, config)
+                row = _json_object(sample["json"], where)
+                check_columns(list(row), config, where)
+                yield document_of_row(row, f"{name}:{key}", config)
             elif "txt" in sample:
-                yield Document(source_id=source_id, text=_decoded(sample["txt"]))
+                yield Document(source_id=f"{name}:{key}", text=_decoded(sample["txt"]))
             else:
-                raise UserError(
-                    "the sample has neither a .txt nor a .json member", where=f"{path}, {sample['__key__']}"
-                )
+                raise UserError("the sample has neither a .txt nor a .json member", where=f"{path}, {key}")
     except (tarfile.TarError, ValueError, EOFError) as error:
-        raise UserError(f"a corrupt shard ({error})", where=str(path), mend="make or copy the shard again") from error
+        problem = error.args[0] if error.args else error  # webdataset adds the open file to what str(error) shows
+        raise UserError(f"a corrupt shard ({problem})", where=str(path), mend="make or copy the shard again") from error
+
+
+def _check_tar_is_whole(path: Path) -> None:
+    """tarfile takes a broken header, or the end of a file that was cut off, for the archive's end: look further."""
+    with tarfile.open(path, "r:") as archive:
+        archive.getmembers()
+        assert archive.fileobj is not None
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"no end of archive, and no readable member, at byte {archive.offset}")
+
+
+def _json_object(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not valid JSON ({error})", where=where, mend="mend or remove it") from error
+    if not isinstance(row, dict):
+        raise UserError("not a JSON object", where=where, mend="one object per line or member")
+    return row
 
 
 def document_of_row(row: dict[str, Any], source_id: str, config: PrepareConfig) -> Document:

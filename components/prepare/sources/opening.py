@@ -7,7 +7,7 @@ from pathlib import Path
 import braceexpand
 
 from components.prepare.config import PrepareConfig
-from components.prepare.sources.document import Document
+from components.prepare.sources.document import Document, printable
 from components.prepare.sources.files import READERS, read_file
 from components.prepare.sources.hugging_face import hugging_face_digest, read_hugging_face
 from components.prepare.sources.python_docs import python_docs_digest, read_python_docs
@@ -52,16 +52,16 @@ def _all_documents(config: PrepareConfig) -> Iterator[Document]:
 
 def _source_files(source: str) -> list[tuple[str, Path]]:
     kinds = ", ".join(READERS)
-    if "{" in source:
+    root = Path(source).expanduser()
+    if "{" in source and not root.exists():
         paths = [Path(name) for name in braceexpand.braceexpand(source)]
         if missing := [path for path in paths if not path.is_file()]:
             raise UserError("no such file", where=f"source {missing[0]}", mend="check the pattern")
-        return [(path.name, path) for path in paths]
-    root = Path(source).expanduser()
+        return [(printable(path.name), path) for path in paths]
     if root.is_file():
         if root.suffix.lower() not in READERS:
             raise UserError(f"not a kind of file that can be read ({kinds})", where=f"source {root}")
-        return [(root.name, root)]
+        return [(printable(root.name), root)]
     if not root.is_dir():
         hint = f"; a dataset on the hub is written {HUB_PREFIX}{source}" if source.count("/") == 1 else ""
         raise UserError(
@@ -70,4 +70,4 @@ def _source_files(source: str) -> list[tuple[str, Path]]:
     found = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix.lower() in READERS)
     if not found:
         raise UserError(f"the folder holds no file that can be read ({kinds})", where=f"source {root}")
-    return [(path.relative_to(root).as_posix(), path) for path in found]
+    return [(printable(path.relative_to(root).as_posix()), path) for path in found]
