@@ -49,4 +49,7 @@ def _line_limit(config: PrepareConfig, font_size: int, choice: random.Random) ->
     limit = choice.randint(*config.lines_per_page)
     if config.page_height is None:
         return limit
-    return max(1, min(limit, (config.page_height - 2 * config.margin) // line_height(config, font_size)))
+    spacing = line_height(config, font_size)
+    # The last line is as high as its letters, which in most fonts is up to 1.25 of the font size.
+    above_last = config.page_height - 2 * config.margin - max(spacing, round(1.25 * font_size))
+    return max(1, min(limit, 1 + above_last // spacing))
