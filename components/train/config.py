@@ -65,8 +65,6 @@ class TrainConfig(StepConfig):
     """tokens per page, image tokens included; longer pages lose the end of their label and are counted"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """number format of the computation: auto is bfloat16 on a GPU and float32 on a CPU"""
-    attn_implementation: Literal["sdpa", "varlen"] = "sdpa"
-    """attention of the vision encoder: sdpa calls it once per picture, varlen once per batch (needs a CUDA device)"""
     dataloader_num_workers: int = Field(0, ge=0)
     """processes that read and preprocess pages; 0: the training process does it"""
     logging_steps: int = Field(1, ge=1)

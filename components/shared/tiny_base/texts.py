@@ -23,7 +23,7 @@ CHARACTERS = string.ascii_letters * 2 + string.digits * 3 + string.punctuation *
 _CHARACTERS_PER_DOCUMENT = 300
 
 
-def prose(packages: tuple[str, ...] = PACKAGES) -> list[str]:
+def prose(packages: tuple[str, ...]) -> list[str]:
     """Return the distinct docstrings of all public functions, classes and modules of ``packages``, sorted."""
     found: set[str] = set()
     for module in _modules(packages):
@@ -51,10 +51,10 @@ def random_characters(choice: random.Random) -> str:
     )
 
 
-def documents(count: int, seed: int) -> Iterator[str]:
+def documents(count: int, seed: int, packages: tuple[str, ...] = PACKAGES) -> Iterator[str]:
     """Yield ``count`` texts of about 300 characters, the kinds in turn."""
     choice = random.Random(seed)
-    texts = prose()
+    texts = prose(packages)
     vocabulary = sorted({word for text in texts for word in text.split() if word.isalpha() and word.isascii()})
     for number in range(count):
         if number % 6 in (0, 3):
@@ -82,9 +82,10 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--documents", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--packages", default=",".join(PACKAGES), help="whose docstrings are the prose")
     options = parser.parse_args()
     with options.output.open("w", encoding="utf-8") as stream:
-        for text in documents(options.documents, options.seed):
+        for text in documents(options.documents, options.seed, tuple(options.packages.split(","))):
             stream.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
 
 

@@ -12,7 +12,6 @@ from components.shared.model_families import ModelFamily, family_of
 from components.shared.model_loading import default_device, default_dtype, load_model, load_processor
 from components.train.backends.protocol import TrainableModel
 from components.train.config import TrainConfig
-from components.train.varlen_attention import use_varlen_attention
 
 
 class StandardBackend:
@@ -32,9 +31,6 @@ class StandardBackend:
         dtype = torch.float32 if config.peft == "none" else compute_dtype(config, device)
         model = load_model(config.base_model, dtype=dtype, device=device, **hub, **options)
         model.config.use_cache = False
-        if config.attn_implementation == "varlen":
-            _need_cuda(device, "attn_implementation", "varlen attention")
-            use_varlen_attention(model)
         family = family_of(model.config.model_type)
         if config.peft == "lora":
             if config.load_in_4bit:

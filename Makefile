@@ -1,0 +1,40 @@
+# Two commands for a fresh clone: `make quickstart` and `make test`. Both need Python 3.11 or newer, make and pip's index.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint ui compile clean
+
+help: ## show what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+# torch first: with it installed, no other package pulls in another build of it.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+install: $(INSTALLED) ## create .venv and install everything into it
+
+quickstart: $(INSTALLED) ## run the whole pipeline on Python's own documentation, on this machine
+	$(BIN)/deepsynth run
+
+test: $(INSTALLED) lint ## lint, check types, run the tests
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## ruff and mypy
+	$(BIN)/ruff check components pipelines tests
+	$(BIN)/ruff format --check components pipelines tests
+	$(BIN)/mypy
+
+ui: $(INSTALLED) ## open the MLflow UI over the runs
+	$(BIN)/deepsynth ui
+
+compile: $(INSTALLED) ## write pipeline.yaml for a Kubeflow Pipelines cluster
+	$(BIN)/deepsynth compile -o pipeline.yaml
+
+clean: ## remove the virtual environment and the caches, keep the runs
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
