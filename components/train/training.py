@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from components.shared.errors import UserError
 from components.shared.progress import ProgressReport
 from components.shared.shard_reader import ShardDataset
 from components.shared.tracking import TrackedRun
 from components.train.backends.protocol import TrainableModel
-from components.train.collator import PageCollator
+from components.train.collator import PageCollator, every_page_has_an_answer
 from components.train.config import TrainConfig
 from components.train.measurements import MeasuringCallback, TrainingMeasurements
 from components.train.rope_positions import rope_positions_of
@@ -19,19 +20,26 @@ from components.train.rope_positions import rope_positions_of
 class PageTrainer(Trainer):
     """A Trainer that counts the samples and tokens of each step."""
 
-    def __init__(self, *, measurements: TrainingMeasurements, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, *, measurements: TrainingMeasurements, collator: PageCollator, **options: Any) -> None:
+        super().__init__(data_collator=collator, **options)
         self._measurements = measurements
+        self._collator = collator
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Count, then train on one batch."""
+        if not every_page_has_an_answer(inputs):
+            raise UserError(
+                f"{self._collator.max_length} tokens are used up by a page's picture and prompt, none is left for text",
+                where="max_length",
+                mend="raise it, or prepare smaller pages; nothing was written",
+            )
         self._measurements.tokens_per_step[-1] += int(inputs["attention_mask"].sum())
         self._measurements.samples_per_step[-1] += len(inputs["input_ids"])
         ends = inputs["attention_mask"].sum(dim=1) - 1
         last_labels = inputs["labels"].gather(1, ends[:, None])
-        end_token = self.data_collator.processor.tokenizer.eos_token_id
+        end_token = self._collator.processor.tokenizer.eos_token_id
         self._measurements.truncated_samples += int((last_labels != end_token).sum())
         return super().training_step(model, inputs, num_items_in_batch)
 
@@ -46,7 +54,7 @@ def train(
         model=trainable.model,
         args=_training_arguments(config, scratch),
         train_dataset=dataset,
-        data_collator=PageCollator(
+        collator=PageCollator(
             trainable.processor, trainable.family, config.max_length, rope_positions_of(trainable.model)
         ),
     )
