@@ -25,8 +25,14 @@ class _CommandLine(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read flags and the config file only: an environment variable such as ``SEED`` is not meant for a step."""
         return (init_settings,)
 
 
@@ -59,7 +65,7 @@ def config_from_arguments(step: str, config_model: type[StepConfig], arguments: 
         __doc__=config_model.__doc__,
         config=(Path | None, Field(None, description="a YAML or JSON file with any of the options below")),
     )
-    settings.model_config["cli_prog_name"] = f"python -m components.{step}"
+    settings.model_config = SettingsConfigDict(**settings.model_config, cli_prog_name=f"python -m components.{step}")
     where = f"components.{step}"
     try:
         from_file: dict[str, Any] = {}

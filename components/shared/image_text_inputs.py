@@ -18,7 +18,7 @@ def prompt_text(processor: ProcessorMixin, family: ModelFamily, instruction: str
     if processor.chat_template is None:
         template = family.prompt_template or "<image>\n{prompt}"
         return template.format(prompt=prompt)
-    content = [{"type": "image"}, {"type": "text", "text": prompt}]
+    content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
     return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
 
 

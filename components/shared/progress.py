@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -77,7 +78,7 @@ class ProgressReport:
             return
         self._last_line = now
         line = {"description": self.description, "done": self.done, "total": self.total, "note": self.note}
-        with open(self._file, "a", encoding="utf-8") as stream:
+        with Path(self._file).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
 

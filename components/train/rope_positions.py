@@ -4,22 +4,25 @@ Families with three-dimensional positions (Qwen-VL, PaddleOCR-VL) compute them s
 device synchronisations each. In the data loader's processes the same function costs the GPU nothing.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 
 class RopePositions:
     """Calls a model's own ``get_rope_index``, on a weightless twin of the model that is cheap to send to workers."""
 
-    def __init__(self, inner_model: PreTrainedModel) -> None:
+    def __init__(self, inner_model: Any) -> None:
         with torch.device("meta"):
-            self._twin = type(inner_model)(inner_model.config)
+            twin = type(inner_model)(inner_model.config)
+        self._position_ids: Callable[..., tuple[torch.Tensor, torch.Tensor]] = twin.get_rope_index
 
     def add_to(self, batch: dict[str, Any]) -> None:
         """Add ``position_ids`` of shape (3, pages, tokens) to a training batch."""
-        batch["position_ids"], _ = self._twin.get_rope_index(
+        batch["position_ids"], _ = self._position_ids(
             input_ids=batch["input_ids"],
             mm_token_type_ids=batch["mm_token_type_ids"],
             image_grid_thw=batch["image_grid_thw"],
@@ -27,8 +30,8 @@ class RopePositions:
         )
 
 
-def rope_positions_of(model: PreTrainedModel) -> RopePositions | None:
+def rope_positions_of(model: PreTrainedModel | PeftModel) -> RopePositions | None:
     """Return the position source of ``model``; None for families with ordinary positions."""
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    inner = getattr(bare, "model", bare)
+    bare = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner: Any = getattr(bare, "model", bare)
     return RopePositions(inner) if hasattr(inner, "get_rope_index") else None

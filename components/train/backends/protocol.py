@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from components.shared.errors import UserError
@@ -18,7 +19,7 @@ class TrainableModel:
     ``details`` are facts worth keeping beside the result, such as what was quantised.
     """
 
-    model: PreTrainedModel
+    model: PreTrainedModel | PeftModel
     processor: ProcessorMixin
     family: ModelFamily
     details: dict[str, Any] = field(default_factory=dict)

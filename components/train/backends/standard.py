@@ -22,21 +22,21 @@ class StandardBackend:
     def load(self, config: TrainConfig) -> TrainableModel:
         """Load the base in the configured precision and add the adapter; see ``Backend.load``."""
         device = default_device()
-        hub = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        hub: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         processor = load_processor(config.base_model, **hub)
         options: dict[str, Any] = {}
         if config.load_in_4bit:
             options["quantization_config"] = _four_bits(device)
         # Full fine-tuning keeps float32 weights: bfloat16 drops updates smaller than 1/256 of a weight.
         dtype = torch.float32 if config.peft == "none" else compute_dtype(config, device)
-        model = load_model(config.base_model, dtype=dtype, device=device, **hub, **options)
-        model.config.use_cache = False
-        family = family_of(model.config.model_type)
-        if config.peft == "lora":
-            if config.load_in_4bit:
-                model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
-            model = get_peft_model(model, lora_config(config, model, family))
-        return TrainableModel(model, processor, family)
+        base = load_model(config.base_model, dtype=dtype, device=device, **hub, **options)
+        base.config.use_cache = False
+        family = family_of(base.config.model_type)
+        if config.peft == "none":
+            return TrainableModel(base, processor, family)
+        if config.load_in_4bit:
+            base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=config.gradient_checkpointing)
+        return TrainableModel(get_peft_model(base, lora_config(config, base, family)), processor, family)
 
 
 def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
