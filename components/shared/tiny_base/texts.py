@@ -20,6 +20,8 @@ from types import ModuleType
 
 PACKAGES = ("numpy", "scipy", "sklearn")
 CHARACTERS = string.ascii_letters * 2 + string.digits * 3 + string.punctuation * 2 + "“”‘’–—…°"
+KINDS = ("prose", "words", "characters")
+_TURNS = ("prose", "words", "words", "prose", "words", "characters")
 _CHARACTERS_PER_DOCUMENT = 300
 
 
@@ -51,20 +53,25 @@ def random_characters(choice: random.Random) -> str:
     )
 
 
-def documents(count: int, seed: int, packages: tuple[str, ...] = PACKAGES) -> Iterator[str]:
-    """Yield ``count`` texts of about 300 characters, the kinds in turn."""
+def documents(
+    count: int, seed: int, packages: tuple[str, ...] = PACKAGES, kinds: tuple[str, ...] = KINDS
+) -> Iterator[str]:
+    """Yield ``count`` texts of about 300 characters, the kinds in turn; those not in ``kinds`` are left out."""
     choice = random.Random(seed)
     texts = prose(packages)
     vocabulary = sorted({word for text in texts for word in text.split() if word.isalpha() and word.isascii()})
     for number in range(count):
-        if number % 6 in (0, 3):
+        kind = _TURNS[number % len(_TURNS)]
+        if kind == "prose":
             text = choice.choice(texts)
             start = choice.randrange(max(1, len(text) - _CHARACTERS_PER_DOCUMENT))
-            yield " ".join(text[start : start + _CHARACTERS_PER_DOCUMENT].split()[1:-1])
-        elif number % 6 != 5:
-            yield random_words(vocabulary, choice)
+            made = " ".join(text[start : start + _CHARACTERS_PER_DOCUMENT].split()[1:-1])
+        elif kind == "words":
+            made = random_words(vocabulary, choice)
         else:
-            yield random_characters(choice)
+            made = random_characters(choice)
+        if kind in kinds:
+            yield made
 
 
 def _modules(packages: tuple[str, ...]) -> Iterator[ModuleType]:
@@ -83,9 +90,11 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--packages", default=",".join(PACKAGES), help="whose docstrings are the prose")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="which of the kinds are written")
     options = parser.parse_args()
+    packages, kinds = tuple(options.packages.split(",")), tuple(options.kinds.split(","))
     with options.output.open("w", encoding="utf-8") as stream:
-        for text in documents(options.documents, options.seed, tuple(options.packages.split(","))):
+        for text in documents(options.documents, options.seed, packages, kinds):
             stream.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
 
 
