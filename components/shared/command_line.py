@@ -65,7 +65,8 @@ def config_from_arguments(step: str, config_model: type[StepConfig], arguments: 
         __doc__=config_model.__doc__,
         config=(Path | None, Field(None, description="a YAML or JSON file with any of the options below")),
     )
-    settings.model_config = SettingsConfigDict(**settings.model_config, cli_prog_name=f"python -m components.{step}")
+    program = SettingsConfigDict(cli_prog_name=f"python -m components.{step}")
+    settings.model_config = {**settings.model_config, **program}  # type: ignore[typeddict-unknown-key]
     where = f"components.{step}"
     try:
         from_file: dict[str, Any] = {}

@@ -92,11 +92,9 @@ def _model_facts(trainable: TrainableModel) -> dict[str, Any]:
 def _save(trainable: TrainableModel, config: TrainConfig, folder: Path) -> None:
     model = trainable.model
     if config.peft == "none":
-        import torch
-
-        model = model.to(torch.bfloat16)
+        model = model.bfloat16()
         model.config.use_cache = True
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     trainable.processor.save_pretrained(folder)
     # PEFT writes a model card of its own, filled with "[More Information Needed]"; the export step writes a real one.
     (folder / "README.md").unlink(missing_ok=True)
