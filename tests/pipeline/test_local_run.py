@@ -134,7 +134,8 @@ def test_mlflow_has_one_parent_and_a_nested_run_per_step(finished: FinishedRun) 
     assert parent.data.tags["kfp.run_id"] == "r1" and parent.info.status == "FINISHED"
     assert set(nested) == {"prepare", "train", "evaluate", "benchmark", "export"}
     assert {run.info.status for run in nested.values()} == {"FINISHED"}
-    assert nested["train"].data.params["learning_rate"] == "0.001"
+    used = yaml.safe_load((finished.folder / "config.yaml").read_text())["train"]["learning_rate"]
+    assert float(nested["train"].data.params["learning_rate"]) == used
     assert [point.step for point in client.get_metric_history(nested["train"].info.run_id, "loss")] == [1, 2]
     digest = finished.summary()["dataset_digest"]
     for step in ("train", "evaluate"):

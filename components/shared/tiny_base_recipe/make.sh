@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the weights of the bundled tiny base with this project's own prepare and train steps:
-#   components/shared/tiny_base/make.sh WORK_FOLDER     (from the repository's root, with the project installed)
+#   components/shared/tiny_base_recipe/make.sh WORK_FOLDER     (from the repository's root, with the project installed)
 # The three stages ran on one NVIDIA H200 with 16 CPU cores.
 # Fonts, all from Debian 12: apt-get install fonts-liberation fonts-lato fonts-open-sans fonts-noto-core fonts-roboto-unhinted
 #   fonts-crosextra-carlito fonts-crosextra-caladea fonts-freefont-ttf fonts-sil-gentiumplus fonts-cabin fonts-cantarell
@@ -8,15 +8,16 @@
 set -euo pipefail
 work=$1
 here=components/shared/tiny_base
+recipe=components/shared/tiny_base_recipe
 # The hash seed: some of SciPy's docstrings print a set.
 export MLFLOW_TRACKING_URI=off HF_HUB_OFFLINE=1 PYTHONHASHSEED=0
 
 mkdir -p "$work/fonts"
 while read -r font; do
   cp "$(find /usr/share/fonts -name "$font" -not -path '*/hinted/*' | head -n 1)" "$work/fonts/"
-done < "$here/fonts.txt"
+done < "$recipe/fonts.txt"
 
-python -m components.shared.tiny_base.texts "$work/texts.jsonl" --documents 72000 --seed 0
+python -m components.shared.tiny_base_recipe.texts "$work/texts.jsonl" --documents 72000 --seed 0
 python -m components.prepare --source "$work/texts.jsonl" --max_documents 42000 --fonts "$work/fonts" \
   --font_sizes 16,18,20,22,24 --lines_per_page 1,4 --eval_fraction 0.01 --max_eval_pages 1000 \
   --max_samples_per_shard 5000 --workers 16 --output_dir "$work/pages"

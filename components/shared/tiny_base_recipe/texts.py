@@ -1,6 +1,6 @@
 """Make the texts that the tiny base was trained on: prose, random words and random characters.
 
-    python -m components.shared.tiny_base.texts OUT.jsonl --documents 60000 --seed 0
+    python -m components.shared.tiny_base_recipe.texts OUT.jsonl --documents 60000 --seed 0
 
 Prose is the docstrings of numpy, scipy and sklearn: two of six documents. The others cannot be guessed from
 language: three are words of that prose in random order, one is random strings of every printable character.

@@ -1,1 +1,0 @@
-"""The bundled base model: its weights, its model card, and the texts it was trained on."""
