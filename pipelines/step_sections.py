@@ -3,11 +3,11 @@
 from copy import copy
 from typing import Any
 
-from components.export.config import ExportConfig
 from pydantic import create_model
 
 from components.benchmark.config import BenchmarkConfig
 from components.evaluate.config import EvaluateConfig
+from components.export.config import ExportConfig
 from components.prepare.config import PrepareConfig
 from components.shared.step_config import StepConfig
 from components.train.config import TrainConfig
