@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from components.shared.base_models import check_base_model_can_be_had
 from components.shared.step_config import parse_config_text, validated
 from pipelines.config import parameter_text, pipeline_config, quickstart_values, with_overrides
 from pipelines.step_sections import STEP_CONFIGS
@@ -39,7 +40,7 @@ def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
     Parameters that are None override nothing.
 
     Raises:
-        UserError: a key or value is wrong, or the source does not exist.
+        UserError: a key or value is wrong, or the source or the base model cannot be had.
     """
     from components.prepare.config import PrepareConfig
     from components.prepare.sources.opening import source_digest
@@ -48,6 +49,7 @@ def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
     pipeline_config(values, "config")
     given = {PARAMETER_KEYS[name]: value for name, value in parameters.items() if value is not None}
     checked = pipeline_config(with_overrides(values, given), "pipeline parameters")
+    check_base_model_can_be_had(checked.base_model, checked.revision)
     settings = {step: checked.step_settings(step) for step in STEP_CONFIGS}
     digest = source_digest(validated(PrepareConfig, settings["prepare"] | {"output_dir": "."}, "prepare"))
     texts = {step: parameter_text(values) for step, values in settings.items()}

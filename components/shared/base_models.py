@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
+
 from components.shared.errors import UserError
+from components.shared.hub import hub_is_reachable
 
 TINY_BASE = "tiny-base"
 TINY_BASE_FOLDER = Path(__file__).parent / "tiny_base"
@@ -26,3 +29,20 @@ def base_model_location(base_model: str) -> str:
             mend=f"give a folder, a hub id such as deepseek-community/DeepSeek-OCR-2, or {TINY_BASE!r}",
         )
     return base_model
+
+
+def check_base_model_can_be_had(base_model: str, revision: str | None) -> None:
+    """Check, without loading anything, that the model is a folder, in the local hub cache, or on a hub in reach.
+
+    Raises:
+        UserError: no such folder, or a hub model that is not in the cache while the hub cannot be reached.
+    """
+    location = base_model_location(base_model)
+    if Path(location).is_dir() or isinstance(try_to_load_from_cache(location, "config.json", revision=revision), str):
+        return
+    if not hub_is_reachable():
+        raise UserError(
+            "a hub model that is not in the local cache needs a network, and the hub cannot be reached",
+            where=f"base_model {base_model!r}",
+            mend=f"give a folder or {TINY_BASE!r}, or connect and try again",
+        )

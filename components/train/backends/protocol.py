@@ -43,8 +43,12 @@ def choose_backend(config: TrainConfig) -> tuple[Backend, str]:
     """Return the backend and the reason for it, in words.
 
     Raises:
-        UserError: the config asks for Unsloth where it cannot run.
+        UserError: the config asks for Unsloth, or for an optimizer, where it cannot run.
     """
+    if config.optim == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "adamw_8bit needs the bitsandbytes package", where="optim", mend="install the gpu extra, or use adamw_torch"
+        )
     if config.backend == "standard":
         return _standard(), "asked for by the config"
     obstacle = _obstacle_to_unsloth(config)
