@@ -45,7 +45,7 @@ class TrainConfig(StepConfig):
     """pages per device and step"""
     gradient_accumulation_steps: int = Field(1, ge=1)
     """batches per optimizer step"""
-    learning_rate: float = Field(2e-4, gt=0, le=1)
+    learning_rate: float = Field(2e-4, gt=0, le=1e30)
     """the schedule's highest learning rate"""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     """shape of the learning rate over the run"""
