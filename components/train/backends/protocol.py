@@ -1,15 +1,21 @@
-"""What a training backend does, and which one is chosen."""
+"""What a training backend does, and which one is chosen.
+
+Nothing here imports transformers or peft at run time: Unsloth patches both, and wants to be imported first.
+"""
+
+from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-from peft import PeftModel
-from transformers import PreTrainedModel, ProcessorMixin
+from typing import TYPE_CHECKING, Any, Protocol
 
 from components.shared.errors import UserError
 from components.shared.model_families import ModelFamily
 from components.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, ProcessorMixin
 
 
 @dataclass(frozen=True)
