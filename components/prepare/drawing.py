@@ -14,7 +14,7 @@ from components.prepare.layout import Page
 from components.prepare.page_geometry import line_tops, page_height
 
 _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
-    # Level 1 is 3 times as fast as the default 6 on these pages and 15 % larger.
+    # Against the default level 6, 100 clean pages took 0.59 of the time and 1.15 of the bytes (noisy: 0.79 and 1.07).
     "png": {"format": "PNG", "compress_level": 1},
     "webp": {"format": "WEBP", "quality": 90},
     "jpg": {"format": "JPEG", "quality": 90},

@@ -85,7 +85,7 @@ def default_device() -> torch.device:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 on a GPU, float32 on a CPU (where bfloat16 products are emulated on most machines)."""
+    """Return bfloat16 on a GPU, float32 on a CPU, where bfloat16 made the tiny base's training no faster."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 

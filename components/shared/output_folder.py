@@ -32,10 +32,3 @@ def finished_folder(target: Path) -> Iterator[Path]:
         partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_text_whole(path: Path, text: str) -> None:
-    """Write ``text`` to a temporary name and rename it to ``path``, so that no reader sees half of it."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

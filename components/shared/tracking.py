@@ -22,7 +22,7 @@ TRACKING_OFF = "off"
 DEFAULT_EXPERIMENT = "deepsynth"
 _LONGEST_VALUE = 6000
 _LARGEST_BATCH = 1000
-# One batch takes 5 ms in SQLite and some tens of ms over a network, so a step of any speed never waits for it.
+# Sending each step's metrics alone would put the store's answer time into every training step.
 _SECONDS_BETWEEN_BATCHES = 2.0
 _SECONDS_BETWEEN_ATTEMPTS = 60.0
 _SECONDS_BETWEEN_SYSTEM_METRICS = 2.0
