@@ -15,7 +15,7 @@ from components.prepare.config import PrepareConfig
 from components.prepare.fonts import FontFace, sized_font
 from components.prepare.page_geometry import is_clipped
 from components.prepare.page_look import PageLook, page_look
-from components.prepare.selection import CleanDocument
+from components.prepare.selection_old import CleanDocument
 from components.shared.dataset_manifest import Split
 
 ENGINE = "pillow-basic-1"

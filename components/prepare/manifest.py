@@ -5,7 +5,7 @@ from collections import Counter
 from components.prepare.config import PrepareConfig
 from components.prepare.fonts import FontFace
 from components.prepare.layout import ENGINE
-from components.prepare.selection import CleanDocument
+from components.prepare.selection_old import CleanDocument
 from components.prepare.sources.opening import source_digest
 from components.shared.dataset_manifest import DatasetManifest, Split, SplitIndex, manifest_digest
 from components.shared.lineage import sha256_file, sha256_json, tool_version

@@ -12,7 +12,7 @@ from components.prepare.layout import DocumentPages, Page, lay_out
 from components.prepare.manifest import build_manifest, page_counts
 from components.prepare.parallel_map import ordered_map
 from components.prepare.preview import PREVIEW_FILE, write_preview
-from components.prepare.selection import CleanDocument, lowest, select_documents
+from components.prepare.selection_old import CleanDocument, lowest, select_documents
 from components.prepare.shards import write_shards
 from components.prepare.sources.opening import read_documents
 from components.shared.dataset_manifest import MANIFEST_FILE, DatasetManifest, Split

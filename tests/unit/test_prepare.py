@@ -20,7 +20,7 @@ from components.prepare.config import PrepareConfig
 from components.prepare.fonts import covered_code_points, find_fonts, sized_font
 from components.prepare.layout import lay_out, needs_shaping
 from components.prepare.page_geometry import page_height
-from components.prepare.selection import CleanDocument, clean_text
+from components.prepare.selection_old import CleanDocument, clean_text
 from components.prepare.step import run
 from components.shared.command_line import step_main
 from components.shared.dataset_manifest import DatasetManifest, Split, manifest_digest, read_manifest

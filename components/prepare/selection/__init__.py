@@ -1,0 +1,1 @@
+"""Which documents are kept, and on which side of the split each one stands."""

@@ -1,0 +1,34 @@
+"""Where one set of documents comes from: the part of the configuration that every source reads."""
+
+from pydantic import Field
+
+from components.shared.step_config import StepConfig
+
+
+class SourceSettings(StepConfig):
+    """One source of documents."""
+
+    source: str = "python-docs"
+    """python-docs (built in); a folder or a file of .txt, .md, .jsonl, .parquet, .pdf or .tar (WebDataset); a pattern
+    such as shards/{000..009}.tar; a Hugging Face dataset as hf:OWNER/NAME; or a folder of scans with their texts
+    beside them as images:FOLDER"""
+    text_column: str = "text"
+    """the field of .jsonl, .parquet, .tar (.json members) and hub rows that holds the text"""
+    title_column: str | None = None
+    """the field that holds a title, drawn above the text"""
+    target_column: str | None = None
+    """task summarize: the field that holds the summary, e.g. summary or highlights"""
+    lang_column: str | None = None
+    """the field that holds the text's language as a BCP 47 tag"""
+    lang: str = "und"
+    """the language of documents that do not say theirs, as a BCP 47 tag"""
+    source_name: str | None = None
+    """hub datasets: the configuration's name"""
+    source_split: str = "train"
+    """hub datasets: which split is read"""
+    source_revision: str | None = None
+    """hub datasets: the commit, tag or branch"""
+    max_documents: int | None = Field(None, ge=1)
+    """read at most this many documents"""
+    weight: float = Field(1.0, gt=0)
+    """with several sources: this source's part of the kept documents, relative to the other sources' weights"""
