@@ -1,5 +1,7 @@
 """Where one set of documents comes from: the part of the configuration that every source reads."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from components.shared.step_config import StepConfig
@@ -30,5 +32,8 @@ class SourceSettings(StepConfig):
     """hub datasets: the commit, tag or branch"""
     max_documents: int | None = Field(None, ge=1)
     """read at most this many documents"""
+    on_unreadable: Literal["stop", "skip"] = "stop"
+    """what happens at a file, row or page that is broken: stop and name it, or skip it, name it in the log and count
+    it as file_unreadable"""
     weight: float = Field(1.0, gt=0)
     """with several sources: this source's part of the kept documents, relative to the other sources' weights"""

@@ -41,6 +41,23 @@ class Document:
     pictures: tuple[PagePicture, ...] = ()
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A file, row, member or page that gives no document: whoever selects documents counts it, and logs its name.
+
+    Attributes:
+        source_id: where it stands, as a document's, e.g. ``"below/report.pdf"`` or ``"rows.jsonl:17"``.
+        problem: what is wrong, in words.
+        reason: what it is counted as: ``file_unreadable``, ``document_too_long`` (larger than any document may be, so
+            it was not read), ``document_without_text`` (a scan without a text beside it) or ``page_text_unmapped``
+            (a PDF's page whose fonts do not say which letters they draw).
+    """
+
+    source_id: str
+    problem: str
+    reason: str = "file_unreadable"
+
+
 def printable(name: str) -> str:
     """Return a file's or member's name as text that can be encoded; bytes that are not UTF-8 become ``\\udcXX``."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
