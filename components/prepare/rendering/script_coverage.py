@@ -1,0 +1,128 @@
+"""Which scripts the documents are written in, and which of them no font can draw."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from fontTools import unicodedata
+
+from components.prepare.rendering.font_files import known_font_files
+from components.prepare.rendering.fonts import FontFace, covered_code_points, find_fonts
+from components.shared.errors import UserError
+
+_OF_NO_SCRIPT = ("Zyyy", "Zinh", "Zzzz")
+_EXAMPLES = 8
+_CJK_SCRIPTS = {"Bopo", "Hang", "Hani", "Hira", "Kana"}
+_CJK_PACKAGES = "fonts-wqy-microhei, or fonts-noto-cjk for each country's own forms,"
+_PACKAGE_OF_MOST = "fonts-noto-core"
+# Seen by reading the cmap tables of fonts-noto-core 20201225-1: it covers all other scripts of Unicode 17.
+_NOT_IN_NOTO_CORE = {"Chrs", "Cpmn", "Diak", "Kits", "Maka", "Nand", "Ougr", "Tnsa", "Toto", "Vith"}
+
+
+class UncoveredScript(NamedTuple):
+    """A script most of whose letters, as far as the documents use them, no configured font has.
+
+    Attributes:
+        name: in English, e.g. ``"Devanagari"``.
+        documents: how many documents hold letters of it.
+        script: its ISO 15924 code, e.g. ``"Deva"``.
+        letters: the letters without a glyph, in code point order.
+    """
+
+    name: str
+    documents: int
+    script: str
+    letters: str
+
+
+class ScriptTally:
+    """Counts documents by script while they stream past; its memory is bounded by the size of Unicode.
+
+    Attributes:
+        documents: how many were added.
+        scripts: ISO 15924 code to the number of documents with letters of it.
+        characters: every character seen.
+    """
+
+    def __init__(self) -> None:
+        self.documents = 0
+        self.scripts: Counter[str] = Counter()
+        self.characters: set[str] = set()
+
+    def add(self, text: str) -> None:
+        """Count one document."""
+        characters = set(text)
+        self.documents += 1
+        self.characters |= characters
+        self.scripts.update({script for letter in characters if (script := script_of_letter(letter))})
+
+
+@lru_cache(maxsize=65536)
+def script_of_letter(character: str) -> str | None:
+    """Return the ISO 15924 code of a letter's script; None for what is no letter, or belongs to no one script."""
+    if not character.isalpha():
+        return None
+    script = unicodedata.script(character)
+    return None if script in _OF_NO_SCRIPT else script
+
+
+def check_scripts(
+    scripts: Mapping[str, int],
+    characters: Iterable[str],
+    faces: Sequence[FontFace],
+    documents: int,
+    limit: float = 0.0,
+) -> list[UncoveredScript]:
+    """Return the scripts that the fonts cannot draw, the one with most documents first.
+
+    A script counts as not covered where at least half of its letters in ``characters`` have a glyph in no face. Where
+    fewer are missing (a rare ideograph), the pages that hold them are dropped and counted one by one.
+
+    Args:
+        scripts: ISO 15924 code to the number of documents with letters of it, see ``ScriptTally``.
+        characters: every character of the documents.
+        documents: how many documents there are.
+        limit: scripts in this share of the documents or less are not reported, 0 to 1.
+    """
+    seen: dict[str, list[str]] = {}
+    for character in sorted(set(characters)):
+        if script := script_of_letter(character):
+            seen.setdefault(script, []).append(character)
+    found = []
+    for script, letters in seen.items():
+        count = scripts.get(script, 0)
+        without = [letter for letter in letters if not any(ord(letter) in covered_code_points(face) for face in faces)]
+        if count > limit * documents and 2 * len(without) >= len(letters):
+            found.append(UncoveredScript(script_name(script), count, script, "".join(without)))
+    return sorted(found, key=lambda uncovered: (-uncovered.documents, uncovered.script))
+
+
+def script_name(script: str) -> str:
+    """Return a script's English name, e.g. ``"Devanagari"`` for ``"Deva"``."""
+    return str(unicodedata.script_name(script)).replace("_", " ")
+
+
+def scripts_error(uncovered: Sequence[UncoveredScript], documents: int) -> UserError:
+    """Return the error that lists scripts without a font, and for each where a font is to be had."""
+    listed = ", ".join(
+        f"{script.name} ({script.documents} of {documents} documents, e.g. {' '.join(script.letters[:_EXAMPLES])})"
+        for script in uncovered
+    )
+    mends = ", ".join(f"for {script.name} {_where_a_font_is(script)}" for script in uncovered)
+    return UserError(f"no font covers {listed}", where="fonts", mend=mends)
+
+
+def _where_a_font_is(uncovered: UncoveredScript) -> str:
+    needed = {ord(letter) for letter in uncovered.letters}
+    for path in known_font_files():
+        try:
+            if needed <= covered_code_points(FontFace(path)) and find_fonts([str(path)]):
+                return f"add {path.name!r} to fonts"
+        except UserError:  # one that is damaged, or draws no letters, is no remedy
+            continue
+    if uncovered.script in _CJK_SCRIPTS:
+        return f"install Debian's {_CJK_PACKAGES} and add the font to fonts"
+    if uncovered.script in _NOT_IN_NOTO_CORE:
+        return "add a font of your own to fonts"
+    return f"install Debian's {_PACKAGE_OF_MOST} and add 'Noto Sans {uncovered.name}' to fonts"
