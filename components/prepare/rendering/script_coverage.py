@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fontTools import unicodedata
 
-from components.prepare.rendering.font_files import known_font_files
+from components.prepare.rendering.font_files import known_font_files, named_faces
 from components.prepare.rendering.fonts import FontFace, covered_code_points, find_fonts
 from components.shared.errors import UserError
 
@@ -115,10 +115,11 @@ def scripts_error(uncovered: Sequence[UncoveredScript], documents: int) -> UserE
 
 def _where_a_font_is(uncovered: UncoveredScript) -> str:
     needed = {ord(letter) for letter in uncovered.letters}
-    for path in known_font_files():
+    faces = (face for path in known_font_files() for face in named_faces(path)[:1])
+    for face in sorted(faces, key=lambda face: face.strangeness):
         try:
-            if needed <= covered_code_points(FontFace(path)) and find_fonts([str(path)]):
-                return f"add {path.name!r} to fonts"
+            if needed <= covered_code_points(FontFace(face.path)) and find_fonts([str(face.path)]):
+                return f"add {face.path.name!r} to fonts"
         except UserError:  # one that is damaged, or draws no letters, is no remedy
             continue
     if uncovered.script in _CJK_SCRIPTS:
