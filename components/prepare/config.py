@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.shared.step_config import StepConfig
+from components.prepare.source_settings import SourceSettings
 
 GrayRange = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
 
 _NOT_IN_THE_DATA = {"output_dir", "workers"}
 
 
-class PrepareConfig(StepConfig):
+class PrepareConfig(SourceSettings):
     """Turn documents into labelled page images: WebDataset shards and a manifest."""
 
     output_dir: Path

@@ -157,8 +157,8 @@ def make_bad_source(kind: str, folder: Path) -> tuple[str, list[str]]:
         (folder / "empty").mkdir()
         return str(folder / "empty"), ["empty", ".parquet"]
     if kind == "other kind of file":
-        (folder / "a.pdf").write_bytes(b"%PDF")
-        return str(folder / "a.pdf"), ["a.pdf", ".jsonl"]
+        (folder / "a.docx").write_bytes(b"PK")
+        return str(folder / "a.docx"), ["a.docx", ".jsonl"]
     if kind == "empty jsonl":
         (folder / "none.jsonl").write_text("\n\n")
         return str(folder / "none.jsonl"), ["none.jsonl", "empty"]

@@ -2,36 +2,38 @@
 
 from collections.abc import Iterator
 
-from components.prepare.config import PrepareConfig
+from components.prepare.source_settings import SourceSettings
 from components.prepare.sources.document import Document
-from components.prepare.sources.files import check_columns, document_of_row
+from components.prepare.sources.rows import check_columns, document_of_row, named_columns
 from components.shared.errors import UserError
 from components.shared.hub import hub_is_reachable
 from components.shared.lineage import sha256_json
 
 
-def read_hugging_face(name: str, config: PrepareConfig) -> Iterator[Document]:
-    """Yield the rows of ``config.source_split``, in order, without downloading the whole dataset.
+def read_hugging_face(name: str, settings: SourceSettings) -> Iterator[Document]:
+    """Yield the rows of ``settings.source_split``, in order, without downloading the whole dataset.
 
     Raises:
         UserError: no network, no such dataset, configuration, split or column.
     """
     _need_the_hub(name)
     import datasets
+    from datasets.exceptions import DatasetsError
 
     try:
         rows = datasets.load_dataset(
-            name, config.source_name, split=config.source_split, revision=config.source_revision, streaming=True
+            name, settings.source_name, split=settings.source_split, revision=settings.source_revision, streaming=True
         )
         if rows.column_names:
-            check_columns(list(rows.column_names), config, where=f"hf:{name}")
+            check_columns(list(rows.column_names), settings, where=f"hf:{name}")
+            rows = rows.select_columns(named_columns(settings))  # else pictures and sounds would be decoded too
         for number, row in enumerate(rows, start=1):
-            yield document_of_row(row, f"{name}:{number}", config)
-    except (OSError, ValueError) as error:
+            yield document_of_row(row, f"{name}:{number}", settings)
+    except (OSError, ValueError, DatasetsError) as error:
         raise UserError(f"the dataset cannot be read ({error})", where=f"hf:{name}") from error
 
 
-def hugging_face_digest(name: str, config: PrepareConfig) -> str:
+def hugging_face_digest(name: str, settings: SourceSettings) -> str:
     """Return a digest over the dataset's name and the commit that the revision stands for.
 
     Raises:
@@ -42,10 +44,10 @@ def hugging_face_digest(name: str, config: PrepareConfig) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        commit = HfApi().dataset_info(name, revision=config.source_revision).sha
+        commit = HfApi().dataset_info(name, revision=settings.source_revision).sha
     except (HfHubHTTPError, OSError) as error:
         raise UserError(f"the dataset cannot be found ({error})", where=f"hf:{name}") from error
-    return sha256_json([name, commit, config.source_name, config.source_split])
+    return sha256_json([name, commit, settings.source_name, settings.source_split])
 
 
 def _need_the_hub(name: str) -> None:

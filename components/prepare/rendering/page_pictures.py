@@ -1,0 +1,160 @@
+"""Pages that exist as pictures, brought to the page size: pages of PDFs, and scans."""
+
+import warnings
+from functools import lru_cache
+
+import numpy as np
+import pypdfium2
+import pypdfium2.raw
+from PIL import Image, ImageChops, ImageOps
+
+from components.prepare.sources.document import PagePicture
+from components.prepare.sources.pdf import open_pdf
+
+MAX_PIXELS = 64_000_000
+"""An A4 page at 600 dpi has 35 million pixels."""
+
+MAX_ENLARGEMENT = 2.0
+"""Scans are not enlarged further: letters would only get blurred. What is left of the page stays white."""
+
+_PDF_DOTS_PER_POINT = 150 / 72  # where no size is asked for
+_WHITE = 255
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+_MIN_IS_WHITE, _PHOTOMETRIC = 0, 262  # TIFF's tag PhotometricInterpretation
+
+
+class PageError(Exception):
+    """A picture that cannot be a page.
+
+    Attributes:
+        reason: ``picture_too_large`` or ``picture_unreadable``.
+        problem: what is wrong, and with which file.
+    """
+
+    def __init__(self, reason: str, problem: str) -> None:
+        self.reason = reason
+        self.problem = problem
+        super().__init__(problem)
+
+    def __reduce__(self) -> tuple[type["PageError"], tuple[str, str]]:
+        return type(self), (self.reason, self.problem)
+
+
+def load_page(picture: PagePicture, width: int | None, height: int | None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Return a page picture as (H, W) uint8 gray, 255 white, contiguous and writable.
+
+    Given both, the picture is fitted into ``width`` x ``height`` pixels and centred on white; given one, it is scaled
+    to that; given none, scans keep their size and PDF pages are drawn at 150 dpi. Proportions are kept. A PDF's page
+    is drawn at the wanted size, without annotations and form entries, as they are not in its text. Scans are turned
+    as their EXIF data says and enlarged at most ``MAX_ENLARGEMENT`` times. The same file gives the same pixels.
+
+    Raises:
+        PageError: the file is broken or of several pages; or it, a picture on the PDF's page, or the result has more
+            than ``max_pixels``. Sizes are read from the header, before anything is decoded. Pillow itself refuses
+            more than 179 million.
+    """
+    if picture.page_index is None:
+        page = _scan(picture.path, width, height, max_pixels)
+    else:
+        page = _pdf_page(picture.path, picture.page_index, width, height, max_pixels)
+    return _on_paper(page, width, height)
+
+
+def _pdf_page(path: str, index: int, width: int | None, height: int | None, max_pixels: int) -> np.ndarray:
+    try:
+        page = _opened_pdf(path)[index]
+        for picture in page.get_objects(filter=[pypdfium2.raw.FPDF_PAGEOBJ_IMAGE]):
+            columns, rows = picture.get_px_size()
+            _check_size(columns, rows, max_pixels, path)
+        natural = page.get_size()
+        if min(natural) <= 0:
+            raise PageError("picture_unreadable", f"{path}, page {index + 1}: a page of no size")
+        columns, rows = _fitted(natural, width, height, default=_PDF_DOTS_PER_POINT)
+        _check_size(columns, rows, max_pixels, path)
+        bitmap = pypdfium2.PdfBitmap.new_native(columns, rows, _bitmap_format(page))
+        bitmap.fill_rect((_WHITE, _WHITE, _WHITE, _WHITE), 0, 0, columns, rows)
+        pypdfium2.raw.FPDF_RenderPageBitmap(bitmap, page, 0, 0, columns, rows, 0, pypdfium2.raw.FPDF_GRAYSCALE)
+    except (pypdfium2.PdfiumError, OSError, IndexError) as error:
+        raise PageError("picture_unreadable", f"{path}, page {index + 1}: {error}") from error
+    pixels = bitmap.to_numpy()
+    return np.array(pixels if pixels.ndim == 2 else pixels[:, :, 0])
+
+
+def _bitmap_format(page: pypdfium2.PdfPage) -> int:
+    """PDFium blends transparent objects into colour bitmaps only; there gray has three equal channels."""
+    transparent = pypdfium2.raw.FPDFPage_HasTransparency(page)
+    return pypdfium2.raw.FPDFBitmap_BGR if transparent else pypdfium2.raw.FPDFBitmap_Gray
+
+
+@lru_cache(maxsize=1)
+def _opened_pdf(path: str) -> pypdfium2.PdfDocument:
+    """A worker draws one document after the other: the last file stays open for its next page."""
+    return open_pdf(path)
+
+
+def _scan(path: str, width: int | None, height: int | None, max_pixels: int) -> np.ndarray:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about size, which is checked here, and about odd tags
+            with Image.open(path, formats=_FORMATS) as image:
+                _check_size(image.width, image.height, max_pixels, path)
+                if image.format in ("TIFF", "PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
+                    raise PageError("picture_unreadable", f"{path}: a file of several pictures")
+                gray = _gray(ImageOps.exif_transpose(image), _is_inverted(image))
+    except PageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise PageError("picture_too_large", f"{path}: {error}") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
+        raise PageError("picture_unreadable", f"{path}: {error}") from error
+    columns, rows = _fitted(gray.size, width, height, default=1.0, largest=MAX_ENLARGEMENT)
+    _check_size(columns, rows, max_pixels, path)
+    if (columns, rows) != gray.size:
+        # Reduced to three times the wanted size by averaging first: several times as fast, the same to the eye.
+        gray = gray.resize((columns, rows), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return np.array(gray)
+
+
+def _gray(image: Image.Image, inverted: bool) -> Image.Image:
+    """Return ``image`` in mode L, as it looks on white paper."""
+    if image.mode.startswith("I;16"):  # Pillow's own conversion cuts everything above 255 off
+        gray = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        return ImageChops.invert(gray) if inverted else gray
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}, whose black and white are not known")
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image.convert("RGBA")).convert("L")
+    return image.convert("L")
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    tags = getattr(image, "tag_v2", None)
+    return tags is not None and tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE
+
+
+def _fitted(
+    natural: tuple[float, float], width: int | None, height: int | None, *, default: float, largest: float = np.inf
+) -> tuple[int, int]:
+    """Return the size in pixels, at least 1 x 1, at which a picture of ``natural`` size lies inside the box."""
+    scales = [box / size for box, size in zip((width, height), natural, strict=True) if box is not None]
+    scale = min([*scales, largest]) if scales else default
+    columns, rows = (max(1, round(size * scale)) for size in natural)
+    return min(columns, width or columns), min(rows, height or rows)
+
+
+def _check_size(columns: int, rows: int, max_pixels: int, path: str) -> None:
+    if columns * rows > max_pixels:
+        problem = f"{path}: {columns} x {rows} pixels, at most {max_pixels} are allowed"
+        raise PageError("picture_too_large", problem)
+
+
+def _on_paper(page: np.ndarray, width: int | None, height: int | None) -> np.ndarray:
+    rows, columns = page.shape
+    wanted = (height or rows, width or columns)
+    if page.shape == wanted:
+        return page
+    paper = np.full(wanted, _WHITE, np.uint8)
+    top, left = (wanted[0] - rows) // 2, (wanted[1] - columns) // 2
+    paper[top : top + rows, left : left + columns] = page
+    return paper

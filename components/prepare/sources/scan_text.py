@@ -1,0 +1,109 @@
+"""The text of a scanned page from the formats that OCR engines and archives write: ALTO and hOCR."""
+
+from collections.abc import Iterable
+
+from lxml import etree
+
+_HOCR_LINES = ("ocr_line", "ocrx_line", "ocr_header", "ocr_footer", "ocr_caption", "ocr_textfloat")
+_HOCR_BLOCKS = ("ocr_par", "ocr_carea", "ocrx_block")
+
+
+class ScanTextError(Exception):
+    """A file that is not what its name says; says why."""
+
+
+def alto_text(content: bytes) -> str:
+    """Return the text of an ALTO file (any version) of one page: a line per ``TextLine``, a blank line between blocks.
+
+    Blocks come in the order of the page's ``ReadingOrder`` (ALTO 4.3), else in the file's. What is drawn is returned:
+    a hyphen at a line's end stays, words are not joined across it.
+
+    Raises:
+        ScanTextError: not XML, entities of its own, not ALTO, or not one page.
+    """
+    root = _parsed_xml(content)
+    if etree.QName(root).localname.lower() != "alto":
+        raise ScanTextError(f"not ALTO but {etree.QName(root).localname}")
+    pages = root.findall(".//{*}Layout/{*}Page")
+    if len(pages) != 1:
+        raise ScanTextError(f"{len(pages)} pages in one ALTO file, one is needed")
+    blocks = _in_reading_order(root, list(pages[0].iter("{*}TextBlock")))
+    return _paragraphs([_alto_line(line) for line in block.iter("{*}TextLine")] for block in blocks)
+
+
+def hocr_text(content: bytes) -> str:
+    """Return the text of an hOCR file of one page: a line per ``ocr_line``, a blank line between paragraphs.
+
+    Raises:
+        ScanTextError: not UTF-8, not HTML, not one page, or without lines.
+    """
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ScanTextError(f"not UTF-8 ({error})") from error
+    try:
+        root = etree.fromstring(content, etree.HTMLParser(encoding="utf-8", no_network=True, huge_tree=False))
+    except (etree.LxmlError, ValueError) as error:
+        raise ScanTextError(f"not HTML ({error})") from error
+    pages = [] if root is None else [element for element in root.iter() if "ocr_page" in _classes(element)]
+    if len(pages) != 1:
+        raise ScanTextError(f"{len(pages)} elements of class ocr_page, one is needed")
+    lines = [element for element in pages[0].iter() if not _classes(element).isdisjoint(_HOCR_LINES)]
+    if not lines and any("ocrx_word" in _classes(element) for element in pages[0].iter()):
+        raise ScanTextError("words, but no element of class ocr_line")
+    blocks: dict[int, list[str]] = {}
+    order = {element: number for number, element in enumerate(pages[0].iter())}
+    for line in lines:
+        block = next((above for above in line.iterancestors() if not _classes(above).isdisjoint(_HOCR_BLOCKS)), root)
+        blocks.setdefault(order.get(block, -1), []).append(" ".join("".join(line.itertext()).split()))
+    return _paragraphs(blocks.values())
+
+
+def _parsed_xml(content: bytes) -> etree._Element:
+    # libxml2 limits how far entities of attributes grow; those of elements would be left out, so none is accepted.
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    try:
+        root = etree.fromstring(content, parser)
+    except (etree.LxmlError, ValueError) as error:
+        raise ScanTextError(f"not XML ({error})") from error
+    declared = root.getroottree().docinfo.internalDTD
+    if declared is not None and any(True for _ in declared.iterentities()):
+        raise ScanTextError("it declares entities of its own, which are not expanded")
+    return root
+
+
+def _in_reading_order(root: etree._Element, blocks: list[etree._Element]) -> list[etree._Element]:
+    places: dict[str, int] = {}
+    for number, reference in enumerate(root.findall(".//{*}ReadingOrder//{*}ElementRef")):
+        places.setdefault(reference.get("REF", ""), number)
+    return sorted(blocks, key=lambda block: _place(block, places))  # stable: blocks that are not named come last
+
+
+def _place(block: etree._Element, places: dict[str, int]) -> int:
+    """A block is where the order names it, a block around it, or the first of its lines."""
+    around = [block, *block.iterancestors("{*}ComposedBlock"), *block.iter("{*}TextLine")]
+    return next((places[name] for element in around if (name := element.get("ID", "")) in places), len(places))
+
+
+def _alto_line(line: etree._Element) -> str:
+    children = [(etree.QName(child).localname, child) for child in line.iterchildren(tag=etree.Element)]
+    # Some writers leave the spaces out; where there are any, words without one between them stand close.
+    between = "" if any(kind == "SP" for kind, _ in children) else " "
+    text = ""
+    for kind, child in children:
+        if kind == "String":
+            text += (between if text else "") + child.get("CONTENT", "")
+        elif kind == "SP":
+            text += " "
+        elif kind == "HYP":
+            text += child.get("CONTENT", "-").replace("\N{SOFT HYPHEN}", "-")
+    return " ".join(text.split())
+
+
+def _classes(element: etree._Element) -> set[str]:
+    return set((element.get("class") or "").split()) if isinstance(element.tag, str) else set()
+
+
+def _paragraphs(blocks: Iterable[list[str]]) -> str:
+    texts = ("\n".join(line for line in lines if line) for lines in blocks)
+    return "\n\n".join(text for text in texts if text)
