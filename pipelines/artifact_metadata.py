@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.shared.errors import UserError
 from components.shared.lineage import sha256_folder
 
 
@@ -16,6 +18,38 @@ def describe_dataset(dataset: Any, source_digest: str, preview: Any) -> None:
     for split, index in manifest["splits"].items():
         dataset.metadata[f"{split}_pages"] = sum(shard["nsamples"] for shard in index["shardlist"])
     shutil.copyfile(Path(dataset.path) / "preview.html", preview.path)
+
+
+def describe_selection(selection: Any, source_digest: str) -> None:
+    """Note what the documents were selected from."""
+    selection.metadata["source_digest"] = source_digest
+
+
+def describe_partition(pages: Any, partition: int, partitions: int) -> None:
+    """Note which part of how many these pages are, for ``partition_folders``."""
+    pages.metadata["partition"] = partition
+    pages.metadata["partitions"] = partitions
+
+
+def partition_folders(pages: Sequence[Any]) -> list[Path]:
+    """Return the folders of all partitions' pages, by partition.
+
+    Counted because KFP 2.17 promises no order, and hands a list of artifacts over with all but the last one missing
+    where it crosses a sub-pipeline (kubeflow/pipelines#13900).
+
+    Raises:
+        UserError: a partition is missing or there twice.
+    """
+    partitions = int(pages[0].metadata["partitions"]) if pages else 0
+    folders = sorted((int(artifact.metadata["partition"]), Path(artifact.path)) for artifact in pages)
+    arrived = [partition for partition, _ in folders]
+    if not arrived or arrived != list(range(partitions)):
+        raise UserError(
+            f"the pages of partitions {arrived} arrived, not of 0 to {partitions - 1}",
+            where="the artifacts that were collected from the tasks that draw",
+            mend="run those tasks again; the list must not cross a sub-pipeline on its way",
+        )
+    return [folder for _, folder in folders]
 
 
 def describe_adapter(adapter: Any, metrics: Any) -> None:

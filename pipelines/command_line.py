@@ -34,6 +34,10 @@ class Runner(StrEnum):
 
 
 RunsDir = Annotated[Path, typer.Option(help="The folder of all runs and of their MLflow store.")]
+PreparePartitions = Annotated[
+    int,
+    typer.Option(min=1, max=1000, help="Draw the pages in this many tasks and merge them; same dataset, any number."),
+]
 
 
 @app.command()
@@ -50,6 +54,7 @@ def run(
     ),
     runs_dir: RunsDir = Path("runs"),
     run_id: Annotated[str | None, typer.Option(help="The run's name; without it, the time in UTC.")] = None,
+    prepare_partitions: PreparePartitions = 1,
 ) -> None:
     """Run the whole pipeline on this machine: documents in, adapter, evaluation and package out.
 
@@ -74,7 +79,7 @@ def run(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError("may hold letters, digits, dots, - and _ only", where=f"--run-id {name!r}")
     try:
-        outcome = run_pipeline(checked, runs_dir, name)
+        outcome = run_pipeline(checked, runs_dir, name, prepare_partitions)
     except KeyboardInterrupt as interrupt:
         print("interrupted: nothing half-written was kept", file=sys.stderr)
         raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
@@ -98,10 +103,15 @@ def compile_pipeline(
     image: Annotated[
         str | None, typer.Option(envvar="DEEPSYNTH_IMAGE", help="The steps' container image, with an immutable tag.")
     ] = None,
+    prepare_partitions: PreparePartitions = 1,
 ) -> None:
     """Compile the pipeline to KFP's IR YAML, to be submitted to a cluster.
 
-    **Example**: `deepsynth compile -o pipeline.yaml --image ghcr.io/me/deepsynth-pipelines-python:0.1.0-abc123`
+    **Examples**
+
+    - `deepsynth compile -o pipeline.yaml --image ghcr.io/me/deepsynth-pipelines-python:0.1.0-abc123`
+
+    - more documents than one machine should draw: `deepsynth compile -o pipeline.yaml --prepare-partitions 16`
     """
     if output.suffix not in (".yaml", ".yml"):
         raise UserError("the file's name must end in .yaml", where=f"--output {output}")
@@ -111,11 +121,11 @@ def compile_pipeline(
         os.environ["DEEPSYNTH_IMAGE"] = image
     from kfp.compiler import Compiler
 
-    from pipelines.finetune import finetune
+    from pipelines.finetune import finetune_pipeline
 
     partial = output.with_name(f".{output.stem}.partial-{os.getpid()}.yaml")
     try:
-        Compiler().compile(finetune, str(partial))
+        Compiler().compile(finetune_pipeline(prepare_partitions), str(partial))
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)

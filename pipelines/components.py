@@ -1,8 +1,8 @@
-# ruff: noqa: UP045 (KFP reads Optional[X], not X | None)
+# ruff: noqa: UP006, UP035, UP045 (KFP reads Optional[X] and List[X], not X | None and list[X])
 """The KFP components: each one's body is all that is shipped, so it imports the installed package and calls it."""
 
 import os
-from typing import NamedTuple, Optional
+from typing import List, NamedTuple, Optional
 
 from kfp import dsl
 
@@ -53,6 +53,44 @@ def prepare(config: str, source_digest: str, dataset: dsl.Output[dsl.Dataset], p
     from pipelines.task_entry import run_task
 
     run_task("prepare", config, output_dir=dataset.path)
+    describe_dataset(dataset, source_digest, preview)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def select_documents(config: str, source_digest: str, selection: dsl.Output[dsl.Artifact]) -> None:
+    """Read, clean and split the source's documents, for others to draw."""
+    from pipelines.artifact_metadata import describe_selection
+    from pipelines.partition_tasks import select_documents
+
+    select_documents(config, selection.path)
+    describe_selection(selection, source_digest)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def draw_pages(
+    partition: int, partitions: int, selection: dsl.Input[dsl.Artifact], pages: dsl.Output[dsl.Artifact]
+) -> None:
+    """Draw one part of the selected documents."""
+    from pipelines.artifact_metadata import describe_partition
+    from pipelines.partition_tasks import draw_pages
+
+    draw_pages(selection.path, pages.path, partition, partitions)
+    describe_partition(pages, partition, partitions)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def assemble_dataset(
+    source_digest: str,
+    selection: dsl.Input[dsl.Artifact],
+    pages: dsl.Input[List[dsl.Artifact]],
+    dataset: dsl.Output[dsl.Dataset],
+    preview: dsl.Output[dsl.HTML],
+) -> None:
+    """Merge all parts' pages into the dataset that one process would have made."""
+    from pipelines.artifact_metadata import describe_dataset
+    from pipelines.partition_tasks import assemble_dataset
+
+    assemble_dataset(selection.path, pages, dataset.path)
     describe_dataset(dataset, source_digest, preview)
 
 

@@ -28,14 +28,15 @@ def main(job_file: str) -> int:
         runner = local.SubprocessRunner(use_venv=False)
         local.init(runner, pipeline_root=str(root), workspace_root=str(Path(scratch) / "workspace"))
         try:
-            compiled_without_unset_parameters(Path(scratch) / "pipeline.yaml")(config=job["config"])
+            package = Path(scratch) / "pipeline.yaml"
+            compiled_without_unset_parameters(package, job["prepare_partitions"])(config=job["config"])
         except RuntimeError as error:
             print(error, file=sys.stderr)
             return 1
     return 0
 
 
-def compiled_without_unset_parameters(package: Path) -> Callable[..., Any]:
+def compiled_without_unset_parameters(package: Path, prepare_partitions: int) -> Callable[..., Any]:
     """Compile the pipeline into ``package`` and load it, leaving out optional parameters that have no default.
 
     KFP 2.17's local runner cannot pass None on to a task; a task that lacks the parameter gets None.
@@ -43,9 +44,10 @@ def compiled_without_unset_parameters(package: Path) -> Callable[..., Any]:
     from kfp.compiler import Compiler
     from kfp.components import load_component_from_text
 
-    from pipelines.finetune import finetune
+    from pipelines.finetune import finetune_pipeline
 
-    Compiler().compile(finetune, str(package))
+    # One after the other: a task that draws uses all of the machine's cores already.
+    Compiler().compile(finetune_pipeline(prepare_partitions, drawn_at_once=1), str(package))
     spec = next(yaml.safe_load_all(package.read_text(encoding="utf-8")))
     holders = [spec["root"], *spec["components"].values()]
     for inputs in (holder.get("inputDefinitions", {}).get("parameters", {}) for holder in holders):

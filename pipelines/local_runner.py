@@ -4,6 +4,7 @@ The work is done in ``runs/.<id>.partial-<pid>``, which takes the name ``runs/<i
 """
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -25,7 +26,7 @@ from components.shared.progress import PROGRESS_FILE_VARIABLE
 from pipelines.config import SharedSettings, parameter_text
 from pipelines.process_group import ProcessGroup
 from pipelines.run_display import RunDisplay
-from pipelines.run_events import EventReader
+from pipelines.run_events import EventReader, task_title
 from pipelines.run_summary import SUMMARY_FILE, build_summary
 
 LOG_FILE = "pipeline.log"
@@ -38,6 +39,8 @@ _FOLDERS = {
     "export": "package",
 }
 _SECONDS_BETWEEN_LOOKS = 0.2
+# KFP's local runner goes on with other tasks after one in a loop has failed.
+_SECONDS_TO_END_AFTER_A_FAILURE = 5.0
 
 
 class StepFailedError(Exception):
@@ -62,24 +65,39 @@ class _Watched:
     outputs: dict[str, Path] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     error: dict[str, Any] | None = None
-    running: str = ""
-    started: float = 0.0
+    """the first task's that failed"""
+    last_task: str = "before the first step"
+    died: bool = False
+    """the last task ended without a word"""
+    _running: bool = False
+    _started: float = 0.0
 
     def note(self, line: dict[str, Any]) -> None:
-        if line.get("event") == "start":
-            self.running, self.started = line["step"], line["time"]
-        elif line.get("event") == "end":
-            self.seconds[line["step"]] = line["time"] - self.started
+        """Take in one line of the event file; tasks come one after the other."""
+        event = line.get("event")
+        if self.failed():
+            return
+        if event == "start" and self._running:
+            self.died = True
+        elif event == "start":
+            self.last_task, self._running, self._started = task_title(line), True, line["time"]
+        elif event == "end":
+            self._running = False
+            self.seconds[line["step"]] = self.seconds.get(line["step"], 0.0) + line["time"] - self._started
             if "output_dir" in line:
                 self.outputs[line["step"]] = Path(line["output_dir"])
-        elif line.get("event") == "warning" and line["message"] not in self.warnings:
+        elif event == "warning" and line["message"] not in self.warnings:
             self.warnings.append(line["message"])
-        elif line.get("event") == "error":
+        elif event == "error":
             self.error = line
 
+    def failed(self) -> bool:
+        """Tell whether a task said that it failed, or died."""
+        return self.died or self.error is not None
 
-def run_pipeline(config: SharedSettings, runs_dir: Path, run_id: str) -> RunOutcome:
-    """Run the pipeline and make ``runs_dir/run_id``.
+
+def run_pipeline(config: SharedSettings, runs_dir: Path, run_id: str, prepare_partitions: int = 1) -> RunOutcome:
+    """Run the pipeline and make ``runs_dir/run_id``; its pages are drawn in ``prepare_partitions`` tasks.
 
     Raises:
         UserError: the run exists, or a step found something that the user can mend.
@@ -94,7 +112,8 @@ def run_pipeline(config: SharedSettings, runs_dir: Path, run_id: str) -> RunOutc
         failed_log = runs_dir / f"{run_id}.failed.log"
         failed_log.unlink(missing_ok=True)
         with _kept_log_of_a_failure(folder / LOG_FILE, failed_log):
-            watched, memory = _watch(config, folder, run_id, tracking_uri(runs_dir))
+            job = _write_job(config, folder, prepare_partitions)
+            watched, memory = _watch(job, folder, run_id, tracking_uri(runs_dir), _tasks(prepare_partitions))
         for step, name in _FOLDERS.items():
             shutil.move(watched.outputs[step], folder / name)
         shutil.rmtree(folder / "kfp")
@@ -109,12 +128,25 @@ def tracking_uri(runs_dir: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_dir.absolute() / 'mlflow.db'}"
 
 
-def _watch(config: SharedSettings, folder: Path, run_id: str, uri: str) -> tuple[_Watched, dict[str, int]]:
-    events = folder / "kfp" / "events.jsonl"
-    events.parent.mkdir()
-    job = folder / "kfp" / "job.json"
-    values = parameter_text(config.model_dump(mode="json", exclude_unset=True))
-    job.write_text(json.dumps({"pipeline_root": str(folder / "kfp"), "config": values}), encoding="utf-8")
+def _tasks(prepare_partitions: int) -> int:
+    """Return how many tasks a run has: configure and five steps, where prepare may be select, draw ... and assemble."""
+    return 6 if prepare_partitions == 1 else 5 + 1 + prepare_partitions + 1
+
+
+def _write_job(config: SharedSettings, folder: Path, prepare_partitions: int) -> Path:
+    path = folder / "kfp" / "job.json"
+    path.parent.mkdir()
+    job = {
+        "pipeline_root": str(path.parent),
+        "config": parameter_text(config.model_dump(mode="json", exclude_unset=True)),
+        "prepare_partitions": prepare_partitions,
+    }
+    path.write_text(json.dumps(job), encoding="utf-8")
+    return path
+
+
+def _watch(job: Path, folder: Path, run_id: str, uri: str, tasks: int) -> tuple[_Watched, dict[str, int]]:
+    events = job.with_name("events.jsonl")
     environment = os.environ | {
         PROGRESS_FILE_VARIABLE: str(events),
         "MLFLOW_TRACKING_URI": uri,
@@ -123,30 +155,31 @@ def _watch(config: SharedSettings, folder: Path, run_id: str, uri: str) -> tuple
     }
     command = [sys.executable, "-m", "pipelines.local_run", str(job)]
     reader, watched = EventReader(events), _Watched()
-    with RunDisplay() as display, ProcessGroup(command, folder / LOG_FILE, environment) as group:
-        code = None
-        while code is None:
+    with RunDisplay(tasks) as display, ProcessGroup(command, folder / LOG_FILE, environment) as group:
+        code, give_up_at = None, math.inf
+        while code is None and time.monotonic() < give_up_at:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             code = group.exit_code()
             for line in reader.new_lines():
                 watched.note(line)
                 display.show(line)
+            if watched.failed():
+                give_up_at = min(give_up_at, time.monotonic() + _SECONDS_TO_END_AFTER_A_FAILURE)
     if code != 0:
         raise _failure(watched, code, folder / LOG_FILE)
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     return watched, {"largest_process": largest, "all_processes": group.peak_memory_bytes}
 
 
-def _failure(watched: _Watched, exit_code: int, log: Path) -> Exception:
+def _failure(watched: _Watched, exit_code: int | None, log: Path) -> Exception:
     if watched.error is None:
-        step = watched.running or "before the first step"
         last_words = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2].strip()
+        known = "" if exit_code is None else f"exit code {exit_code}; "
         return StepFailedError(
-            f"{step}: its process ended without an error of its own (exit code {exit_code}; "
-            "killed, or out of memory?); "
+            f"{watched.last_task}: its process ended without an error of its own ({known}killed, or out of memory?); "
             f"the log ends with: {last_words[:200]}"
         )
-    message = f"{watched.error['step']}: {watched.error['message']}"
+    message = f"{task_title(watched.error)}: {watched.error['message']}"
     return UserError(message) if watched.error["exit_code"] == EXIT_CODE_USER_ERROR else StepFailedError(message)
 
 

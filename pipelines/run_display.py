@@ -7,14 +7,18 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from components.shared.progress import progress_display
-
-STEPS_IN_RUN = 6
+from pipelines.run_events import task_title
 
 
 class RunDisplay:
-    """Turns the lines of the run's event file into a display; use as a context manager."""
+    """Turns the lines of the run's event file into a display; use as a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        tasks: how many tasks the run has, one after the other.
+    """
+
+    def __init__(self, tasks: int) -> None:
+        self._tasks = tasks
         self._progress = progress_display() if Console(stderr=True).is_terminal else None
         self._console = self._progress.console if self._progress else Console(stderr=True)
         self._overall: TaskID | None = None
@@ -27,7 +31,7 @@ class RunDisplay:
         self._context: AbstractContextManager[Any] = self._progress or nullcontext()
         self._context.__enter__()
         if self._progress:
-            self._overall = self._progress.add_task("start", total=STEPS_IN_RUN, note="")
+            self._overall = self._progress.add_task("start", total=self._tasks, note="")
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -41,20 +45,20 @@ class RunDisplay:
         if line.get("event") == "start":
             self._number += 1
             self._started = line["time"]
-            self._name_step(line["step"])
+            self._name_task(task_title(line))
         elif line.get("event") == "end":
             seconds = line["time"] - self._started
             self._drop_work()
-            self._say(f"[{self._number}/{STEPS_IN_RUN}] {line['step']} done in {seconds:.1f} s")
+            self._say(f"[{self._number}/{self._tasks}] {task_title(line)} done in {seconds:.1f} s")
         elif "event" not in line and self._progress:
             self._show_work(line)
 
-    def _name_step(self, step: str) -> None:
+    def _name_task(self, title: str) -> None:
         if self._progress and self._overall is not None:
-            name = f"step {self._number} of {STEPS_IN_RUN}: {step}"
+            name = f"step {self._number} of {self._tasks}: {title}"
             self._progress.update(self._overall, description=name, completed=self._number - 1)
         else:
-            self._say(f"[{self._number}/{STEPS_IN_RUN}] {step} ...")
+            self._say(f"[{self._number}/{self._tasks}] {title} ...")
 
     def _show_work(self, line: dict[str, Any]) -> None:
         assert self._progress

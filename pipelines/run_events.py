@@ -20,6 +20,12 @@ def tell(event: str, step: str, **details: Any) -> None:
             stream.write(json.dumps(line) + "\n")
 
 
+def task_title(event: dict[str, Any]) -> str:
+    """Return how an event's task is called: the step, and which part of it where it has several tasks."""
+    part = event.get("part")
+    return f"{event['step']} ({part})" if part else str(event["step"])
+
+
 class EventReader:
     """Reads the lines that were appended since the last call."""
 

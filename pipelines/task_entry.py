@@ -31,24 +31,27 @@ def run_task(step: str, config: str, **folders: str) -> Any:
 
 
 @contextmanager
-def task(step: str, **details: Any) -> Iterator[None]:
-    """Tell the run's watcher about start, end or error of ``step``; ``details`` go with the end."""
+def task(step: str, part: str | None = None, **details: Any) -> Iterator[None]:
+    """Tell the run's watcher about start, end or error of ``step``; ``details`` go with the end.
+
+    ``part`` says in words which of its tasks this is, where a step has several.
+    """
     configure_logs()
     signal.signal(signal.SIGTERM, _end_in_order)
     warnings = _WarningEvents(step)
     for package in ("components", "pipelines"):
         logging.getLogger(package).addHandler(warnings)
-    tell("start", step)
+    tell("start", step, part=part)
     try:
         yield
     except UserError as error:
-        tell("error", step, message=str(error), exit_code=EXIT_CODE_USER_ERROR)
+        tell("error", step, part=part, message=str(error), exit_code=EXIT_CODE_USER_ERROR)
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_CODE_USER_ERROR)
     except Exception as error:
-        tell("error", step, message=f"{type(error).__name__}: {error}", exit_code=1)
+        tell("error", step, part=part, message=f"{type(error).__name__}: {error}", exit_code=1)
         raise
-    tell("end", step, **json.loads(json.dumps(details)))
+    tell("end", step, part=part, **json.loads(json.dumps(details)))
 
 
 class _WarningEvents(logging.Handler):

@@ -1,0 +1,225 @@
+"""Pages drawn in partitions: the same dataset as one process makes, through KFP's loop and without it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from kfp import dsl
+from mlflow.tracking import MlflowClient
+
+from components.prepare.config import PrepareConfig
+from components.prepare.stages import assemble, draw, select
+from components.prepare.step import run
+from components.shared.errors import UserError
+from components.shared.tiny_models import save_blank_paddleocr_vl
+from pipelines.artifact_metadata import partition_folders
+from pipelines.config import pipeline_config
+
+DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
+SETTINGS = {
+    "prepare.eval_fraction": 0.3,
+    "prepare.font_sizes": "[14, 16]",
+    "prepare.max_train_pages": 12,
+    "prepare.max_eval_pages": 3,
+    "prepare.max_samples_per_shard": 5,
+    "train.max_steps": 2,
+    "train.per_device_train_batch_size": 4,
+    "evaluate.max_new_tokens": 16,
+    "evaluate.bootstrap_resamples": 100,
+    "evaluate.classic_ocr": "false",
+    "benchmark.max_steps": 2,
+    "benchmark.warmup_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eleven documents, of which two are one text and one has a letter that no font draws."""
+    folder = tmp_path_factory.mktemp("source")
+    for number in range(9):
+        words = " ".join(f"word{number}x{place}" for place in range(20 + 15 * number))
+        (folder / f"{number}.txt").write_text(f"Document {number}. {words}.")
+    (folder / "copy.txt").write_text((folder / "3.txt").read_text())
+    (folder / "odd.txt").write_text("A private letter \ue123 stands here, and no font has it.")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Without KFP: the three stages by themselves.
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 5, 13])
+def test_any_number_of_partitions_makes_the_bytes_of_one_process(source: Path, tmp_path: Path, partitions: int) -> None:
+    def config(name: str) -> PrepareConfig:
+        return PrepareConfig(
+            source=str(source),
+            output_dir=tmp_path / name,
+            eval_fraction=0.3,
+            font_sizes=[14, 16],
+            max_train_pages=12,
+            max_samples_per_shard=5,
+            workers=1,
+        )
+
+    alone = run(config("alone"))
+    parts = config("parts")
+    select(parts, tmp_path / "selection")
+    for partition in reversed(range(partitions)):
+        draw(parts, tmp_path / "selection", tmp_path / f"pages{partition}", partition, partitions)
+    folders = [tmp_path / f"pages{partition}" for partition in range(partitions)]
+    merged = assemble(parts, tmp_path / "selection", folders, tmp_path / "parts")
+    assert merged == alone
+    assert merged.splits["train"].samples == 12 and len(merged.splits["train"].shardlist) == 3
+    assert sum(merged.dropped.values()) > 0
+    assert files(tmp_path / "parts") == files(tmp_path / "alone")
+
+
+# What KFP hands to the merge.
+
+
+def pages_of(partition: int, partitions: int) -> dsl.Artifact:
+    # Numbers arrive as floats.
+    return dsl.Artifact(
+        uri=f"/pages/{partition}", metadata={"partition": float(partition), "partitions": float(partitions)}
+    )
+
+
+def test_partitions_are_merged_by_number_in_whatever_order_they_arrive() -> None:
+    arrived = [pages_of(number, 12) for number in (11, 2, 0, 10, 1, 9, 3, 8, 4, 7, 5, 6)]
+    assert partition_folders(arrived) == [Path(f"/pages/{number}") for number in range(12)]
+
+
+@pytest.mark.parametrize("arrived", [[], [2], [0, 1], [0, 1, 1], [0, 1, 2, 2]])
+def test_a_partition_that_is_missing_or_doubled_is_never_merged(arrived: list[int]) -> None:
+    with pytest.raises(UserError, match="arrived"):
+        partition_folders([pages_of(number, 3) for number in arrived])
+
+
+# Through the command line and KFP's local runner.
+
+
+def command(source: Path, model: Path, *settings: str) -> list[str]:
+    options = [f"--set={key}={value}" for key, value in (SETTINGS | {"base_model": model, "source": source}).items()]
+    options += [f"--set={setting}" for setting in settings]
+    return [DEEPSYNTH, "run", "--run-id", "r1", "--prepare-partitions", "3", *options]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "KFP"))}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "blank"
+    save_blank_paddleocr_vl(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(source: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The root of a finished run of three partitions, and what it said on the way."""
+    root = tmp_path_factory.mktemp("a python3 folder")
+    answer = subprocess.run(command(source, model), cwd=root, env=environment(), capture_output=True, text=True)
+    log = root / "runs" / "r1.failed.log"
+    assert answer.returncode == 0, answer.stderr + (log.read_text() if log.exists() else "")
+    return root, answer.stderr
+
+
+def test_a_run_in_partitions_leaves_the_dataset_of_one_process(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder = finished[0] / "runs" / "r1"
+    used = pipeline_config(yaml.safe_load((folder / "config.yaml").read_text()), "config.yaml")
+    settings: dict[str, Any] = used.step_settings("prepare") | {"output_dir": tmp_path / "alone"}
+    alone = run(PrepareConfig.model_validate(settings))
+    assert files(folder / "dataset") == files(tmp_path / "alone")
+    assert json.loads((folder / "summary.json").read_text())["dataset_digest"] == alone.digest
+    assert {path.name for path in folder.iterdir()} == {
+        *("dataset", "adapter", "evaluation", "benchmark", "package"),
+        *("pipeline.log", "config.yaml", "summary.json"),
+    }
+
+
+def test_its_tasks_are_shown_one_after_the_other_and_summed_as_one_step(finished: tuple[Path, str]) -> None:
+    root, progress = finished
+    assert [line for line in progress.splitlines() if line.endswith("...")][1:6] == [
+        "[2/10] prepare (select documents) ...",
+        "[3/10] prepare (draw partition 1 of 3) ...",
+        "[4/10] prepare (draw partition 2 of 3) ...",
+        "[5/10] prepare (draw partition 3 of 3) ...",
+        "[6/10] prepare (assemble the dataset) ...",
+    ]
+    assert progress.count("done in") == 10
+    seconds = json.loads((root / "runs" / "r1" / "summary.json").read_text())["seconds_per_step"]
+    assert set(seconds) == {"configure", "prepare", "train", "evaluate", "benchmark", "export"}
+    shown = [
+        float(line.split(" done in ")[1].split()[0])
+        for line in progress.splitlines()
+        if "prepare (" in line[:16] and "done" in line
+    ]
+    assert seconds["prepare"] == pytest.approx(sum(shown), abs=0.3) and len(shown) == 5
+
+
+def test_mlflow_has_one_run_of_prepare_with_the_result(finished: tuple[Path, str]) -> None:
+    client = MlflowClient(f"sqlite:///{finished[0] / 'runs' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("deepsynth").experiment_id])
+    nested = {run.info.run_name: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert len(runs) == len(nested) + 1
+    assert set(nested) == {"prepare", "train", "evaluate", "benchmark", "export"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert nested["prepare"].data.metrics["train_pages"] == 12
+    artifacts = {entry.path for entry in client.list_artifacts(nested["prepare"].info.run_id)}
+    assert {"manifest.json", "preview.html"} <= artifacts
+
+
+def test_a_partition_whose_process_is_killed_is_named(source: Path, model: Path, tmp_path: Path) -> None:
+    with (tmp_path / "stderr").open("w") as stderr:
+        process = subprocess.Popen(command(source, model), cwd=tmp_path, env=environment(), stderr=stderr)
+    wait_for(lambda: "draw partition 2 of 3) ..." in (tmp_path / "stderr").read_text())
+    (task,) = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "kfp.dsl.executor_main" in child.cmdline()
+    ]
+    task.kill()  # as the kernel does when memory runs out
+    assert process.wait(timeout=60) == 1
+    error = (tmp_path / "stderr").read_text()
+    # The third partition is drawn or ended before the run ends; it's the second one that is to blame.
+    assert "error: prepare (draw partition 2 of 3): its process ended without an error of its own" in error
+    assert "Traceback" not in error and "assemble" not in error
+    assert {path.name for path in (tmp_path / "runs").iterdir()} <= {"r1.failed.log", "mlflow.db", "mlartifacts"}
+
+
+def test_an_error_in_a_partition_that_the_user_can_mend_is_one_line(source: Path, model: Path, tmp_path: Path) -> None:
+    answer = subprocess.run(
+        command(source, model, 'prepare.fonts=["no-such-font.ttf"]'),
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 2
+    (line,) = [line for line in answer.stderr.splitlines() if line.startswith("error:")]
+    assert line.startswith("error: prepare (") and "no-such-font.ttf" in line
+    assert "Traceback" not in answer.stderr
+
+
+def wait_for(happened: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
