@@ -1,0 +1,137 @@
+"""Which documents are kept, on which side of the split each one stands, and in which order."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.prepare.selection.document_store import numbered, write_lines
+from components.prepare.selection.intake import Intake, SelectionSettings
+from components.prepare.selection.selection_record import Selection, SourceCounts
+from components.prepare.selection.splitting import lowest_of_both_sides, mixture, with_both_sides
+from components.prepare.source_settings import SourceSettings
+from components.prepare.sources.document import Document
+from components.shared.errors import UserError
+
+__all__ = ["HOLDOUT", "SelectionSettings", "select_documents"]
+
+HOLDOUT = "holdout"
+"""the holdout's name among ``Selection.sources``"""
+
+Mask = NDArray[np.bool_]
+
+
+def select_documents(
+    sources: Sequence[tuple[SourceSettings, Iterable[Document]]],
+    holdout: Iterable[Document] | None,
+    settings: SelectionSettings,
+    folder: Path,
+) -> Selection:
+    """Clean, deduplicate, split and mix documents; write them and ``selection.json`` into ``folder``.
+
+    Copies: the first document stays; one that equals or nearly equals it is dropped, the holdout coming before the
+    sources and those in the given order. So no document has a copy on the other side, as far as MinHash finds it (see
+    ``bands_and_rows``). The reason ends in ``_across_splits`` where the copy's own hash, or the holdout, would have
+    put it on the other side.
+
+    Split: a document is evaluated where its fingerprint's position is below ``eval_fraction``, and keeps its side
+    when others come or go; only where that leaves one side empty, one document is moved to it. With a holdout, its
+    documents are evaluated and no others.
+
+    Mixture: of several sources, source i keeps weight_i * T documents, with the largest T for which all have enough;
+    of both sides alike, those of the lowest positions. The rest are ``document_over_weight``. The holdout is no part
+    of the mixture. Documents are numbered in the order of the sources, the holdout first.
+
+    Raises:
+        UserError: there are several sources, and one of them has no document that can be used.
+        FileExistsError: the folder holds documents already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fraction = settings.eval_fraction if holdout is None else 0.0
+    with (
+        tempfile.TemporaryDirectory(dir=folder, prefix=".selecting-") as scratch,
+        Intake(settings, Path(scratch)) as intake,
+    ):
+        held_out = [] if holdout is None else [_read(intake, HOLDOUT, holdout, lambda position: True)]
+        parts = [_read(intake, source.source, read, lambda position: position < fraction) for source, read in sources]
+        chosen = _chosen(intake, parts, [source.weight for source, _ in sources])
+        evaluated = np.array(intake.evaluated, dtype=bool)
+        if fraction > 0:
+            evaluated[chosen] = with_both_sides(evaluated[chosen], _positions(intake)[chosen])
+        count = write_lines(folder, _numbered_lines(intake, chosen, evaluated))
+        counts = [part.counts(chosen) for part in held_out + parts]
+        on_eval = int(evaluated[chosen].sum())
+        selection = Selection(
+            folder=folder,
+            count=count,
+            documents={"train": count - on_eval, "eval": on_eval},
+            read=sum(part.read for part in counts),
+            dropped=sum((part.dropped for part in counts), Counter()),
+            scripts=intake.census.documents_by_script(chosen),
+            characters=intake.census.characters_by_script(),
+            sources=counts,
+        )
+    selection.save()
+    return selection
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A source's documents: ``members`` are the places of those that were kept."""
+
+    source: str
+    read: int
+    members: slice
+    dropped: Counter[str]
+
+    def counts(self, chosen: Mask) -> SourceCounts:
+        """Return the source's counts with the documents in ``members`` that were not chosen."""
+        of_part = chosen[self.members]
+        over = Counter(document_over_weight=int((~of_part).sum()))
+        return SourceCounts(source=self.source, read=self.read, kept=int(of_part.sum()), dropped=self.dropped + over)
+
+
+def _read(intake: Intake, source: str, documents: Iterable[Document], evaluated: Callable[[float], bool]) -> _Part:
+    start, read = len(intake.positions), 0
+    dropped: Counter[str] = Counter()
+    for document in documents:
+        read += 1
+        if reason := intake.take(document, evaluated):
+            dropped[reason] += 1
+    return _Part(source, read, slice(start, len(intake.positions)), dropped)
+
+
+def _positions(intake: Intake) -> NDArray[np.float64]:
+    return np.array(intake.positions, dtype=np.float64)
+
+
+def _chosen(intake: Intake, parts: list[_Part], weights: list[float]) -> Mask:
+    """Return the mask of the documents that the mixture takes, the holdout whole."""
+    chosen = np.ones(len(intake.positions), dtype=bool)
+    if len(parts) < 2:
+        return chosen
+    positions, evaluated = _positions(intake), np.array(intake.evaluated, dtype=bool)
+    available = [part.members.stop - part.members.start for part in parts]
+    for part, count in zip(parts, available, strict=True):
+        if not count:
+            reasons = ", ".join(f"{reason}: {number}" for reason, number in part.dropped.items()) or "it is empty"
+            raise UserError(
+                f"no document can be used ({reasons}), so it cannot be mixed with the other sources",
+                where=f"source {part.source}",
+                mend="leave this source out",
+            )
+    for part, amount in zip(parts, mixture(available, weights), strict=True):
+        chosen[part.members] = lowest_of_both_sides(evaluated[part.members], positions[part.members], amount)
+    return chosen
+
+
+def _numbered_lines(intake: Intake, chosen: Mask, evaluated: Mask) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    for line, taken, on_eval in zip(intake.spool.lines(), chosen, evaluated, strict=True):
+        if taken:
+            yield number, numbered(number, "eval" if on_eval else "train", line)
+            number += 1
