@@ -4,12 +4,15 @@ import logging
 import pickle
 import shutil
 import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import pytest
-from fontTools.fontBuilder import FontBuilder
-from fontTools.pens.ttGlyphPen import TTGlyphPen
+from built_font import built_font
+from fontTools import unicodedata
 from fontTools.ttLib import TTFont
 from fontTools.ttLib.tables.DefaultTable import DefaultTable
 from fontTools.ttLib.ttCollection import TTCollection
@@ -18,34 +21,12 @@ from hypothesis import strategies as st
 
 from components.prepare.rendering import font_files
 from components.prepare.rendering.fonts import FontFace, covered_code_points, find_fonts
-from components.prepare.rendering.script_coverage import ScriptTally, check_scripts, scripts_error
+from components.prepare.rendering.script_coverage import UncoveredScript, check_scripts, scripts_error
 from components.shared.errors import UserError
 
 CARRIED = Path(matplotlib.__file__).parent / "mpl-data" / "fonts" / "ttf"
 DEJAVU = CARRIED / "DejaVuSans.ttf"
 DEJAVU_BYTES = DEJAVU.read_bytes()
-
-
-def built_font(path: Path, letters: str = "", outlines: bool = True, family: str = "Made Here") -> Path:
-    """Write a font whose letters are all different rectangles, or empty."""
-    pens = {}
-    for number, name in enumerate([".notdef", *(f"letter{ord(letter)}" for letter in letters)]):
-        pens[name] = TTGlyphPen(None)
-        if outlines:
-            for place, (x, y) in enumerate([(0, 0), (0, 500), (400 + number, 500), (400 + number, 0)]):
-                pens[name].lineTo((x, y)) if place else pens[name].moveTo((x, y))
-            pens[name].closePath()
-    builder = FontBuilder(1000)
-    builder.setupGlyphOrder(list(pens))
-    builder.setupCharacterMap({ord(letter): f"letter{ord(letter)}" for letter in letters})
-    builder.setupGlyf({name: pen.glyph() for name, pen in pens.items()})
-    builder.setupHorizontalMetrics(dict.fromkeys(pens, (600, 0)))
-    builder.setupHorizontalHeader(ascent=800, descent=-200)
-    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
-    builder.setupOS2()
-    builder.setupPost()
-    builder.save(path)
-    return path
 
 
 def collection(path: Path, *members: Path) -> Path:
@@ -206,7 +187,7 @@ def blank(path: Path) -> None:
     ],
 )
 def test_a_font_that_draws_no_letters_is_refused_by_name_and_left_out_of_a_folder(
-    make, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make: Callable[[Path], None], reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(tmp_path / "unfit.ttf")
     with pytest.raises(UserError, match=f"unfit.*{reason}"):
@@ -296,44 +277,49 @@ def test_one_flipped_bit_in_a_table_is_seen(tmp_path_factory: pytest.TempPathFac
     path.unlink()
 
 
-def tally_of(*texts: str) -> ScriptTally:
-    tally = ScriptTally()
-    for text in texts:
-        tally.add(text)
-    return tally
+@dataclass
+class Texts:
+    """What prepare counts over its documents: how many use a script, and which characters of it."""
+
+    documents: int
+    scripts: Counter[str]
+    characters: dict[str, str]
 
 
-def uncovered_by_dejavu(tally: ScriptTally, limit: float = 0.0) -> list:
-    return check_scripts(tally.scripts, tally.characters, find_fonts(["DejaVuSans.ttf"]), tally.documents, limit)
+def counted(*texts: str) -> Texts:
+    scripts = [{unicodedata.script(letter) for letter in text} for text in texts]
+    every = sorted(set("".join(texts)))
+    return Texts(
+        len(texts),
+        Counter(script for of_text in scripts for script in of_text),
+        {script: "".join(c for c in every if unicodedata.script(c) == script) for script in set().union(*scripts)},
+    )
 
 
-def test_scripts_are_counted_by_document() -> None:
-    tally = tally_of("Hello, hello 12", "Привет and hello", "12 — 34 ?!", "नमस्ते")
-    assert tally.documents == 4
-    assert tally.scripts == {"Latn": 2, "Cyrl": 1, "Deva": 1}
+def uncovered_by_dejavu(texts: Texts, limit: float = 0.0) -> list[UncoveredScript]:
+    return check_scripts(texts.scripts, texts.characters, find_fonts(["DejaVuSans.ttf"]), texts.documents, limit)
 
 
 def test_scripts_without_a_font_are_reported_with_their_documents() -> None:
-    tally = tally_of("नमस्ते", "नमस्ते दुनिया", "你好", "مرحبا שלום Hello Привет Γειά")
-    found = uncovered_by_dejavu(tally)
+    texts = counted("नमस्ते", "नमस्ते दुनिया", "你好", "مرحبا שלום Hello Привет Γειά 12 — !?")
+    found = uncovered_by_dejavu(texts)
     assert [(script.name, script.documents) for script in found] == [("Devanagari", 2), ("Han", 1)]
     assert found[1].letters == "你好"
-    assert uncovered_by_dejavu(tally, limit=0.25)[0].name == "Devanagari"
-    assert len(uncovered_by_dejavu(tally, limit=0.25)) == 1
-    assert uncovered_by_dejavu(tally, limit=0.5) == []
+    assert [script.name for script in uncovered_by_dejavu(texts, limit=0.25)] == ["Devanagari"]
+    assert uncovered_by_dejavu(texts, limit=0.5) == []
 
 
 def test_a_few_rare_letters_do_not_make_a_script_uncovered() -> None:
-    assert uncovered_by_dejavu(tally_of("plain words and \U0001df04, a Latin letter that DejaVu lacks")) == []
+    assert uncovered_by_dejavu(counted("plain words and \U0001df04, a Latin letter that DejaVu lacks")) == []
 
 
 def test_the_error_lists_scripts_letters_and_where_a_font_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(font_files, "_FOLDERS", (tmp_path,))
-    tally = tally_of("नमस्ते", "你好", "\U0001e290\U0001e291", "مرحبا")
-    [plain] = find_fonts([str(built_font(tmp_path / "abc.ttf", "abc"))])
-    found = check_scripts(tally.scripts, tally.characters, [plain], tally.documents)
-    message = str(scripts_error(found, tally.documents))
+    texts = counted("नमस्ते", "你好", "\U0001e290\U0001e291", "مرحبا")
+    plain = find_fonts([str(built_font(tmp_path / "abc.ttf", "abc"))])
+    found = check_scripts(texts.scripts, texts.characters, plain, texts.documents)
+    message = str(scripts_error(found, texts.documents))
     assert "Devanagari (1 of 4 documents, e.g. त न म स)" in message
     assert "for Devanagari install Debian's fonts-noto-core and add 'Noto Sans Devanagari' to fonts" in message
     assert "for Han install Debian's fonts-wqy-microhei" in message
@@ -344,9 +330,8 @@ def test_the_error_lists_scripts_letters_and_where_a_font_is(tmp_path: Path, mon
 @given(st.lists(st.text(max_size=40), max_size=5))
 @settings(max_examples=40)
 def test_what_is_reported_stands_in_the_documents_and_in_no_font(texts: list[str]) -> None:
-    tally = tally_of(*texts)
     covered = covered_code_points(FontFace(DEJAVU))
-    for script in uncovered_by_dejavu(tally):
+    for script in uncovered_by_dejavu(counted(*texts)):
         assert 1 <= script.documents <= len(texts)
         assert script.letters
         assert all(letter in "".join(texts) and ord(letter) not in covered for letter in script.letters)

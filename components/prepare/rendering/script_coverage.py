@@ -1,8 +1,6 @@
-"""Which scripts the documents are written in, and which of them no font can draw."""
+"""Which of the documents' scripts no font can draw, and where a font for them is."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fontTools import unicodedata
@@ -36,40 +34,9 @@ class UncoveredScript(NamedTuple):
     letters: str
 
 
-class ScriptTally:
-    """Counts documents by script while they stream past; its memory is bounded by the size of Unicode.
-
-    Attributes:
-        documents: how many were added.
-        scripts: ISO 15924 code to the number of documents with letters of it.
-        characters: every character seen.
-    """
-
-    def __init__(self) -> None:
-        self.documents = 0
-        self.scripts: Counter[str] = Counter()
-        self.characters: set[str] = set()
-
-    def add(self, text: str) -> None:
-        """Count one document."""
-        characters = set(text)
-        self.documents += 1
-        self.characters |= characters
-        self.scripts.update({script for letter in characters if (script := script_of_letter(letter))})
-
-
-@lru_cache(maxsize=65536)
-def script_of_letter(character: str) -> str | None:
-    """Return the ISO 15924 code of a letter's script; None for what is no letter, or belongs to no one script."""
-    if not character.isalpha():
-        return None
-    script = unicodedata.script(character)
-    return None if script in _OF_NO_SCRIPT else script
-
-
 def check_scripts(
     scripts: Mapping[str, int],
-    characters: Iterable[str],
+    characters: Mapping[str, str],
     faces: Sequence[FontFace],
     documents: int,
     limit: float = 0.0,
@@ -80,20 +47,17 @@ def check_scripts(
     fewer are missing (a rare ideograph), the pages that hold them are dropped and counted one by one.
 
     Args:
-        scripts: ISO 15924 code to the number of documents with letters of it, see ``ScriptTally``.
-        characters: every character of the documents.
+        scripts: ISO 15924 code to the number of documents that use it.
+        characters: ISO 15924 code to every character of it that the documents use.
         documents: how many documents there are.
         limit: scripts in this share of the documents or less are not reported, 0 to 1.
     """
-    seen: dict[str, list[str]] = {}
-    for character in sorted(set(characters)):
-        if script := script_of_letter(character):
-            seen.setdefault(script, []).append(character)
+    covered = frozenset[int]().union(*(covered_code_points(face) for face in faces))
     found = []
-    for script, letters in seen.items():
-        count = scripts.get(script, 0)
-        without = [letter for letter in letters if not any(ord(letter) in covered_code_points(face) for face in faces)]
-        if count > limit * documents and 2 * len(without) >= len(letters):
+    for script, count in scripts.items():
+        letters = sorted(letter for letter in set(characters.get(script, "")) if letter.isalpha())
+        without = [letter for letter in letters if ord(letter) not in covered]
+        if script not in _OF_NO_SCRIPT and without and 2 * len(without) >= len(letters) and count > limit * documents:
             found.append(UncoveredScript(script_name(script), count, script, "".join(without)))
     return sorted(found, key=lambda uncovered: (-uncovered.documents, uncovered.script))
 
