@@ -1,0 +1,1 @@
+"""What prepare writes: encoded pages, the spool they wait in, the shards, the manifest and the preview."""
