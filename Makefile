@@ -4,10 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint ui compile clean
+.PHONY: help install quickstart test lint system-packages ui compile clean
 
 help: ## show what there is to make
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
 
 # torch first: with it installed, no other package pulls in another build of it.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -29,6 +29,11 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check components pipelines tests
 	$(BIN)/ruff format --check components pipelines tests
 	$(BIN)/mypy
+
+system-packages: ## as root on Debian: the text engine Pango, fonts of all scripts, and what the tests read pages back with
+	apt-get update --quiet --quiet
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --quiet --no-install-recommends \
+		$$(sed 's/#.*//' images/debian-packages.txt images/debian-packages-test.txt)
 
 ui: $(INSTALLED) ## open the MLflow UI over the runs
 	$(BIN)/deepsynth ui

@@ -6,11 +6,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from components.prepare.rendering.augmentation_settings import AugmentationSettings
+from components.prepare.rendering.page_modes import page_size
 from components.prepare.source_settings import SourceSettings
+from components.shared.dataset_manifest import Split
 
 GrayRange = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
+PixelRange = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+LineRange = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+SpacingRange = tuple[Annotated[float, Field(ge=0.8, le=4)], Annotated[float, Field(ge=0.8, le=4)]]
 
 _NOT_IN_THE_DATA = {"output_dir", "workers"}
+_LINES_OF_A_FREE_HEIGHT = (1, 4)
 
 
 class PrepareConfig(SourceSettings):
@@ -18,54 +25,73 @@ class PrepareConfig(SourceSettings):
 
     output_dir: Path
     """the folder to make; it must not exist, or be empty"""
-    source: str = "python-docs"
-    """python-docs (built in), a folder or a file of .txt, .md, .jsonl, .parquet or .tar (WebDataset), a pattern such
-    as shards/{000..009}.tar, or a Hugging Face dataset as hf:OWNER/NAME"""
-    text_column: str = "text"
-    """the field of .jsonl, .parquet, .tar (.json members) and hub rows that holds the text"""
-    title_column: str | None = None
-    """the field that holds a title, drawn above the text"""
-    source_name: str | None = None
-    """hub datasets: the configuration's name"""
-    source_split: str = "train"
-    """hub datasets: which split is read"""
-    source_revision: str | None = None
-    """hub datasets: the commit, tag or branch"""
-    max_documents: int | None = Field(None, ge=1)
-    """read at most this many documents"""
+    more_sources: list[SourceSettings] = Field(default=[])
+    """further sources, mixed with the first one by their weights, e.g. [{source: images:scans, weight: 0.2}]"""
+    holdout: SourceSettings | None = None
+    """a source of its own for the evaluation pages; then nothing else is held out"""
     eval_fraction: float = Field(0.1, ge=0, lt=1)
     """share of the documents held out for evaluation; a document's side depends on its text and the seed alone"""
+    near_duplicate_threshold: float | None = Field(0.8, gt=0, le=1)
+    """documents whose word 5-grams are that similar (Jaccard) are copies, only the first is kept; null: only documents
+    of the same text are"""
+    max_document_characters: int = Field(1_000_000, ge=1)
+    """longer documents are dropped and counted"""
+    max_uncovered_share: float = Field(0.05, ge=0, le=1)
+    """stop where more than this share of the documents use a script that no font covers; below it their pages are
+    dropped and counted"""
     max_train_pages: int | None = Field(None, ge=1)
     """keep at most this many training pages, picked evenly over all documents"""
     max_eval_pages: int | None = Field(None, ge=1)
     """likewise for the held-out pages"""
+    task: Literal["ocr", "summarize"] = "ocr"
+    """ocr: a document is cut into pages, a page's label is the text on it; summarize: one page holds the whole
+    document, its label is target_column"""
     instruction: str | None = None
     """the prompt stored with every page; without it the model family's own prompt is used"""
+    instruction_in_image: bool = False
+    """draw the instruction above the text"""
+    label_lines: Literal["drawn", "paragraphs"] = "drawn"
+    """task ocr: labels end their lines where the picture does, or only where a paragraph ends"""
     reflow: bool = True
     """join the source's lines into paragraphs before they are wrapped to the page; off: keep its line ends"""
+    text_engine: Literal["auto", "pango", "pillow"] = "auto"
+    """pango: every script, fallback between fonts, needs the system's Pango; pillow: what one font covers, from pip
+    alone; auto: Pango where it is installed"""
     fonts: list[str] = Field(default=["DejaVuSans.ttf"], min_length=1)
-    """font files or folders, or names of font files that matplotlib carries or the machine has; one is picked per
-    page, and another of them where it lacks a glyph"""
+    """font files, folders, family names, file names that matplotlib, a Python package or the machine has, or system
+    for all of the machine's; one is picked per page, and another of them where it lacks a glyph"""
     font_sizes: list[Annotated[int, Field(ge=4, le=400)]] = Field(default=[18, 20, 22], min_length=1)
     """font sizes in pixels; one is picked per page"""
+    min_font_size: int = Field(10, ge=4)
+    """task summarize: a document that does not fit is set smaller, down to this size in pixels"""
+    resolutions: list[str] = Field(default=[])
+    """page sizes, one is picked per page: WIDTHxHEIGHT, or one of DeepSeek-OCR's modes (tiny, small, base, large,
+    gundam, ocr2_base, ocr2_tile, ocr2_tiles); given, page_width and page_height are not used"""
     page_width: int = Field(420, ge=28)
     """page width in pixels"""
     page_height: int | None = Field(None, ge=28)
     """page height in pixels; without it the page is as high as its lines"""
     page_size_multiple: int = Field(28, ge=1)
     """without page_height: the height is rounded up to a multiple of this, the model's patch size"""
-    lines_per_page: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (1, 4)
-    """least and most lines of a page; one number of this range is picked per page"""
-    margin: int = Field(8, ge=0)
-    """empty border around the text, in pixels"""
-    line_spacing: float = Field(1.25, ge=0.8, le=4)
-    """distance of two baselines, as a multiple of the font size"""
+    lines_per_page: LineRange | None = None
+    """least and most lines of a page, one number of this range is picked per page; without it a page of a given height
+    is filled, and one without is 1 to 4 lines high"""
+    columns: list[Annotated[int, Field(ge=1, le=6)]] = Field(default=[1], min_length=1)
+    """numbers of text columns; one is picked per page; right-to-left documents begin with the right column"""
+    margin: PixelRange = (8, 8)
+    """range of the empty border around the text, in pixels; one is picked per page"""
+    line_spacing: SpacingRange = (1.25, 1.25)
+    """range of the distance of two baselines, as a multiple of the font size; never less than the font asks for"""
     ink: GrayRange = (0, 60)
     """range of gray levels of the letters; one is picked per page"""
     paper: GrayRange = (230, 255)
     """range of gray levels of the background; one is picked per page"""
-    noise_std: float = Field(0.0, ge=0, le=128)
-    """standard deviation of Gaussian noise on every pixel, in gray levels"""
+    renderings_per_document: int = Field(1, ge=1, le=100)
+    """how often each document is drawn, in another look each time"""
+    augmentation: AugmentationSettings = AugmentationSettings()
+    """what a scanner or a camera does to a page; each effect is off until it is given a range"""
+    max_picture_pixels: int = Field(64_000_000, ge=1)
+    """pages of PDFs and scans above this many pixels are dropped and counted"""
     image_format: Literal["png", "webp", "jpg"] = "png"
     """file format of the page pictures; jpg and webp are written at quality 90"""
     max_samples_per_shard: int = Field(1000, ge=1)
@@ -76,14 +102,47 @@ class PrepareConfig(SourceSettings):
     """processes that lay out and draw; their number does not change the result"""
 
     @model_validator(mode="after")
-    def _ranges_are_ordered(self) -> Self:
-        for name in ("lines_per_page", "ink", "paper"):
-            low, high = getattr(self, name)
-            if low > high:
+    def _values_fit_together(self) -> Self:
+        for name in ("lines_per_page", "ink", "paper", "margin", "line_spacing"):
+            bounds = getattr(self, name)
+            if bounds and bounds[0] > bounds[1]:
                 raise ValueError(f"{name}: the first number must not be above the second")
-        if self.page_width <= 2 * self.margin + 2 * max(self.font_sizes):
-            raise ValueError("page_width leaves no room for two letters between the margins")
+        for width, height in self.page_sizes():
+            room = width - 2 * self.margin[1] - 2 * max(self.columns) * max(self.font_sizes)
+            if room <= 0 or (height or 2**31) <= 2 * self.margin[1] + 2 * max(self.font_sizes):
+                raise ValueError(f"a page of {width}x{height or 'any'} leaves no room for two letters in each column")
+        if self.task == "summarize" and any(source.target_column is None for source in self.sources()):
+            raise ValueError("task summarize needs target_column, the field that holds the summary")
+        if self.task == "summarize" and self.page_sizes()[0][1] is None:
+            raise ValueError("task summarize draws one page per document: give resolutions, or page_height")
+        if self.instruction_in_image and not self.instruction:
+            raise ValueError("instruction_in_image: there is no instruction to draw")
         return self
+
+    def page_sizes(self) -> list[tuple[int, int | None]]:
+        """Return the sizes that a page may have, in pixels; a height of None follows the lines."""
+        if self.resolutions:
+            return [page_size(name) for name in self.resolutions]
+        return [(self.page_width, self.page_height)]
+
+    def line_limits(self) -> tuple[int, int] | None:
+        """Return the least and most lines of a page; None where pages are filled."""
+        if self.lines_per_page is None and self.page_height is None and not self.resolutions:
+            return _LINES_OF_A_FREE_HEIGHT
+        return self.lines_per_page
+
+    def mixed_sources(self) -> list[SourceSettings]:
+        """Return the sources that are mixed by their weights, the first one first."""
+        first = SourceSettings.model_validate({name: getattr(self, name) for name in SourceSettings.model_fields})
+        return [first, *self.more_sources]
+
+    def sources(self) -> list[SourceSettings]:
+        """Return all sources, the holdout last."""
+        return self.mixed_sources() + ([self.holdout] if self.holdout else [])
+
+    def page_limits(self) -> dict[Split, int | None]:
+        """Return the most pages of each split; None: all."""
+        return {"train": self.max_train_pages, "eval": self.max_eval_pages}
 
     def data_settings(self) -> dict[str, Any]:
         """Return the settings that shape the shards' bytes, as JSON values."""

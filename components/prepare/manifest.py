@@ -1,40 +1,47 @@
 """The manifest of a finished set of shards."""
 
-from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from components.prepare.config import PrepareConfig
-from components.prepare.fonts import FontFace
-from components.prepare.layout import ENGINE
-from components.prepare.selection_old import CleanDocument
-from components.prepare.sources.opening import source_digest
+from components.prepare.output.drawn_pages import DrawingRecord
+from components.prepare.rendering.fonts import FontFace
 from components.shared.dataset_manifest import DatasetManifest, Split, SplitIndex, manifest_digest
 from components.shared.lineage import sha256_file, sha256_json, tool_version
 
 
 def build_manifest(
     config: PrepareConfig,
-    faces: list[FontFace],
+    source_digest: str,
+    record: DrawingRecord,
     splits: dict[Split, SplitIndex],
-    documents: list[CleanDocument],
-    dropped: Counter[str],
+    documents: dict[Split, int],
+    dropped: Mapping[str, int],
 ) -> DatasetManifest:
-    """Return the manifest over ``splits``, with the digest over its own content."""
+    """Return the manifest over ``splits``, with the digest over its own content.
+
+    Args:
+        documents: split -> documents that have a page in the shards.
+        dropped: reason -> count of what is not in the shards.
+    """
     settings = config.data_settings()
-    fonts = {face.path.name: sha256_file(face.path) for face in faces}
-    sides = Counter(document.split for document in documents)
     draft = DatasetManifest(
         digest="",
         splits=splits,
-        documents={split: sides[split] for split in splits},
+        documents=documents,
         dropped=dict(sorted(dropped.items())),
-        source_digest=source_digest(config),
+        source_digest=source_digest,
         config=settings,
-        config_digest=sha256_json([settings, fonts]),
-        fonts=fonts,
-        layout_engine=ENGINE,
+        config_digest=sha256_json([settings, record.fonts, record.layout_engine]),
+        fonts=record.fonts,
+        layout_engine=record.layout_engine,
         tool_version=tool_version(),
     )
     return draft.model_copy(update={"digest": manifest_digest(draft.model_dump(mode="json"))})
+
+
+def font_digests(faces: Sequence[FontFace]) -> dict[str, str]:
+    """Return the sha256 of each font file by the faces' names."""
+    return {face.name: sha256_file(face.path) for face in faces}
 
 
 def page_counts(manifest: DatasetManifest) -> dict[str, float]:

@@ -23,7 +23,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "off")
         save_blank_paddleocr_vl(folder / "model")
-        prepare(PrepareConfig(output_dir=folder / "dataset", max_documents=6, max_train_pages=24, workers=1))
+        prepare(PrepareConfig(output_dir=folder / "dataset", max_documents=6, max_train_pages=24, workers=1, text_engine="pillow"))
         yield folder
 
 

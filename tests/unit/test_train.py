@@ -61,6 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             max_train_pages=16,
             lines_per_page=(2, 4),
             workers=1,
+            text_engine="pillow",
             **look,
         )
     )

@@ -71,19 +71,12 @@ def _pdf_page(path: str, index: int, width: int | None, height: int | None, max_
             raise PageError("picture_unreadable", f"{path}, page {index + 1}: a page of no size")
         columns, rows = _fitted(natural, width, height, default=_PDF_DOTS_PER_POINT)
         _check_size(columns, rows, max_pixels, path)
-        bitmap = pypdfium2.PdfBitmap.new_native(columns, rows, _bitmap_format(page))
+        bitmap = pypdfium2.PdfBitmap.new_native(columns, rows, pypdfium2.raw.FPDFBitmap_Gray)
         bitmap.fill_rect((_WHITE, _WHITE, _WHITE, _WHITE), 0, 0, columns, rows)
         pypdfium2.raw.FPDF_RenderPageBitmap(bitmap, page, 0, 0, columns, rows, 0, pypdfium2.raw.FPDF_GRAYSCALE)
     except (pypdfium2.PdfiumError, OSError, IndexError) as error:
         raise PageError("picture_unreadable", f"{path}, page {index + 1}: {error}") from error
-    pixels = bitmap.to_numpy()
-    return np.array(pixels if pixels.ndim == 2 else pixels[:, :, 0])
-
-
-def _bitmap_format(page: pypdfium2.PdfPage) -> int:
-    """PDFium blends transparent objects into colour bitmaps only; there gray has three equal channels."""
-    transparent = pypdfium2.raw.FPDFPage_HasTransparency(page)
-    return pypdfium2.raw.FPDFBitmap_BGR if transparent else pypdfium2.raw.FPDFBitmap_Gray
+    return np.array(bitmap.to_numpy()).reshape(rows, columns)
 
 
 @lru_cache(maxsize=1)
@@ -100,6 +93,9 @@ def _scan(path: str, width: int | None, height: int | None, max_pixels: int) -> 
                 _check_size(image.width, image.height, max_pixels, path)
                 if image.format in ("TIFF", "PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
                     raise PageError("picture_unreadable", f"{path}: a file of several pictures")
+                if width or height:  # a JPEG is decoded at a half, quarter or eighth where that is still large enough
+                    side = max(width or 0, height or 0)
+                    image.draft("L", (side, side))
                 gray = _gray(ImageOps.exif_transpose(image), _is_inverted(image))
     except PageError:
         raise

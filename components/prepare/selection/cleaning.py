@@ -25,12 +25,14 @@ _LINE_END = regex.compile(r"\r\n|[\r\v\f\x85\u2028\u2029]")
 _OTHER_SPACE = regex.compile(r"[\p{Zs}--[ \u3000]]", regex.V1)
 _DROPPED = regex.compile(_INVISIBLE, regex.V1)
 _JOINER_RUN = regex.compile(r"([\u200C\u200D])[\u200C\u200D]+")
+_MARK = r"[\P{ccc=0}\u0F73\u0F75\u0F81]"
+# A joiner's neighbours are looked for among all marks beside it: normalisation may still put those in another order.
 _JOINER_WITHOUT_EFFECT = regex.compile(
-    rf"(?<!{_SHAPED})\u200C|\u200C(?!{_SHAPED})"
-    rf"|(?<![{_CONNECTED}{_VIRAMA}])\u200D(?!{_CONNECTED})(?:(?!{_SHAPED})|(?<!{_SHAPED}\u200D))",
+    rf"(?<!{_SHAPED}{_MARK}*)\u200C|\u200C(?!{_MARK}*{_SHAPED})"
+    rf"|(?<![{_CONNECTED}{_VIRAMA}]{_MARK}*)\u200D(?!{_MARK}*{_CONNECTED})"
+    rf"(?:(?!{_MARK}*{_SHAPED})|(?<!{_SHAPED}{_MARK}*\u200D))",
     regex.V1,
 )
-_MARK = r"[\P{ccc=0}\u0F73\u0F75\u0F81]"
 _MARK_RUN = regex.compile(rf"{_MARK}{{10}}")
 _LETTER_WITH_MARK_RUN = regex.compile(rf"(?s:.)?{_MARK}{{10,}}")
 _LINE_BREAKS = regex.compile(r"\n{3,}")

@@ -1,5 +1,6 @@
 """Which documents are kept, on which side of the split each one stands, and in which order."""
 
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,8 +15,10 @@ from components.prepare.selection.intake import Intake, SelectionSettings
 from components.prepare.selection.selection_record import Selection, SourceCounts
 from components.prepare.selection.splitting import lowest_of_both_sides, mixture, with_both_sides
 from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document
+from components.prepare.sources.document import Document, Unreadable
 from components.shared.errors import UserError
+
+log = logging.getLogger(__name__)
 
 __all__ = ["HOLDOUT", "SelectionSettings", "select_documents"]
 
@@ -26,8 +29,8 @@ Mask = NDArray[np.bool_]
 
 
 def select_documents(
-    sources: Sequence[tuple[SourceSettings, Iterable[Document]]],
-    holdout: Iterable[Document] | None,
+    sources: Sequence[tuple[SourceSettings, Iterable[Document | Unreadable]]],
+    holdout: Iterable[Document | Unreadable] | None,
     settings: SelectionSettings,
     folder: Path,
 ) -> Selection:
@@ -95,12 +98,17 @@ class _Part:
         return SourceCounts(source=self.source, read=self.read, kept=int(of_part.sum()), dropped=self.dropped + over)
 
 
-def _read(intake: Intake, source: str, documents: Iterable[Document], evaluated: Callable[[float], bool]) -> _Part:
+def _read(
+    intake: Intake, source: str, documents: Iterable[Document | Unreadable], evaluated: Callable[[float], bool]
+) -> _Part:
     start, read = len(intake.positions), 0
     dropped: Counter[str] = Counter()
     for document in documents:
         read += 1
-        if reason := intake.take(document, evaluated):
+        if isinstance(document, Unreadable):
+            log.warning("%s is left out: %s", document.source_id, document.problem)
+            dropped[document.reason] += 1
+        elif reason := intake.take(document, evaluated):
             dropped[reason] += 1
     return _Part(source, read, slice(start, len(intake.positions)), dropped)
 

@@ -28,6 +28,8 @@ def open_pdf(path: Path | str) -> pypdfium2.PdfDocument:
         pypdfium2.PdfiumError: not a PDF, broken, or encrypted with a password.
         OSError: the file cannot be read.
     """
+    # A file without pages leaves PDFium's last error as it was, perhaps another file's missing password: overwrite it.
+    pypdfium2.raw.FPDF_LoadMemDocument(b"", 0, None)
     stream = open(path, "rb")  # noqa: SIM115, PTH123 - closed with the document; PDFium takes a path only as UTF-8
     try:
         return pypdfium2.PdfDocument(stream, autoclose=True)

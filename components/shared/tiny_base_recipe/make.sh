@@ -20,7 +20,7 @@ done < "$recipe/fonts.txt"
 python -m components.shared.tiny_base_recipe.texts "$work/texts.jsonl" --documents 72000 --seed 0
 python -m components.prepare --source "$work/texts.jsonl" --max_documents 42000 --fonts "$work/fonts" \
   --font_sizes 16,18,20,22,24 --lines_per_page 1,4 --eval_fraction 0.01 --max_eval_pages 1000 \
-  --max_samples_per_shard 5000 --workers 16 --output_dir "$work/pages"
+  --max_samples_per_shard 5000 --text_engine pillow --workers 16 --output_dir "$work/pages"
 stage() { # name, base, steps, highest learning rate, seed
   python -m components.train --base_model "$2" --dataset_dir "$work/pages" --output_dir "$work/$1" --backend standard \
     --peft none --max_steps "$3" --per_device_train_batch_size 64 --learning_rate "$4" --seed "$5" \

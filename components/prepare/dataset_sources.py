@@ -1,0 +1,46 @@
+"""All sources of one dataset together: the mixture, and the holdout."""
+
+from pathlib import Path
+
+from components.prepare.config import PrepareConfig
+from components.prepare.selection.selecting import SelectionSettings, select_documents
+from components.prepare.selection.selection_record import Selection
+from components.prepare.sources.opening import read_documents, source_digest
+from components.shared.lineage import sha256_json
+from components.shared.progress import track
+
+
+def sources_digest(config: PrepareConfig) -> str:
+    """Return a sha256 that changes when the content of any source changes.
+
+    Raises:
+        UserError: a source does not exist or cannot be read.
+    """
+    digests = [source_digest(source) for source in config.sources()]
+    return digests[0] if len(digests) == 1 else sha256_json(digests)
+
+
+def select_from_sources(config: PrepareConfig, folder: Path) -> Selection:
+    """Read all sources and store the selected documents in ``folder``.
+
+    Raises:
+        UserError: a source does not exist, is empty, unreadable or lacks a column.
+    """
+    settings = SelectionSettings(
+        eval_fraction=config.eval_fraction,
+        seed=config.seed,
+        near_duplicate_threshold=config.near_duplicate_threshold,
+        max_document_characters=config.max_document_characters,
+        task=config.task,
+    )
+    sources = [
+        (source, track(read_documents(source), f"read {source.source}", source.max_documents))
+        for source in config.mixed_sources()
+    ]
+    holdout = track(read_documents(config.holdout), "read the holdout") if config.holdout else None
+    return select_documents(sources, holdout, settings, folder)
+
+
+def sources_name(config: PrepareConfig) -> str:
+    """Return the sources as one line for logs and MLflow."""
+    return ", ".join(source.source for source in config.sources())

@@ -1,0 +1,126 @@
+"""What the drawing of a part of the documents leaves: pages in a spool, and a record of what became of the rest."""
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.prepare.output.page_spool import MergedPages, PageSpool
+from components.prepare.rendering.document_renderer import RenderedDocument
+from components.shared.dataset_manifest import Split
+from components.shared.errors import UserError
+
+_RECORD_FILE = "drawn.json"
+_MEND = "draw these pages again"
+
+
+class DrawingRecord(BaseModel):
+    """What a manifest says of the drawing.
+
+    Attributes:
+        layout_engine: the text engine's name and versions.
+        fonts: file name -> sha256.
+        attempted: split -> pages that were composed, drawn or not.
+        dropped: reason -> count of what does not depend on the page limits.
+        failed: split, order and reason of each page that could not be drawn.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    layout_engine: str
+    fonts: dict[str, str]
+    attempted: dict[Split, int]
+    dropped: dict[str, int]
+    failed: list[tuple[Split, int, str]]
+
+
+class PageDrawer:
+    """Takes drawn documents into a folder; with page limits, tells which pages need not be drawn any more.
+
+    Args:
+        folder: is made; ``finish`` completes it.
+        limits: the most pages to keep of each split; None: all.
+    """
+
+    def __init__(self, folder: Path, limits: Mapping[Split, int | None]) -> None:
+        self._folder = folder
+        self._spool = PageSpool(folder)
+        self._limits = {split: limit for split, limit in limits.items() if limit is not None}
+        self._kept: dict[Split, list[int]] = {split: [] for split in self._limits}
+        self.order_limits: dict[Split, int] = {}
+        """split -> highest order that can still be kept; it only falls"""
+        self._attempted: Counter[Split] = Counter()
+        self._dropped: Counter[str] = Counter()
+        self._failed: list[tuple[Split, int, str]] = []
+
+    def take(self, document: RenderedDocument) -> None:
+        """Write a document's pages down."""
+        self._attempted[document.split] += document.attempted
+        self._dropped.update(document.dropped)
+        self._failed += [(document.split, order, reason) for order, reason in document.failed]
+        for page in document.pages:
+            self._spool.append(page.order, document.split, document.number, page.image, page.metadata)
+            if document.split in self._limits:
+                self._lower_limit(document.split, page.order)
+
+    def finish(self, layout_engine: str, fonts: dict[str, str]) -> None:
+        """Close the spool and write the record."""
+        self._spool.close()
+        record = DrawingRecord(
+            layout_engine=layout_engine,
+            fonts=fonts,
+            attempted=dict(self._attempted),
+            dropped=dict(self._dropped),
+            failed=self._failed,
+        )
+        (self._folder / _RECORD_FILE).write_text(record.model_dump_json(), encoding="utf-8")
+
+    def _lower_limit(self, split: Split, order: int) -> None:
+        kept, limit = self._kept[split], self._limits[split]
+        if len(kept) < limit:
+            heapq.heappush(kept, -order)
+        else:
+            heapq.heappushpop(kept, -order)
+        if len(kept) == limit:
+            self.order_limits[split] = -kept[0]
+
+
+def read_drawing_record(folder: Path) -> DrawingRecord:
+    """Read what ``PageDrawer.finish`` wrote.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder / _RECORD_FILE
+    try:
+        return DrawingRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"no finished drawing ({error.strerror})", where=str(path), mend="draw these pages again"
+        ) from error
+    except ValidationError as error:
+        raise UserError("a damaged record of a drawing", where=str(path), mend=_MEND) from error
+
+
+def dropped_pages(records: Sequence[DrawingRecord], kept: Mapping[Split, MergedPages]) -> Counter[str]:
+    """Return the counts by reason of all that is not in the shards.
+
+    A page above its split's limit counts as ``page_over_max_<split>_pages``, also where it was tried and failed:
+    which of those are tried depends on the processes' pace, and the counts must not.
+    """
+    dropped: Counter[str] = Counter()
+    for record in records:
+        dropped.update(record.dropped)
+    for split, pages in kept.items():
+        failures = [
+            reason
+            for record in records
+            for of_split, order, reason in record.failed
+            if of_split == split and (pages.highest_order is None or order <= pages.highest_order)
+        ]
+        dropped.update(failures)
+        attempted = sum(record.attempted.get(split, 0) for record in records)
+        dropped[f"page_over_max_{split}_pages"] += attempted - pages.pages - len(failures)
+    return +dropped

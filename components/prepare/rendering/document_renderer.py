@@ -1,0 +1,260 @@
+"""A document drawn: its pages as encoded pictures with labels, and what could not be drawn, counted."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from components.prepare.config import PrepareConfig
+from components.prepare.output.png import encode_image
+from components.prepare.rendering.augmentation import augment
+from components.prepare.rendering.composition import ComposedPage, compose
+from components.prepare.rendering.engine_choice import choose_engine
+from components.prepare.rendering.fonts import FontFace
+from components.prepare.rendering.page_drawing import draw_page
+from components.prepare.rendering.page_look import PageLook, page_look
+from components.prepare.rendering.page_pictures import PageError, load_page
+from components.prepare.rendering.paragraphs import Paragraph, rest_behind, split_paragraphs
+from components.prepare.rendering.text_engine import CannotBeSetError
+from components.prepare.selection.selected_document import SelectedDocument
+from components.prepare.sources.document import PagePicture
+from components.shared.dataset_manifest import Split
+
+
+@dataclass(frozen=True)
+class RenderedPage:
+    """One page: ``order`` (64 bits) puts the pages of all documents in one mixed, reproducible order."""
+
+    order: int
+    image: bytes
+    metadata: bytes
+
+
+@dataclass
+class RenderedDocument:
+    """What became of one document.
+
+    Attributes:
+        number, split: the document's.
+        pages: those that were drawn.
+        attempted: pages that it was cut into, drawn or not.
+        dropped: counts by reason of paragraphs, or of the whole document, that could not be set.
+        failed: order and reason of pages that could not be drawn.
+    """
+
+    number: int
+    split: Split
+    pages: list[RenderedPage] = field(default_factory=list)
+    attempted: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    failed: list[tuple[int, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A page's number in its rendering of the document, and what its seed chose."""
+
+    number: int
+    order: int
+    look: PageLook
+
+
+@dataclass(frozen=True)
+class _DrawnPage:
+    place: _Place
+    image: bytes
+    about: dict[str, Any]
+
+
+class DocumentRenderer:
+    """Draws documents; one object per worker process.
+
+    Raises:
+        UserError: Pango is wanted and is not installed.
+    """
+
+    def __init__(self, config: PrepareConfig, faces: list[FontFace]) -> None:
+        self._config = config
+        self._faces = faces
+        self._engine = choose_engine(config.text_engine, faces).engine
+        instruction = config.instruction if config.instruction_in_image else None
+        self._instruction = split_paragraphs(instruction or "", reflow=True)
+
+    def render(self, document: SelectedDocument, order_limits: Mapping[Split, int]) -> RenderedDocument:
+        """Draw the pages of ``document``; those whose order is above its split's limit are only counted."""
+        rendered = RenderedDocument(document.number, document.split)
+        limit = order_limits.get(document.split, 2**64)
+        digest = hashlib.sha256(document.text.encode("utf-8")).hexdigest()
+        for rendering in range(self._config.renderings_per_document):
+            places = _Places(f"{self._config.seed}:{digest}:{rendering}", self._config, len(self._faces))
+            # All of them before the first is written down: only then it is known how many pages there are.
+            drawn = list(self._drawn_pages(document, places, limit, rendered))
+            of_all = {
+                "source_id": document.source_id,
+                "lang": document.lang,
+                "pages": places.taken,
+                "rendering": rendering,
+            }
+            rendered.attempted += places.taken
+            rendered.pages += [RenderedPage(page.place.order, page.image, _json(of_all | page.about)) for page in drawn]
+        return rendered
+
+    def _drawn_pages(
+        self, document: SelectedDocument, places: "_Places", limit: int, rendered: RenderedDocument
+    ) -> Iterator[_DrawnPage]:
+        if document.pictures:
+            pages = self._pictures(document, places)
+        elif self._config.task == "summarize":
+            pages = self._summarized(document, places, rendered)
+        else:
+            pages = self._transcribed(document, places, rendered)
+        for place, draw in pages:
+            if place.order > limit:
+                continue
+            try:
+                gray, about = draw()
+            except (CannotBeSetError, PageError) as error:
+                rendered.failed.append((place.order, f"page_{error.reason}"))
+            else:
+                yield self._finished(place, gray, about)
+
+    def _transcribed(
+        self, document: SelectedDocument, places: "_Places", rendered: RenderedDocument
+    ) -> Iterator[tuple[_Place, "_Draw"]]:
+        """Yield the pages that the text is cut into; a paragraph that cannot be drawn is left out and counted."""
+        rest = split_paragraphs(document.text, self._config.reflow)
+        while rest:
+            place = places.next()
+            try:
+                page = self._composed(rest, place.look, document.lang)
+            except CannotBeSetError as error:
+                rendered.dropped[f"paragraph_{error.reason}"] += 1
+                rest = rest[1:]
+                continue
+            places.take()
+            original = _text_until(rest, page)
+            drawn = "\n".join(flow_line.line.text for flow_line in page.text_lines)
+            label = drawn if self._config.label_lines == "drawn" else original
+            yield place, partial(self._drawn, page, place.look, {"text": label, "original_text": original})
+            rest = rest_behind(rest, page.text_lines[-1])
+
+    def _summarized(
+        self, document: SelectedDocument, places: "_Places", rendered: RenderedDocument
+    ) -> Iterator[tuple[_Place, "_Draw"]]:
+        """Yield the one page that holds the whole text, or drop and count the document."""
+        place = places.next()
+        try:
+            page = self._shrunk(split_paragraphs(document.text, self._config.reflow), place.look, document.lang)
+        except CannotBeSetError as error:
+            rendered.dropped[f"document_{error.reason}"] += 1
+            return
+        places.take()
+        labels = {"text": document.target, "original_text": document.original_text or document.text}
+        yield place, partial(self._drawn, page, place.look, labels)
+
+    def _pictures(self, document: SelectedDocument, places: "_Places") -> Iterator[tuple[_Place, "_Draw"]]:
+        """Yield the document's own pages."""
+        for picture in document.pictures:
+            place = places.next()
+            places.take()
+            yield place, partial(self._loaded, picture, place.look)
+
+    def _shrunk(self, paragraphs: list[Paragraph], look: PageLook, lang: str) -> ComposedPage:
+        """Return the page at the largest font size, from the look's down to the minimum, at which all text fits.
+
+        Raises:
+            CannotBeSetError: it does not fit at the minimum, or cannot be drawn at all.
+        """
+        best: ComposedPage | None = None
+        low, high = min(self._config.min_font_size, look.font_size), look.font_size
+        size = high
+        while low <= high:
+            page = self._composed(paragraphs, look, lang, size)
+            if page.end_reason:
+                raise CannotBeSetError(page.end_reason)
+            if rest_behind(paragraphs, page.text_lines[-1]):
+                high = size - 1
+            else:
+                best, low = page, size + 1
+            size = (low + high + 1) // 2
+        if best is None:
+            raise CannotBeSetError("does_not_fit")
+        return best
+
+    def _composed(
+        self, paragraphs: list[Paragraph], look: PageLook, lang: str, font_size: int | None = None
+    ) -> ComposedPage:
+        multiple = self._config.page_size_multiple
+        return compose(paragraphs, self._instruction, look, self._engine, lang, multiple, font_size)
+
+    def _drawn(self, page: ComposedPage, look: PageLook, labels: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        about = {
+            **labels,
+            "drawn_text": page.drawn_text,
+            "font": self._faces[look.faces[0]].name,
+            "font_size": page.style.font_size,
+            "columns": look.columns,
+        }
+        return draw_page(page, look, self._engine), about
+
+    def _loaded(self, picture: PagePicture, look: PageLook) -> tuple[np.ndarray, dict[str, Any]]:
+        if not picture.text:
+            raise PageError("empty", f"{picture.path}: no text is known of this page")
+        about: dict[str, Any] = dict.fromkeys(("text", "original_text", "drawn_text"), picture.text)
+        gray = load_page(picture, look.width, look.height, self._config.max_picture_pixels)
+        return gray, about | {"font": None, "font_size": None, "columns": None}
+
+    def _finished(self, place: _Place, gray: np.ndarray, about: dict[str, Any]) -> _DrawnPage:
+        augmented = augment(gray, self._config.augmentation, place.look.augmentation_seed, place.look.paper)
+        image = encode_image(augmented.page, self._config.image_format)
+        height, width = augmented.page.shape
+        finished = {
+            "page": place.number,
+            "task": self._config.task,
+            "instruction": self._config.instruction,
+            "resolution": f"{width}x{height}",
+            "mode": place.look.mode,
+            "augmentation": augmented.applied,
+            "sha256": hashlib.sha256(image).hexdigest(),
+        }
+        return _DrawnPage(place, image, about | finished)
+
+
+_Draw = Callable[[], tuple[np.ndarray, dict[str, Any]]]
+
+
+class _Places:
+    """Hands out page after page; a page's seed is its number in this rendering of this text."""
+
+    def __init__(self, seed: str, config: PrepareConfig, face_count: int) -> None:
+        self._seed = seed
+        self._config = config
+        self._face_count = face_count
+        self.taken = 0
+
+    def next(self) -> _Place:
+        """Return the page behind the last one taken."""
+        number = self.taken + 1
+        digest = hashlib.sha256(f"{self._seed}:{number}".encode()).digest()
+        look = page_look(self._config, self._face_count, digest)
+        return _Place(number, int.from_bytes(digest[:8], "big"), look)
+
+    def take(self) -> None:
+        """Count the page that ``next`` returned."""
+        self.taken += 1
+
+
+def _text_until(paragraphs: list[Paragraph], page: ComposedPage) -> str:
+    """Return the text on the page without the line ends that the page's width made."""
+    last = page.text_lines[-1]
+    whole = [paragraph.text for paragraph in paragraphs[: last.paragraph]]
+    return "\n".join([*whole, paragraphs[last.paragraph].text[: last.end].rstrip()])
+
+
+def _json(metadata: dict[str, Any]) -> bytes:
+    return json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode("utf-8")
