@@ -87,9 +87,10 @@ def _opened_pdf(path: str) -> pypdfium2.PdfDocument:
 
 def _scan(path: str, width: int | None, height: int | None, max_pixels: int) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
+        # A stream and not the path: Pillow 13 maps raw TIFFs into memory with the sides of a turned page swapped.
+        with warnings.catch_warnings(), open(path, "rb") as stream:  # noqa: PTH123
             warnings.simplefilter("ignore")  # about size, which is checked here, and about odd tags
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(stream, formats=_FORMATS) as image:
                 _check_size(image.width, image.height, max_pixels, path)
                 if image.format in ("TIFF", "PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
                     raise PageError("picture_unreadable", f"{path}: a file of several pictures")
