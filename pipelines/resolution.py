@@ -24,7 +24,7 @@ PARAMETER_KEYS = {
 
 
 class StepSettings(NamedTuple):
-    """One JSON text per step, and the digest of the source's content."""
+    """One JSON text per step, and the digest of the content of all sources."""
 
     source_digest: str
     prepare: str
@@ -43,7 +43,7 @@ def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
         UserError: a key or value is wrong, or the source or the base model cannot be had.
     """
     from components.prepare.config import PrepareConfig
-    from components.prepare.sources.opening import source_digest
+    from components.prepare.dataset_sources import sources_digest
 
     values = parse_config_text(config, "config") if config.strip() else quickstart_values()
     pipeline_config(values, "config")
@@ -51,6 +51,6 @@ def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
     checked = pipeline_config(with_overrides(values, given), "pipeline parameters")
     check_base_model_can_be_had(checked.base_model, checked.revision)
     settings = {step: checked.step_settings(step) for step in STEP_CONFIGS}
-    digest = source_digest(validated(PrepareConfig, settings["prepare"] | {"output_dir": "."}, "prepare"))
+    digest = sources_digest(validated(PrepareConfig, settings["prepare"] | {"output_dir": "."}, "prepare"))
     texts = {step: parameter_text(values) for step, values in settings.items()}
     return StepSettings(source_digest=digest, **texts)

@@ -22,6 +22,7 @@ from components.shared.errors import UserError
 from components.shared.tiny_models import save_blank_paddleocr_vl
 from pipelines.artifact_metadata import partition_folders
 from pipelines.config import pipeline_config
+from pipelines.resolution import resolve
 
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 SETTINGS = {
@@ -111,6 +112,26 @@ def test_a_partition_that_is_missing_or_doubled_is_never_merged(arrived: list[in
         partition_folders([pages_of(number, 3) for number in arrived])
 
 
+# What the cache of the first task sees.
+
+
+def test_the_digest_that_goes_into_the_cache_covers_every_source(source: Path, tmp_path: Path) -> None:
+    for name in ("more", "held"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("A text.")
+    settings = {
+        "more_sources": [{"source": str(tmp_path / "more"), "weight": 0.5}],
+        "holdout": {"source": str(tmp_path / "held")},
+    }
+    config = yaml.safe_dump({"source": str(source), "prepare": settings})
+    digests = [resolve(config, {}).source_digest]
+    assert resolve(config, {}).source_digest == digests[0]
+    for name in ("more", "held"):
+        (tmp_path / name / "a.txt").write_text("Another text.")
+        digests.append(resolve(config, {}).source_digest)
+    assert len(set(digests)) == 3
+
+
 # Through the command line and KFP's local runner.
 
 
@@ -141,6 +162,7 @@ def finished(source: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
     return root, answer.stderr
 
 
+@pytest.mark.slow
 def test_a_run_in_partitions_leaves_the_dataset_of_one_process(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder = finished[0] / "runs" / "r1"
     used = pipeline_config(yaml.safe_load((folder / "config.yaml").read_text()), "config.yaml")
@@ -154,6 +176,7 @@ def test_a_run_in_partitions_leaves_the_dataset_of_one_process(finished: tuple[P
     }
 
 
+@pytest.mark.slow
 def test_its_tasks_are_shown_one_after_the_other_and_summed_as_one_step(finished: tuple[Path, str]) -> None:
     root, progress = finished
     assert [line for line in progress.splitlines() if line.endswith("...")][1:6] == [
@@ -174,6 +197,7 @@ def test_its_tasks_are_shown_one_after_the_other_and_summed_as_one_step(finished
     assert seconds["prepare"] == pytest.approx(sum(shown), abs=0.3) and len(shown) == 5
 
 
+@pytest.mark.slow
 def test_mlflow_has_one_run_of_prepare_with_the_result(finished: tuple[Path, str]) -> None:
     client = MlflowClient(f"sqlite:///{finished[0] / 'runs' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("deepsynth").experiment_id])
