@@ -10,8 +10,8 @@ _SCRIPTS_WITH_CONJUNCTS = "Deva Beng Guru Gujr Orya Taml Telu Knda Mlym Sinh Mym
 
 
 def _letters_of(scripts: str) -> str:
-    """Return a regex set: the letters and marks that are used by one of ``scripts`` (ISO 15924 codes)."""
-    return r"[[\p{L}\p{M}]&&[" + "".join(rf"\p{{scx={script}}}" for script in scripts.split()) + "]]"
+    """Return a regex set: the letters and marks of ``scripts`` (ISO 15924 codes) and tatweel, of no script."""
+    return r"[[\p{L}\p{M}]&&[\u0640" + "".join(rf"\p{{sc={script}}}" for script in scripts.split()) + "]]"
 
 
 _CONNECTED = _letters_of(_SCRIPTS_THAT_CONNECT)
@@ -81,9 +81,13 @@ def clean_text(text: str) -> str:
 def _visible(text: str) -> str:
     """Return ``text`` in NFC with plain spaces and line ends, and without invisible characters."""
     text = _LINE_END.sub("\n", text).replace("\t", "    ")
-    text = _DROPPED.sub("", _OTHER_SPACE.sub(" ", text))
+    text = _normalized(_DROPPED.sub("", _OTHER_SPACE.sub(" ", text)))
     if "\u200c" in text or "\u200d" in text:
-        text = _JOINER_WITHOUT_EFFECT.sub("", _JOINER_RUN.sub(r"\1", text))
+        text = _normalized(_JOINER_WITHOUT_EFFECT.sub("", _JOINER_RUN.sub(r"\1", text)))
+    return text
+
+
+def _normalized(text: str) -> str:
     if text.isascii():
         return text
     if _MARK_RUN.search(text):

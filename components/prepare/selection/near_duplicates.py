@@ -114,11 +114,10 @@ class NearDuplicateIndex:
         self._folded_text = folded_text
         self._path = folder / "near_duplicates.sqlite"
         self._bands, self._rows = bands_and_rows(threshold) if threshold is not None else (0, 0)
-        # A random linear form over 64 bits per band: documents share its value where they share the band, others by
-        # chance once in 2^64.
+        # A band's value is a random linear form of its rows, another one for each band: what documents share are
+        # bands, but for one chance in 2^64.
         factors = np.random.default_rng(self._seed).integers(2**64, size=(self._bands, self._rows), dtype=np.uint64)
         self._factors = factors | np.uint64(1)
-        self._offsets = np.arange(self._bands, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 
     def __enter__(self) -> Self:
         self._path.unlink(missing_ok=True)
@@ -160,8 +159,7 @@ class NearDuplicateIndex:
 
     def _band_values(self, signature: NDArray[np.uint32]) -> list[int]:
         rows = signature[: self._bands * self._rows].reshape(self._bands, self._rows).astype(np.uint64)
-        values = (rows * self._factors).sum(axis=1, dtype=np.uint64) + self._offsets
-        return values.view(np.int64).tolist()
+        return (rows * self._factors).sum(axis=1, dtype=np.uint64).view(np.int64).tolist()
 
     def _buckets(self, bands: list[int]) -> list[tuple[int, int]]:
         """Return (band, number) of every earlier document that shares a band."""
