@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import signal
-import string
 import subprocess
 import sys
 import time
@@ -13,14 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from PIL import ImageFont
 
 from components.prepare.config import PrepareConfig
-from components.prepare.fonts import covered_code_points, find_fonts, sized_font
-from components.prepare.layout import lay_out, needs_shaping
-from components.prepare.page_geometry import page_height
-from components.prepare.selection_old import CleanDocument, clean_text
+from components.prepare.rendering.fonts import find_fonts
+from components.prepare.rendering.pango_library import pango_library
 from components.prepare.step import run
 from components.shared.command_line import step_main
 from components.shared.dataset_manifest import DatasetManifest, Split, manifest_digest, read_manifest
@@ -29,6 +25,21 @@ from components.shared.lineage import sha256_file
 from components.shared.shard_reader import Sample, ShardDataset
 
 PLAIN_LOOK: dict[str, Any] = {"ink": (0, 0), "paper": (255, 255)}
+MARGIN = 8
+
+
+def pango_is_installed() -> bool:
+    try:
+        pango_library()
+    except OSError:
+        return False
+    return True
+
+
+ENGINES = [
+    pytest.param("pango", marks=pytest.mark.skipif(not pango_is_installed(), reason="Pango is not installed")),
+    "pillow",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -70,26 +81,36 @@ def shard_digests(folder: Path) -> dict[str, str]:
     return {path.name: sha256_file(path) for path in sorted(folder.glob("*.tar"))}
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=ENGINES)
+def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Plain pages in a font of one width, so that a line's ink tells how many letters it has."""
     patch = pytest.MonkeyPatch()
     patch.setenv("MLFLOW_TRACKING_URI", "off")
     folder = tmp_path_factory.mktemp("prepared") / "dataset"
-    made(folder, fonts=["DejaVuSansMono.ttf"], max_samples_per_shard=20, instruction="Read this.", **PLAIN_LOOK)
+    look = {"fonts": ["DejaVuSansMono.ttf"], "text_engine": request.param, **PLAIN_LOOK}
+    made(folder, max_samples_per_shard=20, instruction="Read this.", **look)
     patch.undo()
     return folder
 
 
-def test_the_same_input_config_and_seed_give_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_same_input_config_and_seed_give_the_same_bytes(tmp_path: Path, engine: str) -> None:
     texts = prose(90, words=60)
-    look = {"fonts": ["DejaVuSans.ttf", "DejaVuSansMono.ttf"], "noise_std": 4.0}
+    texts[40] += "\n\nno font has this: \u1e94\u4e2d\u6587"
+    look = {
+        "fonts": ["DejaVuSans.ttf", "DejaVuSansMono.ttf"],
+        "text_engine": engine,
+        "augmentation": {"noise_std": (0, 4), "rotation_degrees": (-2, 2), "share": 0.5},
+        "max_train_pages": 100,
+    }
     alone = made(tmp_path / "a" / "data", texts, workers=1, **look)
     shared_out = made(tmp_path / "b" / "data", texts, workers=3, **look)
-    assert alone.splits["train"].samples > 64, "fewer are not worth the processes: nothing would be compared"
+    assert alone.splits["train"].samples == 100 and alone.dropped["page_over_max_train_pages"] > 50
+    assert alone.dropped["paragraph_glyph_missing"] == 1
     # The source's path is part of the config; its folder differs here, and so do the manifests, but not the pages.
     assert shard_digests(tmp_path / "a" / "data") == shard_digests(tmp_path / "b" / "data")
     assert alone.splits == shared_out.splits and alone.source_digest == shared_out.source_digest
+    assert alone.dropped == shared_out.dropped and alone.documents == shared_out.documents
 
 
 def test_the_manifest_s_digest_follows_the_config_and_not_the_workers(tmp_path: Path) -> None:
@@ -116,7 +137,7 @@ def test_the_manifest_tells_the_truth_of_the_shards(dataset: Path) -> None:
         for shard in index.shardlist:
             path = dataset / shard.url
             assert (path.stat().st_size, sha256_file(path)) == (shard.filesize, shard.sha256)
-    assert set(manifest.fonts) == {"DejaVuSansMono.ttf"}
+    assert set(manifest.fonts) == {"DejaVuSansMono"}
     assert (dataset / "preview.html").stat().st_size > 1000
 
 
@@ -161,75 +182,88 @@ def test_the_labels_are_the_document_in_order(tmp_path: Path, reflow: bool) -> N
 
 
 def test_what_is_drawn_is_what_the_label_says(dataset: Path) -> None:
-    margin = 8
+    path = find_fonts(["DejaVuSansMono.ttf"])[0].path
     for page in samples(dataset):
         size = page.metadata["font_size"]
-        font = sized_font(find_fonts(["DejaVuSansMono.ttf"])[0].path, size)
-        ink = np.asarray(page.image.convert("L")) < 128
-        lines, spacing = page.text.split("\n"), round(size * 1.25)
+        advance = ImageFont.truetype(str(path), 1000).getlength("x") * size / 1000
+        ink = page.gray < 128
+        lines, spacing = page.text.split("\n"), size * 1.25
         # A line's letters lie within the spacing from its top; below the last line there is nothing.
-        assert not ink[margin + len(lines) * spacing :].any()
+        assert not ink[round(MARGIN + len(lines) * spacing) + 1 :].any()
         for number, line in enumerate(lines):
-            columns = np.flatnonzero(ink[margin + number * spacing : margin + (number + 1) * spacing].any(axis=0))
-            assert abs(columns[-1] + 1 - margin - font.getlength(line)) < font.getlength("x"), line
-            assert columns[0] - margin < font.getlength("x")
+            top = round(MARGIN + number * spacing)
+            columns = np.flatnonzero(ink[top + 2 : round(top + spacing) - 2].any(axis=0))
+            assert abs(columns[-1] + 1 - MARGIN - len(line) * advance) < advance, line
+            assert columns[0] - MARGIN < advance
 
 
 def test_nothing_is_drawn_in_the_margin(dataset: Path) -> None:
     for page in samples(dataset):
-        pixels = np.asarray(page.image.convert("L"))
         # Two pixels of the margin of eight belong to letters that hang over, such as j.
-        border = np.ones_like(pixels, dtype=bool)
+        border = np.ones_like(page.gray, dtype=bool)
         border[6:-6, 6:-6] = False
-        assert (pixels[border] == 255).all()
+        assert (page.gray[border] == 255).all()
 
 
-def test_a_low_page_with_narrow_spacing_clips_no_descender(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_low_page_with_narrow_spacing_clips_no_descender(tmp_path: Path, engine: str) -> None:
     texts = [("jgpqy " * 30).strip() + f" {number}" for number in range(4)]
-    tight = {"line_spacing": 0.8, "margin": 2, "page_height": 68, "lines_per_page": (4, 4), "font_sizes": [20]}
-    made(tmp_path / "data", texts, eval_fraction=0.5, **tight, **PLAIN_LOOK)
+    tight = {"line_spacing": (0.8, 0.8), "margin": (2, 2), "page_height": 68, "font_sizes": [20]}
+    made(tmp_path / "data", texts, eval_fraction=0.5, text_engine=engine, near_duplicate_threshold=None, **tight)
     for page in samples(tmp_path / "data"):
-        pixels = np.asarray(page.image.convert("L"))
-        assert (pixels < 128).any() and (pixels[-1] == 255).all()
+        assert (page.gray < 128).any() and (page.gray[-1] > 200).all()
 
 
 def test_a_page_too_low_for_its_letters_is_dropped_and_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"page_does_not_fit: \d+"):
-        made(tmp_path / "data", page_height=28, font_sizes=[60])
+    with pytest.raises(UserError, match=r"paragraph_does_not_fit: \d+"):
+        made(
+            tmp_path / "data", page_height=80, font_sizes=[30], margin=(8, 8), line_spacing=(4, 4), fonts=["cmex10.ttf"]
+        )
     assert not (tmp_path / "data").exists()
 
 
-def test_a_glyph_that_one_font_lacks_is_drawn_with_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_glyph_that_one_font_lacks_is_drawn_with_the_next(tmp_path: Path, engine: str) -> None:
     texts = [f"Ελληνικά γράμματα {number} και λόγια" for number in range(4)] + prose(4, words=10)
     fonts = ["cmr10.ttf", "DejaVuSans.ttf"]
-    manifest = made(tmp_path / "data", texts, fonts=fonts)
-    drawn_with = {"greek": set(), "latin": set()}
+    manifest = made(tmp_path / "data", texts, fonts=fonts, text_engine=engine, near_duplicate_threshold=None)
+    drawn_with: dict[str, set[str]] = {"greek": set(), "latin": set()}
     for page in samples(tmp_path / "data"):
-        drawn_with["latin" if page.text.isascii() else "greek"].add(page.metadata["font"])
-    assert drawn_with["greek"] == {"DejaVuSans"}
+        used = {page.metadata["font"], *page.metadata["fallback_fonts"]}
+        drawn_with["latin" if page.text.isascii() else "greek"] |= used
+    assert "DejaVuSans" in drawn_with["greek"]
     assert "cmr10" in drawn_with["latin"]
-    assert manifest.dropped == {} and set(manifest.fonts) == set(fonts)
+    assert manifest.dropped == {} and set(manifest.fonts) == {"cmr10", "DejaVuSans"}
 
 
-def test_what_cannot_be_drawn_right_is_counted_and_in_no_label(tmp_path: Path) -> None:
-    rows = [{"text": text} for text in prose(4, words=10)]
-    rows += [{"text": "\u4e2d\u6587 \u4e0d\u5728"}, {"text": "\u05e9\u05dc\u05d5\u05dd"}, {"text": "x\u0338y"}]
+def test_what_cannot_be_drawn_is_counted_and_in_no_label(tmp_path: Path) -> None:
+    rows = [{"text": text} for text in prose(40, words=10)]
+    rows += [{"text": "Seen\n\n\u4e2d\u6587 \u4e0d\u5728\n\nSeen too"}]
     rows += [{"text": ""}, {"text": " \n\t"}, {"text": None}, {"text": 17}, {"text": ["a"]}]
-    rows += [{"text": prose(1, words=10)[0].upper() + "\n"}, {"text": "\ue000\ufdd0"}]
-    manifest = made(tmp_path / "data", rows=rows)
+    rows += [{"text": prose(1, words=10)[0].upper() + "\n"}, {"text": "\ue000\ufdd0\u200b\u202e"}]
+    rows += [{"text": "long " * 30}]
+    manifest = made(tmp_path / "data", rows=rows, max_document_characters=140)
     assert manifest.dropped == {
         "document_duplicate": 1,
         "document_empty": 4,
         "document_not_text": 2,
-        "page_glyph_missing": 1,
-        "page_needs_shaping": 2,
+        "document_too_long": 1,
+        "paragraph_glyph_missing": 1,
     }
-    assert all(page.text.isascii() for page in samples(tmp_path / "data"))
+    pages = samples(tmp_path / "data")
+    assert all(page.text.isascii() for page in pages)
+    (mended,) = [page for page in pages if "Seen" in page.text and "too" not in page.text]
+    assert mended.metadata["pages"] == 2, "the paragraphs before and behind it are drawn"
+
+
+def test_pillow_refuses_what_it_would_draw_wrong(tmp_path: Path) -> None:
+    rows = [{"text": text} for text in prose(40, words=10)] + [{"text": "\u0e2a\u0e27\u0e31\u0e2a"}]
+    manifest = made(tmp_path / "data", rows=rows, text_engine="pillow")
+    assert manifest.dropped == {"paragraph_needs_shaping": 1}
 
 
 def test_max_train_pages_picks_some_of_the_same_pages(tmp_path: Path) -> None:
     texts = prose(12)
-    # The same file name in both: a page's look follows its document's text and name.
     everything = made(tmp_path / "all" / "data", texts)
     limited = made(tmp_path / "some" / "data", texts, max_train_pages=7, max_eval_pages=2)
     assert limited.splits["train"].samples == 7 and limited.splits["eval"].samples == 2
@@ -244,7 +278,7 @@ def test_pages_are_pictures_of_the_asked_format(tmp_path: Path, image_format: st
     made(tmp_path / "data", prose(3, words=8), image_format=image_format, page_height=112)
     for page in samples(tmp_path / "data"):
         assert page.image.size == (420, 112)
-        assert np.asarray(page.image.convert("L")).min() < 128
+        assert page.gray.min() < 128
 
 
 def test_the_command_makes_what_run_makes(tmp_path: Path) -> None:
@@ -273,13 +307,19 @@ def bad_arguments(kind: str, folder: Path) -> tuple[list[str], list[str]]:
         "no config file": (["--config", "none.yaml"], ["none.yaml"]),
         "wrong value": (["--eval_fraction", "1.5"], ["'eval_fraction'", "1.5"]),
         "range": (["--ink", "[9, 3]"], ["ink: the first number"]),
-        "narrow page": (["--page_width", "40"], ["page_width leaves no room"]),
+        "narrow page": (["--page_width", "40"], ["a page of 40x", "leaves no room"]),
+        "unknown mode": (["--resolutions", '["bass"]'], ["bass", "base"]),
+        "summary without a column": (["--task", "summarize", "--page_height", "400"], ["target_column"]),
         "missing font": (["--fonts", '["Nowhere.ttf"]'], ["'Nowhere.ttf'", "no such font"]),
-        "broken font": (["--fonts", '["broken.ttf"]'], ["broken.ttf", "not a readable font"]),
+        "broken font": (["--fonts", '["broken.ttf"]'], ["broken.ttf", "not a"]),
         "folder without fonts": (["--fonts", '["no-fonts"]'], ["no-fonts", ".ttf"]),
         "one document": (["--source", "one.jsonl"], ["one.jsonl", "eval_fraction"]),
         "nothing to read": (["--source", "empty.jsonl"], ["document_empty: 1", "document_not_text: 1"]),
-        "nothing to draw": (["--source", "chinese.jsonl"], ["page_glyph_missing", "fonts"]),
+        "script without a font": (["--source", "chinese.jsonl"], ["no font covers Han (4 of 4 documents", "fonts"]),
+        "nothing to draw": (
+            ["--source", "chinese.jsonl", "--max_uncovered_share", "1"],
+            ["paragraph_glyph_missing: 4", "fonts"],
+        ),
     }[kind]
 
 
@@ -292,11 +332,14 @@ def bad_arguments(kind: str, folder: Path) -> tuple[list[str], list[str]]:
         "wrong value",
         "range",
         "narrow page",
+        "unknown mode",
+        "summary without a column",
         "missing font",
         "broken font",
         "folder without fonts",
         "one document",
         "nothing to read",
+        "script without a font",
         "nothing to draw",
     ],
 )
@@ -332,7 +375,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         try:
             deadline = time.monotonic() + 60
-            while not list(tmp_path.glob(".out.partial-*/*.tar")) and time.monotonic() < deadline:
+            while not list(tmp_path.glob(".out.partial-*/.work-*/.pages*/pages.bin")) and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert process.poll() is None, "it ended before it could be interrupted"
             os.kill(process.pid, signal.SIGINT)
@@ -342,46 +385,3 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "interrupted" in said and "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
-
-
-FACES = find_fonts(["DejaVuSans.ttf", "DejaVuSansMono.ttf"])
-COVERED = "".join(
-    letter
-    for letter in map(chr, sorted(covered_code_points(FACES[0].path) & covered_code_points(FACES[1].path)))
-    if clean_text(f"x{letter}x") == f"x{letter}x"
-    and not needs_shaping(letter)
-    and letter != "\u0eb3"  # the Lao vowel hangs over to the left by more than the margin
-)
-NARROW = PrepareConfig(
-    output_dir=Path("unused"), source="unused", page_width=110, fonts=["DejaVuSans.ttf"], lines_per_page=(1, 3)
-)
-
-
-def laid_out(text: str, config: PrepareConfig) -> Any:
-    return lay_out(CleanDocument("fuzzed", clean_text(text), "und", "train"), FACES, config)
-
-
-@settings(deadline=None, max_examples=150)
-@given(st.text(max_size=200), st.booleans())
-def test_any_text_is_laid_out_within_the_page_or_counted(text: str, reflow: bool) -> None:
-    config = NARROW.model_copy(update={"reflow": reflow})
-    document = laid_out(text, config)
-    total = len(document.pages) + document.dropped.total()
-    for page in document.pages:
-        assert page.pages == total and 1 <= page.number <= total
-        font = sized_font(FACES[page.face].path, page.look.font_size)
-        assert 1 <= len(page.lines) <= page.look.max_lines
-        assert page_height(len(page.lines), font, config) > 0
-        for line in page.lines:
-            assert line == line.strip() and line
-            assert font.getbbox(line)[2] <= config.page_width - 2 * config.margin
-        assert not FACES[page.face].missing(page.text) and not needs_shaping(page.text)
-
-
-@settings(deadline=None, max_examples=150)
-@given(st.text(alphabet=st.sampled_from(COVERED) | st.sampled_from(string.ascii_letters + " \n"), max_size=200))
-def test_of_text_that_the_fonts_cover_no_letter_is_lost(text: str) -> None:
-    document = laid_out(text, NARROW)
-    drawn = "".join("".join(page.lines) for page in document.pages)
-    assert "".join(drawn.split()) == "".join(clean_text(text).split())
-    assert not document.dropped

@@ -1,7 +1,8 @@
 """Encoded pages on disk: written in the order they come, read in the order of the shards.
 
 A spool is a folder with ``pages.bin``, the pictures and metadata one after another, and ``index.bin``, 25 bytes a page.
-Only the index is held in memory: 25 MB for a million pages, and about 50 MB more while they are being sorted.
+Only the index is held in memory. Measured for a million pages: 71 MB more at the end of writing, 140 MB more at the
+peak of sorting.
 """
 
 import os

@@ -30,12 +30,12 @@ _COUNTED_FIELDS = ("task", "lang", "font", "font_size", "resolution", "mode", "c
 _EFFECTS = {
     "rotation_degrees": ("rotation", "{:+.1f}°"),
     "skew_degrees": ("skew", "{:+.1f}°"),
+    "ink_bleed": ("ink bleed", "{:.2f}"),
+    "paper_texture": ("paper", "±{:.1f}"),
+    "shadow": ("shadow", "{:.2f}"),
     "blur_sigma": ("blur", "{:.1f} px"),
     "noise_std": ("noise", "±{:.1f}"),
     "jpeg_quality": ("JPEG", "{:.0f}"),
-    "ink_bleed": ("ink bleed", "{:.2f}"),
-    "shadow": ("shadow", "{:.2f}"),
-    "paper_texture": ("paper", "±{:.1f}"),
 }
 
 
@@ -210,8 +210,12 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
 
 
 def _augmentation(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the effects in the order in which they are done."""
     applied = about.get("augmentation")
-    return applied if isinstance(applied, dict) else {}
+    if not isinstance(applied, dict):
+        return {}
+    order = [*_EFFECTS, *sorted(applied.keys() - _EFFECTS.keys())]
+    return {name: applied[name] for name in order if name in applied}
 
 
 def _effect(name: str, value: Any) -> str:
@@ -237,16 +241,17 @@ def _tallies(splits: Sequence[Sequence[Sample]]) -> list[Tally]:
 
 def _effect_ranges(samples: Sequence[Sample]) -> list[tuple[str, int, str]]:
     """Return each effect's name, on how many pages it is, and the least and the most of it."""
-    values: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {name: [] for name in _EFFECTS}
     for sample in samples:
         for name, value in _augmentation(sample.metadata).items():
             if isinstance(value, int | float):
                 values.setdefault(name, []).append(value)
     ranges = []
-    for name in [*_EFFECTS, *sorted(values.keys() - _EFFECTS.keys())]:
-        if of_effect := values.get(name):
-            words, form = _EFFECTS.get(name, (name.replace("_", " "), "{}"))
-            ranges.append((words, len(of_effect), f"{form.format(min(of_effect))} to {form.format(max(of_effect))}"))
+    for name, of_effect in values.items():
+        if not of_effect:
+            continue
+        words, form = _EFFECTS.get(name, (name.replace("_", " "), "{}"))
+        ranges.append((words, len(of_effect), f"{form.format(min(of_effect))} to {form.format(max(of_effect))}"))
     return ranges
 
 

@@ -193,10 +193,12 @@ class DocumentRenderer:
         return compose(paragraphs, self._instruction, look, self._engine, lang, multiple, font_size)
 
     def _drawn(self, page: ComposedPage, look: PageLook, labels: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        used = [self._faces[face].name for face in self._engine.used_faces(page.placed, page.style)]
         about = {
             **labels,
             "drawn_text": page.drawn_text,
-            "font": self._faces[look.faces[0]].name,
+            "font": used[0],
+            "fallback_fonts": used[1:],
             "font_size": page.style.font_size,
             "columns": look.columns,
         }
@@ -207,7 +209,7 @@ class DocumentRenderer:
             raise PageError("empty", f"{picture.path}: no text is known of this page")
         about: dict[str, Any] = dict.fromkeys(("text", "original_text", "drawn_text"), picture.text)
         gray = load_page(picture, look.width, look.height, self._config.max_picture_pixels)
-        return gray, about | {"font": None, "font_size": None, "columns": None}
+        return gray, about | {"font": None, "fallback_fonts": [], "font_size": None, "columns": None}
 
     def _finished(self, place: _Place, gray: np.ndarray, about: dict[str, Any]) -> _DrawnPage:
         augmented = augment(gray, self._config.augmentation, place.look.augmentation_seed, place.look.paper)

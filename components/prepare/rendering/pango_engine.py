@@ -1,13 +1,16 @@
 """Text set by Pango and drawn by cairo: every script, with other fonts where the first one lacks a glyph."""
 
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from components.prepare.rendering import pango_library
-from components.prepare.rendering.fonts import FontFace
+from components.prepare.rendering.fonts import FontFace, covered_code_points
 from components.prepare.rendering.pango_library import SCALE
 from components.prepare.rendering.text_engine import CannotBeSetError, Line, PlacedLine, TextStyle
 
@@ -23,6 +26,7 @@ class PangoEngine:
 
     def __init__(self, faces: Sequence[FontFace]) -> None:
         self._library = pango_library.pango_library()
+        self._faces = list(faces)
         versions = self._library.versions()
         self.name = " ".join(f"{name}-{version}" for name, version in versions.items())
         self._context = self._new_context(faces)
@@ -49,6 +53,18 @@ class PangoEngine:
         if any(line.width > width for line in lines):
             raise CannotBeSetError("does_not_fit")
         return lines
+
+    def used_faces(self, lines: Sequence[PlacedLine], style: TextStyle) -> list[int]:
+        """See ``TextEngine``."""
+        characters = {ord(letter) for placed in lines for letter in placed.line.text}
+        if characters <= covered_code_points(self._faces[style.faces[0]]):
+            return [style.faces[0]]
+        letters: Counter[FontFace] = Counter()
+        for placed in lines:
+            for font, count in self._runs_of(placed.line.handle[1]):
+                letters[font] += count
+        used = [face for face in style.faces if self._faces[face] in letters]
+        return sorted(used, key=lambda face: -letters[self._faces[face]])
 
     def draw(self, lines: Sequence[PlacedLine], style: TextStyle, width: int, height: int) -> np.ndarray:
         """See ``TextEngine``."""
@@ -99,6 +115,19 @@ class PangoEngine:
             start = end
             node = node.next
         return lines
+
+    def _runs_of(self, line: Any) -> Iterator[tuple[FontFace, int]]:
+        """Yield font and number of characters of each of a line's runs."""
+        ffi, library = self._library.ffi, self._library
+        file, index = ffi.new("unsigned char **"), ffi.new("int *")
+        node = line.runs
+        while node != ffi.NULL:
+            item = ffi.cast("PangoGlyphItem *", node.data).item
+            pattern = library.pangoft2.pango_fc_font_get_pattern(item.analysis.font)
+            library.fontconfig.FcPatternGetString(pattern, b"file", 0, file)
+            library.fontconfig.FcPatternGetInteger(pattern, b"index", 0, index)
+            yield FontFace(Path(os.fsdecode(ffi.string(file[0]))), index[0]), item.num_chars
+            node = node.next
 
     def _new_context(self, faces: Sequence[FontFace]) -> Any:
         library, ffi = self._library, self._library.ffi

@@ -27,6 +27,9 @@ typedef struct _cairo cairo_t;
 typedef struct _cairo_font_options cairo_font_options_t;
 typedef struct _GSList { void *data; struct _GSList *next; } GSList;
 typedef struct { int x, y, width, height; } PangoRectangle;
+typedef struct { void *shape_engine; void *lang_engine; void *font; } PangoAnalysis;
+typedef struct { int offset; int length; int num_chars; PangoAnalysis analysis; } PangoItem;
+typedef struct { PangoItem *item; void *glyphs; } PangoGlyphItem;
 typedef struct { PangoLayout *layout; int start_index; int length; GSList *runs; unsigned int flags; } PangoLayoutLine;
 
 void g_object_unref(void *object);
@@ -35,6 +38,8 @@ FcConfig *FcConfigCreate(void);
 void FcConfigDestroy(FcConfig *config);
 int FcConfigAppFontAddFile(FcConfig *config, const char *file);
 FcPattern *FcFreeTypeQuery(const char *file, unsigned int id, void *blanks, int *count);
+int FcPatternGetString(FcPattern *pattern, const char *object, int id, unsigned char **value);
+int FcPatternGetInteger(FcPattern *pattern, const char *object, int id, int *value);
 void FcPatternDestroy(FcPattern *pattern);
 int FcGetVersion(void);
 
@@ -67,6 +72,7 @@ void pango_cairo_context_set_font_options(PangoContext *context, const cairo_fon
 void pango_cairo_show_layout_line(cairo_t *cr, PangoLayoutLine *line);
 
 void pango_fc_font_map_set_config(PangoFontMap *fontmap, FcConfig *config);
+FcPattern *pango_fc_font_get_pattern(void *font);
 PangoFontDescription *pango_fc_font_description_from_pattern(FcPattern *pattern, gboolean include_size);
 
 const char *cairo_version_string(void);

@@ -6,6 +6,7 @@ is refused: scripts whose lines end between words that no space parts (Thai, Lao
 """
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -42,21 +43,28 @@ class PillowEngine:
         """See ``TextEngine``; the first font of the style that covers the paragraph is taken."""
         self._check_can_be_set(text)
         face = self._covering_face(text, style.faces)
-        font = sized_font(face, style.font_size, self._shaping)
+        font = sized_font(self._faces[face], style.font_size, self._shaping)
         ascent, descent = font.getmetrics()
         lines = []
         for start, end in self._line_ranges(text, font, width):
             words = text[start:end].strip()
-            handle = (face, right_to_left)
+            handle = (self._faces[face], right_to_left, face)
             lines.append(Line(start, end, words, _length(font, words), float(ascent), float(descent), handle))
         return lines
+
+    def used_faces(self, lines: Sequence[PlacedLine], style: TextStyle) -> list[int]:
+        """See ``TextEngine``."""
+        letters: Counter[int] = Counter()
+        for placed in lines:
+            letters[placed.line.handle[2]] += len(placed.line.text)
+        return sorted(letters, key=lambda face: (-letters[face], style.faces.index(face)))
 
     def draw(self, lines: Sequence[PlacedLine], style: TextStyle, width: int, height: int) -> np.ndarray:
         """See ``TextEngine``."""
         image = Image.new("L", (width, height), 0)
         draw = ImageDraw.Draw(image)
         for placed in lines:
-            face, right_to_left = placed.line.handle
+            face, right_to_left, _ = placed.line.handle
             font = sized_font(face, style.font_size, self._shaping)
             direction = ("rtl" if right_to_left else "ltr") if self._shaping else None
             draw.text(
@@ -70,11 +78,11 @@ class PillowEngine:
         if _LINES_END_BY_DICTIONARY.search(text) or (not self._shaping and _needs_shaping(text)):
             raise CannotBeSetError("needs_shaping")
 
-    def _covering_face(self, text: str, order: Sequence[int]) -> FontFace:
+    def _covering_face(self, text: str, order: Sequence[int]) -> int:
         needed = {ord(letter) for letter in set(text) - _FORMAT_CONTROLS}
         for index in order:
             if needed <= covered_code_points(self._faces[index]):
-                return self._faces[index]
+                return index
         raise CannotBeSetError("glyph_missing")
 
     def _line_ranges(self, text: str, font: ImageFont.FreeTypeFont, width: int) -> list[tuple[int, int]]:

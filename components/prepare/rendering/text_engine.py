@@ -80,6 +80,10 @@ class TextEngine(Protocol):
         """
         ...
 
+    def used_faces(self, lines: Sequence[PlacedLine], style: TextStyle) -> list[int]:
+        """Return which of the style's fonts the lines are drawn with, the one that draws most letters first."""
+        ...
+
     def draw(self, lines: Sequence[PlacedLine], style: TextStyle, width: int, height: int) -> np.ndarray:
         """Return the lines' coverage, (height, width) uint8: 0 nothing, 255 full ink; what lies outside is cut."""
         ...

@@ -55,26 +55,43 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
 
 
 def read_parquet(path: Path, name: str, settings: SourceSettings) -> Iterator[Document | Unreadable]:
-    """Yield one document per row; ids are ``name:ROW``, counted from 1. Only the named columns are read."""
+    """Yield one document per row; ids are ``name:ROW``, counted from 1. Only the named columns are read.
+
+    Where a row group is damaged, its rows up to there come, one marker for the others, and the next group.
+    """
     import pyarrow
     import pyarrow.parquet
 
-    number = 0
+    broken = (pyarrow.ArrowException, OSError, ValueError)
+    where, mend = printable(str(path)), "make or copy the file again"
     try:
         # A buffer instead of whole column chunks: memory does not grow with the size of the row groups.
-        with pyarrow.parquet.ParquetFile(
+        table = pyarrow.parquet.ParquetFile(
             path, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
-        ) as table:
-            check_columns(table.schema_arrow.names, settings, where=printable(str(path)))
-            columns = named_columns(settings)
-            for batch in table.iter_batches(columns=columns, batch_size=_ROWS_PER_BATCH, use_threads=False):
-                for row in _rows(batch):
+        )
+    except broken as error:
+        yield unreadable(settings, name, f"not a readable Parquet file ({error})", where=where, mend=mend)
+        return
+    with table:
+        check_columns(table.schema_arrow.names, settings, where)
+        end = 0
+        for group in range(table.num_row_groups):
+            number, end = end, end + table.metadata.row_group(group).num_rows
+            try:
+                for row in _rows_of_group(table, group, named_columns(settings)):
                     number += 1
                     yield document_of_row(row, f"{name}:{number}", settings)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        after = f" after row {number}" if number else ""
-        problem = f"not a readable Parquet file{after} ({error})"
-        yield unreadable(settings, name, problem, where=printable(str(path)), mend="make or copy the file again")
+                if number != end:
+                    raise ValueError("their number is not what the file's footer says")
+            except broken as error:
+                problem = f"rows {number + 1} to {end} are damaged ({error})"
+                yield unreadable(settings, f"{name}:{number + 1}", problem, where=where, mend=mend)
+
+
+def _rows_of_group(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+    batches = table.iter_batches(_ROWS_PER_BATCH, row_groups=[group], columns=columns, use_threads=False)
+    for batch in batches:
+        yield from _rows(batch)
 
 
 def _rows(batch: Any) -> list[dict[str, Any]]:
