@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from components.prepare.config import PrepareConfig
+from components.prepare.source_settings import SourceSettings
+from components.prepare.sources.document import Document
 from components.prepare.sources.opening import read_documents
 from components.prepare.step import run
 from components.shared.command_line import step_main
@@ -101,6 +100,43 @@ def test_a_title_stands_above_the_text_in_a_paragraph_of_its_own(tmp_path: Path)
     source = write_rows(tmp_path / "rows.jsonl", [*rows, {"body": "Without a title.", "name": None}])
     found = prepared_texts(source, tmp_path / "dataset", text_column="body", title_column="name")
     assert found == {f"Chapter {number}\n{text}" for number, text in enumerate(WORDS)} | {"Without a title."}
+
+
+def table_of_all_columns(kind: str, folder: Path) -> Path:
+    rows = [
+        {"body": "A text.", "name": "A title", "summary": "Short.", "language": "fr", "unused": "x"},
+        {"body": None, "name": None, "summary": None, "language": None, "unused": None},
+    ]
+    if kind == "parquet":
+        pq.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
+        return folder / "rows.parquet"
+    if kind == "tar":
+        return write_tar(folder / "rows.tar", [(f"{i}.json", json.dumps(row).encode()) for i, row in enumerate(rows)])
+    return write_rows(folder / "rows.jsonl", rows)
+
+
+COLUMNS = {"text_column": "body", "title_column": "name", "target_column": "summary", "lang_column": "language"}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "tar"])
+def test_a_row_gives_text_title_summary_and_language(kind: str, tmp_path: Path) -> None:
+    source = table_of_all_columns(kind, tmp_path)
+    first, second = read_documents(SourceSettings(source=str(source), lang="en", **COLUMNS))
+    number = (0, 1) if kind == "tar" else (1, 2)
+    assert first == Document(f"{source.name}:{number[0]}", "A text.", "A title", "fr", "Short.")
+    assert second == Document(f"{source.name}:{number[1]}", "", None, "en", None)
+
+
+@pytest.mark.parametrize("option", COLUMNS)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "tar"])
+def test_every_named_column_has_to_be_there(kind: str, option: str, tmp_path: Path) -> None:
+    columns = COLUMNS | {option: "nowhere"}
+    for on_unreadable in ("stop", "skip"):  # a wrong option, not a broken file
+        settings = SourceSettings(
+            source=str(table_of_all_columns(kind, tmp_path)), on_unreadable=on_unreadable, **columns
+        )
+        with pytest.raises(UserError, match=f"'nowhere' .*language.*{option}"):
+            list(read_documents(settings))
 
 
 def test_ids_name_file_and_row(tmp_path: Path) -> None:
@@ -261,16 +297,3 @@ def test_a_hub_source_without_a_network_says_so(tmp_path: Path) -> None:
     last = answer.stderr.splitlines()[-1]
     assert last.startswith("error: hf:owner/name: ") and "network" in last
     assert list(tmp_path.iterdir()) == []
-
-
-@given(content=st.binary(max_size=300) | st.text(alphabet='{}[]":,\\utextn01 \n', max_size=120).map(str.encode))
-def test_foreign_bytes_as_jsonl_are_read_or_refused_in_words(content: bytes) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "foreign.jsonl"
-        path.write_bytes(content)
-        try:
-            documents = list(read_documents(PrepareConfig(output_dir=Path(folder) / "out", source=str(path))))
-        except UserError as error:
-            assert "foreign.jsonl" in str(error)
-        else:
-            assert len(documents) <= content.count(b"\n") + 1

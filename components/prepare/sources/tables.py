@@ -86,6 +86,9 @@ def read_parquet(path: Path, name: str, settings: SourceSettings) -> Iterator[Do
             except broken as error:
                 problem = f"rows {number + 1} to {end} are damaged ({error})"
                 yield unreadable(settings, f"{name}:{number + 1}", problem, where=where, mend=mend)
+        if end != (promised := table.metadata.num_rows):
+            problem = f"a damaged footer: {end} rows in its row groups, {promised} in the file"
+            yield unreadable(settings, name, problem, where=where, mend=mend)
 
 
 def _rows_of_group(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
