@@ -309,11 +309,19 @@ def test_the_recall_is_the_formula_s(tmp_path: Path) -> None:
 
 
 def test_boilerplate_that_all_share_makes_no_copies_and_hides_none(tmp_path: Path) -> None:
-    letter = " ".join(words(300, seed=5))
+    letter = " ".join(words(300, seed=10**6))
     contents = [f"{letter} {text}" for text in prose(400, length=130)]
     last = len(contents) - 1
     found = index_matches([*contents, changed(contents[last], 2)], tmp_path)
     assert found[:-1] == [None] * 400 and found[-1] and found[-1].number == last
+
+
+def test_among_many_that_are_nearly_copies_the_one_that_is_is_found(tmp_path: Path) -> None:
+    letter = " ".join(words(300, seed=10**6))
+    contents = [f"{letter} {text}" for text in prose(60, length=40)]
+    assert 0.75 < jaccard(*(shingles(text) for text in contents[:2])) < 0.8
+    found = index_matches([*contents, changed(contents[50], 1)], tmp_path)
+    assert found[:-1] == [None] * 60 and found[-1] and found[-1].number == 50
 
 
 def test_the_seed_moves_only_what_is_at_the_edge(tmp_path: Path) -> None:

@@ -89,11 +89,12 @@ class NearDuplicateIndex:
 
     A text equals an earlier one exactly where their fingerprints do, and nearly where the Jaccard similarity of their
     shingles is at least ``threshold``. MinHash proposes the candidates (see ``bands_and_rows`` for the share that is
-    found); of 128 slots the estimate's standard error is sqrt(J(1-J)/128), 0.035 at 0.8, so candidates within three
-    of them are compared by their shingles: what is called a near copy is one. The order of the documents and the seed
-    decide, nothing else.
+    found). With 128 slots the estimate's standard error is sqrt(J(1-J)/128), 0.035 at 0.8 (rensa's: 0.028 measured,
+    without bias), so candidates within three of them are compared by their shingles: what is called a near copy is
+    one. The order of the documents and the seed decide, nothing else.
 
-    Memory is SQLite's page cache of 64 MB, whatever the number of documents; a document takes about 1.3 kB of disk.
+    Memory is SQLite's page cache of 64 MB, whatever the number of documents: with a million the process had 114 MB,
+    and the file 871 MiB.
 
     Args:
         folder: where the index is written, deleted when it is closed.
