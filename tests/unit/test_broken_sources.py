@@ -6,6 +6,7 @@ import os
 import tarfile
 import tempfile
 import tracemalloc
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,7 +127,6 @@ BROKEN: dict[str, tuple[str, bytes, list[object], list[tuple[str, str]]]] = {
         ["one"],
         [("b.tar", "file_unreadable")],
     ),
-    "pdf, not a PDF": ("b.pdf", b"garbage", [], [("b.pdf", "file_unreadable")]),
 }
 
 
@@ -180,8 +180,8 @@ def test_a_broken_file_with_an_odd_name_is_refused_by_name(suffix: str, tmp_path
 
 
 def sparse(path: Path, size: int) -> None:
-    with path.open("ab") as stream:
-        stream.truncate(size)
+    path.touch()
+    os.truncate(path, size)
 
 
 def write_huge_tar(path: Path) -> None:
@@ -216,12 +216,10 @@ def test_a_text_beyond_all_limits_is_counted_and_not_kept(
 
 def peak_bytes(source: Path) -> int:
     tracemalloc.start()
-    try:
-        for _ in read_documents(SourceSettings(source=str(source))):
-            pass
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    deque(read_documents(SourceSettings(source=str(source))), maxlen=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 def test_a_large_text_is_copied_once(tmp_path: Path) -> None:
