@@ -1,10 +1,12 @@
 """Documents drawn by several processes, handed back in the documents' order."""
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 
 from components.prepare.config import PrepareConfig
@@ -43,7 +45,10 @@ def draw_documents(
     # Spawned, not forked: the progress bar's thread may hold a lock at the moment of a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(config.workers, context, _start_worker, (config, faces)) as pool:
-        yield from _drawn_in_order(pool, iter(documents), config.workers * _TASKS_PER_WORKER, order_limits)
+        try:
+            yield from _drawn_in_order(pool, iter(documents), config.workers * _TASKS_PER_WORKER, order_limits)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _drawn_in_order(
@@ -53,7 +58,8 @@ def _drawn_in_order(
 
     def submit() -> None:
         if batch := list(islice(documents, _DOCUMENTS_PER_TASK)):
-            waiting.append((batch, pool.submit(_render, batch, dict(order_limits))))
+            with _processes_that_ignore_ctrl_c():
+                waiting.append((batch, pool.submit(_render, batch, dict(order_limits))))
 
     for _ in range(tasks):
         submit()
@@ -68,6 +74,16 @@ def _drawn_in_order(
                 mend="use fewer workers where memory is short, leave out unusual fonts, or set text_engine to pillow",
             ) from error
         submit()
+
+
+@contextmanager
+def _processes_that_ignore_ctrl_c() -> Iterator[None]:
+    """Let processes that start in the block inherit a blocked SIGINT: this process ends them, in order."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(config: PrepareConfig, faces: list[FontFace]) -> None:

@@ -29,6 +29,8 @@ from components.shared.tracking import TrackedRun, step_run
 
 log = logging.getLogger(__name__)
 
+_SOURCE_DIGEST_FILE = "source_digest.txt"
+"""In the selection's folder: the machine that assembles need not see the source."""
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
@@ -41,6 +43,7 @@ def select(config: PrepareConfig, selection_dir: Path) -> Selection:
     """
     faces = find_fonts(config.fonts)
     with finished_folder(selection_dir) as folder:
+        (folder / _SOURCE_DIGEST_FILE).write_text(sources_digest(config), encoding="utf-8")
         selection = select_from_sources(config, folder)
         _check_documents(selection, config)
         uncovered = check_scripts(selection.scripts, selection.characters, faces, selection.count)
@@ -68,7 +71,7 @@ def draw(config: PrepareConfig, selection_dir: Path, pages_dir: Path, partition:
         drawn = draw_documents(documents, config, faces, drawer.order_limits)
         for document in track(drawn, "draw documents", end - first):
             drawer.take(document)
-        drawer.finish(choice.engine.name, font_digests(faces))
+        drawer.finish(partition, partitions, choice.engine.name, font_digests(faces))
 
 
 def assemble(
@@ -90,7 +93,7 @@ def write_dataset(
     """Write shards, manifest and preview into ``folder`` and log them; see ``assemble``."""
     selection = Selection.load(selection_dir)
     records = [read_drawing_record(pages_dir) for pages_dir in pages_dirs]
-    _check_drawn_alike(records, pages_dirs)
+    _check_partitions(records, pages_dirs)
     spools = [PageSpool.open(pages_dir) for pages_dir in pages_dirs]
     kept = {split: merged(spools, split, config.page_limits()[split]) for split in SPLITS}
     splits = {
@@ -105,7 +108,8 @@ def write_dataset(
     }
     documents = {split: pages.documents for split, pages in kept.items()}
     dropped = selection.dropped + dropped_pages(records, kept)
-    manifest = build_manifest(config, sources_digest(config), records[0], splits, documents, dropped)
+    source_digest = (selection_dir / _SOURCE_DIGEST_FILE).read_text(encoding="utf-8")
+    manifest = build_manifest(config, source_digest, records[0], splits, documents, dropped)
     _check_pages(manifest, selection, config)
     (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     write_preview(folder, manifest)
@@ -135,13 +139,26 @@ def _check_documents(selection: Selection, config: PrepareConfig) -> None:
         )
 
 
-def _check_drawn_alike(records: Sequence[DrawingRecord], pages_dirs: Sequence[Path]) -> None:
+def _check_partitions(records: Sequence[DrawingRecord], pages_dirs: Sequence[Path]) -> None:
     first = records[0]
+    if sorted(record.partition for record in records) != list(range(first.partitions)):
+        parts = ", ".join(f"{record.partition + 1} of {record.partitions}" for record in records)
+        raise UserError(
+            f"not every partition is there once ({parts})",
+            where=", ".join(map(str, pages_dirs)),
+            mend="give the pages of all partitions, each once",
+        )
     for record, pages_dir in zip(records, pages_dirs, strict=True):
-        if (record.layout_engine, record.fonts) != (first.layout_engine, first.fonts):
+        if record.partitions != first.partitions or record.layout_engine != first.layout_engine:
             raise UserError(
-                f"these pages were drawn by {record.layout_engine}, those of {pages_dirs[0]} by {first.layout_engine}, "
-                "or with other fonts",
+                f"drawn by {record.layout_engine} in {record.partitions} partitions, "
+                f"and {pages_dirs[0]} by {first.layout_engine} in {first.partitions}",
+                where=str(pages_dir),
+                mend="draw all partitions in the same image",
+            )
+        if record.fonts != first.fonts:
+            raise UserError(
+                f"drawn with other fonts than {pages_dirs[0]}",
                 where=str(pages_dir),
                 mend="draw all partitions in the same image",
             )

@@ -20,6 +20,7 @@ class DrawingRecord(BaseModel):
     """What a manifest says of the drawing.
 
     Attributes:
+        partition, partitions: which part of the documents it was.
         layout_engine: the text engine's name and versions.
         fonts: file name -> sha256.
         attempted: split -> pages that were composed, drawn or not.
@@ -29,6 +30,8 @@ class DrawingRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    partition: int
+    partitions: int
     layout_engine: str
     fonts: dict[str, str]
     attempted: dict[Split, int]
@@ -65,10 +68,12 @@ class PageDrawer:
             if document.split in self._limits:
                 self._lower_limit(document.split, page.order)
 
-    def finish(self, layout_engine: str, fonts: dict[str, str]) -> None:
+    def finish(self, partition: int, partitions: int, layout_engine: str, fonts: dict[str, str]) -> None:
         """Close the spool and write the record."""
         self._spool.close()
         record = DrawingRecord(
+            partition=partition,
+            partitions=partitions,
             layout_engine=layout_engine,
             fonts=fonts,
             attempted=dict(self._attempted),

@@ -1,7 +1,6 @@
 """``preview.html``: a contact sheet of pages with their labels, and what was left out; one file without scripts."""
 
 import base64
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 
 from components.prepare.output.drop_reasons import dropped_kind, explain_drop
 from components.shared.dataset_manifest import DatasetManifest
@@ -258,18 +258,20 @@ def _effect_ranges(samples: Sequence[Sample]) -> list[tuple[str, int, str]]:
 def _picture(image_bytes: bytes, most_bytes: int) -> Picture | None:
     """Return the page, made smaller where it is wide or takes many bytes; None if it is no picture."""
     try:
-        whole = Image.open(io.BytesIO(image_bytes)).convert("L")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        whole = cv2.imdecode(np.frombuffer(image_bytes, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except cv2.error:
         return None
-    for width, quality in _PICTURE_SIZES:
-        page = whole.copy()
-        page.thumbnail((width, 4 * width))
-        stream = io.BytesIO()
-        # A scan of 600x600: 22 ms for 99 kB, against 68 ms and 82 kB of WebP.
-        page.save(stream, format="JPEG", quality=quality, optimize=True, progressive=True)
-        if stream.tell() <= most_bytes:
+    if whole is None:
+        return None
+    height, width = whole.shape
+    for most_width, quality in _PICTURE_SIZES:
+        scale = min(1.0, most_width / width, 4 * most_width / height)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        page = cv2.resize(whole, size, interpolation=cv2.INTER_AREA) if scale < 1 else whole
+        _, jpeg = cv2.imencode(".jpg", page, [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1])
+        if len(jpeg) <= most_bytes:
             break
-    return Picture("data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii"), *page.size)
+    return Picture("data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode("ascii"), *size)
 
 
 def _percent(share: float | None) -> str:

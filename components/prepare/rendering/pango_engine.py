@@ -56,8 +56,8 @@ class PangoEngine:
 
     def used_faces(self, lines: Sequence[PlacedLine], style: TextStyle) -> list[int]:
         """See ``TextEngine``."""
-        characters = {ord(letter) for placed in lines for letter in placed.line.text}
-        if characters <= covered_code_points(self._faces[style.faces[0]]):
+        characters = set("".join(placed.line.text for placed in lines))
+        if covered_code_points(self._faces[style.faces[0]]).issuperset(map(ord, characters)):
             return [style.faces[0]]
         letters: Counter[FontFace] = Counter()
         for placed in lines:

@@ -79,7 +79,7 @@ class PillowEngine:
             raise CannotBeSetError("needs_shaping")
 
     def _covering_face(self, text: str, order: Sequence[int]) -> int:
-        needed = {ord(letter) for letter in set(text) - _FORMAT_CONTROLS}
+        needed = set(map(ord, set(text) - _FORMAT_CONTROLS))
         for index in order:
             if needed <= covered_code_points(self._faces[index]):
                 return index
