@@ -35,5 +35,6 @@ class SourceSettings(StepConfig):
     on_unreadable: Literal["stop", "skip"] = "stop"
     """what happens at a file, row or page that is broken: stop and name it, or skip it, name it in the log and count
     it as file_unreadable"""
-    weight: float = Field(1.0, gt=0)
-    """with several sources: this source's part of the kept documents, relative to the other sources' weights"""
+    weight: float | None = Field(None, gt=0)
+    """with several sources: this source's part of the kept documents, relative to the other sources' weights, which
+    are 1 where not given; where none has a weight all documents are kept"""

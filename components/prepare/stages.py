@@ -131,6 +131,10 @@ def _check_documents(selection: Selection, config: PrepareConfig) -> None:
     where = f"source {sources_name(config)}"
     if not selection.count:
         raise UserError(f"no document has a text ({reasons})", where=where)
+    if config.holdout and not selection.documents.get("eval"):
+        raise UserError(
+            f"no document of the holdout has a text ({reasons})", where=f"holdout {config.holdout.source}"
+        )
     if selection.count == 1 and (config.eval_fraction > 0 or config.holdout):
         raise UserError(
             "one document cannot be split, train and eval never share one",

@@ -123,8 +123,8 @@ def test_a_document_is_drawn_in_as_many_looks_as_asked(tmp_path: Path) -> None:
     looks: dict[str, Any] = {
         "fonts": ["DejaVuSans.ttf", "DejaVuSerif.ttf"],
         "resolutions": ["tiny", "640x320", "small"],
+        "font_sizes": list(range(14, 30)),
     }
-    looks["font_sizes"] = list(range(14, 30))
     made(tmp_path, [{"text": text} for text in prose(6, words=30)], renderings_per_document=6, **looks)
     pages = pages_of(tmp_path)
     assert {page.metadata["rendering"] for page in pages} == set(range(6))
@@ -138,7 +138,7 @@ def test_a_document_is_drawn_in_as_many_looks_as_asked(tmp_path: Path) -> None:
     for page in pages:
         about = page.metadata
         looks_of[about["source_id"]].add((about["font"], about["mode"], about["font_size"]))
-    assert all(len(looks) >= 4 for looks in looks_of.values()), "96 looks are as likely as each other"
+    assert all(len(seen) >= 4 for seen in looks_of.values()), "96 looks are as likely as each other"
 
 
 def test_augmented_pages_say_what_was_done_to_them(tmp_path: Path) -> None:

@@ -475,6 +475,16 @@ def test_a_mixture_takes_the_lowest_positions_of_each_side() -> None:
         assert taken == sorted(taken, reverse=True) and any(taken)
 
 
+def test_without_weights_all_documents_of_all_sources_are_kept(tmp_path: Path) -> None:
+    sources = [
+        (SourceSettings(source=name), [Document(f"{name}{number}", text) for number, text in enumerate(texts)])
+        for name, texts in (("few", prose(12)[:3]), ("many", prose(12)[3:]))
+    ]
+    settings = SelectionSettings(eval_fraction=0.3, seed=0)
+    selection = select_documents(sources, None, settings, tmp_path)
+    assert [counts.kept for counts in selection.sources] == [3, 9] and not selection.dropped
+
+
 def test_weights_are_the_decimal_numbers_they_are_written_as() -> None:
     assert mixture([10, 10_000], [0.1, 0.3]) == [10, 30]
     assert mixture([30, 100], [0.3, 0.7]) == [30, 70]

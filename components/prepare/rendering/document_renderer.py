@@ -259,4 +259,5 @@ def _text_until(paragraphs: list[Paragraph], page: ComposedPage) -> str:
 
 
 def _json(metadata: dict[str, Any]) -> bytes:
-    return json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode("utf-8")
+    # A lone surrogate in a source's text has no UTF-8, but an escape in JSON.
+    return json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode("utf-8", "backslashreplace")

@@ -87,7 +87,17 @@ class PangoEngine:
             cairo.cairo_move_to(painter, placed.x, placed.baseline)
             self._library.pangocairo.pango_cairo_show_layout_line(painter, pointer)
         cairo.cairo_surface_flush(surface)
+        self._check_drawn(painter)
         return coverage[:, :width]
+
+    def _check_drawn(self, painter: Any) -> None:
+        """After an error cairo draws nothing more, and says nothing: the page would be blank from there on."""
+        status = self._library.cairo.cairo_status(painter)
+        if status == pango_library.CAIRO_STATUS_INVALID_SIZE:  # above 32,767 pixels
+            raise CannotBeSetError("does_not_fit")
+        if status:
+            reason = self._library.ffi.string(self._library.cairo.cairo_status_to_string(status)).decode()
+            raise RuntimeError(f"cairo cannot draw: {reason}")
 
     def _lines(self, layout: Any, encoded: bytes) -> list[Line]:
         """Return the layout's lines; each keeps its layout alive, whose memory its pointer lies in."""

@@ -89,6 +89,8 @@ void cairo_surface_flush(cairo_surface_t *surface);
 void cairo_surface_destroy(cairo_surface_t *surface);
 cairo_t *cairo_create(cairo_surface_t *surface);
 void cairo_destroy(cairo_t *cr);
+int cairo_status(cairo_t *cr);
+const char *cairo_status_to_string(int status);
 void cairo_move_to(cairo_t *cr, double x, double y);
 """
 
@@ -101,6 +103,7 @@ CAIRO_FORMAT_A8 = 2
 CAIRO_ANTIALIAS_GRAY = 2
 CAIRO_HINT_STYLE_NONE = 1
 CAIRO_HINT_METRICS_OFF = 1
+CAIRO_STATUS_INVALID_SIZE = 32
 
 _SHARED_OBJECTS = {
     "gobject": ("libgobject-2.0.so.0", "libgobject-2.0.dylib"),

@@ -45,12 +45,12 @@ def select_documents(
     when others come or go; only where that leaves one side empty, one document is moved to it. With a holdout, its
     documents are evaluated and no others.
 
-    Mixture: of several sources, source i keeps weight_i * T documents, with the largest T for which all have enough;
+    Mixture: of several sources of which one has a weight, source i keeps weight_i * T documents, with the largest T for which all have enough;
     of both sides alike, those of the lowest positions. The rest are ``document_over_weight``. The holdout is no part
     of the mixture. Documents are numbered in the order of the sources, the holdout first.
 
     Raises:
-        UserError: there are several sources, and one of them has no document that can be used.
+        UserError: sources are mixed by weight, and one of them has no document that can be used.
         FileExistsError: the folder holds documents already.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,10 @@ def select_documents(
     ):
         held_out = [] if holdout is None else [_read(intake, HOLDOUT, holdout, lambda position: True)]
         parts = [_read(intake, source.source, read, lambda position: position < fraction) for source, read in sources]
-        chosen = _chosen(intake, parts, [source.weight for source, _ in sources])
+        weighted = any(source.weight is not None for source, _ in sources)
+        chosen = np.ones(len(intake.positions), dtype=bool)
+        if weighted and len(parts) > 1:
+            chosen = _chosen(intake, parts, [source.weight or 1.0 for source, _ in sources])
         evaluated = np.array(intake.evaluated, dtype=bool)
         if fraction > 0:
             evaluated[chosen] = with_both_sides(evaluated[chosen], _positions(intake)[chosen])
@@ -120,8 +123,6 @@ def _positions(intake: Intake) -> NDArray[np.float64]:
 def _chosen(intake: Intake, parts: list[_Part], weights: list[float]) -> Mask:
     """Return the mask of the documents that the mixture takes, the holdout whole."""
     chosen = np.ones(len(intake.positions), dtype=bool)
-    if len(parts) < 2:
-        return chosen
     positions, evaluated = _positions(intake), np.array(intake.evaluated, dtype=bool)
     available = [part.members.stop - part.members.start for part in parts]
     for part, count in zip(parts, available, strict=True):
