@@ -200,6 +200,19 @@ def test_pillow_without_raqm_refuses_what_needs_shaping() -> None:
             engine.lay_out(text, STYLE, WIDTH, True)
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_page_that_is_too_high_is_whole_or_refused_but_never_blank(name: str) -> None:
+    engine = engine_called(name)
+    [page] = pages("\n\n".join(["word"] * 700), engine, look(font_size=40, max_lines=1000))
+    assert page.height > 32767
+    try:
+        gray = draw_page(page, look(font_size=40, max_lines=1000), engine)
+    except CannotBeSetError as error:
+        assert error.reason == "does_not_fit"
+    else:
+        assert ink_box(gray)[3] > page.height - 60
+
+
 WORDS = [
     "river", "Ωκεανός", "Москва", "سلام", "می\u200cروم", "۱۹۴۸", "שלום", "(bread)", "12.5", "x" * 90, "naïve", "fi—ffi",
 ]  # fmt: skip
