@@ -93,6 +93,14 @@ def test_a_folder_means_every_font_below_it_in_one_order_and_a_repeated_one_coun
     assert [face.path for face in found] == [tmp_path / "a.ttf", tmp_path / "deep" / "B.TTF"]
 
 
+def test_of_two_files_of_one_name_the_first_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder, letters in (("first", "abc"), ("second", "xyz")):
+        (tmp_path / folder).mkdir()
+        built_font(tmp_path / folder / "same.ttf", letters)
+    assert find_fonts([str(tmp_path)]) == [FontFace(tmp_path / "first" / "same.ttf")]
+    assert str(tmp_path / "second" / "same.ttf") in caplog.text
+
+
 def test_of_a_collection_the_first_face_is_taken_or_the_numbered_one(tmp_path: Path) -> None:
     first = built_font(tmp_path / "first.ttf", "abc", family="First")
     second = built_font(tmp_path / "second.ttf", "xyz", family="Second")
@@ -147,7 +155,7 @@ def test_system_means_the_text_fonts_of_the_machine(caplog: pytest.LogCaptureFix
     faces = find_fonts(["system"])
     assert [face.path for face in faces] == sorted(face.path for face in faces)
     left_out = set(font_files.machine_font_files()) - {face.path for face in faces}
-    assert all(path.stem in caplog.text for path in left_out)
+    assert all(path.stem in caplog.text for path in left_out), "each is logged"
     assert not any(path.stem in ("DejaVuSans", "NotoSans-Regular") for path in left_out)
 
 

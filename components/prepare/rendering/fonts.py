@@ -62,6 +62,8 @@ class _NotForTextError(Exception):
 def find_fonts(names: Sequence[str]) -> list[FontFace]:
     """Return the faces that ``names`` stand for, in that order, each once, each seen to work.
 
+    Of two files with one name (but for the suffix and folder) the first is kept, and the other one logged.
+
     A name is one of:
 
     - a file: .ttf, .otf, .ttc or .otc. Of a collection the first face is taken (Noto Sans CJK: the Japanese forms);
@@ -77,8 +79,12 @@ def find_fonts(names: Sequence[str]) -> list[FontFace]:
         UserError: a name that is not found, a folder without text fonts, a damaged font, or a named font that draws no
             letters.
     """
-    faces = [face for name in names for face in _faces_of(name)]
-    return list(dict.fromkeys(faces))
+    by_name: dict[str, FontFace] = {}
+    for face in (face for name in names for face in _faces_of(name)):
+        kept = by_name.setdefault(face.name, face)
+        if kept != face:
+            log.warning("font %s is left out: %s bears the same name in labels and manifest", face.path, kept.path)
+    return list(by_name.values())
 
 
 @cache
