@@ -4,10 +4,9 @@ import io
 import json
 import os
 import weakref
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ class ShardDataset:
                     mend="prepare the data again",
                 )
         self._ends = np.cumsum([len(index) for index in self._indexes], dtype=np.int64)
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._opened = _shards_kept_open()
         if not len(self):
             raise UserError(f"the split {split!r} has no samples", where=str(folder), mend="prepare more documents")
 
@@ -103,7 +102,7 @@ class ShardDataset:
         shard = self._indexes[number]
         row = position - int(self._ends[number]) + len(shard)
         image_offset, image_size, metadata_offset, metadata_size = shard.spans[row].tolist()
-        opened = self._opened(number)
+        opened = self._opened(self._paths[number])
         try:
             metadata = json.loads(opened.read(metadata_offset, metadata_size))
         except ValueError as error:
@@ -119,15 +118,10 @@ class ShardDataset:
             yield self[position]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
 
-    def _opened(self, number: int) -> "_OpenShard":
-        shard = self._open.pop(number, None) or _OpenShard(self._paths[number])
-        self._open[number] = shard
-        while len(self._open) > _OPEN_SHARDS:
-            # Closed when nobody reads from it any more: another thread may hold it at this moment.
-            self._open.popitem(last=False)
-        return shard
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _opened=_shards_kept_open())
 
 
 class _OpenShard:
@@ -141,3 +135,8 @@ class _OpenShard:
         if len(content) != size:
             raise UserError("the shard became shorter", where=str(self._path), mend="prepare the data again")
         return content
+
+
+def _shards_kept_open() -> Callable[[Path], _OpenShard]:
+    # Threads may share it. A shard that falls out is closed when no thread reads from it any more.
+    return lru_cache(_OPEN_SHARDS)(_OpenShard)
