@@ -24,4 +24,6 @@ def draw_page(page: ComposedPage, look: PageLook, engine: TextEngine) -> np.ndar
         raise CannotBeSetError("does_not_fit")
     # Paper where the coverage is 0, ink where it is 255, in between in proportion.
     levels = np.round(look.paper + (look.ink - look.paper) * (np.arange(256) / 255)).astype(np.uint8)
-    return np.asarray(cv2.LUT(coverage[_RIM:-_RIM, _RIM:-_RIM], levels))
+    gray = np.empty((page.height, page.width), np.uint8)
+    cv2.LUT(coverage[_RIM:-_RIM, _RIM:-_RIM], levels, dst=gray)
+    return gray

@@ -82,6 +82,7 @@ class PangoEngine:
             cairo.cairo_surface_destroy,
         )
         painter = ffi.gc(cairo.cairo_create(surface), cairo.cairo_destroy)
+        cairo.cairo_set_operator(painter, pango_library.CAIRO_OPERATOR_ADD)
         for placed in lines:
             _, pointer = placed.line.handle
             cairo.cairo_move_to(painter, placed.x, placed.baseline)

@@ -91,6 +91,7 @@ cairo_t *cairo_create(cairo_surface_t *surface);
 void cairo_destroy(cairo_t *cr);
 int cairo_status(cairo_t *cr);
 const char *cairo_status_to_string(int status);
+void cairo_set_operator(cairo_t *cr, int operator);
 void cairo_move_to(cairo_t *cr, double x, double y);
 """
 
@@ -101,6 +102,7 @@ DIRECTION_LTR, DIRECTION_RTL = 0, 1
 CAIRO_FONT_TYPE_FT = 1
 CAIRO_FORMAT_A8 = 2
 CAIRO_ANTIALIAS_GRAY = 2
+CAIRO_OPERATOR_ADD = 12
 CAIRO_HINT_STYLE_NONE = 1
 CAIRO_HINT_METRICS_OFF = 1
 CAIRO_STATUS_INVALID_SIZE = 32
