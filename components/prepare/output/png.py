@@ -3,8 +3,8 @@
 PNG is written by hand: 8-bit grey, every row without a filter, one IDAT chunk deflated by Intel's ISA-L. A page is
 mostly runs of white, which deflate packs well without the filters that cost other encoders their time.
 
-Measured on 48 text pages of 1024x1024 and 2,000 characters, one core: 0.79 ms and 84 kB a page; Pillow takes 13.6 ms
-and 69 kB by default, 8.1 ms and 86 kB with compress_level=1 (``tests/benchmarks/encoding.py``).
+Measured on 48 text pages of 1024x1024 and 2,000 characters, one core: 0.78 ms and 84 kB a page; Pillow takes 14.3 ms
+and 69 kB by default, 8.0 ms and 86 kB with compress_level=1 (``tests/benchmarks/encoding.py``).
 """
 
 import struct
