@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from components.prepare.config import PrepareConfig
-from components.prepare.output.drawn_pages import DrawingRecord
+from components.prepare.drawing_log import DrawingRecord
 from components.prepare.rendering.fonts import FontFace
 from components.shared.dataset_manifest import DatasetManifest, Split, SplitIndex, manifest_digest
 from components.shared.lineage import sha256_file, sha256_json, tool_version

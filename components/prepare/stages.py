@@ -5,23 +5,25 @@ machine of its own, and the assembled dataset is the same, byte for byte.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from components.prepare.config import PrepareConfig
 from components.prepare.dataset_sources import select_from_sources, sources_digest, sources_name
-from components.prepare.drawing_pool import draw_documents
+from components.prepare.drawing import Drawing, draw_documents, import_drawing
+from components.prepare.drawing_log import DrawingLog, DrawingRecord, dropped_pages, read_drawing_record
 from components.prepare.manifest import build_manifest, font_digests, page_counts
-from components.prepare.output.drawn_pages import DrawingRecord, PageDrawer, dropped_pages, read_drawing_record
 from components.prepare.output.page_spool import PageSpool, merged
 from components.prepare.output.preview import PREVIEW_FILE, write_preview
-from components.prepare.output.shards import write_shards
+from components.prepare.output.shards import ShardTask, write_shards
 from components.prepare.rendering.engine_choice import choose_engine
 from components.prepare.rendering.fonts import find_fonts
 from components.prepare.rendering.script_coverage import check_scripts, scripts_error
 from components.prepare.selection.selection_record import Selection
-from components.shared.dataset_manifest import MANIFEST_FILE, DatasetManifest, Split
+from components.prepare.worker_pool import WorkerPool
+from components.shared.dataset_manifest import MANIFEST_FILE, DatasetManifest, Shard, Split
 from components.shared.errors import UserError
 from components.shared.output_folder import finished_folder
 from components.shared.progress import track
@@ -54,12 +56,30 @@ def select(config: PrepareConfig, selection_dir: Path) -> Selection:
     return Selection.load(selection_dir)
 
 
-def draw(config: PrepareConfig, selection_dir: Path, pages_dir: Path, partition: int = 0, partitions: int = 1) -> None:
+def draw(config: PrepareConfig, selection_dir: Path, pages_dir: Path, partition: int, partitions: int) -> None:
     """Draw the pages of one of ``partitions`` parts of the selected documents into ``pages_dir``, which is made.
 
     Raises:
         UserError: the selection is not one, Pango is wanted and missing, or a drawing process died.
     """
+    with worker_pool(config) as pool:
+        draw_pages(config, selection_dir, pages_dir, pool, partition, partitions)
+
+
+def worker_pool(config: PrepareConfig) -> WorkerPool:
+    """Return the processes that draw and write; they start in its block."""
+    return WorkerPool(config.workers, import_drawing)
+
+
+def draw_pages(
+    config: PrepareConfig,
+    selection_dir: Path,
+    pages_dir: Path,
+    pool: WorkerPool,
+    partition: int = 0,
+    partitions: int = 1,
+) -> None:
+    """Draw with the processes of ``pool``; see ``draw``."""
     faces = find_fonts(config.fonts)
     choice = choose_engine(config.text_engine, faces)
     log.info("text engine: %s (%s)", choice.engine.name, choice.reason)
@@ -67,11 +87,11 @@ def draw(config: PrepareConfig, selection_dir: Path, pages_dir: Path, partition:
     first, end = (selection.count * part // partitions for part in (partition, partition + 1))
     documents = selection.read_documents(first, end)
     with finished_folder(pages_dir) as folder:
-        drawer = PageDrawer(folder, config.page_limits())
-        drawn = draw_documents(documents, config, faces, drawer.order_limits)
+        account = DrawingLog(folder, config.page_limits())
+        drawn = draw_documents(documents, Drawing(config, faces, folder), account.order_limits, pool)
         for document in track(drawn, "draw documents", end - first):
-            drawer.take(document)
-        drawer.finish(partition, partitions, choice.engine.name, font_digests(faces))
+            account.take(document)
+        account.finish(partition, partitions, choice.engine.name, font_digests(faces))
 
 
 def assemble(
@@ -83,12 +103,21 @@ def assemble(
         UserError: a partition is missing, damaged or was drawn with other fonts or another engine, or no page is left
             to learn from.
     """
-    with step_run("prepare", config.data_settings()) as tracked, finished_folder(output_dir) as folder:
-        return write_dataset(config, selection_dir, pages_dirs, folder, tracked)
+    with (
+        step_run("prepare", config.data_settings()) as tracked,
+        finished_folder(output_dir) as folder,
+        worker_pool(config) as pool,
+    ):
+        return write_dataset(config, selection_dir, pages_dirs, folder, pool, tracked)
 
 
 def write_dataset(
-    config: PrepareConfig, selection_dir: Path, pages_dirs: Sequence[Path], folder: Path, tracked: TrackedRun
+    config: PrepareConfig,
+    selection_dir: Path,
+    pages_dirs: Sequence[Path],
+    folder: Path,
+    pool: WorkerPool,
+    tracked: TrackedRun,
 ) -> DatasetManifest:
     """Write shards, manifest and preview into ``folder`` and log them; see ``assemble``."""
     selection = Selection.load(selection_dir)
@@ -96,18 +125,12 @@ def write_dataset(
     _check_partitions(records, pages_dirs)
     spools = [PageSpool.open(pages_dir) for pages_dir in pages_dirs]
     kept = {split: merged(spools, split, config.page_limits()[split]) for split in SPLITS}
-    splits = {
-        split: write_shards(
-            track(pages, f"write {split} pages", len(pages)),
-            split,
-            folder,
-            config.image_format,
-            config.max_samples_per_shard,
-        )
-        for split, pages in kept.items()
-    }
+    splits = {}
+    for split, pages in kept.items():
+        in_order = partial(_tracked_map, pool, f"write {split} shards")
+        splits[split] = write_shards(pages, split, folder, config.image_format, config.max_samples_per_shard, in_order)
     documents = {split: pages.documents for split, pages in kept.items()}
-    dropped = selection.dropped + dropped_pages(records, kept)
+    dropped = selection.dropped + dropped_pages(records, kept, config.page_limits())
     source_digest = (selection_dir / _SOURCE_DIGEST_FILE).read_text(encoding="utf-8")
     manifest = build_manifest(config, source_digest, records[0], splits, documents, dropped)
     _check_pages(manifest, selection, config)
@@ -115,6 +138,12 @@ def write_dataset(
     write_preview(folder, manifest)
     _log(manifest, config, folder, tracked)
     return manifest
+
+
+def _tracked_map(
+    pool: WorkerPool, description: str, write: Callable[[ShardTask], Shard], tasks: list[ShardTask]
+) -> Iterator[Shard]:
+    return track(pool.map(write, tasks, name=lambda task: task.path.name), description, len(tasks))
 
 
 def _log(manifest: DatasetManifest, config: PrepareConfig, folder: Path, tracked: TrackedRun) -> None:
@@ -132,9 +161,7 @@ def _check_documents(selection: Selection, config: PrepareConfig) -> None:
     if not selection.count:
         raise UserError(f"no document has a text ({reasons})", where=where)
     if config.holdout and not selection.documents.get("eval"):
-        raise UserError(
-            f"no document of the holdout has a text ({reasons})", where=f"holdout {config.holdout.source}"
-        )
+        raise UserError(f"no document of the holdout has a text ({reasons})", where=f"holdout {config.holdout.source}")
     if selection.count == 1 and (config.eval_fraction > 0 or config.holdout):
         raise UserError(
             "one document cannot be split, train and eval never share one",

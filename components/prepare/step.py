@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from components.prepare.config import PrepareConfig
-from components.prepare.stages import draw, select, write_dataset
+from components.prepare.stages import draw_pages, select, worker_pool, write_dataset
 from components.shared.dataset_manifest import DatasetManifest
 from components.shared.output_folder import finished_folder
 from components.shared.tracking import step_run
@@ -20,8 +20,9 @@ def run(config: PrepareConfig) -> DatasetManifest:
         step_run("prepare", config.data_settings()) as tracked,
         finished_folder(config.output_dir) as folder,
         TemporaryDirectory(prefix=".work-", dir=folder) as work,
+        worker_pool(config) as pool,
     ):
         selection_dir, pages_dir = Path(work) / "selection", Path(work) / "pages"
         select(config, selection_dir)
-        draw(config, selection_dir, pages_dir)
-        return write_dataset(config, selection_dir, [pages_dir], folder, tracked)
+        draw_pages(config, selection_dir, pages_dir, pool)
+        return write_dataset(config, selection_dir, [pages_dir], folder, pool, tracked)

@@ -25,7 +25,7 @@ def our_shards(samples: list[tuple[bytes, str]], folder: Path) -> dict[str, Read
     from components.shared.shard_reader import Sample, ShardDataset
 
     folder.mkdir()
-    pages = (SpooledPage(n, n, png, json.dumps({"text": text}).encode()) for n, (png, text) in enumerate(samples))
+    pages = [SpooledPage(n, n, png, json.dumps({"text": text}).encode()) for n, (png, text) in enumerate(samples)]
     index = write_shards(pages, "train", folder, "png", 100)
     content: dict[str, Any] = {
         "schema_version": 1,

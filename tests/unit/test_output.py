@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image, ImageDraw, ImageFont
 
-from components.prepare.output.page_spool import INDEX_FILE, PAGES_FILE, PageSpool, SpooledPage, merged
+from components.prepare.output.page_spool import INDEX_FILE, PageFile, PageSpool, SpooledPage, StoredPage, merged
 from components.prepare.output.png import encode_image, encode_png
 from components.prepare.output.shards import write_shards
 from components.shared import shard_reader
@@ -94,7 +94,7 @@ def foreign_manifest(folder: Path, shards: dict[str, int]) -> None:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eleven pages in shards of four, with a manifest."""
     folder = tmp_path_factory.mktemp("shards")
-    manifest_of(folder, write_shards(map(spooled, range(11)), "train", folder, "png", 4))
+    manifest_of(folder, write_shards(list(map(spooled, range(11))), "train", folder, "png", 4))
     return folder
 
 
@@ -269,9 +269,16 @@ def test_a_changed_byte_in_a_png_is_never_read_as_other_levels(place: int, chang
 
 
 def fill(folder: Path, pages: list[tuple[int, str, int, bytes]]) -> PageSpool:
+    """Return a spool whose pages lie in two files, those of a document in one of them."""
     with PageSpool(folder) as spool:
+        for file in folder.glob("pages-*.bin"):
+            file.unlink()
+        files = [PageFile(folder), PageFile(folder)]
         for order, split, document, image in pages:
-            spool.append(order, split, document, image, json.dumps([order, document]).encode())  # type: ignore[arg-type]
+            stored = files[document % 2].append(image, json.dumps([order, document]).encode())
+            spool.add(order, split, document, stored)  # type: ignore[arg-type]
+        for written in files:
+            written.close()
     return PageSpool.open(folder)
 
 
@@ -317,29 +324,35 @@ def test_how_documents_were_divided_among_spools_does_not_show(
         )
         kept = expected[:limit]
         for found in (merged([alone], split, limit), merged(spools, split, limit)):  # type: ignore[arg-type]
-            assert found.available == len(expected) and found.pages == len(found) == len(kept)
+            assert found.available == len(expected) and len(found) == len(kept)
             assert found.documents == len({number for _, number, _, _ in kept})
             assert [(page.order, page.document, page.image) for page in found] == [
                 (order, number, image) for order, number, _, image in kept
             ]
+            assert found.highest_order == max((order for order, *_ in kept), default=None)
+            part = pickle.loads(pickle.dumps(found[3:9]))
+            assert list(part) == list(found)[3:9] == list(found[3:9])
             assert all(json.loads(page.metadata) == [page.order, page.document] for page in found)
 
 
 def test_a_spool_can_be_read_twice_and_where_it_was_written(tmp_path: Path) -> None:
     with PageSpool(tmp_path / "pages") as spool:
-        spool.append(5, "train", 0, b"picture", b"{}")
+        pages_file = PageFile(tmp_path / "pages")
+        stored = pages_file.append(b"picture", b"{}")
+        spool.add(5, "train", 0, stored)
+        pages_file.close()
         with pytest.raises(RuntimeError, match="still being written"):
             merged([spool], "train")
     pages = merged([spool], "train")
     assert list(pages) == list(pages) == [SpooledPage(5, 0, b"picture", b"{}")]
     with pytest.raises(RuntimeError, match="closed"):
-        spool.append(5, "train", 0, b"", b"")
+        spool.add(5, "train", 0, stored)
 
 
 def test_no_spool_and_an_empty_one_have_no_pages(tmp_path: Path) -> None:
     for spools in ([], [fill(tmp_path / "empty", [])]):
         pages = merged(spools, "eval")
-        assert (list(pages), pages.pages, pages.documents, pages.available) == ([], 0, 0, 0)
+        assert (list(pages), len(pages), pages.documents, pages.available) == ([], 0, 0, 0)
 
 
 @pytest.mark.parametrize("numbers", [{"order": -1}, {"order": 2**64}, {"document": -1}, {"document": 2**32}])
@@ -347,17 +360,19 @@ def test_numbers_that_the_index_cannot_hold_are_refused_and_leave_no_half_page(
     tmp_path: Path, numbers: dict[str, int]
 ) -> None:
     with PageSpool(tmp_path / "pages") as spool:
-        spool.append(1, "train", 1, b"one", b"{}")
+        file = PageFile(tmp_path / "pages")
+        spool.add(1, "train", 1, file.append(b"one", b"{}"))
         with pytest.raises(OverflowError):
-            spool.append(numbers.get("order", 1), "train", numbers.get("document", 1), b"two", b"{}")
-        spool.append(3, "train", 3, b"three", b"{}")
+            spool.add(numbers.get("order", 1), "train", numbers.get("document", 1), StoredPage(0, 0, 0, 0, 0))
+        spool.add(3, "train", 3, file.append(b"three", b"{}"))
+        file.close()
     assert [page.image for page in merged([PageSpool.open(tmp_path / "pages")], "train")] == [b"one", b"three"]
 
 
 def test_a_spool_whose_writer_failed_cannot_be_opened(tmp_path: Path) -> None:
     fill(tmp_path / "pages", [(1, "train", 1, b"from an earlier attempt")])
     with pytest.raises(KeyError), PageSpool(tmp_path / "pages") as spool:
-        spool.append(1, "train", 1, b"picture", b"{}")
+        spool.add(1, "train", 1, StoredPage(0, 0, 1, 1, 0))
         raise KeyError
     with pytest.raises(UserError, match="not a finished page spool"):
         PageSpool.open(tmp_path / "pages")
@@ -371,13 +386,13 @@ def full_spool(tmp_path: Path) -> Path:
     return tmp_path / "pages"
 
 
-@pytest.mark.parametrize("name", [PAGES_FILE, INDEX_FILE])
+@pytest.mark.parametrize("name", ["pages-00000.bin", "pages-00001.bin", INDEX_FILE])
 @pytest.mark.parametrize("damage", ["cut", "longer", "empty"])
 def test_a_spool_of_another_length_is_refused(full_spool: Path, name: str, damage: str) -> None:
     path = full_spool / name
     content = path.read_bytes()
     path.write_bytes({"cut": content[:-1], "longer": content + b"x", "empty": b""}[damage])
-    with pytest.raises(UserError, match=r"page spool|index names"):
+    with pytest.raises(UserError, match=r"page spool|its index names"):
         PageSpool.open(full_spool)
 
 
@@ -391,12 +406,12 @@ def test_a_changed_byte_in_the_index_is_seen_when_it_is_opened(full_spool: Path)
 
 
 def test_a_changed_byte_in_a_page_is_seen_when_it_is_read(full_spool: Path) -> None:
-    path = full_spool / PAGES_FILE
+    path = full_spool / "pages-00001.bin"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     spool = PageSpool.open(full_spool)
-    with pytest.raises(UserError, match=r"page \d+ is not what was written"):
+    with pytest.raises(UserError, match=r"page at byte \d+ is not what was written"):
         _ = [page for split in ("train", "eval") for page in merged([spool], split)]  # type: ignore[arg-type]
 
 
@@ -434,17 +449,24 @@ def test_the_index_tells_the_truth_of_the_shards(shards: Path) -> None:
 
 
 def test_shards_have_the_same_bytes_every_time(shards: Path, tmp_path: Path) -> None:
-    write_shards((spooled(number) for number in range(11)), "train", tmp_path, "png", 4)
+    write_shards(list(map(spooled, range(11))), "train", tmp_path, "png", 4)
     for path in shards.glob("*.tar"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
 def test_no_pages_make_no_shard_and_full_ones_leave_no_empty_one(tmp_path: Path) -> None:
     assert write_shards([], "eval", tmp_path, "png", 4).shardlist == [] and not list(tmp_path.iterdir())
-    assert [shard.nsamples for shard in write_shards(map(spooled, range(8)), "eval", tmp_path, "png", 4).shardlist] == [
-        4,
-        4,
-    ]
+    eight = list(map(spooled, range(8)))
+    assert (
+        [shard.nsamples for shard in write_shards(eight, "eval", tmp_path, "png", 4).shardlist]
+        == [
+            shard.nsamples for shard in write_shards(list(map(spooled, range(8))), "eval", tmp_path, "png", 4).shardlist
+        ]
+        == [
+            4,
+            4,
+        ]
+    )
     with pytest.raises(ValueError, match="at least 1"):
         write_shards([], "eval", tmp_path, "png", 0)
 
@@ -517,7 +539,7 @@ def test_workers_read_what_the_parent_opened(shards: Path, method: str) -> None:
 def test_more_shards_than_may_be_open_are_read_by_several_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest_of(tmp_path, write_shards(map(spooled, range(12)), "train", tmp_path, "png", 1))
+    manifest_of(tmp_path, write_shards(list(map(spooled, range(12))), "train", tmp_path, "png", 1))
     monkeypatch.setattr(shard_reader, "_OPEN_SHARDS", 2)
     dataset = ShardDataset(tmp_path, "train")
     gc.collect()
@@ -602,7 +624,7 @@ def test_a_sample_whose_metadata_is_not_json_is_named(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_changed_is_refused_at_opening_and_one_cut_later_when_read(tmp_path: Path) -> None:
-    manifest_of(tmp_path, write_shards(map(spooled, range(3)), "train", tmp_path, "png", 10))
+    manifest_of(tmp_path, write_shards(list(map(spooled, range(3))), "train", tmp_path, "png", 10))
     dataset = ShardDataset(tmp_path, "train")
     path = tmp_path / "train-000000.tar"
     path.write_bytes(path.read_bytes()[:2000])

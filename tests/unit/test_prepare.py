@@ -375,7 +375,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         try:
             deadline = time.monotonic() + 60
-            while not list(tmp_path.glob(".out.partial-*/.work-*/.pages*/pages.bin")) and time.monotonic() < deadline:
+            while not list(tmp_path.glob(".out.partial-*/.work-*/.pages*/pages-*.bin")) and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert process.poll() is None, "it ended before it could be interrupted"
             os.kill(process.pid, signal.SIGINT)

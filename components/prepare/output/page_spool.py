@@ -1,16 +1,15 @@
 """Encoded pages on disk: written in the order they come, read in the order of the shards.
 
-A spool is a folder with ``pages.bin``, the pictures and metadata one after another, and ``index.bin``, 25 bytes a page.
-Only the index is held in memory. Measured for a million pages: 71 MB more at the end of writing, 140 MB more at the
-peak of sorting.
+A spool is a folder with ``pages-<n>.bin``, one for each process that drew, with pictures and metadata one after
+another, and ``index.bin``, 35 bytes a page. Only the index is held in memory: 35 MB for a million pages, and about
+50 MB more while they are being sorted.
 """
 
 import os
-import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, get_args
@@ -22,22 +21,24 @@ from isal import isal_zlib
 from components.shared.dataset_manifest import Split
 from components.shared.errors import UserError
 
-PAGES_FILE = "pages.bin"
 INDEX_FILE = "index.bin"
 
 _SPLITS: tuple[Split, ...] = get_args(Split)
-_MAGIC = b"deepsynth pages1"
+_MAGIC = b"deepsynth pages2"
 _ROW = np.dtype(
     [
         ("order", "<u8"),
+        ("offset", "<u8"),
         ("document", "<u4"),
         ("image", "<u4"),  # bytes
         ("metadata", "<u4"),  # bytes
         ("crc", "<u4"),  # of image and metadata
+        ("file", "<u2"),
         ("split", "u1"),
     ]
 )
-_PACKED_ROW = struct.Struct("<QIIIIB")
+_ARRAY_CODES = {8: "Q", 4: "I", 2: "H", 1: "B"}
+_MOST_FILES = 2**16
 _MEND = "draw these pages again"
 
 
@@ -51,8 +52,63 @@ class SpooledPage:
     metadata: bytes
 
 
+@dataclass(frozen=True)
+class StoredPage:
+    """Where a page lies in one of a spool's files; sizes in bytes, ``crc`` over image and metadata."""
+
+    file: int
+    offset: int
+    image: int
+    metadata: int
+    crc: int
+
+
+class PageFile:
+    """One of a spool's files, written by one process: the first number that no other process has taken is its own.
+
+    Raises:
+        FileExistsError: there are 65,536 files already.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.number, self._stream = _created_file(folder)
+        self._size = 0
+
+    def append(self, image: bytes, metadata: bytes) -> StoredPage:
+        """Write a page and return where it lies."""
+        crc = isal_zlib.crc32(metadata, isal_zlib.crc32(image))
+        stored = StoredPage(self.number, self._size, len(image), len(metadata), crc)
+        self._stream.write(image)
+        self._stream.write(metadata)
+        self._size += len(image) + len(metadata)
+        return stored
+
+    def flush(self) -> None:
+        """Let other processes see what was written."""
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        self._stream.close()
+
+
+def _created_file(folder: Path) -> tuple[int, BinaryIO]:
+    for number in range(_MOST_FILES):
+        try:
+            return number, pages_file(folder, number).open("xb")
+        except FileExistsError:
+            continue
+    raise FileExistsError(f"{folder} holds {_MOST_FILES} files of pages")
+
+
+def pages_file(folder: Path, number: int) -> Path:
+    """Return the path of a spool's file."""
+    return folder / f"pages-{number:05d}.bin"
+
+
 class PageSpool:
-    """Pages on disk, appended by one process; after ``close`` they can be read here, or elsewhere after ``open``.
+    """The index of pages on disk; after ``close`` they can be read here, or elsewhere after ``open``.
 
     As a context manager it is closed at the block's end; where the block ends with an error no index is written, and
     the spool cannot be opened.
@@ -62,8 +118,8 @@ class PageSpool:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / INDEX_FILE).unlink(missing_ok=True)
         self.folder = folder
-        self._rows = bytearray()
-        self._stream: BinaryIO | None = (folder / PAGES_FILE).open("wb")
+        self._columns = {name: array(_ARRAY_CODES[_ROW[name].itemsize]) for name in _ROW.names or ()}
+        self._open = True
         self._index: npt.NDArray[Any] | None = None
 
     @classmethod
@@ -74,40 +130,51 @@ class PageSpool:
             UserError: no spool, one that was not closed, or a damaged one.
         """
         spool = cls.__new__(cls)
-        spool.folder, spool._rows, spool._stream = folder, bytearray(), None
+        spool.folder, spool._columns, spool._open = folder, {}, False
         spool._index = _read_index(folder)
         return spool
 
-    def append(self, order: int, split: Split, document: int, image: bytes, metadata: bytes) -> None:
+    def add(self, order: int, split: Split, document: int, stored: StoredPage) -> None:
         """Add a page of document number ``document`` (below 2**32); ``order`` is from 0 to 2**64 - 1.
 
         Raises:
             OverflowError: a number outside its range, or a picture or metadata of 4 GiB.
             RuntimeError: the spool is closed.
         """
-        if self._stream is None:
+        if not self._open:
             raise RuntimeError("the spool is closed")
-        crc = isal_zlib.crc32(metadata, isal_zlib.crc32(image))
+        values = (
+            order,
+            stored.offset,
+            document,
+            stored.image,
+            stored.metadata,
+            stored.crc,
+            stored.file,
+            _SPLITS.index(split),
+        )
+        length = len(self._columns["order"])
         try:
-            row = _PACKED_ROW.pack(order, document, len(image), len(metadata), crc, _SPLITS.index(split))
-        except struct.error as error:
-            raise OverflowError(f"order {order}, document {document}, {len(image)} bytes: {error}") from error
-        self._stream.write(image)
-        self._stream.write(metadata)
-        self._rows += row
+            for column, value in zip(self._columns.values(), values, strict=True):
+                column.append(value)
+        except OverflowError:
+            for column in self._columns.values():
+                del column[length:]
+            raise
 
     def close(self) -> None:
         """Write the index; a second time does nothing."""
-        if self._stream is None:
+        if not self._open:
             return
-        self._stream.close()
-        self._stream = None
-        content = bytes(self._rows)
-        self._rows = bytearray()
+        self._open = False
+        index = np.empty(len(self._columns["order"]), _ROW)
+        for name in list(self._columns):
+            index[name] = self._columns.pop(name)
+        content = index.tobytes()
         partial = self.folder / f"{INDEX_FILE}.partial"
         partial.write_bytes(_MAGIC + content + isal_zlib.crc32(content).to_bytes(4, "little"))
         partial.replace(self.folder / INDEX_FILE)
-        self._index = np.frombuffer(content, _ROW)
+        self._index = index
 
     def __enter__(self) -> Self:
         return self
@@ -117,9 +184,7 @@ class PageSpool:
     ) -> None:
         if error is None:
             self.close()
-        elif self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        self._open = False
 
     @property
     def index(self) -> npt.NDArray[Any]:
@@ -132,57 +197,53 @@ class PageSpool:
             raise RuntimeError("the spool is still being written, or ended with an error")
         return self._index
 
-    @cached_property
-    def starts(self) -> npt.NDArray[np.int64]:
-        """(pages,) Where each page begins in the file, in bytes."""
-        sizes = self.index["image"].astype(np.int64) + self.index["metadata"]
-        return np.cumsum(sizes) - sizes
-
 
 class MergedPages:
-    """The pages of one split in several spools, sorted by order, document and place in the spool.
+    """Pages of one split in several spools, in the shards' order; reading them is left until they are iterated.
 
-    The counts are known without reading a page; iterating reads them, as often as wanted. How the documents were
-    divided among the spools does not show, as long as the pages of one document are in one spool.
+    A slice is one again, small enough to be sent to another process. How the documents were divided among spools and
+    files does not show, as long as the pages of one document are in one file.
 
     Attributes:
         available: pages of the split in all spools.
-        pages: pages that are kept: the ``limit`` lowest.
-        documents: distinct documents among the kept pages.
-        highest_order: the highest order that is kept, where the limit leaves pages out or could; None: all are kept.
     """
 
-    def __init__(self, spools: Sequence[PageSpool], split: Split, limit: int | None) -> None:
-        rows = [np.flatnonzero(spool.index["split"] == _SPLITS.index(split)) for spool in spools]
-        orders = _joined([spool.index["order"][chosen] for spool, chosen in zip(spools, rows, strict=True)], np.uint64)
-        documents = _joined(
-            [spool.index["document"][chosen] for spool, chosen in zip(spools, rows, strict=True)], np.uint32
-        )
-        # lexsort is stable: what is equal in both stays in the spools' order.
-        kept = np.lexsort((documents, orders))[:limit]
-        self._spools = list(spools)
-        self._spool_numbers = np.repeat(np.arange(len(spools), dtype=np.uint32), [len(chosen) for chosen in rows])[kept]
-        self._rows = _joined(rows, np.int64)[kept]
-        self.available = len(orders)
-        self.pages = len(kept)
-        self.documents = len(np.unique(documents[kept]))
-        full = limit is not None and 0 < limit == self.pages
-        self.highest_order = int(orders[kept[-1]]) if full else None
+    def __init__(
+        self, paths: list[Path], files: npt.NDArray[np.uint32], rows: npt.NDArray[Any], available: int
+    ) -> None:
+        self.available = available
+        self._paths = paths
+        self._files = files
+        self._rows = rows
+
+    @property
+    def documents(self) -> int:
+        """How many documents the pages are of."""
+        return len(np.unique(self._rows["document"]))
+
+    @property
+    def highest_order(self) -> int | None:
+        """The last page's order; None where there is no page."""
+        return int(self._rows["order"][-1]) if len(self._rows) else None
 
     def __len__(self) -> int:
-        return self.pages
+        return len(self._rows)
+
+    def __getitem__(self, part: slice) -> "MergedPages":
+        return MergedPages(self._paths, self._files[part], self._rows[part], self.available)
 
     def __iter__(self) -> Iterator[SpooledPage]:
         with ExitStack() as opened:
-            streams = [
-                opened.enter_context((spool.folder / PAGES_FILE).open("rb", buffering=0)) for spool in self._spools
-            ]
-            for number, row in zip(self._spool_numbers, self._rows, strict=True):
-                yield _read_page(self._spools[number], streams[number].fileno(), int(row))
+            descriptors: dict[int, int] = {}
+            for file, row in zip(self._files.tolist(), self._rows, strict=True):
+                if file not in descriptors:
+                    stream = opened.enter_context(self._paths[file].open("rb", buffering=0))
+                    descriptors[file] = stream.fileno()
+                yield _read_page(descriptors[file], row, self._paths[file])
 
 
 def merged(spools: Sequence[PageSpool], split: Split, limit: int | None = None) -> MergedPages:
-    """Return the pages of ``split`` over all spools in the shards' order, only the ``limit`` lowest.
+    """Return the pages of ``split`` over all spools, sorted by order and document, only the ``limit`` lowest.
 
     Raises:
         UserError: while iterating, where a page is not what was written.
@@ -190,41 +251,48 @@ def merged(spools: Sequence[PageSpool], split: Split, limit: int | None = None) 
     """
     if limit is not None and limit < 0:
         raise ValueError(f"a limit is 0 or more, not {limit}")
-    return MergedPages(spools, split, limit)
+    paths: list[Path] = []
+    parts, files = [np.empty(0, _ROW)], [np.empty(0, np.uint32)]
+    for spool in spools:
+        rows = spool.index[spool.index["split"] == _SPLITS.index(split)]
+        parts.append(rows)
+        files.append(rows["file"].astype(np.uint32) + np.uint32(len(paths)))
+        paths += [pages_file(spool.folder, number) for number in range(int(rows["file"].max(initial=0)) + 1)]
+    all_rows, all_files = np.concatenate(parts), np.concatenate(files)
+    # lexsort is stable: the pages of one document that are equal in both stay in the order they were written.
+    kept = np.lexsort((all_rows["document"], all_rows["order"]))[:limit]
+    return MergedPages(paths, all_files[kept], all_rows[kept], len(all_rows))
 
 
-def _joined(parts: Sequence[npt.NDArray[Any]], kind: type[np.generic]) -> npt.NDArray[Any]:
-    return np.concatenate(parts) if parts else np.empty(0, kind)
-
-
-def _read_page(spool: PageSpool, descriptor: int, row: int) -> SpooledPage:
-    page = spool.index[row]
-    size = int(page["image"])
-    content = os.pread(descriptor, size + int(page["metadata"]), int(spool.starts[row]))
-    if isal_zlib.crc32(content) != page["crc"]:
-        raise UserError(f"page {row} is not what was written", where=str(spool.folder / PAGES_FILE), mend=_MEND)
-    return SpooledPage(int(page["order"]), int(page["document"]), content[:size], content[size:])
+def _read_page(descriptor: int, row: Any, path: Path) -> SpooledPage:
+    order, offset, document, image, metadata, crc = row.item()[:6]
+    content = os.pread(descriptor, image + metadata, offset)
+    if isal_zlib.crc32(content) != crc:
+        raise UserError(f"the page at byte {offset} is not what was written", where=str(path), mend=_MEND)
+    return SpooledPage(order, document, content[:image], content[image:])
 
 
 def _read_index(folder: Path) -> npt.NDArray[Any]:
     path = folder / INDEX_FILE
     try:
         content = path.read_bytes()
-        stored = (folder / PAGES_FILE).stat().st_size
     except OSError as error:
-        raise UserError(
-            f"not a finished page spool ({error.strerror})", where=str(error.filename), mend=_MEND
-        ) from error
+        raise UserError(f"not a finished page spool ({error.strerror})", where=str(path), mend=_MEND) from error
     rows = content[len(_MAGIC) : -4]
     whole = content.startswith(_MAGIC) and len(content) >= len(_MAGIC) + 4 and len(rows) % _ROW.itemsize == 0
     if not whole or isal_zlib.crc32(rows).to_bytes(4, "little") != content[-4:]:
         raise UserError("the index of the page spool is damaged", where=str(path), mend=_MEND)
     index = np.frombuffer(rows, _ROW)
-    named = int(index["image"].sum(dtype=np.int64) + index["metadata"].sum(dtype=np.int64))
-    if named != stored:
-        raise UserError(
-            f"the page spool holds {stored} bytes and its index names {named}",
-            where=str(folder / PAGES_FILE),
-            mend=_MEND,
-        )
+    for number in np.unique(index["file"]).tolist():
+        _check_file(pages_file(folder, number), index[index["file"] == number])
     return index
+
+
+def _check_file(path: Path, rows: npt.NDArray[Any]) -> None:
+    named = int((rows["image"].astype(np.int64) + rows["metadata"]).sum())
+    try:
+        stored = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"a page spool's file is missing ({error.strerror})", where=str(path), mend=_MEND) from error
+    if named != stored:
+        raise UserError(f"the file holds {stored} bytes and its index names {named}", where=str(path), mend=_MEND)

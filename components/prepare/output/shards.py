@@ -2,9 +2,10 @@
 
 import hashlib
 import tarfile
-from collections.abc import Iterable
-from itertools import chain, islice
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from components.prepare.output.page_spool import SpooledPage
 from components.shared.dataset_manifest import Shard, Split, SplitIndex
@@ -21,34 +22,84 @@ _REST_SUM = sum(_HEADER[156:]) + 8 * ord(" ")
 _SIZE_LIMIT = 8**11
 
 
+class PageSequence(Protocol):
+    """Pages that can be cut into parts: a list of them, or ``MergedPages``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Iterable[SpooledPage]: ...
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to write.
+
+    Attributes:
+        path: of the tar file.
+        split: begins the samples' keys.
+        first: number of its first page in the split.
+        pages: its pages.
+        image_format: the pictures' file ending.
+    """
+
+    path: Path
+    split: Split
+    first: int
+    pages: Iterable[SpooledPage]
+    image_format: str
+
+
+Writer = Callable[[ShardTask], Shard]
+InOrder = Callable[[Writer, list[ShardTask]], Iterable[Shard]]
+"""``map``, or one that shares the tasks out to processes."""
+
+
 def write_shards(
-    pages: Iterable[SpooledPage], split: Split, folder: Path, image_format: str, max_samples_per_shard: int
+    pages: PageSequence,
+    split: Split,
+    folder: Path,
+    image_format: str,
+    max_samples_per_shard: int,
+    in_order: InOrder = map,
 ) -> SplitIndex:
     """Write ``<split>-000000.tar``, … and return their index; no pages, no shard.
+
+    Raises:
+        ValueError: ``max_samples_per_shard`` is below 1, or a picture is larger than 8 GiB.
+    """
+    if max_samples_per_shard < 1:
+        raise ValueError(f"max_samples_per_shard is at least 1, not {max_samples_per_shard}")
+    starts = range(0, len(pages), max_samples_per_shard)
+    tasks = [
+        ShardTask(
+            folder / f"{split}-{number:06d}.tar",
+            split,
+            start,
+            pages[start : start + max_samples_per_shard],
+            image_format,
+        )
+        for number, start in enumerate(starts)
+    ]
+    return SplitIndex(shardlist=list(in_order(write_shard, tasks)))
+
+
+def write_shard(task: ShardTask) -> Shard:
+    """Write one shard and return its entry in the manifest.
 
     A sample is ``<split>-<number in the split, 8 digits>.<image_format>`` and, after it, the same with ``.json``. The
     tars are plain USTAR, byte for byte what ``tarfile`` writes.
 
     Raises:
-        ValueError: ``max_samples_per_shard`` is below 1, or a picture has 8 GiB.
+        ValueError: a picture is larger than 8 GiB.
     """
-    if max_samples_per_shard < 1:
-        raise ValueError(f"max_samples_per_shard is at least 1, not {max_samples_per_shard}")
-    numbered = enumerate(pages)
-    shards: list[Shard] = []
-    while (first := next(numbered, None)) is not None:
-        of_shard = chain([first], islice(numbered, max_samples_per_shard - 1))
-        shards.append(_write_shard(folder / f"{split}-{len(shards):06d}.tar", split, of_shard, image_format))
-    return SplitIndex(shardlist=shards)
-
-
-def _write_shard(path: Path, split: Split, pages: Iterable[tuple[int, SpooledPage]], image_format: str) -> Shard:
     digest = hashlib.sha256()
     samples = size = 0
-    with path.open("wb") as stream:
-        for number, page in pages:
-            key = f"{split}-{number:08d}"
-            blocks = b"".join((*_member(f"{key}.{image_format}", page.image), *_member(f"{key}.json", page.metadata)))
+    with task.path.open("wb") as stream:
+        for number, page in enumerate(task.pages, start=task.first):
+            key = f"{task.split}-{number:08d}"
+            blocks = b"".join(
+                (*_member(f"{key}.{task.image_format}", page.image), *_member(f"{key}.json", page.metadata))
+            )
             stream.write(blocks)
             digest.update(blocks)
             samples, size = samples + 1, size + len(blocks)
@@ -56,7 +107,7 @@ def _write_shard(path: Path, split: Split, pages: Iterable[tuple[int, SpooledPag
         end = bytes(2 * tarfile.BLOCKSIZE + -(size + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE)
         stream.write(end)
         digest.update(end)
-    return Shard(url=path.name, nsamples=samples, filesize=size + len(end), sha256=digest.hexdigest())
+    return Shard(url=task.path.name, nsamples=samples, filesize=size + len(end), sha256=digest.hexdigest())
 
 
 def _member(name: str, content: bytes) -> tuple[bytes, bytes, bytes]:

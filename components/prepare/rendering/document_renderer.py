@@ -40,15 +40,12 @@ class RenderedDocument:
     """What became of one document.
 
     Attributes:
-        number, split: the document's.
         pages: those that were drawn.
         attempted: pages that it was cut into, drawn or not.
         dropped: counts by reason of paragraphs, or of the whole document, that could not be set.
         failed: order and reason of pages that could not be drawn.
     """
 
-    number: int
-    split: Split
     pages: list[RenderedPage] = field(default_factory=list)
     attempted: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -87,7 +84,7 @@ class DocumentRenderer:
 
     def render(self, document: SelectedDocument, order_limits: Mapping[Split, int]) -> RenderedDocument:
         """Draw the pages of ``document``; those whose order is above its split's limit are only counted."""
-        rendered = RenderedDocument(document.number, document.split)
+        rendered = RenderedDocument()
         limit = order_limits.get(document.split, 2**64)
         digest = hashlib.sha256(document.text.encode("utf-8")).hexdigest()
         for rendering in range(self._config.renderings_per_document):

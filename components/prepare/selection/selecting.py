@@ -45,9 +45,10 @@ def select_documents(
     when others come or go; only where that leaves one side empty, one document is moved to it. With a holdout, its
     documents are evaluated and no others.
 
-    Mixture: of several sources of which one has a weight, source i keeps weight_i * T documents, with the largest T for which all have enough;
-    of both sides alike, those of the lowest positions. The rest are ``document_over_weight``. The holdout is no part
-    of the mixture. Documents are numbered in the order of the sources, the holdout first.
+    Mixture: of several sources of which one has a weight, source i keeps weight_i * T documents, with the largest T
+    for which all have enough; of both sides alike, those of the lowest positions. The rest are
+    ``document_over_weight``. The holdout is no part of the mixture. Documents are numbered in the order of the
+    sources, the holdout first.
 
     Raises:
         UserError: sources are mixed by weight, and one of them has no document that can be used.

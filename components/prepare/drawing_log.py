@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from components.prepare.drawing import DrawnDocument
 from components.prepare.output.page_spool import MergedPages, PageSpool
-from components.prepare.rendering.document_renderer import RenderedDocument
 from components.shared.dataset_manifest import Split
 from components.shared.errors import UserError
 
@@ -39,11 +39,11 @@ class DrawingRecord(BaseModel):
     failed: list[tuple[Split, int, str]]
 
 
-class PageDrawer:
-    """Takes drawn documents into a folder; with page limits, tells which pages need not be drawn any more.
+class DrawingLog:
+    """Keeps account of drawn documents; with page limits, tells which pages need not be drawn any more.
 
     Args:
-        folder: is made; ``finish`` completes it.
+        folder: the pages' files are in it; ``finish`` completes it.
         limits: the most pages to keep of each split; None: all.
     """
 
@@ -58,15 +58,15 @@ class PageDrawer:
         self._dropped: Counter[str] = Counter()
         self._failed: list[tuple[Split, int, str]] = []
 
-    def take(self, document: RenderedDocument) -> None:
-        """Write a document's pages down."""
+    def take(self, document: DrawnDocument) -> None:
+        """Note where a document's pages are, and what became of the rest."""
         self._attempted[document.split] += document.attempted
         self._dropped.update(document.dropped)
         self._failed += [(document.split, order, reason) for order, reason in document.failed]
-        for page in document.pages:
-            self._spool.append(page.order, document.split, document.number, page.image, page.metadata)
+        for order, stored in document.pages:
+            self._spool.add(order, document.split, document.number, stored)
             if document.split in self._limits:
-                self._lower_limit(document.split, page.order)
+                self._lower_limit(document.split, order)
 
     def finish(self, partition: int, partitions: int, layout_engine: str, fonts: dict[str, str]) -> None:
         """Close the spool and write the record."""
@@ -93,7 +93,7 @@ class PageDrawer:
 
 
 def read_drawing_record(folder: Path) -> DrawingRecord:
-    """Read what ``PageDrawer.finish`` wrote.
+    """Read what ``DrawingLog.finish`` wrote.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -109,7 +109,9 @@ def read_drawing_record(folder: Path) -> DrawingRecord:
         raise UserError("a damaged record of a drawing", where=str(path), mend=_MEND) from error
 
 
-def dropped_pages(records: Sequence[DrawingRecord], kept: Mapping[Split, MergedPages]) -> Counter[str]:
+def dropped_pages(
+    records: Sequence[DrawingRecord], kept: Mapping[Split, MergedPages], limits: Mapping[Split, int | None]
+) -> Counter[str]:
     """Return the counts by reason of all that is not in the shards.
 
     A page above its split's limit counts as ``page_over_max_<split>_pages``, also where it was tried and failed:
@@ -119,13 +121,15 @@ def dropped_pages(records: Sequence[DrawingRecord], kept: Mapping[Split, MergedP
     for record in records:
         dropped.update(record.dropped)
     for split, pages in kept.items():
+        # Pages are left out by their order only where there were more than the limit.
+        limit = pages.highest_order if limits[split] is not None and len(pages) == limits[split] else None
         failures = [
             reason
             for record in records
             for of_split, order, reason in record.failed
-            if of_split == split and (pages.highest_order is None or order <= pages.highest_order)
+            if of_split == split and (limit is None or order <= limit)
         ]
         dropped.update(failures)
         attempted = sum(record.attempted.get(split, 0) for record in records)
-        dropped[f"page_over_max_{split}_pages"] += attempted - pages.pages - len(failures)
+        dropped[f"page_over_max_{split}_pages"] += attempted - len(pages) - len(failures)
     return +dropped

@@ -1,0 +1,114 @@
+"""Documents drawn by worker processes: each writes its pages into a file of its own, only their places come back."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from components.prepare.config import PrepareConfig
+from components.prepare.output.page_spool import PageFile, StoredPage
+from components.prepare.rendering.document_renderer import DocumentRenderer
+from components.prepare.rendering.fonts import FontFace
+from components.prepare.selection.selected_document import SelectedDocument
+from components.prepare.worker_pool import WorkerPool
+from components.shared.dataset_manifest import Split
+
+_DOCUMENTS_PER_TASK = 8
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What all documents of one drawing have in common; ``folder`` is where the pages' files are made."""
+
+    config: PrepareConfig
+    faces: list[FontFace]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class DrawnDocument:
+    """What became of one document.
+
+    Attributes:
+        number, split: the document's.
+        pages: order and place of each page that was drawn.
+        attempted: pages that it was cut into, drawn or not.
+        dropped: counts by reason of paragraphs, or of the whole document, that could not be set.
+        failed: order and reason of pages that could not be drawn.
+    """
+
+    number: int
+    split: Split
+    pages: list[tuple[int, StoredPage]]
+    attempted: int
+    dropped: Counter[str]
+    failed: list[tuple[int, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Task:
+    drawing: Drawing
+    documents: list[SelectedDocument]
+    order_limits: dict[Split, int]
+
+
+def draw_documents(
+    documents: Iterable[SelectedDocument], drawing: Drawing, order_limits: Mapping[Split, int], pool: WorkerPool
+) -> Iterator[DrawnDocument]:
+    """Yield the drawn ``documents`` in their order, whatever the number of workers.
+
+    Args:
+        order_limits: read anew for every task: pages above the limit are counted and not drawn.
+
+    Raises:
+        UserError: a worker process died; names the documents that it may have been drawing.
+    """
+    try:
+        for drawn in pool.map(_draw, _tasks(iter(documents), drawing, order_limits), _name):
+            yield from drawn
+    finally:
+        if workplace := _workplaces.pop(drawing.folder, None):  # with one worker it is this process's own
+            workplace.pages.close()
+
+
+def import_drawing() -> None:
+    """Do nothing: a process that is asked for this has imported what drawing needs."""
+
+
+def _tasks(
+    documents: Iterator[SelectedDocument], drawing: Drawing, order_limits: Mapping[Split, int]
+) -> Iterator[_Task]:
+    while batch := list(islice(documents, _DOCUMENTS_PER_TASK)):
+        yield _Task(drawing, batch, dict(order_limits))
+
+
+def _name(task: _Task) -> str:
+    return f"documents {task.documents[0].source_id} to {task.documents[-1].source_id}"
+
+
+class _Workplace:
+    """What a process keeps between two tasks of one drawing."""
+
+    def __init__(self, drawing: Drawing) -> None:
+        self.renderer = DocumentRenderer(drawing.config, drawing.faces)
+        self.pages = PageFile(drawing.folder)
+
+
+_workplaces: dict[Path, _Workplace] = {}
+
+
+def _draw(task: _Task) -> list[DrawnDocument]:
+    folder = task.drawing.folder
+    if folder not in _workplaces:
+        _workplaces[folder] = _Workplace(task.drawing)
+    workplace = _workplaces[folder]
+    drawn = []
+    for document in task.documents:
+        result = workplace.renderer.render(document, task.order_limits)
+        stored = [(page.order, workplace.pages.append(page.image, page.metadata)) for page in result.pages]
+        drawn.append(
+            DrawnDocument(document.number, document.split, stored, result.attempted, result.dropped, result.failed)
+        )
+    workplace.pages.flush()
+    return drawn

@@ -1,0 +1,93 @@
+"""Work shared out to processes, handed back in order; with one worker it is done in this process."""
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+from types import TracebackType
+from typing import Self, TypeVar
+
+from components.shared.errors import UserError
+
+_TASKS_PER_WORKER = 3
+"""Tasks that wait for each worker: enough that none is idle, few enough that memory does not grow."""
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class WorkerPool:
+    """``workers`` processes; a context manager.
+
+    The processes start at once, beside what this process does until it has work for them.
+    """
+
+    def __init__(self, workers: int, warm_up: Callable[[], object]) -> None:
+        """``warm_up`` (picklable) is what every process does first, such as to import what it needs."""
+        self.workers = workers
+        self._warm_up = warm_up
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        if self.workers > 1:
+            # Spawned, not forked: the progress bar's thread may hold a lock at the moment of a fork.
+            self._pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
+            with _processes_that_ignore_ctrl_c():
+                for _ in range(self.workers):
+                    self._pool.submit(self._warm_up)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def map(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task], name: Callable[[Task], str]
+    ) -> Iterator[Result]:
+        """Yield ``function(task)`` for each task, in the tasks' order; few tasks are taken ahead.
+
+        Args:
+            function: picklable, as its argument and result are.
+            name: says in an error which task it was about.
+
+        Raises:
+            UserError: a process died.
+        """
+        if self._pool is None:
+            yield from map(function, tasks)
+            return
+        remaining = iter(tasks)
+        waiting: deque[tuple[Task, Future[Result]]] = deque()
+        while True:
+            for task in islice(remaining, self.workers * _TASKS_PER_WORKER - len(waiting)):
+                with _processes_that_ignore_ctrl_c():
+                    waiting.append((task, self._pool.submit(function, task)))
+            if not waiting:
+                return
+            task, future = waiting.popleft()
+            try:
+                result = future.result()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a worker process died (killed, out of memory, or a font that its libraries cannot read)",
+                    where=f"{name(task)}, or soon behind it",
+                    mend="use fewer workers where memory is short, leave out unusual fonts, or draw with pillow",
+                ) from error
+            yield result
+
+
+@contextmanager
+def _processes_that_ignore_ctrl_c() -> Iterator[None]:
+    """Let processes that start in the block inherit a blocked SIGINT: this process ends them, in order."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
