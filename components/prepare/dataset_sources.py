@@ -1,11 +1,14 @@
 """All sources of one dataset together: the mixture, and the holdout."""
 
+from functools import partial
 from pathlib import Path
 
 from components.prepare.config import PrepareConfig
+from components.prepare.selection.candidate import ExaminationTask
 from components.prepare.selection.selecting import SelectionSettings, select_documents
 from components.prepare.selection.selection_record import Selection
 from components.prepare.sources.opening import read_documents, source_digest
+from components.prepare.worker_pool import WorkerPool
 from components.shared.lineage import sha256_json
 from components.shared.progress import track
 
@@ -20,8 +23,8 @@ def sources_digest(config: PrepareConfig) -> str:
     return digests[0] if len(digests) == 1 else sha256_json(digests)
 
 
-def select_from_sources(config: PrepareConfig, folder: Path) -> Selection:
-    """Read all sources and store the selected documents in ``folder``.
+def select_from_sources(config: PrepareConfig, folder: Path, pool: WorkerPool) -> Selection:
+    """Read all sources and store the selected documents in ``folder``, with the help of ``pool``.
 
     Raises:
         UserError: a source does not exist, is empty, unreadable or lacks a column.
@@ -38,7 +41,12 @@ def select_from_sources(config: PrepareConfig, folder: Path) -> Selection:
         for source in config.mixed_sources()
     ]
     holdout = track(read_documents(config.holdout), "read the holdout") if config.holdout else None
-    return select_documents(sources, holdout, settings, folder)
+    in_order = partial(pool.map, name=_name)
+    return select_documents(sources, holdout, settings, folder, in_order)
+
+
+def _name(task: ExaminationTask) -> str:
+    return f"documents {task.documents[0].source_id} to {task.documents[-1].source_id}"
 
 
 def sources_name(config: PrepareConfig) -> str:

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from components.prepare.config import PrepareConfig
+from components.prepare.memory_reuse import keep_freed_memory
 from components.prepare.output.page_spool import PageFile, StoredPage
 from components.prepare.rendering.document_renderer import DocumentRenderer
 from components.prepare.rendering.fonts import FontFace
@@ -91,6 +92,7 @@ class _Workplace:
     """What a process keeps between two tasks of one drawing."""
 
     def __init__(self, drawing: Drawing) -> None:
+        keep_freed_memory()
         self.renderer = DocumentRenderer(drawing.config, drawing.faces)
         self.pages = PageFile(drawing.folder)
 

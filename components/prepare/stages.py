@@ -43,10 +43,16 @@ def select(config: PrepareConfig, selection_dir: Path) -> Selection:
         UserError: a source or a font is not usable, no document is left, or the fonts lack a script that more than
             ``max_uncovered_share`` of the documents use.
     """
+    with worker_pool(config) as pool:
+        return select_with(pool, config, selection_dir)
+
+
+def select_with(pool: WorkerPool, config: PrepareConfig, selection_dir: Path) -> Selection:
+    """Select with the processes of ``pool``; see ``select``."""
     faces = find_fonts(config.fonts)
     with finished_folder(selection_dir) as folder:
         (folder / _SOURCE_DIGEST_FILE).write_text(sources_digest(config), encoding="utf-8")
-        selection = select_from_sources(config, folder)
+        selection = select_from_sources(config, folder, pool)
         _check_documents(selection, config)
         uncovered = check_scripts(selection.scripts, selection.characters, faces, selection.count)
         if any(script.documents > config.max_uncovered_share * selection.count for script in uncovered):

@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from components.prepare.config import PrepareConfig
-from components.prepare.stages import draw_pages, select, worker_pool, write_dataset
+from components.prepare.stages import draw_pages, select_with, worker_pool, write_dataset
 from components.shared.dataset_manifest import DatasetManifest
 from components.shared.output_folder import finished_folder
 from components.shared.tracking import step_run
@@ -23,6 +23,6 @@ def run(config: PrepareConfig) -> DatasetManifest:
         worker_pool(config) as pool,
     ):
         selection_dir, pages_dir = Path(work) / "selection", Path(work) / "pages"
-        select(config, selection_dir)
+        select_with(pool, config, selection_dir)
         draw_pages(config, selection_dir, pages_dir, pool)
         return write_dataset(config, selection_dir, [pages_dir], folder, pool, tracked)

@@ -26,6 +26,7 @@ from components.prepare.selection.near_duplicates import (
     NearDuplicateIndex,
     bands_and_rows,
     jaccard,
+    minhash_signature,
     shingles,
 )
 from components.prepare.selection.script_census import ScriptCensus
@@ -227,7 +228,8 @@ def index_matches(
     with NearDuplicateIndex(folder, threshold, seed, lambda number: kept[number]) as index:
         for text in contents:
             document = fingerprint(text, seed)
-            matches.append(index.admit(document))
+            signature = None if threshold is None else minhash_signature(document.folded, seed)
+            matches.append(index.admit(document.digest, signature, lambda folded=document.folded: folded))  # type: ignore[misc]
             if matches[-1] is None:
                 kept.append(document.folded)
     assert not list(folder.glob("*.sqlite*")), "the index leaves nothing behind"

@@ -102,7 +102,7 @@ def write_preview(folder: Path, manifest: DatasetManifest) -> Path:
         UserError: a shard is missing or corrupt.
     """
     samples = {
-        split: _spread_samples(ShardDataset(folder, split), PAGES_PER_SPLIT)
+        split: _spread_samples(ShardDataset(folder, split, verify=False), PAGES_PER_SPLIT)
         for split, index in manifest.splits.items()
         if index.samples
     }
@@ -264,10 +264,12 @@ def _picture(image_bytes: bytes, most_bytes: int) -> Picture | None:
     if whole is None:
         return None
     height, width = whole.shape
+    page, size = whole, (width, height)
     for most_width, quality in _PICTURE_SIZES:
         scale = min(1.0, most_width / width, 4 * most_width / height)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        page = cv2.resize(whole, size, interpolation=cv2.INTER_AREA) if scale < 1 else whole
+        smaller = (max(1, round(width * scale)), max(1, round(height * scale)))
+        if smaller != size:
+            page, size = cv2.resize(whole, smaller, interpolation=cv2.INTER_AREA), smaller
         _, jpeg = cv2.imencode(".jpg", page, [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1])
         if len(jpeg) <= most_bytes:
             break

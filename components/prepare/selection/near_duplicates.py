@@ -20,8 +20,6 @@ import regex
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from components.prepare.selection.fingerprint import Fingerprint
-
 SIGNATURE_SLOTS = 128
 SHINGLE_WORDS = 5
 LEAST_RECALL = 0.9
@@ -70,6 +68,13 @@ def jaccard(one: set[str], other: set[str]) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
+def minhash_signature(folded: str, seed: int) -> NDArray[np.uint32]:
+    """Return the MinHash of a folded text's shingles, (128,) uint32; two are alike in J of their slots, on average."""
+    sketch = RMinHash(num_perm=SIGNATURE_SLOTS, seed=seed % 2**64)
+    sketch.update(list(shingles(folded)))
+    return np.array(sketch.digest(), dtype=np.uint32)
+
+
 def bands_and_rows(threshold: float) -> tuple[int, int]:
     """Return in how many bands of how many rows the signature is cut.
 
@@ -111,13 +116,12 @@ class NearDuplicateIndex:
             raise ValueError(f"threshold {threshold} is not in (0, 1]")
         self.count = 0
         self._threshold = threshold
-        self._seed = seed % 2**64
         self._folded_text = folded_text
         self._path = folder / "near_duplicates.sqlite"
         self._bands, self._rows = bands_and_rows(threshold) if threshold is not None else (0, 0)
         # A band's value is a random linear form of its rows, another one for each band: what documents share are
         # bands, but for one chance in 2^64.
-        factors = np.random.default_rng(self._seed).integers(2**64, size=(self._bands, self._rows), dtype=np.uint64)
+        factors = np.random.default_rng(seed % 2**64).integers(2**64, size=(self._bands, self._rows), dtype=np.uint64)
         self._factors = factors | np.uint64(1)
 
     def __enter__(self) -> Self:
@@ -136,27 +140,27 @@ class NearDuplicateIndex:
         self._sql.close()
         self._path.unlink(missing_ok=True)
 
-    def admit(self, document: Fingerprint) -> Match | None:
-        """Return which earlier document this one equals; where there is none, add it as number ``count``."""
-        digest = document.digest[:16]
+    def admit(self, digest: bytes, signature: NDArray[np.uint32] | None, folded: Callable[[], str]) -> Match | None:
+        """Return which earlier document this one equals; where there is none, add it as number ``count``.
+
+        Args:
+            digest: of the document's fingerprint; 16 bytes of it are compared.
+            signature: ``minhash_signature`` of the folded text; not used where the index has no threshold.
+            folded: returns the folded text; called where there are candidates only.
+        """
+        digest = digest[:16]
         found = self._sql.execute("SELECT number FROM digests WHERE digest = ?", (digest,)).fetchone()
         if found:
             return Match("exact", found[0], 1.0)
         if self._threshold is not None:
-            own = shingles(document.folded)
-            signature = self._signature(own)
+            assert signature is not None
             shared = self._buckets(bands := self._band_values(signature))
-            if match := self._nearest(own, signature, [number for _, number in shared]):
+            if shared and (match := self._nearest(folded, signature, [number for _, number in shared])):
                 return match
             self._add_signature(signature, bands, Counter(band for band, _ in shared))
         self._sql.execute("INSERT INTO digests VALUES (?, ?)", (digest, self.count))
         self.count += 1
         return None
-
-    def _signature(self, own: set[str]) -> NDArray[np.uint32]:
-        sketch = RMinHash(num_perm=SIGNATURE_SLOTS, seed=self._seed)
-        sketch.update(list(own))
-        return np.array(sketch.digest(), dtype=np.uint32)
 
     def _band_values(self, signature: NDArray[np.uint32]) -> list[int]:
         rows = signature[: self._bands * self._rows].reshape(self._bands, self._rows).astype(np.uint64)
@@ -167,7 +171,7 @@ class NearDuplicateIndex:
         places = ",".join("?" * len(bands))
         return self._sql.execute(f"SELECT band, number FROM bands WHERE band IN ({places})", bands).fetchall()
 
-    def _nearest(self, own: set[str], signature: NDArray[np.uint32], numbers: list[int]) -> Match | None:
+    def _nearest(self, folded: Callable[[], str], signature: NDArray[np.uint32], numbers: list[int]) -> Match | None:
         """Return the most similar document at or above the threshold, the earliest of equals."""
         assert self._threshold is not None
         slack = 3 * (self._threshold * (1 - self._threshold) / SIGNATURE_SLOTS) ** 0.5
@@ -178,6 +182,7 @@ class NearDuplicateIndex:
             if estimate >= self._threshold - slack:
                 estimates.append((-estimate, number))
         matches = []
+        own = shingles(folded()) if estimates else set()
         for _, number in sorted(estimates)[:_MOST_COMPARED]:
             similarity = jaccard(own, shingles(self._folded_text(number)))
             if similarity >= self._threshold:

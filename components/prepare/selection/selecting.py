@@ -5,13 +5,16 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.prepare.selection.candidate import ExaminationTask, Examined, SelectionSettings, examine_all
 from components.prepare.selection.document_store import numbered, write_lines
-from components.prepare.selection.intake import Intake, SelectionSettings
+from components.prepare.selection.intake import Intake
 from components.prepare.selection.selection_record import Selection, SourceCounts
 from components.prepare.selection.splitting import lowest_of_both_sides, mixture, with_both_sides
 from components.prepare.source_settings import SourceSettings
@@ -25,7 +28,12 @@ __all__ = ["HOLDOUT", "SelectionSettings", "select_documents"]
 HOLDOUT = "holdout"
 """the holdout's name among ``Selection.sources``"""
 
+_DOCUMENTS_PER_TASK = 32
+
 Mask = NDArray[np.bool_]
+Examiner = Callable[[ExaminationTask], list[Examined]]
+InOrder = Callable[[Examiner, Iterable[ExaminationTask]], Iterable[list[Examined]]]
+"""``map``, or one that shares the tasks out to processes."""
 
 
 def select_documents(
@@ -33,6 +41,7 @@ def select_documents(
     holdout: Iterable[Document | Unreadable] | None,
     settings: SelectionSettings,
     folder: Path,
+    in_order: InOrder = map,
 ) -> Selection:
     """Clean, deduplicate, split and mix documents; write them and ``selection.json`` into ``folder``.
 
@@ -50,18 +59,25 @@ def select_documents(
     ``document_over_weight``. The holdout is no part of the mixture. Documents are numbered in the order of the
     sources, the holdout first.
 
+    Args:
+        in_order: applies a function to tasks, in their order; documents are examined with it, one apart from another.
+
     Raises:
         UserError: sources are mixed by weight, and one of them has no document that can be used.
         FileExistsError: the folder holds documents already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fraction = settings.eval_fraction if holdout is None else 0.0
+    examined = partial(_examined, settings=settings, in_order=in_order)
     with (
         tempfile.TemporaryDirectory(dir=folder, prefix=".selecting-") as scratch,
         Intake(settings, Path(scratch)) as intake,
     ):
-        held_out = [] if holdout is None else [_read(intake, HOLDOUT, holdout, lambda position: True)]
-        parts = [_read(intake, source.source, read, lambda position: position < fraction) for source, read in sources]
+        held_out = [] if holdout is None else [_read(intake, HOLDOUT, examined(holdout), lambda position: True)]
+        parts = [
+            _read(intake, source.source, examined(documents), lambda position: position < fraction)
+            for source, documents in sources
+        ]
         weighted = any(source.weight is not None for source, _ in sources)
         chosen = np.ones(len(intake.positions), dtype=bool)
         if weighted and len(parts) > 1:
@@ -102,9 +118,16 @@ class _Part:
         return SourceCounts(source=self.source, read=self.read, kept=int(of_part.sum()), dropped=self.dropped + over)
 
 
-def _read(
-    intake: Intake, source: str, documents: Iterable[Document | Unreadable], evaluated: Callable[[float], bool]
-) -> _Part:
+def _examined(
+    documents: Iterable[Document | Unreadable], settings: SelectionSettings, in_order: InOrder
+) -> Iterator[Examined]:
+    remaining = iter(documents)
+    batches = iter(lambda: list(islice(remaining, _DOCUMENTS_PER_TASK)), [])
+    for examined in in_order(examine_all, (ExaminationTask(batch, settings) for batch in batches)):
+        yield from examined
+
+
+def _read(intake: Intake, source: str, documents: Iterable[Examined], evaluated: Callable[[float], bool]) -> _Part:
     start, read = len(intake.positions), 0
     dropped: Counter[str] = Counter()
     for document in documents:
@@ -112,6 +135,8 @@ def _read(
         if isinstance(document, Unreadable):
             log.warning("%s is left out: %s", document.source_id, document.problem)
             dropped[document.reason] += 1
+        elif isinstance(document, str):
+            dropped[document] += 1
         elif reason := intake.take(document, evaluated):
             dropped[reason] += 1
     return _Part(source, read, slice(start, len(intake.positions)), dropped)
