@@ -34,12 +34,18 @@ class Measurement(BaseModel):
     tokens_per_second: float | None = None
     startup_seconds: float | None = None
     """the process's wall time without the steady steps: imports, model, warm-up steps, saving"""
+    compile_seconds: float | None = None
+    """what the warm-up steps took beyond as many steady steps: compilation, memory allocation, cold caches"""
     peak_memory_bytes: dict[str, int | None] | None = None
-    """allocated and reserved on the device (None without one), resident of the process"""
+    """while training: allocated and reserved on the device (None without one), resident of the process"""
+    loading_peak_memory_bytes: dict[str, int | None] | None = None
+    """likewise while loading, before the first step"""
     trainable_parameters: int | None = None
     step_seconds: list[float] | None = None
     losses: list[float] | None = None
     tokens_per_step: list[int] | None = None
+    details: dict[str, Any] | None = None
+    """attention, experts' kernels, and the frozen weights by number format, as the backend reports them"""
 
 
 def measure(contender: Contender, repeat: int, config: BenchmarkConfig, logs: Path) -> Measurement:
@@ -61,25 +67,29 @@ def steady_figures(
     contender: Contender, repeat: int, training: dict[str, Any], warmup_steps: int, wall_seconds: float
 ) -> Measurement:
     """Return the figures of the steps after the first ``warmup_steps`` of a train step's ``training.json``."""
-    seconds = training["step_seconds"][warmup_steps:]
+    warmup, seconds = training["step_seconds"][:warmup_steps], training["step_seconds"][warmup_steps:]
     if not seconds:
         done = len(training["step_seconds"])
         reason = f"only {done} steps were made, all of them warm-up: the dataset or num_train_epochs is too small"
         return Measurement(contender=contender, repeat=repeat, status="failed", reason=reason)
+    median = statistics.median(seconds)
     return Measurement(
         contender=contender,
         repeat=repeat,
         status="ok",
         device=str(training["device"]),
-        median_step_seconds=statistics.median(seconds),
+        median_step_seconds=median,
         samples_per_second=sum(training["samples_per_step"][warmup_steps:]) / sum(seconds),
         tokens_per_second=sum(training["tokens_per_step"][warmup_steps:]) / sum(seconds),
         startup_seconds=wall_seconds - sum(seconds),
+        compile_seconds=max(0.0, sum(warmup) - median * len(warmup)),
         peak_memory_bytes=training["peak_memory_bytes"],
+        loading_peak_memory_bytes=training["loading_peak_memory_bytes"],
         trainable_parameters=training["trainable_parameters"],
         step_seconds=training["step_seconds"],
         losses=training["losses"],
         tokens_per_step=training["tokens_per_step"],
+        details=training["details"],
     )
 
 

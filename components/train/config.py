@@ -1,11 +1,12 @@
 """The train step's interface; names are those of transformers' TrainingArguments and PEFT's LoraConfig."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from components.shared.step_config import StepConfig
+from components.train.presets import with_preset
 
 
 class TrainConfig(StepConfig):
@@ -15,6 +16,9 @@ class TrainConfig(StepConfig):
     """the folder that the prepare step made"""
     output_dir: Path
     """the folder to make; it must not exist, or be empty"""
+    preset: str | None = None
+    """settings by name, see presets.yaml: minimal, standard, high_capacity, qlora_4bit, qlora_8bit, unsloth_4bit,
+    unsloth_long_context; every setting given beside it wins"""
     base_model: str = "tiny-base"
     """a model folder, a hub id such as deepseek-community/DeepSeek-OCR-2, or tiny-base (bundled)"""
     revision: str | None = None
@@ -39,6 +43,16 @@ class TrainConfig(StepConfig):
     """adapt the vision encoder and the projector as well; ignored where target_modules is given"""
     load_in_4bit: bool = False
     """load the frozen weights in 4 bits (nf4, double quantisation); needs a CUDA device"""
+    load_in_8bit: bool = False
+    """load the frozen weights in 8 bits; needs a CUDA device"""
+    quantize_experts: bool = True
+    """in 4 and 8 bits: quantise the fused weights of a mixture of experts too, which bitsandbytes leaves alone; off,
+    they stay in 16 bits (with Unsloth, Unsloth decides)"""
+    upcast_unquantized: bool = False
+    """in 4 and 8 bits: turn the weights that are not quantised into float32, as PEFT's
+    prepare_model_for_kbit_training does; more memory (standard backend)"""
+    adapt_experts: bool = False
+    """adapt the fused weights of a mixture of experts as well; they then stay unquantised in the standard backend"""
     gradient_checkpointing: bool = False
     """compute activations twice instead of keeping them: less memory, slower"""
     per_device_train_batch_size: int = Field(8, ge=1)
@@ -69,13 +83,25 @@ class TrainConfig(StepConfig):
     """processes that read and preprocess pages; 0: the training process does it"""
     logging_steps: int = Field(1, ge=1)
     """steps between two points of the loss curve"""
+    compile_cache_dir: Path | None = None
+    """keep compiled kernels here for later runs, on a volume for instance; without it, in the user's cache folder"""
     seed: int = 0
     """the seed of the data order, the adapter's first weights and dropout"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_below_the_given_values(cls, values: Any) -> Any:
+        return with_preset(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:
         if self.trust_remote_code and self.revision is None and not Path(self.base_model).is_dir():
             raise ValueError("trust_remote_code runs foreign code: pin the revision (a commit) as well")
-        if self.peft == "none" and self.load_in_4bit:
-            raise ValueError("load_in_4bit freezes the weights, so it needs peft: lora")
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit and load_in_8bit exclude each other")
+        if self.peft == "none" and (self.load_in_4bit or self.load_in_8bit):
+            name = "load_in_4bit" if self.load_in_4bit else "load_in_8bit"
+            raise ValueError(f"{name} freezes the weights, so it needs peft: lora")
+        if self.adapt_experts and self.lora_dropout:
+            raise ValueError("adapt_experts needs lora_dropout: 0, PEFT has no dropout for fused weights")
         return self

@@ -72,8 +72,18 @@ class MeasuringCallback(TrainerCallback):
         self._tracked.log_metrics(metrics, step=state.global_step)
 
 
+def start_memory_peak() -> None:
+    """Let the peak of CUDA memory count from here on."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_bytes() -> dict[str, int | None]:
-    """Return the process's peak memory: CUDA allocated and reserved (None without CUDA), and resident."""
+    """Return the peak memory since ``start_memory_peak``: CUDA allocated and reserved (None without CUDA).
+
+    ``resident`` is the process's, from its start.
+    """
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if not torch.cuda.is_available():
         return {"allocated": None, "reserved": None, "resident": resident}

@@ -38,6 +38,7 @@ def run(config: TrainConfig) -> TrainResult:
     import transformers
 
     from components.shared.shard_reader import ShardDataset
+    from components.train.measurements import peak_memory_bytes, start_memory_peak
     from components.train.training import train
 
     log.info("backend %s: %s", backend.name, reason)
@@ -51,6 +52,8 @@ def run(config: TrainConfig) -> TrainResult:
         tracked.set_tags({"backend": backend.name, "backend_reason": reason})
         transformers.set_seed(config.seed)
         trainable = backend.load(config)
+        loading_memory = peak_memory_bytes()
+        start_memory_peak()
         measurements = train(trainable, dataset, config, Path(scratch), tracked)
         _check_losses(measurements.losses)
         training = {
@@ -62,6 +65,8 @@ def run(config: TrainConfig) -> TrainResult:
             "seed": config.seed,
             "steps": len(measurements.step_seconds),
             **_model_facts(trainable),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "loading_peak_memory_bytes": loading_memory,
             **asdict(measurements),
             "versions": software_versions(),
         }
@@ -76,15 +81,12 @@ def run(config: TrainConfig) -> TrainResult:
 def _model_facts(trainable: TrainableModel) -> dict[str, Any]:
     import torch
 
-    from components.train.measurements import peak_memory_bytes
-
     parameters = list(trainable.model.parameters())
     device = next(iter(parameters)).device
     return {
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "parameters": sum(p.numel() for p in parameters),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "peak_memory_bytes": peak_memory_bytes(),
         "details": trainable.details,
     }
 

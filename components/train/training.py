@@ -13,6 +13,7 @@ from components.shared.tracking import TrackedRun
 from components.train.backends.protocol import TrainableModel
 from components.train.collator import PageCollator, every_page_has_an_answer
 from components.train.config import TrainConfig
+from components.train.frozen_vision import run_frozen_parts_without_gradients
 from components.train.measurements import MeasuringCallback, TrainingMeasurements
 from components.train.rope_positions import rope_positions_of
 
@@ -49,10 +50,11 @@ def train(
 ) -> TrainingMeasurements:
     """Train in place and return what was measured; ``scratch`` takes the Trainer's temporary files."""
     measurements = TrainingMeasurements()
+    run_frozen_parts_without_gradients(trainable.model)
     trainer = PageTrainer(
         measurements=measurements,
         model=trainable.model,
-        args=_training_arguments(config, scratch),
+        args=_training_arguments(config, scratch, config.gradient_checkpointing and not trainable.checkpoints_itself),
         train_dataset=dataset,
         collator=PageCollator(
             trainable.processor, trainable.family, config.max_length, rope_positions_of(trainable.model)
@@ -72,7 +74,7 @@ def _planned_steps(samples: int, config: TrainConfig) -> int:
     return max(1, round(per_epoch * config.num_train_epochs))
 
 
-def _training_arguments(config: TrainConfig, scratch: Path) -> TrainingArguments:
+def _training_arguments(config: TrainConfig, scratch: Path, checkpointing: bool) -> TrainingArguments:
     on_gpu = torch.cuda.is_available()
     bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and on_gpu)
     return TrainingArguments(
@@ -88,7 +90,7 @@ def _training_arguments(config: TrainConfig, scratch: Path) -> TrainingArguments
         num_train_epochs=config.num_train_epochs,
         max_steps=config.max_steps or -1,
         bf16=bf16,
-        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing=checkpointing,
         dataloader_num_workers=config.dataloader_num_workers,
         dataloader_persistent_workers=config.dataloader_num_workers > 0,
         dataloader_pin_memory=on_gpu,

@@ -27,7 +27,7 @@ from components.shared.model_families import family_of
 from components.shared.model_loading import load_model, load_processor
 from components.shared.shard_reader import ShardDataset
 from components.shared.tiny_models import MODELS, main, save_tiny_deepseek_ocr2
-from components.train.backends.standard import target_module_names
+from components.train.backends.adapter import target_module_names
 from components.train.config import TrainConfig
 from components.train.step import TrainResult
 from components.train.step import run as train

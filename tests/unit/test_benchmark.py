@@ -23,7 +23,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "off")
         save_blank_paddleocr_vl(folder / "model")
-        prepare(PrepareConfig(output_dir=folder / "dataset", max_documents=6, max_train_pages=24, workers=1, text_engine="pillow"))
+        prepare(
+            PrepareConfig(
+                output_dir=folder / "dataset", max_documents=6, max_train_pages=24, workers=1, text_engine="pillow"
+            )
+        )
         yield folder
 
 
@@ -95,6 +99,8 @@ def training(step_seconds: list[float], trainable: int = 100) -> dict[str, Any]:
         "tokens_per_step": [50] * steps,
         "samples_per_step": [4] * steps,
         "peak_memory_bytes": {"allocated": 8 * trainable, "reserved": None, "resident": 1},
+        "loading_peak_memory_bytes": {"allocated": 4 * trainable, "reserved": None, "resident": 1},
+        "details": {"attention": "sdpa"},
         "trainable_parameters": trainable,
         "device": "H200",
     }
@@ -111,6 +117,7 @@ def test_figures_and_ratios_leave_the_warm_up_out() -> None:
     assert runs[0].samples_per_second == pytest.approx(12 / 9)
     assert runs[0].tokens_per_second == pytest.approx(150 / 9)
     assert runs[0].startup_seconds == pytest.approx(21.0)
+    assert runs[0].compile_seconds == pytest.approx(9.0 - 3.0)
     comparison = compare(runs)
     speed, _, memory = comparison.ratios
     assert (speed.quantity, speed.values, speed.median, speed.lowest, speed.highest) == (

@@ -6,11 +6,13 @@ Nothing here imports transformers or peft at run time: Unsloth patches both, and
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from components.shared.errors import UserError
 from components.shared.model_families import ModelFamily
+from components.train.backends.compile_cache import use_compile_cache
 from components.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -22,13 +24,15 @@ if TYPE_CHECKING:
 class TrainableModel:
     """A model whose trainable weights require gradients, and the processor that belongs to it.
 
-    ``details`` are facts worth keeping beside the result, such as what was quantised.
+    ``details`` are facts worth keeping beside the result, such as what was quantised. ``checkpoints_itself`` says that
+    gradient checkpointing, where asked for, is set up already and not the Trainer's.
     """
 
     model: PreTrainedModel | PeftModel
     processor: ProcessorMixin
     family: ModelFamily
     details: dict[str, Any] = field(default_factory=dict)
+    checkpoints_itself: bool = False
 
 
 class Backend(Protocol):
@@ -61,10 +65,10 @@ def choose_backend(config: TrainConfig) -> tuple[Backend, str]:
     if config.backend == "unsloth":
         if obstacle:
             raise UserError(f"Unsloth cannot run: {obstacle}", where="backend", mend="set it to standard or auto")
-        return _unsloth(), "asked for by the config"
+        return _unsloth(config), "asked for by the config"
     if obstacle:
         return _standard(), obstacle
-    return _unsloth(), "a CUDA device and the unsloth package are there"
+    return _unsloth(config), "a CUDA device and the unsloth package are there"
 
 
 def _obstacle_to_unsloth(config: TrainConfig) -> str | None:
@@ -78,12 +82,19 @@ def _obstacle_to_unsloth(config: TrainConfig) -> str | None:
 
 
 def _standard() -> Backend:
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        # Batches differ in length, and without this the allocator keeps a block for each: on an H200 43.6 GiB were
+        # reserved where 19.2 GiB were in use (standard, 16-bit). Unsloth sets it too.
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     from components.train.backends.standard import StandardBackend
 
     return StandardBackend()
 
 
-def _unsloth() -> Backend:
+def _unsloth(config: TrainConfig) -> Backend:
+    use_compile_cache(config.compile_cache_dir)
+    # Unsloth counts its users over the network unless told not to.
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     from components.train.backends.unsloth import UnslothBackend
 
     return UnslothBackend()

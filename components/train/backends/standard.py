@@ -1,17 +1,25 @@
-"""The standard backend: transformers and PEFT, with bitsandbytes for 4 bits. Runs on a CPU too."""
+"""The standard backend: transformers and PEFT, with bitsandbytes for 4 and 8 bits. Runs on a CPU too."""
 
-import re
-from typing import Any
+import logging
+from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import get_peft_model, prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from components.shared.errors import UserError
-from components.shared.model_families import ModelFamily, family_of
+from components.shared.model_families import family_of
 from components.shared.model_loading import default_device, default_dtype, load_model, load_processor
+from components.train.backends.adapter import fused_experts, lora_config, start_adapter
 from components.train.backends.protocol import TrainableModel
+from components.train.backends.quantization import quantize_experts, weight_formats
 from components.train.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+# Every module whose name lacks "language_model" stays in 16 bits, as with Unsloth: the vision encoder's errors would
+# be in every token, and bitsandbytes' 8-bit product refuses the four-dimensional inputs of DeepSeek's encoder.
+_OUTSIDE_THE_LANGUAGE_MODEL = r"(?!.*language_model)"
 
 
 class StandardBackend:
@@ -25,8 +33,8 @@ class StandardBackend:
         hub: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         processor = load_processor(config.base_model, **hub)
         options: dict[str, Any] = {}
-        if config.load_in_4bit:
-            options["quantization_config"] = _four_bits(device)
+        if bits := _bits(config):
+            options["quantization_config"] = _bitsandbytes(bits, device)
         # Full fine-tuning keeps float32 weights: bfloat16 drops updates smaller than 1/256 of a weight.
         dtype = torch.float32 if config.peft == "none" else compute_dtype(config, device)
         base = load_model(config.base_model, dtype=dtype, device=device, **hub, **options)
@@ -34,9 +42,11 @@ class StandardBackend:
         family = family_of(base.config.model_type)
         if config.peft == "none":
             return TrainableModel(base, processor, family)
-        if config.load_in_4bit:
-            base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=config.gradient_checkpointing)
-        return TrainableModel(get_peft_model(base, lora_config(config, base, family)), processor, family)
+        if bits:
+            base = _with_quantized_experts(base, bits, config)
+        model = get_peft_model(base, lora_config(config, base, family))
+        start_adapter(model, config.seed)
+        return TrainableModel(model, processor, family, model_details(model))
 
 
 def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
@@ -44,54 +54,51 @@ def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     return default_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
 
 
-def lora_config(config: TrainConfig, model: PreTrainedModel, family: ModelFamily) -> LoraConfig:
-    """Return PEFT's settings, with the family's modules where the config names none.
-
-    Raises:
-        UserError: no module of the model has one of the target names.
-    """
-    return LoraConfig(
-        r=config.r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        use_rslora=config.use_rslora,
-        target_modules=target_module_names(config, model, family),
-        bias="none",
-    )
+def model_details(model: Any) -> dict[str, Any]:
+    """Return what a fair comparison of two backends has to know of their models."""
+    return {
+        "frozen_weights": weight_formats(model),
+        "attention": model.config._attn_implementation,
+        "experts": getattr(model.config, "_experts_implementation", None),
+    }
 
 
-def target_module_names(config: TrainConfig, model: PreTrainedModel, family: ModelFamily) -> list[str]:
-    """Return the full names of the linear modules that LoRA adapts, in the model's order."""
-    if config.target_modules:
-        pattern = rf"(.*\.)?({'|'.join(re.escape(name) for name in config.target_modules)})"
-    else:
-        pattern = family.language_modules
-        if config.finetune_vision_layers:
-            pattern = f"{pattern}|{family.vision_modules}"
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and re.fullmatch(pattern, name)
-    ]
-    if not names:
+def _bits(config: TrainConfig) -> Literal[4, 8] | None:
+    if config.load_in_4bit:
+        return 4
+    return 8 if config.load_in_8bit else None
+
+
+def _with_quantized_experts(base: PreTrainedModel, bits: Literal[4, 8], config: TrainConfig) -> PreTrainedModel:
+    experts = sum(weight.numel() for _, module in fused_experts(base) for weight in module.parameters(recurse=False))
+    if experts and config.quantize_experts and not config.adapt_experts:
+        quantize_experts(base, bits)
+        torch.cuda.empty_cache()
+        log.info("%.2f billion expert weights are in %d bits", experts / 1e9, bits)
+    elif experts:
+        why = "they are adapted" if config.adapt_experts else "quantize_experts is off"
+        log.warning("%.2f billion expert weights are not in %d bits: %s", experts / 1e9, bits, why)
+    if config.upcast_unquantized:
+        log.warning("weights that are not in %d bits are turned into float32: upcast_unquantized is on", bits)
+        return prepare_model_for_kbit_training(base, use_gradient_checkpointing=config.gradient_checkpointing)
+    return base
+
+
+def _bitsandbytes(bits: Literal[4, 8], device: torch.device) -> BitsAndBytesConfig:
+    if device.type != "cuda":
         raise UserError(
-            "no linear module of the model has one of these names",
-            where=f"target_modules {config.target_modules or pattern}",
-            mend="name modules as the model's named_modules() shows them",
+            f"{bits}-bit weights: no CUDA device on this machine",
+            where=f"load_in_{bits}bit",
+            mend="leave it at its default",
         )
-    return names
-
-
-def _four_bits(device: torch.device) -> BitsAndBytesConfig:
-    _need_cuda(device, "load_in_4bit", "4-bit weights")
+    if bits == 8:
+        # Says at every product that it casts its inputs to float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[_OUTSIDE_THE_LANGUAGE_MODEL])
     return BitsAndBytesConfig(
         load_in_4bit=True,
+        llm_int8_skip_modules=[_OUTSIDE_THE_LANGUAGE_MODEL],
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-
-
-def _need_cuda(device: torch.device, field: str, feature: str) -> None:
-    if device.type != "cuda":
-        raise UserError(f"{feature}: no CUDA device on this machine", where=field, mend="leave it at its default")

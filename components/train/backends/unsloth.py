@@ -2,18 +2,19 @@
 
 # Unsloth patches transformers and peft when it is imported, so it comes before both.
 import unsloth  # isort: skip
-from typing import Any
+from typing import Any, Literal
 
 from components.shared.errors import UserError
 from components.shared.model_families import family_of
-from components.shared.model_loading import base_model_location, load_processor
+from components.shared.model_loading import base_model_location, default_device, load_processor
+from components.train.backends.adapter import start_adapter, target_expert_names, target_module_names
 from components.train.backends.protocol import TrainableModel
-from components.train.backends.standard import target_module_names
+from components.train.backends.standard import compute_dtype, model_details
 from components.train.config import TrainConfig
 
 
 class UnslothBackend:
-    """``FastVisionModel`` with ``use_gradient_checkpointing="unsloth"``."""
+    """``FastVisionModel``; with ``gradient_checkpointing`` Unsloth's own, which keeps layer inputs in host memory."""
 
     name = "unsloth"
 
@@ -23,32 +24,49 @@ class UnslothBackend:
             raise UserError(
                 "full fine-tuning is the standard backend's", where="backend", mend="set backend to standard"
             )
-        location = base_model_location(config.base_model)
-        try:
-            model, _ = unsloth.FastVisionModel.from_pretrained(
-                location,
-                load_in_4bit=config.load_in_4bit,
-                max_seq_length=config.max_length,
-                use_gradient_checkpointing="unsloth",
-                trust_remote_code=config.trust_remote_code,
-                revision=config.revision,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"Unsloth cannot load the model ({error})", where=f"base_model {location}") from error
+        if config.upcast_unquantized:
+            raise UserError("is the standard backend's", where="upcast_unquantized", mend="leave it off")
+        base = _loaded(config)
         processor = load_processor(
             config.base_model, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
-        family = family_of(model.config.model_type)
+        family = family_of(base.config.model_type)
         model = unsloth.FastVisionModel.get_peft_model(
-            model,
-            target_modules=target_module_names(config, model, family),
+            base,
+            # Full names: Unsloth would also adapt the experts of a mixture where it is given the ends of names.
+            target_modules=target_module_names(config, base, family),
+            target_parameters=target_expert_names(config, base),
             r=config.r,
             lora_alpha=config.lora_alpha,
             lora_dropout=config.lora_dropout,
             use_rslora=config.use_rslora,
             bias="none",
             random_state=config.seed,
+            use_gradient_checkpointing=_checkpointing(config),
         )
+        start_adapter(model, config.seed)
         unsloth.FastVisionModel.for_training(model)
-        details: dict[str, Any] = {"unsloth_version": unsloth.__version__}
-        return TrainableModel(model, processor, family, details)
+        details = {"unsloth_version": unsloth.__version__, **model_details(model)}
+        return TrainableModel(model, processor, family, details, checkpoints_itself=True)
+
+
+def _checkpointing(config: TrainConfig) -> Literal["unsloth", False]:
+    return "unsloth" if config.gradient_checkpointing else False
+
+
+def _loaded(config: TrainConfig) -> Any:
+    location = base_model_location(config.base_model)
+    try:
+        model, _ = unsloth.FastVisionModel.from_pretrained(
+            location,
+            dtype=compute_dtype(config, default_device()),
+            load_in_4bit=config.load_in_4bit,
+            load_in_8bit=config.load_in_8bit,
+            max_seq_length=config.max_length,
+            use_gradient_checkpointing=_checkpointing(config),
+            trust_remote_code=config.trust_remote_code,
+            revision=config.revision,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"Unsloth cannot load the model ({error})", where=f"base_model {location}") from error
+    return model

@@ -1,0 +1,96 @@
+"""The LoRA adapter of both backends: which weights it adapts, and which values it starts with."""
+
+import math
+import re
+
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel
+
+from components.shared.errors import UserError
+from components.shared.model_families import ModelFamily
+from components.train.config import TrainConfig
+
+
+def lora_config(config: TrainConfig, model: PreTrainedModel, family: ModelFamily) -> LoraConfig:
+    """Return PEFT's settings, with the family's modules where the config names none.
+
+    Raises:
+        UserError: no module of the model has one of the target names, or there are no experts to adapt.
+    """
+    return LoraConfig(
+        r=config.r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        use_rslora=config.use_rslora,
+        target_modules=target_module_names(config, model, family),
+        target_parameters=target_expert_names(config, model) or None,
+        bias="none",
+    )
+
+
+def target_module_names(config: TrainConfig, model: PreTrainedModel, family: ModelFamily) -> list[str]:
+    """Return the full names of the linear modules that LoRA adapts, in the model's order."""
+    if config.target_modules:
+        pattern = rf"(.*\.)?({'|'.join(re.escape(name) for name in config.target_modules)})"
+    else:
+        pattern = family.language_modules
+        if config.finetune_vision_layers:
+            pattern = f"{pattern}|{family.vision_modules}"
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and re.fullmatch(pattern, name)
+    ]
+    if not names:
+        raise UserError(
+            "no linear module of the model has one of these names",
+            where=f"target_modules {config.target_modules or pattern}",
+            mend="name modules as the model's named_modules() shows them",
+        )
+    return names
+
+
+def target_expert_names(config: TrainConfig, model: PreTrainedModel) -> list[str]:
+    """Return the full names of the fused expert weights that LoRA adapts: none unless ``adapt_experts`` is set.
+
+    Raises:
+        UserError: the model has no fused experts.
+    """
+    if not config.adapt_experts:
+        return []
+    names = [f"{name}.{weight}" for name, module in fused_experts(model) for weight in expert_weights(module)]
+    if not names:
+        raise UserError("the model has no fused expert weights", where="adapt_experts", mend="leave it off")
+    return names
+
+
+def fused_experts(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """Return name and module of each mixture of experts whose weights are stacked in one tensor per projection."""
+    return [(name, module) for name, module in model.named_modules() if expert_weights(module)]
+
+
+def expert_weights(module: torch.nn.Module) -> list[str]:
+    """Return the names of a module's own parameters of shape (experts, outputs, inputs)."""
+    experts = getattr(module, "num_experts", None)
+    return [
+        name
+        for name, weight in module.named_parameters(recurse=False)
+        if experts is not None and weight.dim() == 3 and weight.shape[0] == experts
+    ]
+
+
+@torch.no_grad()
+def start_adapter(model: PeftModel, seed: int) -> None:
+    """Set the adapter's first values from ``seed``, the same in every backend and on every device.
+
+    They are PEFT's: A uniform in ±1/sqrt(inputs), B zero. Unsloth draws them in another way, and two trainings that
+    start apart cannot be compared step by step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if ".lora_B." in name:
+            weight.zero_()
+        elif ".lora_A." in name:
+            bound = 1 / math.sqrt(weight.shape[1])
+            weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))

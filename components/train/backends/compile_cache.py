@@ -1,0 +1,23 @@
+"""Where compiled kernels are kept, so that a later run need not compile them again. Imports no torch."""
+
+import os
+from pathlib import Path
+
+
+def use_compile_cache(folder: Path | None) -> Path:
+    """Point Unsloth, torch.compile and Triton at ``folder`` and return it; call before any of them is imported.
+
+    Without a folder it is ``deepsynth/compiled`` in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``).
+    A variable that the user set for one of the libraries wins.
+    """
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = (folder or cache_home / "deepsynth" / "compiled").absolute()
+    for variable, name in (
+        ("UNSLOTH_COMPILE_LOCATION", "unsloth_compiled_cache"),
+        ("UNSLOTH_MEGA_CACHE_DIR", "unsloth_mega_cache"),
+        ("TORCHINDUCTOR_CACHE_DIR", "inductor"),
+        ("TRITON_CACHE_DIR", "triton"),
+    ):
+        os.environ.setdefault(variable, str(place / name))
+    place.mkdir(parents=True, exist_ok=True)
+    return place

@@ -1,0 +1,122 @@
+"""What bitsandbytes' loading leaves out: the fused weights of a mixture of experts, in 4 or 8 bits.
+
+transformers 5 keeps all experts of a layer in one parameter per projection. bitsandbytes 0.50 replaces ``nn.Linear``
+modules only, so that those parameters, 2.4 of DeepSeek-OCR-2's 3.4 billion, stay in 16 bits.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch.nn.utils import parametrize
+
+from components.train.backends.adapter import expert_weights, fused_experts
+
+# 4-bit block sizes of bitsandbytes' own layers; 8-bit of its optimizers.
+_BLOCK_SIZE_4_BIT = 64
+_BLOCK_SIZE_8_BIT = 256
+
+
+class _Packed(torch.nn.Module):
+    """A parametrization: the packed parameter is stored, and dequantised whenever it is read."""
+
+    def __init__(
+        self, state: Any, unpack: Callable[[torch.Tensor, Any], torch.Tensor], label: str, shape: torch.Size
+    ) -> None:
+        super().__init__()
+        self.label = label
+        self.shape = shape
+        self._state = state
+        self._unpack = unpack
+
+    @torch.no_grad()
+    def forward(self, packed: torch.Tensor) -> torch.Tensor:
+        return self._unpack(packed, self._state).view(self.shape)
+
+
+def quantize_experts(model: torch.nn.Module, bits: Literal[4, 8]) -> int:
+    """Quantise every fused expert weight of ``model`` in place and return their number of values.
+
+    4 bits: nf4 with double quantisation; 8 bits: blockwise dynamic quantisation (Dettmers et al., 2021, "8-bit
+    Optimizers via Block-wise Quantization"). The weights are dequantised one layer at a time, in the forward pass and
+    again in the backward pass, so that no 16-bit copy of them outlives its layer.
+    """
+    values = 0
+    for _, module in fused_experts(model):
+        names = expert_weights(module)
+        for name in names:
+            values += getattr(module, name).numel()
+            _pack(module, name, bits)
+        _dequantize_again_in_backward(module, names)
+    return values
+
+
+def _pack(module: torch.nn.Module, name: str, bits: Literal[4, 8]) -> None:
+    from bitsandbytes import functional
+
+    shape = getattr(module, name).shape
+    # Flat: bitsandbytes 0.50 on a CPU dequantises rows wrongly that are shorter than a block.
+    weight = getattr(module, name).data.reshape(-1)
+    if bits == 4:
+        packed, state = functional.quantize_4bit(
+            weight, blocksize=_BLOCK_SIZE_4_BIT, compress_statistics=True, quant_type="nf4"
+        )
+        unpack = functional.dequantize_4bit
+    else:
+        packed, state = functional.quantize_blockwise(weight, blocksize=_BLOCK_SIZE_8_BIT)
+        unpack = functional.dequantize_blockwise
+    label = "nf4" if bits == 4 else "8-bit blockwise"
+    setattr(module, name, torch.nn.Parameter(packed, requires_grad=False))
+    parametrize.register_parametrization(module, name, _Packed(state, unpack, label, shape), unsafe=True)
+
+
+def _dequantize_again_in_backward(module: torch.nn.Module, names: list[str]) -> None:
+    """Let autograd keep a weight's name instead of its 16-bit copy."""
+    forward = module.forward
+
+    def lean_forward(*inputs: Any, **options: Any) -> Any:
+        with parametrize.cached():  # one dequantisation per forward pass, however often the weight is read
+            storages = {getattr(module, name).untyped_storage().data_ptr(): name for name in names}
+
+            def remember(tensor: torch.Tensor) -> Any:
+                name = storages.get(tensor.untyped_storage().data_ptr())
+                if name is None:
+                    return tensor
+                return name, tensor.shape, tensor.stride(), tensor.storage_offset()
+
+            def recall(kept: Any) -> torch.Tensor:
+                if isinstance(kept, torch.Tensor):
+                    return kept
+                name, shape, stride, offset = kept
+                weight: torch.Tensor = getattr(module, name)
+                return weight.as_strided(shape, stride, offset)
+
+            with torch.autograd.graph.saved_tensors_hooks(remember, recall):
+                return forward(*inputs, **options)
+
+    module.forward = lean_forward
+
+
+def weight_formats(model: torch.nn.Module) -> dict[str, dict[str, int]]:
+    """Return, by number format, how many frozen values the model holds and how many bytes they take.
+
+    Quantised weights are counted by their values, not by their packed bytes; their scales are left out.
+    """
+    formats: dict[str, dict[str, int]] = defaultdict(lambda: {"values": 0, "bytes": 0})
+    packed = {
+        id(stored.original): stored[0]
+        for stored in model.modules()
+        if isinstance(stored, parametrize.ParametrizationList) and isinstance(stored[0], _Packed)
+    }
+    for weight in model.parameters():
+        if weight.requires_grad:
+            continue
+        label, values = str(weight.dtype).removeprefix("torch."), weight.numel()
+        if id(weight) in packed:
+            label, values = packed[id(weight)].label, packed[id(weight)].shape.numel()
+        elif (state := getattr(weight, "quant_state", None)) is not None:
+            label, values = str(state.quant_type), torch.Size(state.shape).numel()
+        formats[label]["values"] += values
+        formats[label]["bytes"] += weight.numel() * weight.element_size()
+    return dict(formats)

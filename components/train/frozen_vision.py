@@ -1,0 +1,47 @@
+"""No gradients through what is not trained: the frozen vision encoder and projector.
+
+Gradient checkpointing needs one input that requires a gradient, so transformers (``enable_input_require_grads``) and
+Unsloth set that flag on the first layer of every part, the vision encoder's too. Autograd then goes back through the
+whole frozen encoder, and computes it a second time for that, to find gradients that nobody uses.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+
+def run_frozen_parts_without_gradients(model: PreTrainedModel | PeftModel) -> list[str]:
+    """Make each part of ``model`` in front of the language model that has no trainable weight a plain function.
+
+    Losses and the gradients of the trained weights stay what they were. Returns the parts' names.
+    """
+    bare = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner: Any = getattr(bare, "model", bare)
+    if not hasattr(inner, "language_model"):
+        return []
+    frozen = [
+        name
+        for name, part in inner.named_children()
+        if name != "language_model" and not any(weight.requires_grad for weight in part.parameters())
+    ]
+    for name in frozen:
+        _run_without_gradients(getattr(inner, name))
+    return frozen
+
+
+def _run_without_gradients(part: torch.nn.Module) -> None:
+    forward = part.forward
+    checkpointed = [module for module in part.modules() if hasattr(module, "gradient_checkpointing")]
+
+    @functools.wraps(forward)
+    def plain_forward(*inputs: Any, **options: Any) -> Any:
+        # Set at each call: the Trainer and Unsloth switch checkpointing on again when training starts.
+        for module in checkpointed:
+            module.gradient_checkpointing = False  # type: ignore[assignment]
+        with torch.no_grad():
+            return forward(*inputs, **options)
+
+    part.forward = plain_forward

@@ -1,0 +1,58 @@
+"""Training presets: sets of settings by name, kept as data in ``presets.yaml``."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from components.shared.step_config import read_config_file
+
+_PRESETS_FILE = Path(__file__).with_name("presets.yaml")
+
+
+class Preset(BaseModel):
+    """A named set of training settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    purpose: str
+    """when to take it, in a few words"""
+    settings: dict[str, Any]
+    """fields of TrainConfig and their values"""
+
+
+@cache
+def presets() -> dict[str, Preset]:
+    """Return the presets by name, in the file's order."""
+    return TypeAdapter(dict[str, Preset]).validate_python(read_config_file(_PRESETS_FILE))
+
+
+def with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """Return ``values`` on top of the settings of the preset that they name under ``preset``, if they name one.
+
+    Raises:
+        ValueError: there is no preset of that name.
+    """
+    name = values.get("preset")
+    if not isinstance(name, str):  # None, or a value of another type, which the field's validation refuses
+        return values
+    if name not in presets():
+        raise ValueError(f"preset: there is no {name!r}, the presets are {', '.join(presets())}")
+    return {**presets()[name].settings, **values}
+
+
+def preset_table() -> list[dict[str, str]]:
+    """Return one row per preset with the columns ``preset``, ``purpose`` and ``settings``, for printing."""
+    return [
+        {
+            "preset": name,
+            "purpose": preset.purpose,
+            "settings": ", ".join(f"{key} {_shown(value)}" for key, value in preset.settings.items()),
+        }
+        for name, preset in presets().items()
+    ]
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

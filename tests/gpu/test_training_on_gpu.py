@@ -1,0 +1,82 @@
+"""Both backends on a CUDA device, on a small DeepSeek-OCR-2: the same training, and experts that are really quantised.
+
+python -m pytest tests/gpu        (needs a CUDA device, bitsandbytes and unsloth)
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.shared.tiny_models import save_tiny_deepseek_ocr2
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+EXPERTS = 4 * (2 * 32 * 64 + 64 * 32)  # experts x (gate and up + down), one layer
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gpu")
+    save_tiny_deepseek_ocr2(folder / "base")
+    if given := os.environ.get("DEEPSYNTH_TEST_DATASET"):  # a machine without fonts or the prepare step's packages
+        (folder / "dataset").symlink_to(given)
+    else:
+        from components.prepare.config import PrepareConfig
+        from components.prepare.step import run as prepare
+
+        prepare(PrepareConfig(output_dir=folder / "dataset", max_documents=6, max_train_pages=24, workers=1))
+    return folder
+
+
+def trained(made: Path, output: Path, **settings: Any) -> dict[str, Any]:
+    """Train in a process of its own, as the benchmark does: Unsloth patches the libraries of its process."""
+    config = {
+        "dataset_dir": str(made / "dataset"),
+        "base_model": str(made / "base"),
+        "output_dir": str(output),
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        **settings,
+    }
+    file = output.with_suffix(".json")
+    file.write_text(json.dumps(config))
+    command = [sys.executable, "-m", "components.train", "--config", str(file)]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": "off"}
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return json.loads((output / "training.json").read_text())
+
+
+@pytest.mark.parametrize("precision", [{}, {"load_in_4bit": True}, {"load_in_8bit": True}])
+def test_unsloth_and_standard_train_the_same(made: Path, tmp_path: Path, precision: dict[str, bool]) -> None:
+    pytest.importorskip("bitsandbytes")
+    if importlib.util.find_spec("unsloth") is None:
+        pytest.skip("needs unsloth")
+    standard = trained(made, tmp_path / "standard", backend="standard", **precision)
+    unsloth = trained(made, tmp_path / "unsloth", backend="unsloth", **precision)
+    assert standard["trainable_parameters"] == unsloth["trainable_parameters"]
+    assert standard["tokens_per_step"] == unsloth["tokens_per_step"]
+    assert standard["learning_rates"] == unsloth["learning_rates"]
+    assert unsloth["losses"] == pytest.approx(standard["losses"], rel=5e-3)
+
+
+def test_the_experts_are_in_four_bits(made: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    packed = trained(made, tmp_path / "packed", backend="standard", load_in_4bit=True)
+    left = trained(made, tmp_path / "left", backend="standard", load_in_4bit=True, quantize_experts=False)
+    difference = (
+        packed["details"]["frozen_weights"]["nf4"]["values"] - left["details"]["frozen_weights"]["nf4"]["values"]
+    )
+    assert difference == EXPERTS
+    assert packed["losses"] == pytest.approx(left["losses"], rel=1e-2)
