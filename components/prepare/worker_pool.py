@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 class WorkerPool:
     """``workers`` processes; a context manager.
 
-    The processes start at once, beside what this process does until it has work for them.
+    The processes start at once; until they have, which takes most of a second, this process does the work itself.
     """
 
     def __init__(self, workers: int, warm_up: Callable[[], object]) -> None:
@@ -31,14 +31,14 @@ class WorkerPool:
         self.workers = workers
         self._warm_up = warm_up
         self._pool: ProcessPoolExecutor | None = None
+        self._starting: list[Future[object]] = []
 
     def __enter__(self) -> Self:
         if self.workers > 1:
             # Spawned, not forked: the progress bar's thread may hold a lock at the moment of a fork.
             self._pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
             with _processes_that_ignore_ctrl_c():
-                for _ in range(self.workers):
-                    self._pool.submit(self._warm_up)
+                self._starting = [self._pool.submit(self._warm_up) for _ in range(self.workers)]
         return self
 
     def __exit__(
@@ -60,27 +60,39 @@ class WorkerPool:
         Raises:
             UserError: a process died.
         """
-        if self._pool is None:
-            yield from map(function, tasks)
-            return
         remaining = iter(tasks)
-        waiting: deque[tuple[Task, Future[Result]]] = deque()
-        while True:
-            for task in islice(remaining, self.workers * _TASKS_PER_WORKER - len(waiting)):
-                with _processes_that_ignore_ctrl_c():
-                    waiting.append((task, self._pool.submit(function, task)))
-            if not waiting:
-                return
-            task, future = waiting.popleft()
+        while self._pool is None or not all(future.done() for future in self._starting):
             try:
-                result = future.result()
-            except BrokenProcessPool as error:
-                raise UserError(
-                    "a worker process died (killed, out of memory, or a font that its libraries cannot read)",
-                    where=f"{name(task)}, or soon behind it",
-                    mend="use fewer workers where memory is short, leave out unusual fonts, or draw with pillow",
-                ) from error
-            yield result
+                task = next(remaining)
+            except StopIteration:
+                return
+            yield function(task)
+        yield from self._mapped(self._pool, function, remaining, name)
+
+    def _mapped(
+        self,
+        pool: ProcessPoolExecutor,
+        function: Callable[[Task], Result],
+        remaining: Iterator[Task],
+        name: Callable[[Task], str],
+    ) -> Iterator[Result]:
+        waiting: deque[tuple[Task, Future[Result]]] = deque()
+        task: Task | None = None
+        try:
+            while True:
+                for task in islice(remaining, self.workers * _TASKS_PER_WORKER - len(waiting)):
+                    with _processes_that_ignore_ctrl_c():
+                        waiting.append((task, pool.submit(function, task)))
+                if not waiting:
+                    return
+                task, future = waiting.popleft()
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process died (killed, out of memory, or a font that its libraries cannot read)",
+                where=f"{name(task)}, or soon behind" if task is not None else None,
+                mend="use fewer workers where memory is short, leave out unusual fonts, or draw with pillow",
+            ) from error
 
 
 @contextmanager

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
 from components.prepare.output.drop_reasons import dropped_kind, explain_drop
 from components.shared.dataset_manifest import DatasetManifest
+from components.shared.page_decoding import decode_gray
 from components.shared.shard_reader import Sample, ShardDataset
 
 PREVIEW_FILE = "preview.html"
@@ -258,13 +259,12 @@ def _effect_ranges(samples: Sequence[Sample]) -> list[tuple[str, int, str]]:
 def _picture(image_bytes: bytes, most_bytes: int) -> Picture | None:
     """Return the page, made smaller where it is wide or takes many bytes; None if it is no picture."""
     try:
-        whole = cv2.imdecode(np.frombuffer(image_bytes, np.uint8), cv2.IMREAD_GRAYSCALE)
-    except cv2.error:
-        return None
-    if whole is None:
+        whole = decode_gray(image_bytes)
+    except (OSError, Image.DecompressionBombError):
         return None
     height, width = whole.shape
-    page, size = whole, (width, height)
+    page: np.ndarray = whole
+    size = (width, height)
     for most_width, quality in _PICTURE_SIZES:
         scale = min(1.0, most_width / width, 4 * most_width / height)
         smaller = (max(1, round(width * scale)), max(1, round(height * scale)))
