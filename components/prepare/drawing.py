@@ -15,7 +15,7 @@ from components.prepare.selection.selected_document import SelectedDocument
 from components.prepare.worker_pool import WorkerPool
 from components.shared.dataset_manifest import Split
 
-_DOCUMENTS_PER_TASK = 8
+_DOCUMENTS_PER_TASK = 16
 
 
 @dataclass(frozen=True)

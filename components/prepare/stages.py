@@ -141,7 +141,7 @@ def write_dataset(
     manifest = build_manifest(config, source_digest, records[0], splits, documents, dropped)
     _check_pages(manifest, selection, config)
     (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    write_preview(folder, manifest)
+    write_preview(folder, manifest, partial(pool.map, name=lambda sample: sample.key))
     _log(manifest, config, folder, tracked)
     return manifest
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 PROGRESS_FILE_VARIABLE = "DEEPSYNTH_PROGRESS_FILE"
 _SECONDS_BETWEEN_LINES = 0.2
+_SECONDS_BETWEEN_UPDATES = 0.1
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class ProgressReport:
         self.done = 0
         self.note = ""
         self._file = os.environ.get(PROGRESS_FILE_VARIABLE)
-        self._last_line = 0.0
+        self._last_line = self._last_update = 0.0
         self._display = None if self._file else progress_display()
 
     def __enter__(self) -> "ProgressReport":
@@ -62,13 +63,17 @@ class ProgressReport:
     def __exit__(self, *_: object) -> None:
         self._append_line(force=True)
         if self._display:
+            self._display.update(self._task, completed=self.done, note=self.note)
             self._display.stop()
 
     def advance(self, units: int = 1, note: str | None = None) -> None:
         """Count ``units`` as done; ``note`` is a short text beside the bar, e.g. ``"loss 0.41"``."""
         self.done += units
         self.note = self.note if note is None else note
-        if self._display:
+        # Looked at ten times a second and no more: an update costs as much as a small unit of work.
+        now = time.monotonic()
+        if self._display and now - self._last_update >= _SECONDS_BETWEEN_UPDATES:
+            self._last_update = now
             self._display.update(self._task, completed=self.done, note=self.note)
         self._append_line()
 

@@ -3,8 +3,9 @@
 import base64
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,11 @@ class Tally:
     left_out: int
 
 
-def write_preview(folder: Path, manifest: DatasetManifest) -> Path:
+InOrder = Callable[[Callable[[Sample], "ShownPage"], list[Sample]], Iterable["ShownPage"]]
+"""``map``, or one that shares the pages out to processes."""
+
+
+def write_preview(folder: Path, manifest: DatasetManifest, in_order: InOrder = map) -> Path:
     """Write ``preview.html`` into a dataset folder that is otherwise complete, and return its path.
 
     It shows at most ``PAGES_PER_SPLIT`` pages of each split, spread evenly over it. The same dataset gives the same
@@ -108,6 +113,7 @@ def write_preview(folder: Path, manifest: DatasetManifest) -> Path:
         if index.samples
     }
     shown = sum(len(of_split) for of_split in samples.values())
+    show = partial(_shown, picture_bytes=_PICTURE_BYTES // max(shown, 1))
     drops = dropped_table(manifest)
     tallies = _tallies(list(samples.values()))
     environment = Environment(
@@ -123,7 +129,7 @@ def write_preview(folder: Path, manifest: DatasetManifest) -> Path:
         same_on_all={tally.field: tally.rows[0][0] for tally in tallies if len(tally.rows) == 1},
         tallies=[tally for tally in tallies if len(tally.rows) > 1],
         effects=_effect_ranges([sample for of_split in samples.values() for sample in of_split]),
-        pages={split: [_shown(sample, _PICTURE_BYTES // shown) for sample in samples[split]] for split in samples},
+        pages={split: list(in_order(show, of_split)) for split, of_split in samples.items()},
     )
     path = folder / PREVIEW_FILE
     # A lone surrogate in foreign metadata cannot be encoded, and is no reason to fail a finished dataset.
@@ -263,7 +269,7 @@ def _picture(image_bytes: bytes, most_bytes: int) -> Picture | None:
     except (OSError, Image.DecompressionBombError):
         return None
     height, width = whole.shape
-    page: np.ndarray = whole
+    page: cv2.typing.MatLike = whole
     size = (width, height)
     for most_width, quality in _PICTURE_SIZES:
         scale = min(1.0, most_width / width, 4 * most_width / height)
