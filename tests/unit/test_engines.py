@@ -21,7 +21,7 @@ from components.prepare.rendering.fonts import covered_code_points, find_fonts
 from components.prepare.rendering.page_drawing import draw_page
 from components.prepare.rendering.page_look import PageLook
 from components.prepare.rendering.pango_engine import PangoEngine
-from components.prepare.rendering.paragraphs import Paragraph, rest_behind, split_paragraphs
+from components.prepare.rendering.paragraphs import Paragraph, cut_behind, split_paragraphs
 from components.prepare.rendering.pillow_engine import PillowEngine
 from components.prepare.rendering.text_engine import (
     CannotBeSetError,
@@ -98,11 +98,12 @@ def look(**changes: object) -> PageLook:
 
 def pages(text: str, engine: TextEngine, page_look: PageLook, lang: str = "und") -> Iterator[ComposedPage]:
     """Yield all pages of a text, as the document renderer cuts them."""
-    rest: list[Paragraph] = split_paragraphs(text, reflow=True)
-    while rest:
-        page = compose(rest, [], page_look, engine, lang, page_size_multiple=1)
+    paragraphs: list[Paragraph] = split_paragraphs(text, reflow=True)
+    first = 0
+    while first < len(paragraphs):
+        page = compose(paragraphs, first, [], page_look, engine, lang, page_size_multiple=1)
         yield page
-        rest = rest_behind(rest, page.text_lines[-1])
+        first = cut_behind(paragraphs, page.text_lines[-1])
 
 
 def ink_box(gray: np.ndarray) -> tuple[int, int, int, int]:

@@ -189,6 +189,12 @@ def test_a_broken_file_is_skipped_and_counted_where_that_is_asked_for(tmp_path: 
     assert sum(manifest.documents.values()) == 6
 
 
+def test_a_document_of_a_hundred_thousand_paragraphs_that_no_font_has_is_done_with(tmp_path: Path) -> None:
+    rows = [{"text": text} for text in prose(20, words=20)] + [{"text": "\n\n".join(["\u4e2d"] * 100_000)}]
+    manifest = made(tmp_path, rows, text_engine="pillow", max_uncovered_share=1)
+    assert manifest.dropped == {"paragraph_glyph_missing": 100_000}
+
+
 FACES = find_fonts(["DejaVuSans.ttf", "DejaVuSansMono.ttf"])
 NARROW: dict[str, Any] = {
     "output_dir": Path("unused"),

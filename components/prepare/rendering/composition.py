@@ -96,6 +96,7 @@ class _Columns:
 
 def compose(
     paragraphs: list[Paragraph],
+    first: int,
     instruction: list[Paragraph],
     look: PageLook,
     engine: TextEngine,
@@ -103,7 +104,7 @@ def compose(
     page_size_multiple: int,
     font_size: int | None = None,
 ) -> ComposedPage:
-    """Fill one page with as much of ``paragraphs`` as it holds, below ``instruction``.
+    """Fill one page with as much of ``paragraphs`` from number ``first`` on as it holds, below ``instruction``.
 
     The page ends above a paragraph that the engine cannot draw.
 
@@ -114,17 +115,17 @@ def compose(
         CannotBeSetError: the engine cannot draw the instruction or the first paragraph, or not one line of it fits.
     """
     style = TextStyle(look.faces, font_size or look.font_size, lang)
-    columns = _Columns(look, style.font_size, bool(paragraphs) and paragraphs[0].right_to_left)
+    columns = _Columns(look, style.font_size, first < len(paragraphs) and paragraphs[first].right_to_left)
     page = ComposedPage(style, look.width, look.height or 0)
     letters = columns.capacity(style.font_size, look.max_lines)
-    for line in flow(instruction, engine, style, columns.width, letters):
+    for line in flow(instruction, 0, engine, style, columns.width, letters):
         placed = columns.place(line)
         if placed is None:
             raise CannotBeSetError("does_not_fit")
         page.placed.append(placed)
     if instruction:
         columns.skip(_BELOW_INSTRUCTION * style.font_size)
-    _fill(page, columns, islice(flow(paragraphs, engine, style, columns.width, letters), look.max_lines))
+    _fill(page, columns, islice(flow(paragraphs, first, engine, style, columns.width, letters), look.max_lines))
     if look.height is None:
         page.height = -(-math.ceil(columns.lowest + look.margin) // page_size_multiple) * page_size_multiple
     return page

@@ -19,7 +19,7 @@ from components.prepare.rendering.fonts import FontFace
 from components.prepare.rendering.page_drawing import draw_page
 from components.prepare.rendering.page_look import PageLook, page_look
 from components.prepare.rendering.page_pictures import PageError, load_page
-from components.prepare.rendering.paragraphs import Paragraph, rest_behind, split_paragraphs
+from components.prepare.rendering.paragraphs import Paragraph, cut_behind, is_end, split_paragraphs
 from components.prepare.rendering.text_engine import CannotBeSetError
 from components.prepare.selection.selected_document import SelectedDocument
 from components.prepare.sources.document import PagePicture
@@ -124,21 +124,22 @@ class DocumentRenderer:
         self, document: SelectedDocument, places: "_Places", rendered: RenderedDocument
     ) -> Iterator[tuple[_Place, "_Draw"]]:
         """Yield the pages that the text is cut into; a paragraph that cannot be drawn is left out and counted."""
-        rest = split_paragraphs(document.text, self._config.reflow)
-        while rest:
+        paragraphs = split_paragraphs(document.text, self._config.reflow)
+        first = 0
+        while first < len(paragraphs):
             place = places.next()
             try:
-                page = self._composed(rest, place.look, document.lang)
+                page = self._composed(paragraphs, first, place.look, document.lang)
             except CannotBeSetError as error:
                 rendered.dropped[f"paragraph_{error.reason}"] += 1
-                rest = rest[1:]
+                first += 1
                 continue
             places.take()
-            original = _text_until(rest, page)
+            original = _text_between(paragraphs, first, page)
             drawn = "\n".join(flow_line.line.text for flow_line in page.text_lines)
             label = drawn if self._config.label_lines == "drawn" else original
             yield place, partial(self._drawn, page, place.look, {"text": label, "original_text": original})
-            rest = rest_behind(rest, page.text_lines[-1])
+            first = cut_behind(paragraphs, page.text_lines[-1])
 
     def _summarized(
         self, document: SelectedDocument, places: "_Places", rendered: RenderedDocument
@@ -171,23 +172,23 @@ class DocumentRenderer:
         low, high = min(self._config.min_font_size, look.font_size), look.font_size
         size = high
         while low <= high:
-            page = self._composed(paragraphs, look, lang, size)
+            page = self._composed(paragraphs, 0, look, lang, size)
             if page.end_reason:
                 raise CannotBeSetError(page.end_reason)
-            if rest_behind(paragraphs, page.text_lines[-1]):
-                high = size - 1
-            else:
+            if is_end(paragraphs, page.text_lines[-1]):
                 best, low = page, size + 1
+            else:
+                high = size - 1
             size = (low + high + 1) // 2
         if best is None:
             raise CannotBeSetError("does_not_fit")
         return best
 
     def _composed(
-        self, paragraphs: list[Paragraph], look: PageLook, lang: str, font_size: int | None = None
+        self, paragraphs: list[Paragraph], first: int, look: PageLook, lang: str, font_size: int | None = None
     ) -> ComposedPage:
         multiple = self._config.page_size_multiple
-        return compose(paragraphs, self._instruction, look, self._engine, lang, multiple, font_size)
+        return compose(paragraphs, first, self._instruction, look, self._engine, lang, multiple, font_size)
 
     def _drawn(self, page: ComposedPage, look: PageLook, labels: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
         used = [self._faces[face].name for face in self._engine.used_faces(page.placed, page.style)]
@@ -248,10 +249,10 @@ class _Places:
         self.taken += 1
 
 
-def _text_until(paragraphs: list[Paragraph], page: ComposedPage) -> str:
-    """Return the text on the page without the line ends that the page's width made."""
+def _text_between(paragraphs: list[Paragraph], first: int, page: ComposedPage) -> str:
+    """Return the text on the page, from paragraph ``first`` on, without the line ends that the page's width made."""
     last = page.text_lines[-1]
-    whole = [paragraph.text for paragraph in paragraphs[: last.paragraph]]
+    whole = [paragraph.text for paragraph in paragraphs[first : last.paragraph]]
     return "\n".join([*whole, paragraphs[last.paragraph].text[: last.end].rstrip()])
 
 

@@ -41,18 +41,20 @@ def split_paragraphs(text: str, reflow: bool) -> list[Paragraph]:
 
 
 def flow(
-    paragraphs: list[Paragraph], engine: TextEngine, style: TextStyle, width: int, letters_at_once: int
+    paragraphs: list[Paragraph], first: int, engine: TextEngine, style: TextStyle, width: int, letters_at_once: int
 ) -> Iterator[FlowLine]:
     """Yield the paragraphs' lines for columns of ``width`` pixels; laid out only as far as they are asked for.
 
     Args:
+        first: the paragraph to begin with.
         letters_at_once: a longer paragraph is laid out in pieces, so that a page of four lines does not lay out a
             paragraph of a million letters.
 
     Raises:
         CannotBeSetError: from the engine, when the line that it is about is asked for.
     """
-    for number, paragraph in enumerate(paragraphs):
+    for number in range(first, len(paragraphs)):
+        paragraph = paragraphs[number]
         start = 0
         length = letters_at_once
         while start < len(paragraph.text):
@@ -68,9 +70,16 @@ def flow(
             start += lines[-1].end
 
 
-def rest_behind(paragraphs: list[Paragraph], last: FlowLine) -> list[Paragraph]:
-    """Return what follows the line ``last``."""
+def is_end(paragraphs: list[Paragraph], last: FlowLine) -> bool:
+    """Return whether nothing follows the line ``last``."""
+    return last.paragraph == len(paragraphs) - 1 and not paragraphs[-1].text[last.end :].strip()
+
+
+def cut_behind(paragraphs: list[Paragraph], last: FlowLine) -> int:
+    """Return the paragraph that follows the line ``last``; where it stands in one, cut its start off that one."""
     broken = paragraphs[last.paragraph]
     left = broken.text[last.end :].lstrip()
-    following = paragraphs[last.paragraph + 1 :]
-    return [Paragraph(left, broken.right_to_left), *following] if left else following
+    if not left:
+        return last.paragraph + 1
+    paragraphs[last.paragraph] = Paragraph(left, broken.right_to_left)
+    return last.paragraph
