@@ -3,7 +3,6 @@
 import io
 import struct
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
@@ -30,6 +29,8 @@ def decode_gray(image_bytes: bytes) -> npt.NDArray[np.uint8]:
         return page
     with Image.open(io.BytesIO(image_bytes)) as header:  # reads the header only: refuses no pictures and bombs
         kind = header.format
+    import cv2  # 60 MB that a machine without it can do without, as long as it reads PNGs that prepare wrote
+
     decoded = cv2.imdecode(np.frombuffer(image_bytes, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded is None:
         raise OSError(f"the {kind} picture cannot be decoded: it is cut, corrupt or of a kind OpenCV does not read")

@@ -72,8 +72,9 @@ def user_error(error: ValidationError, model: type[BaseModel], where: str) -> Us
         elif entry["type"] == "missing":
             lines.append(f"{key!r} is required")
         else:
-            given = json.dumps(entry["input"], default=str)
-            lines.append(f"{key!r}: {entry['msg'].removeprefix('Value error, ')} (given: {given[:80]})")
+            message = entry["msg"].removeprefix("Value error, ")
+            given = f" (given: {json.dumps(entry['input'], default=str)[:80]})" if entry["loc"] else ""
+            lines.append(f"{key!r}: {message}{given}")
     return UserError(", ".join(lines), where=where, mend="see --help for the keys and their types")
 
 
