@@ -64,7 +64,13 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
         patch.setenv("MLFLOW_TRACKING_URI", "off")
         save_tiny_deepseek_ocr2(base)
         # 200 pixels are more than the tiny model's tile of 192: the pages are seen as a whole and in tiles.
-        page = {"page_width": 200, "page_height": 112, "lines_per_page": (2, 4), "eval_fraction": 0.3}
+        page = {
+            "page_width": 200,
+            "page_height": 112,
+            "lines_per_page": (1, 2),
+            "eval_fraction": 0.3,
+            "text_engine": "pillow",
+        }
         prepare(PrepareConfig(output_dir=dataset, source=str(documents), max_eval_pages=2, workers=1, **page))
         settings = {"per_device_train_batch_size": 2, "learning_rate": 0.01, "warmup_ratio": 0.0}
         trained = train(TrainConfig(output_dir=folder / "adapter", max_steps=2, **settings, **common))
