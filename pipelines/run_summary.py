@@ -82,7 +82,7 @@ def _benchmark_lines(benchmark: dict[str, Any]) -> list[str]:
         for run in benchmark["runs"]
     ]
     ratios = [
-        f"standard / unsloth, {ratio['quantity']}: {ratio['median']:.2f} "
+        f"{ratio['formula']}, {ratio['quantity']}: {ratio['median']:.2f} "
         f"({ratio['lowest']:.2f} – {ratio['highest']:.2f})"
         for ratio in benchmark["ratios"]
     ]

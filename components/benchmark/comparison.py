@@ -1,27 +1,85 @@
-"""What may be said about two contenders: ratios with their spread, and whether the comparison was fair."""
+"""What may be said about the contenders: one row each, ratios with their spread, and whether it was fair."""
 
 import statistics
 from collections.abc import Callable
+from typing import Literal
 
 from pydantic import BaseModel
 
 from components.benchmark.config import Contender
 from components.benchmark.contender import Measurement
 
+Formula = Literal["standard / unsloth", "unsloth / standard"]
+Figure = Callable[[Measurement], float | list[float] | None]
 
-class Ratio(BaseModel):
-    """``standard`` divided by ``unsloth``, one value per repeat: above 1 unsloth needs less."""
+COSTS: Formula = "standard / unsloth"
+GAINS: Formula = "unsloth / standard"
 
-    quantity: str
+_Quantity = tuple[str, Formula, Figure]
+
+
+def _memory(kind: str) -> Figure:
+    return lambda run: run.peak_memory_bytes[kind] if run.peak_memory_bytes else None
+
+
+QUANTITIES: tuple[_Quantity, ...] = (
+    ("median_step_seconds", COSTS, lambda run: run.median_step_seconds),
+    ("samples_per_second", GAINS, lambda run: run.samples_per_second),
+    ("tokens_per_second", GAINS, lambda run: run.tokens_per_second),
+    ("startup_seconds", COSTS, lambda run: run.startup_seconds),
+    ("peak_allocated_bytes", COSTS, _memory("allocated")),
+    ("peak_reserved_bytes", COSTS, _memory("reserved")),
+    ("generated_tokens_per_second", GAINS, lambda run: run.generated_tokens_per_second),
+    ("generated_pages_per_second", GAINS, lambda run: run.generated_pages_per_second),
+    ("first_token_seconds", COSTS, lambda run: run.first_token_seconds),
+    ("largest_batch", GAINS, lambda run: run.largest_batch),
+    ("largest_batch_samples_per_second", GAINS, lambda run: run.largest_batch_samples_per_second),
+    ("longest_context", GAINS, lambda run: run.longest_context),
+)
+"""What is compared; each ratio is formed so that above 1 Unsloth is the better one."""
+_ROW_ONLY: tuple[_Quantity, ...] = (
+    ("compile_seconds", COSTS, lambda run: run.compile_seconds),
+    ("cer", COSTS, lambda run: run.cer),
+    ("final_loss", COSTS, lambda run: run.losses[-1] if run.losses else None),
+    ("peak_resident_bytes", COSTS, _memory("resident")),
+)
+
+
+class Spread(BaseModel):
+    """Values of one quantity: over the repeats, and over the repetitions inside of one where there are such."""
+
     median: float
     lowest: float
     highest: float
     values: list[float]
 
 
+class Ratio(Spread):
+    """One quantity's ratio of the contenders, one value per pair of runs: above 1 unsloth is the better one."""
+
+    quantity: str
+    formula: Formula
+
+
+class ContenderRow(BaseModel):
+    """One contender over all of its repeats."""
+
+    contender: Contender
+    status: Literal["ok", "skipped", "failed"]
+    """``ok`` where at least one repeat ended well"""
+    reason: str | None = None
+    runs: int
+    """repeats that ended well"""
+    figures: dict[str, Spread]
+    """by quantity; one that was not measured is not there"""
+    missing: dict[str, str]
+    """probe -> why there is no figure"""
+
+
 class Comparison(BaseModel):
     """The content of ``benchmark.json`` below its settings."""
 
+    contenders: list[ContenderRow]
     measurements: list[Measurement]
     ratios: list[Ratio]
     """empty unless both contenders ran"""
@@ -30,18 +88,15 @@ class Comparison(BaseModel):
 
 
 def compare(measurements: list[Measurement]) -> Comparison:
-    """Pair the contenders' repeats; a ratio is made only of two runs that both ended well."""
+    """Make a row per contender, and pair the repeats; a ratio is made only of two runs that both ended well."""
     pairs = _pairs(measurements)
-    ratios = [
-        ratio
-        for quantity, figure in (
-            ("median_step_seconds", lambda run: run.median_step_seconds),
-            ("startup_seconds", lambda run: run.startup_seconds),
-            ("peak_allocated_bytes", _allocated),
-        )
-        if (ratio := _ratio(quantity, pairs, figure))
-    ]
-    return Comparison(measurements=measurements, ratios=ratios, notes=_notes(measurements, pairs))
+    names = dict.fromkeys(run.contender for run in measurements)
+    return Comparison(
+        contenders=[_row(name, [run for run in measurements if run.contender == name]) for name in names],
+        measurements=measurements,
+        ratios=[ratio for quantity in QUANTITIES if (ratio := _ratio(*quantity, pairs))],
+        notes=_notes(measurements, pairs),
+    )
 
 
 def _pairs(measurements: list[Measurement]) -> list[tuple[Measurement, Measurement]]:
@@ -55,21 +110,51 @@ def _pairs(measurements: list[Measurement]) -> list[tuple[Measurement, Measureme
     ]
 
 
-def _allocated(run: Measurement) -> float | None:
-    return run.peak_memory_bytes["allocated"] if run.peak_memory_bytes else None
+def _row(contender: Contender, runs: list[Measurement]) -> ContenderRow:
+    ok = [run for run in runs if run.status == "ok"]
+    figures = {}
+    for name, _, figure in (*QUANTITIES, *_ROW_ONLY):
+        if values := [value for run in ok for value in _listed(figure(run))]:
+            figures[name] = Spread(**_spread(values))
+    missing = {
+        name: str(result.get("reason")) for run in ok for name, result in run.probes.items() if result["status"] != "ok"
+    }
+    first = ok[0] if ok else runs[0]
+    return ContenderRow(
+        contender=contender,
+        status=first.status,
+        reason=first.reason,
+        runs=len(ok),
+        figures=figures,
+        missing=missing,
+    )
+
+
+def _listed(value: float | list[float] | None) -> list[float]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [float(value)]
+
+
+def _spread(values: list[float]) -> dict[str, float | list[float]]:
+    return {
+        "median": statistics.median(values),
+        "lowest": min(values),
+        "highest": max(values),
+        "values": values,
+    }
 
 
 def _ratio(
-    quantity: str,
-    pairs: list[tuple[Measurement, Measurement]],
-    figure: Callable[[Measurement], float | None],
+    quantity: str, formula: Formula, figure: Figure, pairs: list[tuple[Measurement, Measurement]]
 ) -> Ratio | None:
-    values = [above / below for first, second in pairs if (above := figure(first)) and (below := figure(second))]
-    if not values:
-        return None
-    return Ratio(
-        quantity=quantity, median=statistics.median(values), lowest=min(values), highest=max(values), values=values
-    )
+    values = [
+        standard / unsloth if formula == COSTS else unsloth / standard
+        for pair in pairs
+        for standard, unsloth in zip(*(_listed(figure(run)) for run in pair), strict=False)
+        if standard and unsloth
+    ]
+    return Ratio(quantity=quantity, formula=formula, **_spread(values)) if values else None
 
 
 def _notes(measurements: list[Measurement], pairs: list[tuple[Measurement, Measurement]]) -> list[str]:
@@ -82,11 +167,23 @@ def _notes(measurements: list[Measurement], pairs: list[tuple[Measurement, Measu
     if len(ran) == 1 and not pairs:
         notes.append(f"only the {ran.pop()} trainer ran: there is nothing to compare it with")
     if pairs and len(pairs) == 1:
-        notes.append("one repeat: the ratios have no spread")
+        notes.append("one repeat: the ratios of training have no spread")
     if any(first.tokens_per_step != second.tokens_per_step for first, second in pairs):
         notes.append("the contenders did not see the same number of tokens in each step")
     if any(first.trainable_parameters != second.trainable_parameters for first, second in pairs):
         counts = {run.contender: run.trainable_parameters for pair in pairs for run in pair}
         given = ", ".join(f"{contender} {count:,}" for contender, count in counts.items())
         notes.append(f"the contenders do not train the same parameters ({given})")
+    attention = {
+        run.contender: run.details["attention"] for run in measurements if run.details and "attention" in run.details
+    }
+    if len(set(attention.values())) > 1:
+        given = ", ".join(f"{contender} {name}" for contender, name in attention.items())
+        notes.append(f"the contenders do not use the same attention implementation ({given})")
+    for run in measurements:
+        context = run.probes.get("longest_context", {})
+        if (positions := context.get("model_positions")) and (run.longest_context or 0) > positions:
+            notes.append(
+                f"{run.contender}: the longest context is what the memory holds; the model has {positions:,} positions"
+            )
     return notes

@@ -30,7 +30,24 @@ class BenchmarkConfig(StepConfig):
     warmup_steps: int = Field(2, ge=0)
     """first steps that are left out of the figures: compilation, memory allocation, cold caches"""
     repeats: int = Field(1, ge=1)
-    """how often each contender runs; the contenders take turns"""
+    """how often each contender trains; the contenders take turns"""
+    cer_pages: int = Field(8, ge=0)
+    """held-out pages that each contender's adapter transcribes after these steps, for its CER; 0: none"""
+    max_new_tokens: int = Field(512, ge=1)
+    """longest transcription of such a page, in tokens"""
+    generation_tokens: int = Field(64, ge=0)
+    """tokens per page, no more and no fewer, by which the generation speed is measured; 0: not measured"""
+    generation_batch_size: int = Field(8, ge=1)
+    """pages that are generated for at once"""
+    generation_repeats: int = Field(3, ge=1)
+    """how often the generation speed is measured"""
+    memory_cap_gib: float | None = Field(None, gt=0)
+    """GiB of device memory under which the largest batch and the longest context are sought; without it, they are
+    not. PyTorch's share only: the CUDA context takes about half a GiB more"""
+    longest_context_limit: int = Field(131072, ge=64)
+    """tokens beyond which the longest context is not sought"""
+    largest_batch_limit: int = Field(1024, ge=1)
+    """pages beyond which the largest batch is not sought"""
 
     @model_validator(mode="after")
     def _is_measurable(self) -> Self:

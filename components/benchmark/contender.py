@@ -2,20 +2,30 @@
 
 import importlib.util
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from components.benchmark.config import BenchmarkConfig, Contender
+from components.benchmark.module_process import run_module
+from components.benchmark.probes import probe
 
-_LAST_LINES = 5
+NOT_COMPARED = {
+    "checkpoint_dir",
+    "resume_from_checkpoint",
+    "save_steps",
+    "eval_steps",
+    "eval_pages",
+    "max_eval_samples",
+    "metric_for_best_model",
+    "early_stopping_patience",
+}
+"""Settings of the train step that would put other work between the timed steps, or let one contender go on where the
+other stopped."""
 
 
 class Measurement(BaseModel):
@@ -46,21 +56,56 @@ class Measurement(BaseModel):
     tokens_per_step: list[int] | None = None
     details: dict[str, Any] | None = None
     """attention, experts' kernels, and the frozen weights by number format, as the backend reports them"""
+    cer: float | None = None
+    """corpus CER on the held-out pages after ``max_steps``, read in the contender's own number format; first repeat"""
+    generated_tokens_per_second: list[float] | None = None
+    """one value per ``generation_repeats``; first repeat"""
+    generated_pages_per_second: list[float] | None = None
+    first_token_seconds: list[float] | None = None
+    """of one page, its picture decoded but not yet preprocessed"""
+    largest_batch: int | None = None
+    """pages of one step that fit ``memory_cap_gib``, all like the one with the longest label; 0: not even one"""
+    largest_batch_samples_per_second: float | None = None
+    longest_context: int | None = None
+    """tokens of one page that fit ``memory_cap_gib``; 0: not even the picture and a few words"""
+    probes: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """the raw results behind the fields from ``cer`` on: reading, generation, largest_batch and longest_context, each
+    with a status and, where it is not ``ok``, the reason"""
 
 
 def measure(contender: Contender, repeat: int, config: BenchmarkConfig, logs: Path) -> Measurement:
-    """Train with ``contender`` and return its figures; one that cannot run says why. Its output goes into ``logs``."""
+    """Train with ``contender`` and return its figures; one that cannot run says why. Its output goes into ``logs``.
+
+    In the first repeat its model is then probed, see ``components.benchmark.probes``.
+    """
     if reason := _cannot_run(contender):
         return Measurement(contender=contender, repeat=repeat, status="skipped", reason=reason)
-    log = logs / f"{contender}-{repeat}.log"
-    with tempfile.TemporaryDirectory(prefix=f"{contender}-", dir=logs.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"{contender}-", dir=logs.parent) as folder:
+        scratch = Path(folder)
+        settings = train_settings(contender, config, scratch / "adapter")
         started = time.perf_counter()
-        exit_code = _train(contender, config, Path(scratch), log)
+        failure = run_module("components.train", settings, scratch / "train.json", logs / f"{contender}-{repeat}.log")
         wall_seconds = time.perf_counter() - started
-        if exit_code != 0:
-            return Measurement(contender=contender, repeat=repeat, status="failed", reason=_last_words(exit_code, log))
-        training = json.loads((Path(scratch) / "adapter" / "training.json").read_text(encoding="utf-8"))
-    return steady_figures(contender, repeat, training, config.warmup_steps, wall_seconds)
+        if failure:
+            return Measurement(contender=contender, repeat=repeat, status="failed", reason=failure)
+        training = json.loads((scratch / "adapter" / "training.json").read_text(encoding="utf-8"))
+        figures = steady_figures(contender, repeat, training, config.warmup_steps, wall_seconds)
+        if repeat > 1 or figures.status != "ok":
+            return figures
+        return figures.model_copy(update=probe(config, settings, scratch, logs / f"{contender}-probes.log"))
+
+
+def train_settings(contender: Contender, config: BenchmarkConfig, adapter: Path) -> dict[str, Any]:
+    """Return the train step's settings: those of the config, the same for all, and the contender's backend."""
+    shared = {name: value for name, value in config.train.items() if name not in NOT_COMPARED}
+    return shared | {
+        "dataset_dir": str(config.dataset_dir),
+        "base_model": config.base_model,
+        "output_dir": str(adapter),
+        "backend": contender,
+        "max_steps": config.max_steps,
+        "logging_steps": 1,
+    }
 
 
 def steady_figures(
@@ -103,27 +148,3 @@ def _cannot_run(contender: Contender) -> str | None:
     if importlib.util.find_spec(contender) is None:
         return f"the {contender} package is not installed"
     return None
-
-
-def _train(contender: Contender, config: BenchmarkConfig, scratch: Path, log: Path) -> int:
-    settings = config.train | {
-        "dataset_dir": str(config.dataset_dir),
-        "base_model": config.base_model,
-        "output_dir": str(scratch / "adapter"),
-        "backend": contender,
-        "max_steps": config.max_steps,
-        "logging_steps": 1,
-    }
-    settings_file = scratch / "train.json"
-    settings_file.write_text(json.dumps(settings), encoding="utf-8")
-    command = [sys.executable, "-m", "components.train", "--config", str(settings_file)]
-    # Only the benchmark itself is tracked: the contenders' runs would look like trainings of their own.
-    environment = os.environ | {"MLFLOW_TRACKING_URI": "off"}
-    with log.open("w", encoding="utf-8") as output:
-        return subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
-
-
-def _last_words(exit_code: int, log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    ended = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-    return f"{ended}: " + " | ".join(lines[-_LAST_LINES:]) if lines else ended

@@ -1,41 +1,84 @@
-"""``benchmark.html``: the figures as a table and a bar plot, in one file without scripts or links."""
+"""``benchmark.html``: one row per contender, ratios and pictures, in one file without scripts or links."""
 
-import io
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from components.benchmark.comparison import Comparison
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.contender import Measurement
+from components.benchmark.plots import COLOURS, plots
 
 _TEMPLATE = Path(__file__).with_name("benchmark.html.jinja")
+
+TRAINING = {
+    "median_step_seconds": "s/step",
+    "samples_per_second": "pages/s",
+    "tokens_per_second": "tokens/s",
+    "peak_allocated_bytes": "peak allocated",
+    "peak_reserved_bytes": "peak reserved",
+    "peak_resident_bytes": "peak resident",
+    "startup_seconds": "start-up, s",
+    "compile_seconds": "of it compiling, s",
+    "final_loss": "last loss",
+}
+"""Quantity -> its name in the table."""
+BEYOND_TRAINING = {
+    "cer": "CER",
+    "generated_tokens_per_second": "generated tokens/s",
+    "generated_pages_per_second": "generated pages/s",
+    "first_token_seconds": "first token, s",
+    "largest_batch": "largest batch",
+    "largest_batch_samples_per_second": "its pages/s",
+    "longest_context": "longest context",
+}
+PROBE_NAMES = {
+    "reading": "CER",
+    "generation": "generation speed",
+    "largest_batch": "largest batch",
+    "longest_context": "longest context",
+}
+_COUNTS = {"largest_batch", "longest_context"}
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def benchmark_page(config: BenchmarkConfig, comparison: Comparison) -> str:
     """Return the page's HTML."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["mib"] = lambda count: "–" if count is None else f"{count / 2**20:,.0f} MiB"
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["figure"] = shown
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     ran = [run for run in comparison.measurements if run.status == "ok"]
-    return template.render(config=config, comparison=comparison, plot=_bar_plot(ran))
+    ran.sort(key=lambda run: (config.contenders.index(run.contender), run.repeat))
+    measured = {name for row in comparison.contenders for name in row.figures}
+    return template.render(
+        config=config,
+        comparison=comparison,
+        colours=COLOURS,
+        tables=[
+            (title, {name: label for name, label in columns.items() if name in measured})
+            for title, columns in (("Training", TRAINING), ("Reading, and what the memory holds", BEYOND_TRAINING))
+        ],
+        names={**TRAINING, **BEYOND_TRAINING},
+        probe_names=PROBE_NAMES,
+        # matplotlib's own output, drawn from numbers and the contenders' names only.
+        plots=[(caption, Markup(svg)) for caption, svg in plots(ran, config.warmup_steps)],
+    )
 
 
-def _bar_plot(runs: list[Measurement]) -> str:
-    """Return an SVG of the median seconds per step, with every steady step as a dot."""
-    from matplotlib.figure import Figure
+def shown(quantity: str, value: float) -> str:
+    r"""Return one value with its unit and as many places as a reader can use.
 
-    figure = Figure(figsize=(6, 0.6 + 0.5 * len(runs)), layout="constrained")
-    axes = figure.subplots()
-    names = [f"{run.contender} #{run.repeat}" for run in runs]
-    axes.barh(names, [run.median_step_seconds or 0.0 for run in runs], color="#4c72b0", height=0.6)
-    for name, run in zip(names, runs, strict=True):
-        steps = run.step_seconds or []
-        axes.plot(steps, [name] * len(steps), "o", color="#dd8452", markersize=4, alpha=0.7)
-    axes.set_xlabel("seconds per optimizer step (bar: median of steady steps, dots: all steps)")
-    axes.set_xlim(left=0)
-    axes.invert_yaxis()
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None})
-    svg = stream.getvalue()
-    return svg[svg.index("<svg") :]
+    >>> shown("peak_reserved_bytes", 3 * 2**29), shown("median_step_seconds", 0.33149), shown("tokens_per_second", 9876)
+    ('1.50\xa0GiB', '0.331', '9,876')
+    >>> shown("cer", 0.0123), shown("largest_batch", 21.0)
+    ('1.23\xa0%', '21')
+    """
+    if quantity.endswith("_bytes"):
+        return f"{value / 2**30:.2f}{_NO_BREAK}GiB"
+    if quantity == "cer":
+        return f"{100 * value:.2f}{_NO_BREAK}%"
+    if quantity in _COUNTS or value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from components.benchmark.comparison import Comparison, compare
 from components.benchmark.config import BenchmarkConfig
 from components.benchmark.contender import Measurement, measure
+from components.benchmark.nested_runs import log_contenders
 from components.benchmark.page import benchmark_page
 from components.shared.dataset_manifest import read_manifest
 from components.shared.errors import UserError
@@ -17,7 +18,7 @@ from components.shared.tracking import TrackedRun, step_run
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 REPORT_FILE = "benchmark.json"
 PAGE_FILE = "benchmark.html"
 LOGS_FOLDER = "logs"
@@ -48,6 +49,7 @@ def run(config: BenchmarkConfig) -> Comparison:
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
         (folder / PAGE_FILE).write_text(benchmark_page(config, comparison), encoding="utf-8")
         _log_figures(tracked, comparison, folder)
+        log_contenders(tracked, comparison, parameters)
     return comparison
 
 
@@ -58,13 +60,13 @@ def _check_any_ran(measurements: list[Measurement]) -> None:
 
 
 def _log_figures(tracked: TrackedRun, comparison: Comparison, folder: Path) -> None:
-    for run in comparison.measurements:
-        if run.status != "ok":
-            log.info("%s: %s, %s", run.contender, run.status, run.reason)
+    for row in comparison.contenders:
+        if row.status != "ok":
+            log.info("%s: %s, %s", row.contender, row.status, row.reason)
             continue
-        names = ("median_step_seconds", "samples_per_second", "tokens_per_second", "startup_seconds")
-        tracked.log_metrics({f"{run.contender}/{name}": getattr(run, name) for name in names}, step=run.repeat)
-        log.info("%s: %.3f s/step, %.2f pages/s", run.contender, run.median_step_seconds, run.samples_per_second)
+        tracked.log_metrics({f"{row.contender}/{name}": spread.median for name, spread in row.figures.items()})
+        step, pages = row.figures["median_step_seconds"].median, row.figures["samples_per_second"].median
+        log.info("%s: %.3f s/step, %.2f pages/s", row.contender, step, pages)
     tracked.log_metrics({f"ratio/{ratio.quantity}": ratio.median for ratio in comparison.ratios})
     for path in (folder / REPORT_FILE, folder / PAGE_FILE):
         tracked.log_artifact(path)

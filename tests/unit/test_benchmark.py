@@ -1,20 +1,36 @@
 """The benchmark step on a real dataset with the real train step, and its arithmetic on figures worked out by hand."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+from PIL import Image
 
 from components.benchmark.comparison import compare
-from components.benchmark.contender import steady_figures
+from components.benchmark.config import BenchmarkConfig
+from components.benchmark.contender import Measurement, steady_figures
+from components.benchmark.page import benchmark_page
+from components.benchmark.probes import PROBES, character_error_rate, probe_figures
 from components.prepare.config import PrepareConfig
 from components.prepare.step import run as prepare
+from components.shared.shard_reader import ShardDataset
 from components.shared.tiny_models import save_blank_paddleocr_vl
+from components.train.backends.protocol import choose_backend
+from components.train.capacity import largest_batch, largest_fitting, longest_context
+from components.train.config import TrainConfig
+from components.train.probe import ProbeConfig
+from components.train.probe import run as probe_model
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +47,36 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def benchmark(inputs: Path, output: Path, **settings: Any) -> subprocess.CompletedProcess:
+def benchmark(
+    inputs: Path, output: Path, environment: dict[str, str] | None = None, **settings: Any
+) -> subprocess.CompletedProcess:
     config = {"dataset_dir": str(inputs / "dataset"), "base_model": str(inputs / "model"), "output_dir": str(output)}
     config_file = output.with_suffix(".config.json")
     config_file.write_text(json.dumps(config | {"max_steps": 3, "warmup_steps": 1} | settings))
     command = [sys.executable, "-m", "components.benchmark", "--config", str(config_file)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | (environment or {}))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what a machine without CUDA says")
 def test_without_cuda_the_standard_trainer_is_measured_and_unsloth_says_why_not(inputs: Path, tmp_path: Path) -> None:
     output = tmp_path / "benchmark"
-    answer = benchmark(inputs, output, train={"per_device_train_batch_size": 2, "seed": 3})
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    answer = benchmark(
+        inputs,
+        output,
+        {"MLFLOW_TRACKING_URI": store},
+        train={"per_device_train_batch_size": 2, "seed": 3, "eval_steps": 1},
+        cer_pages=2,
+        max_new_tokens=8,
+        generation_tokens=4,
+        generation_batch_size=2,
+        generation_repeats=2,
+        memory_cap_gib=1.0,
+    )
     assert answer.returncode == 0, answer.stderr
     report = json.loads((output / "benchmark.json").read_text())
     standard, unsloth = report["measurements"]
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert (unsloth["contender"], unsloth["status"]) == ("unsloth", "skipped")
     assert unsloth["reason"] == "no CUDA device on this machine"
     assert unsloth["median_step_seconds"] is None
@@ -62,6 +92,53 @@ def test_without_cuda_the_standard_trainer_is_measured_and_unsloth_says_why_not(
     page = (output / "benchmark.html").read_text()
     assert "<svg" in page and "no CUDA device on this machine" in page and "src=" not in page
     assert {path.name for path in output.iterdir()} == {"benchmark.json", "benchmark.html", "logs"}
+    assert_probes(standard, page)
+    row, other = report["contenders"]
+    assert (row["status"], row["runs"], other["status"], other["figures"]) == ("ok", 1, "skipped", {})
+    assert row["figures"]["generated_tokens_per_second"]["values"] == standard["generated_tokens_per_second"]
+    assert_runs_are_nested(store, standard["losses"])
+
+
+def assert_probes(standard: dict[str, Any], page: str) -> None:
+    """Check what the standard trainer's model did beside training, on a machine without CUDA."""
+    reading = standard["probes"]["reading"]
+    assert reading["status"] == "ok" and len(reading["texts"]) == 2
+    assert standard["cer"] == character_error_rate(reading["labels"], reading["texts"]) > 0
+    assert len(standard["generated_tokens_per_second"]) == len(standard["first_token_seconds"]) == 2
+    assert standard["generated_tokens_per_second"][0] == pytest.approx(4 * standard["generated_pages_per_second"][0])
+    for name in ("largest_batch", "longest_context"):
+        assert standard[name] is None
+        assert standard["probes"][name] == {"status": "skipped", "reason": "no CUDA device on this machine"}
+    assert "longest context: not measured, no CUDA device on this machine" in page
+
+
+def assert_runs_are_nested(store: str, losses: list[float]) -> None:
+    """Check that each contender has a run of its own below the benchmark's."""
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("deepsynth")
+    assert experiment
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"benchmark", "benchmark-standard", "benchmark-unsloth"}
+    for name in ("benchmark-standard", "benchmark-unsloth"):
+        assert runs[name].data.tags["mlflow.parentRunId"] == runs["benchmark"].info.run_id
+    assert runs["benchmark-unsloth"].data.tags["reason"] == "no CUDA device on this machine"
+    history = client.get_metric_history(runs["benchmark-standard"].info.run_id, "loss")
+    assert [point.value for point in history] == pytest.approx(losses)
+
+
+def test_a_probe_that_cannot_run_says_why_and_the_others_are_measured(inputs: Path, tmp_path: Path) -> None:
+    train = {"dataset_dir": str(inputs / "dataset"), "base_model": str(inputs / "model"), "output_dir": str(tmp_path)}
+    result_file = tmp_path / "probes.json"
+    measured = probe_model(
+        ProbeConfig(
+            train=train, result_file=result_file, generation_tokens=2, generation_batch_size=1, generation_repeats=1
+        )
+    )
+    assert measured == json.loads(result_file.read_text())
+    assert measured["reading"]["status"] == "failed"
+    assert "no adapter to read with" in measured["reading"]["reason"]
+    assert len(measured["generation"]["tokens_per_second"]) == 1
+    assert measured["longest_context"] == {"status": "skipped", "reason": "memory_cap_gib is not set"}
 
 
 def test_a_contender_that_fails_says_its_last_words_and_nothing_is_left(inputs: Path, tmp_path: Path) -> None:
@@ -119,15 +196,15 @@ def test_figures_and_ratios_leave_the_warm_up_out() -> None:
     assert runs[0].startup_seconds == pytest.approx(21.0)
     assert runs[0].compile_seconds == pytest.approx(9.0 - 3.0)
     comparison = compare(runs)
-    speed, _, memory = comparison.ratios
-    assert (speed.quantity, speed.values, speed.median, speed.lowest, speed.highest) == (
-        "median_step_seconds",
-        [2.0, 3.0],
-        2.5,
-        2.0,
-        3.0,
-    )
-    assert (memory.quantity, memory.values) == ("peak_allocated_bytes", [2.0, 2.0])
+    ratios = {ratio.quantity: ratio for ratio in comparison.ratios}
+    speed, gain = ratios["median_step_seconds"], ratios["samples_per_second"]
+    assert (speed.values, speed.median, speed.lowest, speed.highest) == ([2.0, 3.0], 2.5, 2.0, 3.0)
+    assert (speed.formula, gain.formula) == ("standard / unsloth", "unsloth / standard")
+    assert gain.values == pytest.approx([2.0, 3.0])
+    assert ratios["peak_allocated_bytes"].values == [2.0, 2.0]
+    assert "largest_batch" not in ratios and "peak_reserved_bytes" not in ratios
+    row = comparison.contenders[1]
+    assert (row.contender, row.runs, row.figures["median_step_seconds"].values) == ("unsloth", 2, [1.5, 1.0])
     assert any("do not train the same parameters" in note for note in comparison.notes)
 
 
@@ -141,3 +218,79 @@ def test_a_ratio_needs_both_contenders_in_the_same_repeat() -> None:
 def test_a_run_that_has_only_warm_up_steps_is_a_failure() -> None:
     run = steady_figures("standard", 1, training([1.0, 1.0]), 2, 5.0)
     assert run.status == "failed" and "only 2 steps" in str(run.reason)
+
+
+def probed(contender: Any, figures: dict[str, Any]) -> Measurement:
+    """Return a measured run with probes: the keys of ``figures`` are parts, a text instead of figures is a reason."""
+    parts = {name: {"status": "skipped", "reason": "not asked for"} for name in PROBES}
+    for name, given_part in figures.items():
+        failed = isinstance(given_part, str)
+        parts[name] = {"status": "failed", "reason": given_part} if failed else {"status": "ok", **given_part}
+    return steady_figures(contender, 1, training([9.0, 1.0, 1.0]), 1, 5.0).model_copy(update=probe_figures(parts))
+
+
+def test_probes_become_figures_ratios_and_notes() -> None:
+    speed = {"tokens_per_second": [10.0, 20.0], "pages_per_second": [1.0, 2.0], "first_token_seconds": [0.2, 0.1]}
+    twice = {"tokens_per_second": [20.0, 60.0], "pages_per_second": [2.0, 6.0], "first_token_seconds": [0.1, 0.1]}
+    standard = probed(
+        "standard",
+        {
+            "reading": {"labels": ["abcd", "ef gh"], "texts": ["abxd", "ef  gh"]},
+            "generation": speed,
+            "largest_batch": {"pages": 4, "samples_per_second": 8.0},
+            "longest_context": {"tokens": 2048, "model_positions": 8192},
+        },
+    )
+    unsloth = probed(
+        "unsloth",
+        {
+            "reading": "killed by signal 9",
+            "generation": twice,
+            "largest_batch": {"pages": 0},
+            "longest_context": {"tokens": 10240, "model_positions": 8192},
+        },
+    )
+    assert standard.cer == pytest.approx(1 / 9)
+    comparison = compare([standard, unsloth])
+    ratios = {ratio.quantity: ratio.values for ratio in comparison.ratios}
+    assert ratios["generated_tokens_per_second"] == ratios["generated_pages_per_second"] == [2.0, 3.0]
+    assert ratios["first_token_seconds"] == [2.0, 1.0]
+    assert ratios["longest_context"] == [5.0]
+    assert "largest_batch" not in ratios, "a batch of 0 pages has no ratio"
+    assert unsloth.largest_batch == 0 and comparison.contenders[1].figures["largest_batch"].median == 0
+    assert comparison.contenders[1].missing == {"reading": "killed by signal 9"}
+    assert any("the model has 8,192 positions" in note for note in comparison.notes)
+    page = benchmark_page(BenchmarkConfig(dataset_dir=Path(), output_dir=Path(), memory_cap_gib=24), comparison)
+    assert "CER: not measured, killed by signal 9" in page and "10,240" in page and "11.11" in page
+    assert "below 24 GiB" in page
+
+
+@given(capacity=st.integers(0, 5000), first=st.integers(1, 8), granule=st.sampled_from([1, 64]))
+def test_the_search_finds_what_fits(capacity: int, first: int, granule: int) -> None:
+    tried: list[int] = []
+
+    def fits(value: int) -> bool:
+        tried.append(value)
+        return value <= capacity
+
+    limit = 1024 // granule * granule
+    found = largest_fitting(fits, first * granule, limit, granule)
+    best = min(capacity // granule * granule, limit)
+    assert found <= best and found % granule == 0
+    assert found == 0 if best < first * granule else best - found <= max(granule, found / 32)
+    assert max(tried) <= limit and len(tried) == len(set(tried)) <= 24
+
+
+def test_trials_train_what_they_say(inputs: Path, tmp_path: Path) -> None:
+    config = TrainConfig(dataset_dir=inputs / "dataset", base_model=str(inputs / "model"), output_dir=tmp_path)
+    trainable = choose_backend(config)[0].load(config)
+    picture = io.BytesIO()
+    Image.new("L", (112, 56), 255).save(picture, "PNG")
+    page = replace(ShardDataset(config.dataset_dir, "train")[0], image_bytes=picture.getvalue())
+    batch = largest_batch(trainable, config, page, tmp_path, limit=2)
+    assert (batch["pages"], batch["at_limit"]) == (2, True)
+    assert [trial["pages"] for trial in batch["trials"]] == [1, 2, 2]
+    assert batch["samples_per_second"] == pytest.approx(2 / batch["median_step_seconds"])
+    context = longest_context(trainable, config, page, tmp_path, limit=300)
+    assert (context["tokens"], context["at_limit"]) == (256, True)
+    assert all(trial["tokens"] == trial["max_length"] for trial in context["trials"])

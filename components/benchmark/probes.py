@@ -1,0 +1,72 @@
+"""What a contender's model does beside the timed training: it reads pages, generates, and fills the capped memory."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jiwer
+
+from components.benchmark.config import BenchmarkConfig
+from components.benchmark.module_process import run_module
+from components.shared.text_normalization import Profile, normalizer
+
+PROBES = ("reading", "generation", "largest_batch", "longest_context")
+NORMALIZATION: Profile = "nfkc-ws-v1"
+"""What is done to label and prediction before they are compared; evaluate's default."""
+
+_AS_CHARACTERS = jiwer.Compose([jiwer.ReduceToListOfListOfChars()])
+
+
+def probe(config: BenchmarkConfig, train: dict[str, Any], scratch: Path, log: Path) -> dict[str, Any]:
+    """Probe the model that the settings ``train`` made, in a process of its own; return fields of ``Measurement``.
+
+    A process that dies fails the part it was at and those behind it, in its own last words.
+    """
+    if not (config.cer_pages or config.generation_tokens or config.memory_cap_gib):
+        return {}
+    result_file = scratch / "probes.json"
+    names = ("cer_pages", "max_new_tokens", "generation_tokens", "generation_batch_size", "generation_repeats")
+    limits = ("memory_cap_gib", "largest_batch_limit", "longest_context_limit")
+    settings = {"train": train, "result_file": str(result_file)} | {
+        name: getattr(config, name) for name in (*names, *limits)
+    }
+    failure = run_module("components.train.probe", settings, scratch / "probe.json", log)
+    measured = json.loads(result_file.read_text(encoding="utf-8")) if result_file.exists() else {}
+    return probe_figures({name: measured.get(name, {"status": "failed", "reason": failure}) for name in PROBES})
+
+
+def probe_figures(probes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the fields of ``Measurement`` that the raw results hold; those of a part that is not ``ok`` stay None."""
+    figures: dict[str, Any] = {"probes": probes}
+    if (reading := probes["reading"])["status"] == "ok":
+        figures["cer"] = character_error_rate(reading["labels"], reading["texts"])
+    if (generation := probes["generation"])["status"] == "ok":
+        figures["generated_tokens_per_second"] = generation["tokens_per_second"]
+        figures["generated_pages_per_second"] = generation["pages_per_second"]
+        figures["first_token_seconds"] = generation["first_token_seconds"]
+    if (batch := probes["largest_batch"])["status"] == "ok":
+        figures["largest_batch"] = batch["pages"]
+        figures["largest_batch_samples_per_second"] = batch.get("samples_per_second")
+    if (context := probes["longest_context"])["status"] == "ok":
+        figures["longest_context"] = context["tokens"]
+    return figures
+
+
+def character_error_rate(labels: list[str], texts: list[str]) -> float | None:
+    """Return the pages' edits over their labels' characters, both normalised; None where the labels are empty.
+
+    >>> character_error_rate(["kitten", "a  b"], ["sitting", "a b"])
+    0.3333333333333333
+    """
+    normalize = normalizer(NORMALIZATION)
+    edits = characters = 0
+    for label, text in zip(labels, texts, strict=True):
+        page = jiwer.process_characters(
+            normalize(label),
+            normalize(text),
+            reference_transform=_AS_CHARACTERS,
+            hypothesis_transform=_AS_CHARACTERS,
+        )
+        edits += page.substitutions + page.deletions + page.insertions
+        characters += page.hits + page.substitutions + page.deletions
+    return edits / characters if characters else None

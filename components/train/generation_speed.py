@@ -1,0 +1,119 @@
+"""What a trained model writes for pages, and how fast, in the process and the number format of its backend."""
+
+import importlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.shared.errors import UserError
+from components.shared.image_text_inputs import generation_inputs
+from components.shared.shard_reader import Sample
+from components.shared.transcriber import Transcriber
+from components.train.backends.protocol import TrainableModel
+
+
+@contextmanager
+def inference_mode_of(trainable: TrainableModel, backend: str) -> Iterator[None]:
+    """Set the model up for generation, with Unsloth's faster path where it is the backend, and back for training."""
+    model: Any = trainable.model
+    vision_model = importlib.import_module("unsloth").FastVisionModel if backend == "unsloth" else None
+    model.eval()
+    model.config.use_cache = True
+    if vision_model:
+        vision_model.for_inference(model)
+    try:
+        yield
+    finally:
+        model.config.use_cache = False
+        if vision_model:
+            vision_model.for_training(model)
+        model.train()
+
+
+@torch.no_grad()
+def put_adapter(trainable: TrainableModel, adapter_dir: Path) -> None:
+    """Copy the trained adapter's weights, under the names that PEFT saved them with, into the loaded model.
+
+    Raises:
+        UserError: the folder holds no adapter, or one of another model.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    file = adapter_dir / "adapter_model.safetensors"
+    if not isinstance(trainable.model, PeftModel) or not file.is_file():
+        raise UserError("no adapter to read with", where=str(adapter_dir), mend="train with peft: lora")
+    stored, loaded = load_file(file), get_peft_model_state_dict(trainable.model)
+    if stored.keys() != loaded.keys():
+        raise UserError(
+            f"{len(stored.keys() ^ loaded.keys())} weights differ in name",
+            where=str(adapter_dir),
+            mend="is it another model's adapter?",
+        )
+    for name, weight in loaded.items():
+        weight.copy_(stored[name])
+
+
+def transcriptions(
+    trainable: TrainableModel, pages: Sequence[Sample], batch_size: int, max_new_tokens: int
+) -> dict[str, Any]:
+    """Return the pages' ``labels``, what the model wrote (``texts``), and the ``seconds`` of all batches together."""
+    model: Any = trainable.model
+    transcriber = Transcriber(model, trainable.processor, trainable.family, max_new_tokens)
+    started = time.perf_counter()
+    texts = [
+        prediction.text
+        for start in range(0, len(pages), batch_size)
+        for prediction in transcriber.read(pages[start : start + batch_size])
+    ]
+    return {"labels": [page.text for page in pages], "texts": texts, "seconds": time.perf_counter() - started}
+
+
+@torch.inference_mode()
+def generation_speed(trainable: TrainableModel, pages: Sequence[Sample], tokens: int, repeats: int) -> dict[str, Any]:
+    """Return lists with one value per repeat, after one that does not count.
+
+    ``tokens_per_second`` and ``pages_per_second`` are those of one greedy batch of ``pages``, exactly ``tokens``
+    tokens each, pictures' tensors ready on the device; ``first_token_seconds`` is one page's, from the decoded
+    picture on.
+    """
+    model: Any = trainable.model
+
+    def encoded(chosen: Sequence[Sample]) -> Any:
+        images, instructions = [page.image for page in chosen], [page.instruction for page in chosen]
+        inputs = generation_inputs(trainable.processor, trainable.family, images, instructions)
+        return inputs.to(model.device, model.dtype)
+
+    def seconds_for(chosen: Sequence[Sample], count: int, with_encoding: bool) -> float:
+        inputs = None if with_encoding else encoded(chosen)
+        _synchronize()
+        started = time.perf_counter()
+        inputs = inputs or encoded(chosen)
+        output = model.generate(
+            **inputs, do_sample=False, num_beams=1, use_cache=True, min_new_tokens=count, max_new_tokens=count
+        )
+        _synchronize()
+        elapsed = time.perf_counter() - started
+        written = output.shape[1] - inputs["input_ids"].shape[1]
+        if written != count:
+            raise RuntimeError(f"the model wrote {written} tokens where {count} were asked for")
+        return elapsed
+
+    first = [seconds_for(pages[:1], 1, with_encoding=True) for _ in range(repeats + 1)][1:]
+    whole = [seconds_for(pages, tokens, with_encoding=False) for _ in range(repeats + 1)][1:]
+    return {
+        "pages": len(pages),
+        "tokens_per_page": tokens,
+        "tokens_per_second": [len(pages) * tokens / seconds for seconds in whole],
+        "pages_per_second": [len(pages) / seconds for seconds in whole],
+        "first_token_seconds": first,
+    }
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
