@@ -83,6 +83,26 @@ class TrainConfig(StepConfig):
     """processes that read and preprocess pages; 0: the training process does it"""
     logging_steps: int = Field(1, ge=1)
     """steps between two points of the loss curve"""
+    group_by_length: bool = False
+    """fill batches with pages of like length, so that less padding is computed; the order stays the seed's"""
+    checkpoint_dir: Path | None = None
+    """keep checkpoints here, on a volume for instance, until the adapter is written; a training with the same settings
+    and data goes on from them"""
+    save_steps: int | None = Field(None, ge=1)
+    """steps between two checkpoints: 100 unless given, eval_steps with early stopping; SIGTERM writes one as well"""
+    resume_from_checkpoint: str = "auto"
+    """auto: the newest whole checkpoint of this training in checkpoint_dir; never: delete them and start anew; or the
+    path of one checkpoint"""
+    eval_steps: int | None = Field(None, ge=1)
+    """steps between two evaluations on held-out pages; without it there is none while training"""
+    max_eval_samples: int = Field(64, ge=1)
+    """held-out pages, drawn with the seed, whose loss is measured"""
+    eval_pages: int = Field(8, ge=0)
+    """how many of them are read as well, for CER and WER"""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """stop after so many evaluations without a better metric_for_best_model, and take the best weights"""
+    metric_for_best_model: Literal["eval_loss", "eval_cer"] = "eval_loss"
+    """what early stopping looks at"""
     compile_cache_dir: Path | None = None
     """keep compiled kernels here for later runs, on a volume for instance; without it, in the user's cache folder"""
     seed: int = 0
@@ -104,4 +124,17 @@ class TrainConfig(StepConfig):
             raise ValueError(f"{name} freezes the weights, so it needs peft: lora")
         if self.adapt_experts and self.lora_dropout:
             raise ValueError("adapt_experts needs lora_dropout: 0, PEFT has no dropout for fused weights")
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_and_evaluation_fit_together(self) -> Self:
+        if self.save_steps and not self.checkpoint_dir:
+            raise ValueError("save_steps needs a checkpoint_dir")
+        if self.early_stopping_patience:
+            if not self.eval_steps:
+                raise ValueError("early_stopping_patience needs eval_steps")
+            if self.save_steps not in (None, self.eval_steps):
+                raise ValueError("with early_stopping_patience, save_steps is eval_steps: leave it out")
+            if self.metric_for_best_model == "eval_cer" and not self.eval_pages:
+                raise ValueError("metric_for_best_model: eval_cer needs eval_pages")
         return self

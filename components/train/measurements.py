@@ -1,5 +1,6 @@
 """What is measured while a model trains: losses, step times, tokens, memory."""
 
+import math
 import resource
 import time
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from components.shared.errors import UserError
 from components.shared.progress import ProgressReport
 from components.shared.tracking import TrackedRun
 
@@ -17,31 +19,81 @@ class TrainingMeasurements:
     """Lists with one entry per optimizer step, except for the loss curve with one per ``logging_steps``.
 
     ``step_seconds`` run from the step's first batch to its last kernel (the device is synchronised);
-    ``tokens_per_step`` counts prompt, image and answer tokens without padding.
+    ``tokens_per_step`` counts prompt, image and answer tokens without padding, ``padded_tokens_per_step`` with it.
+    ``data_wait_seconds`` pass before a step, until its batches are there; they are not part of ``step_seconds``.
+    ``flops_per_step`` are the language model's (``utilization.py``). ``eval_*`` have one entry per evaluation, CER and
+    WER only where pages are read. ``resumed_after_steps`` says where the training went on from a checkpoint.
     """
 
     step_seconds: list[float] = field(default_factory=list)
     tokens_per_step: list[int] = field(default_factory=list)
+    padded_tokens_per_step: list[int] = field(default_factory=list)
     samples_per_step: list[int] = field(default_factory=list)
+    flops_per_step: list[float] = field(default_factory=list)
+    data_wait_seconds: list[float] = field(default_factory=list)
     loss_steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
+    eval_steps: list[int] = field(default_factory=list)
+    eval_losses: list[float] = field(default_factory=list)
+    eval_cers: list[float] = field(default_factory=list)
+    eval_wers: list[float] = field(default_factory=list)
+    eval_seconds: list[float] = field(default_factory=list)
+    resumed_after_steps: list[int] = field(default_factory=list)
+    checkpoint_seconds: list[float] = field(default_factory=list)
+    failed_checkpoints: int = 0
     truncated_samples: int = 0
+    best_step: int | None = None
+    """early stopping: the step whose weights were taken"""
+
+    def begin_step(self) -> None:
+        """Open a step's entries; ``count`` fills them, batch by batch."""
+        for counts in (self.tokens_per_step, self.padded_tokens_per_step, self.samples_per_step):
+            counts.append(0)
+        self.flops_per_step.append(0.0)
+
+    def count(self, lengths: list[int], padded_length: int, flops: float) -> None:
+        """Add a batch of rows of ``lengths`` tokens, padded to ``padded_length``, to the open step."""
+        self.tokens_per_step[-1] += sum(lengths)
+        self.padded_tokens_per_step[-1] += padded_length * len(lengths)
+        self.samples_per_step[-1] += len(lengths)
+        self.flops_per_step[-1] += flops
+
+    def rates(self, steps: int, peak: float | None) -> dict[str, float]:
+        """Return the rates of the last ``steps`` steps, waiting for data included; ``peak`` in FLOP/s is for MFU."""
+        working, waiting = sum(self.step_seconds[-steps:]), sum(self.data_wait_seconds[-steps:])
+        seconds = working + waiting
+        if not steps or not seconds:
+            return {}
+        tokens, padded = sum(self.tokens_per_step[-steps:]), sum(self.padded_tokens_per_step[-steps:])
+        rates = {
+            "samples_per_second": sum(self.samples_per_step[-steps:]) / seconds,
+            "tokens_per_second": tokens / seconds,
+            "data_wait_share": waiting / seconds,
+            "padding_share": 1 - tokens / max(1, padded),
+        }
+        return rates | ({"mfu": sum(self.flops_per_step[-steps:]) / seconds / peak} if peak else {})
 
 
 class MeasuringCallback(TrainerCallback):
-    """Fills ``TrainingMeasurements``, the progress bar and the tracked run while the Trainer runs."""
+    """Fills ``TrainingMeasurements``, the progress bar and the tracked run while the Trainer runs.
 
-    def __init__(self, measurements: TrainingMeasurements, tracked: TrackedRun, progress: ProgressReport) -> None:
+    ``peak`` are the device's FLOP/s; None leaves MFU out.
+    """
+
+    def __init__(
+        self, measurements: TrainingMeasurements, tracked: TrackedRun, progress: ProgressReport, peak: float | None
+    ) -> None:
         self._measurements = measurements
         self._tracked = tracked
         self._progress = progress
+        self._peak = peak
         self._step_started = 0.0
+        self._steps_logged = len(measurements.step_seconds)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._measurements.tokens_per_step.append(0)
-        self._measurements.samples_per_step.append(0)
+        self._measurements.begin_step()
         self._step_started = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -58,18 +110,40 @@ class MeasuringCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        if not logs or "loss" not in logs:
-            return
+        if logs and "eval_loss" in logs:
+            self._log_evaluation(state.global_step, logs)
+        if logs and "loss" in logs:
+            self._log_steps(state.global_step, logs)
+
+    def _log_steps(self, step: int, logs: dict[str, float]) -> None:
+        if not math.isfinite(logs["loss"]):
+            raise UserError(
+                f"the loss became {logs['loss']} at step {step}",
+                where="learning_rate",
+                mend="lower it, or raise warmup_ratio; nothing was written",
+            )
         measured = self._measurements
-        measured.loss_steps.append(state.global_step)
+        measured.loss_steps.append(step)
         measured.losses.append(logs["loss"])
         measured.learning_rates.append(logs["learning_rate"])
         measured.gradient_norms.append(float(logs["grad_norm"]))
         metrics = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "grad_norm": float(logs["grad_norm"])}
-        if measured.step_seconds and measured.step_seconds[-1] > 0:
-            metrics["samples_per_second"] = measured.samples_per_step[-1] / measured.step_seconds[-1]
-            metrics["tokens_per_second"] = measured.tokens_per_step[-1] / measured.step_seconds[-1]
-        self._tracked.log_metrics(metrics, step=state.global_step)
+        metrics |= measured.rates(len(measured.step_seconds) - self._steps_logged, self._peak)
+        if torch.cuda.is_available():
+            metrics["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self._steps_logged = len(measured.step_seconds)
+        self._tracked.log_metrics(metrics, step=step)
+
+    def _log_evaluation(self, step: int, logs: dict[str, float]) -> None:
+        measured = self._measurements
+        measured.eval_steps.append(step)
+        measured.eval_losses.append(logs["eval_loss"])
+        if "eval_cer" in logs:
+            measured.eval_cers.append(logs["eval_cer"])
+            measured.eval_wers.append(logs["eval_wer"])
+        measured.eval_seconds.append(logs["eval_runtime"])
+        shown = ("eval_loss", "eval_cer", "eval_wer", "eval_runtime")
+        self._tracked.log_metrics({name: logs[name] for name in shown if name in logs}, step=step)
 
 
 def start_memory_peak() -> None:

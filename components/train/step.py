@@ -2,18 +2,18 @@
 
 import json
 import logging
-import math
+import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from components.shared.errors import UserError
 from components.shared.lineage import software_versions
 from components.shared.output_folder import finished_folder
 from components.shared.tracking import step_run
 from components.train.backends.protocol import TrainableModel, choose_backend
 from components.train.config import TrainConfig
+from components.train.termination import EXIT_CODE, handled_termination
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +38,19 @@ def run(config: TrainConfig) -> TrainResult:
     import transformers
 
     from components.shared.shard_reader import ShardDataset
+    from components.train.checkpoints import training_folder, training_identity
     from components.train.measurements import peak_memory_bytes, start_memory_peak
     from components.train.training import train
 
     log.info("backend %s: %s", backend.name, reason)
     dataset = ShardDataset(config.dataset_dir, "train")
+    identity = training_identity(config, backend.name, dataset.manifest.digest)
     with (
+        handled_termination() as termination,
         step_run("train", config.model_dump(mode="json", exclude={"dataset_dir", "output_dir"})) as tracked,
-        finished_folder(config.output_dir) as folder,
         tempfile.TemporaryDirectory() as scratch,
+        training_folder(config, identity, Path(scratch)) as checkpoints,
+        finished_folder(config.output_dir) as folder,
     ):
         tracked.log_dataset(dataset.manifest.digest, str(dataset.manifest.config.get("source")), "training")
         tracked.set_tags({"backend": backend.name, "backend_reason": reason})
@@ -54,8 +58,9 @@ def run(config: TrainConfig) -> TrainResult:
         trainable = backend.load(config)
         loading_memory = peak_memory_bytes()
         start_memory_peak()
-        measurements = train(trainable, dataset, config, Path(scratch), tracked)
-        _check_losses(measurements.losses)
+        measurements = train(trainable, dataset, config, checkpoints, tracked, identity, termination)
+        if termination.requested:
+            _leave(config, checkpoints)
         training = {
             "backend": backend.name,
             "backend_reason": reason,
@@ -102,11 +107,10 @@ def _save(trainable: TrainableModel, config: TrainConfig, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def _check_losses(losses: list[float]) -> None:
-    for step, loss in enumerate(losses, start=1):
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss became {loss} at step {step}",
-                where="learning_rate",
-                mend="lower it, or raise warmup_ratio; nothing was written",
-            )
+def _leave(config: TrainConfig, checkpoints: Path) -> NoReturn:
+    from components.train.checkpoints import newest_whole_checkpoint
+
+    kept = newest_whole_checkpoint(checkpoints) if config.checkpoint_dir else None
+    rest = f"{kept} is kept, the same settings go on from it" if kept else "nothing is kept without a checkpoint_dir"
+    print(f"terminated: {rest}", file=sys.stderr, flush=True)
+    raise SystemExit(EXIT_CODE)

@@ -1,70 +1,124 @@
 """The training loop: transformers' Trainer, the same for every backend."""
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 
-from components.shared.errors import UserError
 from components.shared.progress import ProgressReport
 from components.shared.shard_reader import ShardDataset
 from components.shared.tracking import TrackedRun
 from components.train.backends.protocol import TrainableModel
-from components.train.collator import PageCollator, every_page_has_an_answer
+from components.train.checkpoints import given_checkpoint, newest_whole_checkpoint, read_seal
+from components.train.collator import PageCollator
 from components.train.config import TrainConfig
+from components.train.evaluation import PageReading, held_out_sample
 from components.train.frozen_vision import run_frozen_parts_without_gradients
+from components.train.length_grouping import LengthGroupedPages, page_lengths
 from components.train.measurements import MeasuringCallback, TrainingMeasurements
+from components.train.page_trainer import MEASUREMENTS_FILE, PageTrainer, ResumeCallback, TerminationCallback
 from components.train.rope_positions import rope_positions_of
+from components.train.termination import Termination
+from components.train.utilization import peak_flops
 
+log = logging.getLogger(__name__)
 
-class PageTrainer(Trainer):
-    """A Trainer that counts the samples and tokens of each step."""
-
-    def __init__(self, *, measurements: TrainingMeasurements, collator: PageCollator, **options: Any) -> None:
-        super().__init__(data_collator=collator, **options)
-        self._measurements = measurements
-        self._collator = collator
-
-    def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
-        """Count, then train on one batch."""
-        if not every_page_has_an_answer(inputs):
-            raise UserError(
-                f"{self._collator.max_length} tokens are used up by a page's picture and prompt, none is left for text",
-                where="max_length",
-                mend="raise it, or prepare smaller pages; nothing was written",
-            )
-        self._measurements.tokens_per_step[-1] += int(inputs["attention_mask"].sum())
-        self._measurements.samples_per_step[-1] += len(inputs["input_ids"])
-        ends = inputs["attention_mask"].sum(dim=1) - 1
-        last_labels = inputs["labels"].gather(1, ends[:, None])
-        end_token = self._collator.processor.tokenizer.eos_token_id
-        self._measurements.truncated_samples += int((last_labels != end_token).sum())
-        return super().training_step(model, inputs, num_items_in_batch)
+_STEPS_BETWEEN_CHECKPOINTS = 100
 
 
 def train(
-    trainable: TrainableModel, dataset: ShardDataset, config: TrainConfig, scratch: Path, tracked: TrackedRun
+    trainable: TrainableModel,
+    dataset: ShardDataset,
+    config: TrainConfig,
+    folder: Path,
+    tracked: TrackedRun,
+    identity: dict[str, Any] | None = None,
+    termination: Termination | None = None,
 ) -> TrainingMeasurements:
-    """Train in place and return what was measured; ``scratch`` takes the Trainer's temporary files."""
-    measurements = TrainingMeasurements()
-    run_frozen_parts_without_gradients(trainable.model)
+    """Train in place, from a checkpoint where there is one, and return what was measured since the first step.
+
+    Args:
+        trainable: what the backend loaded.
+        dataset: the training pages.
+        config: the step's.
+        folder: takes this training's checkpoints.
+        tracked: the run that metrics are logged to.
+        identity: what the checkpoints have to have in common with this training.
+        termination: where it is requested, training ends after the step, with a checkpoint.
+    """
+    identity, termination = identity or {}, termination or Termination()
+    checkpoint = _checkpoint(config, folder, identity)
+    measurements = _measurements(checkpoint)
+    trainer = _trainer(trainable, dataset, config, folder, identity, measurements, termination)
+    if checkpoint and read_seal(checkpoint)["finished"]:
+        trainer.take_finished(checkpoint)
+        return measurements
+    with ProgressReport("train", _planned_steps(len(dataset), config)) as progress, termination.at_the_next_step():
+        progress.advance(len(measurements.step_seconds))
+        peak = peak_flops(torch.cuda.get_device_name()) if trainer.args.bf16 and torch.cuda.is_available() else None
+        trainer.add_callback(MeasuringCallback(measurements, tracked, progress, peak))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return measurements
+
+
+def _checkpoint(config: TrainConfig, folder: Path, identity: dict[str, Any]) -> Path | None:
+    if config.resume_from_checkpoint == "never":
+        return None
+    if config.resume_from_checkpoint == "auto":
+        return newest_whole_checkpoint(folder) if config.checkpoint_dir else None
+    return given_checkpoint(Path(config.resume_from_checkpoint), identity)
+
+
+def _measurements(checkpoint: Path | None) -> TrainingMeasurements:
+    if checkpoint is None:
+        return TrainingMeasurements()
+    stored = json.loads((checkpoint / MEASUREMENTS_FILE).read_text(encoding="utf-8"))
+    measurements = TrainingMeasurements(**stored)
+    measurements.resumed_after_steps.append(len(measurements.step_seconds))
+    log.info("training goes on after step %d, from %s", len(measurements.step_seconds), checkpoint)
+    return measurements
+
+
+def _trainer(
+    trainable: TrainableModel,
+    dataset: ShardDataset,
+    config: TrainConfig,
+    folder: Path,
+    identity: dict[str, Any],
+    measurements: TrainingMeasurements,
+    termination: Termination,
+) -> PageTrainer:
+    model, processor, family = trainable.model, trainable.processor, trainable.family
+    run_frozen_parts_without_gradients(model)
+    held_out = held_out_sample(config) if config.eval_steps else None
+    read = [held_out[index] for index in range(min(config.eval_pages, len(held_out)))] if held_out else []
+    collator = PageCollator(processor, family, config.max_length, rope_positions_of(model))
+    checkpointing = config.gradient_checkpointing and not trainable.checkpoints_itself
     trainer = PageTrainer(
         measurements=measurements,
-        model=trainable.model,
-        args=_training_arguments(config, scratch, config.gradient_checkpointing and not trainable.checkpoints_itself),
+        collator=collator,
+        reading=PageReading(read, processor, family, config) if read else None,
+        termination=termination,
+        identity=identity,
+        model=model,
+        args=_training_arguments(config, folder, checkpointing),
         train_dataset=dataset,
-        collator=PageCollator(
-            trainable.processor, trainable.family, config.max_length, rope_positions_of(trainable.model)
-        ),
+        eval_dataset=held_out,
     )
+    if config.group_by_length:
+        pages = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        trainer.take_pages_by(LengthGroupedPages(page_lengths(dataset, collator), pages, config.seed))
     trainer.remove_callback(PrinterCallback)
-    with ProgressReport("train", _planned_steps(len(dataset), config)) as progress:
-        trainer.add_callback(MeasuringCallback(measurements, tracked, progress))
-        trainer.train()
-    return measurements
+    patience = config.early_stopping_patience
+    early_stopping = EarlyStoppingCallback(patience) if patience else None
+    if early_stopping:
+        trainer.add_callback(early_stopping)
+    trainer.add_callback(ResumeCallback(early_stopping))
+    trainer.add_callback(TerminationCallback(termination, config.checkpoint_dir is not None))
+    return trainer
 
 
 def _planned_steps(samples: int, config: TrainConfig) -> int:
@@ -74,12 +128,13 @@ def _planned_steps(samples: int, config: TrainConfig) -> int:
     return max(1, round(per_epoch * config.num_train_epochs))
 
 
-def _training_arguments(config: TrainConfig, scratch: Path, checkpointing: bool) -> TrainingArguments:
+def _training_arguments(config: TrainConfig, folder: Path, checkpointing: bool) -> TrainingArguments:
     on_gpu = torch.cuda.is_available()
     bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and on_gpu)
     return TrainingArguments(
-        output_dir=str(scratch),
+        output_dir=str(folder),
         per_device_train_batch_size=config.per_device_train_batch_size,
+        per_device_eval_batch_size=config.per_device_train_batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.lr_scheduler_type,
@@ -96,8 +151,6 @@ def _training_arguments(config: TrainConfig, scratch: Path, checkpointing: bool)
         dataloader_pin_memory=on_gpu,
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
-        save_strategy="no",
-        eval_strategy="no",
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -105,4 +158,18 @@ def _training_arguments(config: TrainConfig, scratch: Path, checkpointing: bool)
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=not on_gpu,
+        **_intervals(config),
     )
+
+
+def _intervals(config: TrainConfig) -> dict[str, Any]:
+    intervals: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no"}
+    if config.eval_steps:
+        intervals |= {"eval_strategy": "steps", "eval_steps": config.eval_steps}
+    if config.early_stopping_patience:
+        intervals |= {"save_strategy": "steps", "save_steps": config.eval_steps, "load_best_model_at_end": True}
+        intervals |= {"metric_for_best_model": config.metric_for_best_model, "greater_is_better": False}
+    elif config.checkpoint_dir:
+        intervals |= {"save_strategy": "steps", "save_steps": config.save_steps or _STEPS_BETWEEN_CHECKPOINTS}
+    # Two: the one before is still there while a new one is written and read back.
+    return intervals | {"save_total_limit": 2}

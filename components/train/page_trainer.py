@@ -1,0 +1,220 @@
+"""transformers' Trainer for pages: counts tokens, reads held-out pages, and writes checkpoints that were read back.
+
+Of transformers' own means three are replaced. Its SIGTERM checkpoint is written in the middle of a step, so that the
+step is not repeated exactly. Its adapter loading takes PEFT's, which loads nothing for some families, without an error
+(see ``components/shared/adapter_loading.py``). Its checkpoints are not read back.
+"""
+
+import json
+import logging
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from components.shared.errors import UserError
+from components.train.checkpoints import NotFiniteError, seal
+from components.train.collator import PageCollator, every_page_has_an_answer
+from components.train.evaluation import EvaluationStoppedError, PageReading, undisturbed_training
+from components.train.measurements import TrainingMeasurements
+from components.train.termination import Termination
+from components.train.utilization import LanguageModelFlops
+
+log = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "trainable.safetensors"
+MEASUREMENTS_FILE = "measurements.json"
+
+
+class PageTrainer(Trainer):
+    """A Trainer over batches of ``PageCollator``; ``identity`` is what its checkpoints are told apart by."""
+
+    def __init__(
+        self,
+        *,
+        measurements: TrainingMeasurements,
+        collator: PageCollator,
+        reading: PageReading | None,
+        termination: Termination,
+        identity: dict[str, Any],
+        model: torch.nn.Module,
+        **options: Any,
+    ) -> None:
+        super().__init__(data_collator=collator, model=model, **options)
+        self._trained = model
+        self._measurements = measurements
+        self._collator = collator
+        self._reading = reading
+        self._termination = termination
+        self._identity = identity
+        self._flops = LanguageModelFlops(model)
+        self._sampler: torch.utils.data.Sampler[int] | None = None
+
+    def take_pages_by(self, sampler: torch.utils.data.Sampler[int]) -> None:
+        """Take the training pages in the order of ``sampler``."""
+        self._sampler = sampler
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self._sampler or super()._get_train_sampler(train_dataset)
+
+    def get_train_dataloader(self) -> Any:
+        """Return the loader, with a generator of its own.
+
+        Starting data workers takes a random number. From the global generator, which dropout uses as well, a resumed
+        epoch would take one at another place than an uninterrupted one, and its losses would differ from there on.
+        """
+        loader: Any = super().get_train_dataloader()
+        generator = torch.Generator().manual_seed(self.args.seed)
+        # accelerate's loader iterates over the one that it wraps; a resumed epoch's is made from the outer one.
+        loader.generator = generator
+        getattr(loader, "base_dataloader", loader).generator = generator
+        return loader
+
+    def get_batch_samples(self, *places: Any, **options: Any) -> Any:
+        """Measure how long a step's batches are waited for."""
+        started = time.perf_counter()
+        batches = super().get_batch_samples(*places, **options)
+        self._measurements.data_wait_seconds.append(time.perf_counter() - started)
+        return batches
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Count, then train on one batch."""
+        self._check_answers(inputs)
+        lengths = inputs["attention_mask"].sum(dim=1)
+        last_labels = inputs["labels"].gather(1, lengths[:, None] - 1)
+        end_token = self._collator.processor.tokenizer.eos_token_id
+        self._measurements.truncated_samples += int((last_labels != end_token).sum())
+        rows = lengths.tolist()
+        self._measurements.count(rows, inputs["input_ids"].shape[1], self._flops.of_rows(rows))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def prediction_step(self, model: torch.nn.Module, inputs: dict[str, Any], *places: Any, **options: Any) -> Any:
+        """Measure the loss of one held-out batch."""
+        if self._termination.requested:
+            raise EvaluationStoppedError
+        self._check_answers(inputs)
+        return super().prediction_step(model, inputs, *places, **options)
+
+    def _check_answers(self, inputs: dict[str, Any]) -> None:
+        if not every_page_has_an_answer(inputs):
+            raise UserError(
+                f"{self._collator.max_length} tokens are used up by a page's picture and prompt, none is left for text",
+                where="max_length",
+                mend="raise it, or prepare smaller pages; nothing was written",
+            )
+
+    def evaluation_loop(self, *places: Any, **options: Any) -> Any:
+        """Add CER and WER of the pages that are read."""
+        output: Any = super().evaluation_loop(*places, **options)
+        if self._reading:
+            rates = self._reading.error_rates(self._trained, lambda: self._termination.requested)
+            output.metrics.update({f"eval_{name}": rate for name, rate in rates.items()})
+        return output
+
+    def _evaluate(self, *places: Any, **options: Any) -> dict[str, float]:
+        with undisturbed_training(self._trained):
+            try:
+                return super()._evaluate(*places, **options)
+            except EvaluationStoppedError:
+                self.control.should_save = self.control.should_training_stop = True
+                return {str(self.args.metric_for_best_model): float("nan")}
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Write, read back and seal a checkpoint; one that cannot be written is said and the training goes on."""
+        started = time.perf_counter()
+        step = self.state.global_step
+        folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        shutil.rmtree(folder, ignore_errors=True)
+        stopped_by_itself = self.control.should_training_stop and not self._termination.requested
+        try:
+            super()._save_checkpoint(model, trial)
+            measured = json.dumps(asdict(self._measurements))
+            (folder / MEASUREMENTS_FILE).write_text(measured, encoding="utf-8")
+            seal(folder, step, step >= self.state.max_steps or stopped_by_itself, self._identity)
+        except NotFiniteError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(f"{error} at step {step}", where="learning_rate", mend="lower it") from error
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._measurements.failed_checkpoints += 1
+            log.warning("no checkpoint at step %d, the training goes on: %s", step, error)
+        self._measurements.checkpoint_seconds.append(time.perf_counter() - started)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the trainable weights under the names that they have in the model."""
+        folder = Path(str(output_dir or self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: weight.detach().contiguous() for name, weight in self._trainable().items()}
+        save_file(weights, folder / WEIGHTS_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        stored = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
+        weights = self._trainable()
+        if differing := sorted(stored.keys() ^ weights.keys()):
+            raise UserError(
+                f"{len(differing)} weights differ in name from the model's, first {differing[0]}",
+                where=f"checkpoint {resume_from_checkpoint}",
+                mend="train from the start with resume_from_checkpoint: never",
+            )
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(stored[name])
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        self._measurements.best_step = self.state.best_global_step
+
+    def _trainable(self) -> dict[str, torch.nn.Parameter]:
+        return {name: weight for name, weight in self._trained.named_parameters() if weight.requires_grad}
+
+    def take_finished(self, checkpoint: Path) -> None:
+        """Take the weights of a checkpoint that a finished training wrote; the Trainer would add a step."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        best = checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+        if self.args.load_best_model_at_end and best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+            self._load_best_model()
+        else:
+            self._load_from_checkpoint(str(checkpoint))
+
+
+class ResumeCallback(TrainerCallback):
+    """Puts right what transformers takes from a checkpoint: intervals, the best checkpoint's place, the patience."""
+
+    def __init__(self, early_stopping: EarlyStoppingCallback | None) -> None:
+        self._early_stopping = early_stopping
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called before the first step."""
+        state.compute_steps(args, state.max_steps)
+        best = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        if state.best_global_step and best.is_dir():
+            state.best_model_checkpoint = str(best)
+        stored: Any = state.stateful_callbacks or {}
+        if self._early_stopping and EarlyStoppingCallback.__name__ in stored:
+            attributes = stored[EarlyStoppingCallback.__name__]["attributes"]
+            self._early_stopping.early_stopping_patience_counter = attributes["early_stopping_patience_counter"]
+
+
+class TerminationCallback(TrainerCallback):
+    """Ends the training after the step in which SIGTERM came, with a checkpoint where there is a place for it."""
+
+    def __init__(self, termination: Termination, keeps_checkpoints: bool) -> None:
+        self._termination = termination
+        self._keeps_checkpoints = keeps_checkpoints
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called after each optimizer step."""
+        if self._termination.requested:
+            control.should_training_stop = True
+            control.should_evaluate = False  # a preempted node gives seconds, an evaluation may take minutes
+            control.should_save = self._keeps_checkpoints
