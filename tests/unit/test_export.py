@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for peft in ("lora", "none"):
         common = {"dataset_dir": folder / "dataset", "base_model": str(folder / "base")}
         # Fast enough to write something else than the base, whose first token is arbitrary.
-        schedule = {"max_steps": 6, "learning_rate": 1e-2, "per_device_train_batch_size": 1, "peft": peft}
+        schedule = {"max_steps": 10, "learning_rate": 1e-2, "per_device_train_batch_size": 1, "peft": peft}
         train(TrainConfig.model_validate({**common, **schedule, "output_dir": folder / peft}))
         measured = {"adapter_dir": folder / peft, "output_dir": folder / f"evaluation-{peft}", "max_new_tokens": TOKENS}
         evaluate(
