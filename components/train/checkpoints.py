@@ -31,7 +31,7 @@ SEAL_FILE = "checkpoint.json"
 _DO_NOT_SHAPE_THE_TRAINING = {
     *("dataset_dir", "output_dir", "preset", "backend", "logging_steps", "dataloader_num_workers"),
     *("compile_cache_dir", "checkpoint_dir", "save_steps", "resume_from_checkpoint"),
-    *("eval_steps", "eval_pages", "max_eval_samples"),
+    *("eval_steps", "eval_pages", "max_eval_samples", "ignore_memory_estimate"),
 }
 _MAY_GROW = {"max_steps", "num_train_epochs"}
 
@@ -85,7 +85,7 @@ def _read_back(path: Path) -> None:
             for name in stored.keys():  # noqa: SIM118 - not a dict, it cannot be iterated
                 _check_finite(stored.get_tensor(name), f"{path.name}, {name}")
     elif path.name == "optimizer.pt":
-        for index, state in torch.load(path, map_location="cpu", weights_only=True)["state"].items():
+        for index, state in torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state"].items():
             for name, value in state.items():
                 if isinstance(value, torch.Tensor):
                     _check_finite(value, f"{path.name}, {name} of parameter {index}")

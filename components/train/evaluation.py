@@ -89,7 +89,7 @@ def undisturbed_training(model: torch.nn.Module) -> Iterator[None]:
     """
     modules = [(module, module.training, getattr(module, "gradient_checkpointing", None)) for module in model.modules()]
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
         try:
             yield
         finally:

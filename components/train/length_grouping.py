@@ -29,7 +29,9 @@ def page_lengths(dataset: ShardDataset, collator: PageCollator) -> list[int]:
     in_texts = sum(
         len(collator.processor.tokenizer(page.text, add_special_tokens=False).input_ids) for page in measured
     )
-    sizes = [_bytes_and_pixels(page.text, page.image_bytes) for page in dataset.iterate()]
+    sizes = [
+        _bytes_and_pixels(page.text, page.image_bytes) for page in (dataset[index] for index in range(len(dataset)))
+    ]
     text_bytes, pixels = (sum(column) for column in zip(*sizes[: len(measured)], strict=True))
     in_pictures = max(0, tokens - in_texts)
     return [text * in_texts // max(1, text_bytes) + area * in_pictures // max(1, pixels) for text, area in sizes]

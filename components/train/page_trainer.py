@@ -5,10 +5,13 @@ step is not repeated exactly. Its adapter loading takes PEFT's, which loads noth
 (see ``components/shared/adapter_loading.py``). Its checkpoints are not read back.
 """
 
+import functools
 import json
 import logging
 import shutil
+import signal
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,8 +76,16 @@ class PageTrainer(Trainer):
         loader: Any = super().get_train_dataloader()
         generator = torch.Generator().manual_seed(self.args.seed)
         # accelerate's loader iterates over the one that it wraps; a resumed epoch's is made from the outer one.
-        loader.generator = generator
-        getattr(loader, "base_dataloader", loader).generator = generator
+        for each in (loader, getattr(loader, "base_dataloader", loader)):
+            each.generator = generator
+            each.worker_init_fn = functools.partial(_start_worker, each.worker_init_fn)
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return the loader of the held-out pages."""
+        loader: Any = super().get_eval_dataloader(eval_dataset)
+        for each in (loader, getattr(loader, "base_dataloader", loader)):
+            each.worker_init_fn = functools.partial(_start_worker, None)
         return loader
 
     def get_batch_samples(self, *places: Any, **options: Any) -> Any:
@@ -185,6 +196,13 @@ class PageTrainer(Trainer):
             self._load_best_model()
         else:
             self._load_from_checkpoint(str(checkpoint))
+
+
+def _start_worker(start: Callable[[int], Any] | None, worker: int) -> None:
+    """Let a SIGTERM to the whole process group end the training in order, not its data workers beforehand."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if start:
+        start(worker)
 
 
 class ResumeCallback(TrainerCallback):

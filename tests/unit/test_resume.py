@@ -1,7 +1,9 @@
 """Checkpoints: a training that was killed ends with the losses of one that was not; damage is seen and passed over."""
 
 import json
+import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -127,8 +129,13 @@ def when(condition: Callable[[], Any], action: Callable[[], Any]) -> threading.T
 
 
 def terminated(config: TrainConfig, condition: Callable[[], Any]) -> None:
-    """Run until ``condition``, then get SIGTERM."""
-    watcher = when(condition, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    """Run until ``condition``, then get SIGTERM, and the data workers as well: it may come to a whole group."""
+
+    def send() -> None:
+        for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+            os.kill(int(process.pid or 0), signal.SIGTERM)
+
+    watcher = when(condition, send)
     with pytest.raises(SystemExit) as left:
         run(config)
     watcher.join()
@@ -260,6 +267,23 @@ def test_every_kind_of_training_resumes(made: Path, tmp_path: Path, changes: dic
     weights = "model.safetensors" if settings.get("peft") == "none" else "adapter_model.safetensors"
     ours, theirs = (load_file(result.folder / weights) for result in (resumed, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours.keys() | theirs.keys())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_and_the_training_goes_on(
+    made: Path, uninterrupted: TrainResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    adapter = (uninterrupted.folder / "adapter_model.safetensors").stat().st_size
+    # The optimizer's state has twice the adapter's size: it cannot be written, all else can.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (adapter * 3 // 2, hard))
+    try:
+        result = run(config_of(made, tmp_path / "out"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert result.training["losses"] == uninterrupted.training["losses"]
+    assert result.training["failed_checkpoints"] == 3
+    said = [record.getMessage() for record in caplog.records if "no checkpoint at step" in record.getMessage()]
+    assert [line.split(",")[0] for line in said] == [f"no checkpoint at step {step}" for step in (4, 8, 12)]
 
 
 def test_never_starts_anew(made: Path, uninterrupted: TrainResult, checkpoints: Path, tmp_path: Path) -> None:
