@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 
 from components.shared.shard_reader import Sample, ShardDataset
 from components.shared.tracking import TRACKING_OFF, TrackedRun
@@ -20,7 +19,7 @@ from components.train.training import train
 
 GIB = 2**30
 _TRIAL_STEPS = 2  # the second one has the optimizer's states beside its activations
-_TIMED_STEPS = 6
+_TIMED_STEPS = 5
 _FIRST_TIMED_STEP = 2
 _TOLERANCE = 1 / 32  # a search ends when the answer is known that well
 _CONTEXT_STEP = 64  # tokens
@@ -169,8 +168,7 @@ class _Trials:
     def _clear(self) -> None:
         model = self._trainable.model
         model.zero_grad(set_to_none=True)
-        # Each Trainer wraps the model's forward for mixed precision anew.
-        extract_model_from_parallel(model, keep_fp32_wrapper=False)
+        # accelerate's wrapper for mixed precision stays: it marks the model as prepared, and would not wrap it again.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

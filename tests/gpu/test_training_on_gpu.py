@@ -80,3 +80,30 @@ def test_the_experts_are_in_four_bits(made: Path, tmp_path: Path) -> None:
     )
     assert difference == EXPERTS
     assert packed["losses"] == pytest.approx(left["losses"], rel=1e-2)
+
+
+@pytest.mark.parametrize("backend", ["standard", "unsloth"])
+def test_a_larger_memory_cap_holds_more(made: Path, tmp_path: Path, backend: str) -> None:
+    if backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
+        pytest.skip("needs unsloth")
+    small, large = (probed(made, tmp_path, backend, gib) for gib in (1.0, 2.0))
+    for part, unit in (("largest_batch", "pages"), ("longest_context", "tokens")):
+        assert small[part]["status"] == large[part]["status"] == "ok", (small[part], large[part])
+        assert 0 < small[part][unit] < large[part][unit] and not large[part]["at_limit"]
+        # Some trial ran out of memory, and the process went on to find what fits.
+        assert {trial["fits"] for trial in small[part]["trials"]} == {True, False}
+    assert large["largest_batch"]["peak_memory_bytes"]["reserved"] <= 2 * 2**30
+    assert large["generation"]["tokens_per_page"] == 8
+
+
+def probed(made: Path, folder: Path, backend: str, cap_gib: float) -> dict[str, Any]:
+    """Probe an untrained adapter below a cap on device memory, in a process of its own."""
+    train = {"dataset_dir": str(made / "dataset"), "base_model": str(made / "base"), "output_dir": str(folder)}
+    settings = {"train": {**train, "backend": backend}, "memory_cap_gib": cap_gib, "cer_pages": 0}
+    settings |= {"result_file": str(folder / "probes.json"), "generation_tokens": 8, "generation_batch_size": 2}
+    file = folder / "probe.json"
+    file.write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "components.train.probe", "--config", str(file)]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return json.loads((folder / "probes.json").read_text())
