@@ -139,6 +139,13 @@ class PageTrainer(Trainer):
                 self.control.should_save = self.control.should_training_stop = True
                 return {str(self.args.metric_for_best_model): float("nan")}
 
+    def evaluate_if_left_out(self) -> None:
+        """Make up for the evaluation that SIGTERM left out after the step of the checkpoint."""
+        step = self.state.global_step
+        due = step and self.args.eval_strategy == "steps" and step % self.state.eval_steps == 0
+        if due and step not in self._measurements.eval_steps:
+            self._determine_best_metric(self._evaluate(None, None), None)
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Write, read back and seal a checkpoint; one that cannot be written is said and the training goes on."""
         started = time.perf_counter()
@@ -208,7 +215,8 @@ def _start_worker(start: Callable[[int], Any] | None, worker: int) -> None:
 class ResumeCallback(TrainerCallback):
     """Puts right what transformers takes from a checkpoint: intervals, the best checkpoint's place, the patience."""
 
-    def __init__(self, early_stopping: EarlyStoppingCallback | None) -> None:
+    def __init__(self, trainer: PageTrainer, early_stopping: EarlyStoppingCallback | None) -> None:
+        self._trainer = trainer
         self._early_stopping = early_stopping
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -221,6 +229,7 @@ class ResumeCallback(TrainerCallback):
         if self._early_stopping and EarlyStoppingCallback.__name__ in stored:
             attributes = stored[EarlyStoppingCallback.__name__]["attributes"]
             self._early_stopping.early_stopping_patience_counter = attributes["early_stopping_patience_counter"]
+        self._trainer.evaluate_if_left_out()
 
 
 class TerminationCallback(TrainerCallback):

@@ -116,7 +116,7 @@ def _trainer(
     early_stopping = EarlyStoppingCallback(patience) if patience else None
     if early_stopping:
         trainer.add_callback(early_stopping)
-    trainer.add_callback(ResumeCallback(early_stopping))
+    trainer.add_callback(ResumeCallback(trainer, early_stopping))
     trainer.add_callback(TerminationCallback(termination, config.checkpoint_dir is not None))
     return trainer
 

@@ -160,6 +160,8 @@ def test_after_kill_9_it_ends_as_if_it_had_not_been_killed(
     assert process.returncode == -signal.SIGKILL, "it was to be killed between its steps 8 and 12"
     assert not (tmp_path / "out").exists()
     assert_ends_like(run(config_of(made, tmp_path / "out")), uninterrupted, resumed_after=[8])
+    tokens = uninterrupted.training["tokens_per_step"]
+    assert tokens[:6] != tokens[6:], "the second epoch has an order of its own"
     assert list((tmp_path / "checkpoints").iterdir()) == [], "what the finished adapter makes useless is removed"
 
 
@@ -221,6 +223,18 @@ def test_damage_is_seen(kind: str, checkpoints: Path) -> None:
     act, said = DAMAGES[kind]
     act(folder)
     assert said in str(damage(folder))
+
+
+def test_early_stopping_counts_on_where_it_was_stopped(made: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"eval_steps": 1, "early_stopping_patience": 2, "max_eval_samples": 4, "eval_pages": 0}
+    settings |= {"learning_rate": 0.3, "lr_scheduler_type": "constant", "save_steps": None, "max_steps": 20}
+    whole = run(config_of(made, tmp_path / "whole", **settings)).training
+    config = config_of(made, tmp_path / "out", **settings)
+    terminated(config, lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-1/checkpoint.json")))
+    resumed = run(config).training
+    assert 1 <= resumed["resumed_after_steps"][0] < whole["steps"] < 20
+    for name in ("losses", "eval_steps", "eval_losses", "best_step"):
+        assert resumed[name] == whole[name]
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
