@@ -15,6 +15,7 @@ from rich.console import Console
 
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.step_config import StepConfig
+from pipelines.estimate_command import estimate, presets
 
 EXIT_CODE_INTERRUPTED = 130
 
@@ -154,6 +155,10 @@ def ui(
     os.execv(sys.executable, [*command, "--backend-store-uri", uri])
 
 
+app.command()(estimate)
+app.command()(presets)
+
+
 def main() -> None:
     """Run the command line; errors that the user can mend are one line and exit code 2."""
     from pipelines.local_runner import StepFailedError
@@ -180,11 +185,16 @@ def _checked_config(path: Path | None, settings: list[str]) -> Any:
     checked = pipeline_config(values, where)
     if not settings:
         return checked
-    overrides = dict(_parsed_setting(setting) for setting in settings)
+    overrides = dict(parsed_setting(setting) for setting in settings)
     return pipeline_config(with_overrides(values, overrides), "--set")
 
 
-def _parsed_setting(setting: str) -> tuple[str, Any]:
+def parsed_setting(setting: str) -> tuple[str, Any]:
+    """Return key and value of ``KEY=VALUE``; the value is YAML.
+
+    Raises:
+        UserError: there is no key, or the value is not YAML.
+    """
     key, separator, text = setting.partition("=")
     if not separator or not key:
         raise UserError("must be KEY=VALUE, e.g. train.learning_rate=1e-4", where=f"--set {setting}")

@@ -76,6 +76,14 @@ def save_full_size_deepseek_ocr2(folder: Path, seed: int = 0) -> None:
     processor.save_pretrained(folder)
 
 
+def save_without_weights(folder: Path) -> None:
+    """Write the model's config and processor only, which is what a memory estimate reads."""
+    special = ["<|endoftext|>", "<|pad|>", "<image>"]
+    tokenizer = byte_tokenizer(special, [FAMILIES["deepseek_ocr2"].prompt], image_token="<image>")
+    full_size_config(*(tokenizer.get_vocab()[token] for token in special)).save_pretrained(folder)
+    DeepseekOcr2Processor(image_processor=DeepseekOcr2ImageProcessorPil(), tokenizer=tokenizer).save_pretrained(folder)
+
+
 def main(arguments: list[str]) -> int:
     """Write the model into the one folder that ``arguments`` name and return the exit code."""
     try:

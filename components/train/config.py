@@ -103,6 +103,8 @@ class TrainConfig(StepConfig):
     """stop after so many evaluations without a better metric_for_best_model, and take the best weights"""
     metric_for_best_model: Literal["eval_loss", "eval_cer"] = "eval_loss"
     """what early stopping looks at"""
+    ignore_memory_estimate: bool = False
+    """on a GPU: go on where the memory estimate says that the training does not fit"""
     compile_cache_dir: Path | None = None
     """keep compiled kernels here for later runs, on a volume for instance; without it, in the user's cache folder"""
     seed: int = 0

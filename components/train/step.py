@@ -39,11 +39,13 @@ def run(config: TrainConfig) -> TrainResult:
 
     from components.shared.shard_reader import ShardDataset
     from components.train.checkpoints import training_folder, training_identity
+    from components.train.estimate_preflight import check_free_memory
     from components.train.measurements import peak_memory_bytes, start_memory_peak
     from components.train.training import train
 
     log.info("backend %s: %s", backend.name, reason)
     dataset = ShardDataset(config.dataset_dir, "train")
+    check_free_memory(config, dataset, backend.name)
     identity = training_identity(config, backend.name, dataset.manifest.digest)
     with (
         handled_termination() as termination,

@@ -18,7 +18,7 @@ _BLOCK_SIZE_4_BIT = 64
 _BLOCK_SIZE_8_BIT = 256
 
 
-class _Packed(torch.nn.Module):
+class PackedWeight(torch.nn.Module):
     """A parametrization: the packed parameter is stored, and dequantised whenever it is read."""
 
     def __init__(
@@ -48,7 +48,7 @@ def quantize_experts(model: torch.nn.Module, bits: Literal[4, 8]) -> int:
         for name in names:
             values += getattr(module, name).numel()
             _pack(module, name, bits)
-        _dequantize_again_in_backward(module, names)
+        dequantize_again_in_backward(module, names)
     return values
 
 
@@ -68,19 +68,19 @@ def _pack(module: torch.nn.Module, name: str, bits: Literal[4, 8]) -> None:
         unpack = functional.dequantize_blockwise
     label = "nf4" if bits == 4 else "8-bit blockwise"
     setattr(module, name, torch.nn.Parameter(packed, requires_grad=False))
-    parametrize.register_parametrization(module, name, _Packed(state, unpack, label, shape), unsafe=True)
+    parametrize.register_parametrization(module, name, PackedWeight(state, unpack, label, shape), unsafe=True)
 
 
-def _dequantize_again_in_backward(module: torch.nn.Module, names: list[str]) -> None:
+def dequantize_again_in_backward(module: torch.nn.Module, names: list[str]) -> None:
     """Let autograd keep a weight's name instead of its 16-bit copy."""
     forward = module.forward
 
     def lean_forward(*inputs: Any, **options: Any) -> Any:
         with parametrize.cached():  # one dequantisation per forward pass, however often the weight is read
-            storages = {getattr(module, name).untyped_storage().data_ptr(): name for name in names}
+            storages = {getattr(module, name).untyped_storage()._cdata: name for name in names}
 
             def remember(tensor: torch.Tensor) -> Any:
-                name = storages.get(tensor.untyped_storage().data_ptr())
+                name = storages.get(tensor.untyped_storage()._cdata)
                 if name is None:
                     return tensor
                 return name, tensor.shape, tensor.stride(), tensor.storage_offset()
@@ -107,7 +107,7 @@ def weight_formats(model: torch.nn.Module) -> dict[str, dict[str, int]]:
     packed = {
         id(stored.original): stored[0]
         for stored in model.modules()
-        if isinstance(stored, parametrize.ParametrizationList) and isinstance(stored[0], _Packed)
+        if isinstance(stored, parametrize.ParametrizationList) and isinstance(stored[0], PackedWeight)
     }
     for weight in model.parameters():
         if weight.requires_grad:

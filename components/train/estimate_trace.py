@@ -1,0 +1,162 @@
+"""A training step on the meta device: the real modules run, nothing is computed, and every byte is counted.
+
+Autograd, PEFT and gradient checkpointing run as they do on a GPU, so what they keep alive is not guessed. What a GPU
+does otherwise than the meta device is put in its place: the casts of autocast, and the fused attention kernels, which
+keep the queries, keys, values, the output and one float32 number a row.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+# The CUDA allocator hands out multiples of this many bytes.
+_ALLOCATION_BYTES = 512
+
+_functional = torch.nn.functional
+# PyTorch's lists, docs/stable/amp.html, "CUDA Ops that can autocast": those that occur in vision-language models.
+_LOW_PRECISION = {
+    *(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.bmm, torch.Tensor.bmm),
+    *(torch.addmm, torch.baddbmm, torch.einsum, torch.conv1d, torch.conv2d, torch.conv3d, _functional.linear),
+    *(_functional.conv1d, _functional.conv2d, _functional.conv3d, _functional.conv_transpose2d),
+}
+_FLOAT32 = {
+    *(_functional.layer_norm, _functional.group_norm, _functional.softmax, torch.softmax, torch.Tensor.softmax),
+    *(_functional.log_softmax, torch.log_softmax, _functional.cross_entropy, torch.rsqrt, torch.Tensor.rsqrt),
+    *(torch.pow, torch.Tensor.pow, torch.Tensor.__pow__, torch.exp, torch.Tensor.exp, torch.log, torch.Tensor.log),
+}
+
+
+class _FusedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        output = torch.empty((*query.shape[:-1], value.shape[-1]), dtype=query.dtype, device=query.device)
+        log_sums = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
+        ctx.save_for_backward(query, key, value, output, log_sums)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        query, key, value, _, log_sums = ctx.saved_tensors
+        _row_sums = torch.empty_like(log_sums)
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+class _GroupedProduct(torch.autograd.Function):
+    """Of float32 rows with their experts' weights: on the meta device PyTorch knows the bfloat16 one only."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, weight)
+        ctx.rows_shape = rows.shape
+        return torch.empty((rows.shape[0], weight.shape[-1]), dtype=rows.dtype, device=rows.device)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        rows, weight = ctx.saved_tensors
+        gradient = torch.empty(ctx.rows_shape, dtype=weight.dtype, device=weight.device)
+        return gradient, None if rows is None else torch.empty_like(weight)
+
+
+class GpuOnMeta(TorchFunctionMode):
+    """Meta tensors take the path of a GPU: fused attention, and autocast to ``low_precision`` unless that is None."""
+
+    def __init__(self, low_precision: torch.dtype | None) -> None:
+        super().__init__()
+        self._low_precision = low_precision
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        if func is _functional.scaled_dot_product_attention:
+            return _FusedAttention.apply(*(self._cast(part, self._low_precision) for part in args[:3]))
+        if func is torch._grouped_mm and args[1].dtype == torch.float32:
+            return _GroupedProduct.apply(args[0], args[1])
+        if func in _LOW_PRECISION:
+            args, options = tree_map(lambda value: self._cast(value, self._low_precision), (args, options))
+        elif func in _FLOAT32:
+            args, options = tree_map(lambda value: self._cast(value, torch.float32), (args, options))
+        return func(*args, **options)
+
+    def _cast(self, value: Any, dtype: torch.dtype | None) -> Any:
+        if self._low_precision is None or dtype is None or not isinstance(value, torch.Tensor):
+            return value
+        return value.to(dtype) if value.is_floating_point() else value
+
+
+class MemoryTrace(TorchDispatchMode):
+    """Counts the bytes of the meta tensors that are alive, by part.
+
+    ``peak`` holds the bytes by part at the moment of the highest sum: ``logits`` (the last dimension is the
+    vocabulary's), ``gradients`` (those that were given to ``count_as_gradient``) and ``activations`` (the rest,
+    temporary values included). Tensors given to ``leave_out`` are not counted.
+    """
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.peak: dict[str, int] = {}
+        self._vocabulary = vocabulary
+        self._live: Counter[str] = Counter()
+        self._parts: weakref.WeakKeyDictionary[torch.UntypedStorage, list[str]] = weakref.WeakKeyDictionary()
+
+    def leave_out(self, tensor: torch.Tensor) -> None:
+        """Do not count ``tensor``."""
+        self._parts[tensor.untyped_storage()] = []
+
+    def count_as_gradient(self, weight: torch.Tensor) -> None:
+        """Count the gradient of ``weight``, which is there for as long as the step lasts, as one."""
+        assert weight.grad is not None
+        storage = weight.grad.untyped_storage()
+        if part := self._parts.get(storage):
+            size = _allocated(storage)
+            self._live[part[0]] -= size
+            part[0] = "gradients"
+            self._live["gradients"] += size
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._is_all_true.default:  # a model checks its inputs: they are as it wants them
+            return torch.ones((), dtype=torch.bool)
+        leaves = tree_leaves((args, kwargs))
+        on_meta = any(isinstance(leaf, torch.Tensor) and leaf.device.type == "meta" for leaf in leaves)
+        if func is torch.ops.aten._local_scalar_dense.default and on_meta:
+            return False  # such as "is every token attended to?"; the masks are kept
+        if on_meta:  # numbers such as a picture's grid are real, and meet values that are not
+            args, kwargs = tree_map(_moved_to_meta, (args, kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
+                self._count(leaf)
+        return result
+
+    def _count(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._parts:
+            return
+        part = ["logits" if tensor.dim() > 1 and tensor.shape[-1] == self._vocabulary else "activations"]
+        size = _allocated(storage)
+        self._parts[storage] = part
+        self._live[part[0]] += size
+        weakref.finalize(storage, self._free, part, size)
+        if self._live.total() > sum(self.peak.values()):
+            self.peak = dict(self._live)
+
+    def _free(self, part: list[str], size: int) -> None:
+        self._live[part[0]] -= size
+
+
+def _moved_to_meta(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.device.type != "meta" and value.dim() > 0:
+        return value.to("meta")
+    return value
+
+
+def _allocated(storage: torch.UntypedStorage) -> int:
+    return -(-storage.nbytes() // _ALLOCATION_BYTES) * _ALLOCATION_BYTES
