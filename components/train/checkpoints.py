@@ -194,8 +194,9 @@ def training_folder(config: TrainConfig, identity: dict[str, Any], scratch: Path
 
 def _lock(descriptor: int, folder: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        # Not flock: data workers inherit that lock, and may outlive a killed training by seconds.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
         raise UserError(
             "another process trains with these settings and writes its checkpoints here",
             where=f"checkpoint_dir {folder}",

@@ -342,13 +342,14 @@ def test_other_settings_leave_the_checkpoints_alone(made: Path, checkpoints: Pat
 
 
 def test_two_trainings_do_not_share_checkpoints(made: Path, checkpoints: Path, tmp_path: Path) -> None:
-    import fcntl
-
     (training,) = checkpoints.iterdir()
-    with (training / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    holder = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", holder, str(training / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()
         with pytest.raises(UserError, match="another process trains with these settings"):
             run(config_of(made, tmp_path / "out"))
+        other.communicate(b"\n")
 
 
 def test_a_checkpoint_with_nan_is_not_sealed(checkpoints: Path) -> None:
