@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint system-packages ui compile clean
+.PHONY: help install quickstart test test-slow lint system-packages ui compile clean
 
 help: ## show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -24,6 +24,9 @@ quickstart: $(INSTALLED) ## run the whole pipeline on Python's own documentation
 
 test: $(INSTALLED) lint ## lint, check types, run the tests
 	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED) ## run the tests that `make test` leaves out: whole runs, resumed trainings, memory estimates
+	$(BIN)/python -m pytest -m slow
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check components pipelines tests

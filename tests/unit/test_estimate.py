@@ -23,6 +23,8 @@ from components.train.estimate_preflight import check_memory
 from components.train.estimate_trace import GpuOnMeta, MemoryTrace
 from components.train.memory_estimate import MemoryEstimate, Pages, estimate_memory
 
+pytestmark = pytest.mark.slow
+
 MEASURED = Path(__file__).parents[2] / "docs" / "benchmarks" / "training"
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 GIB = 2**30

@@ -26,6 +26,8 @@ from components.train.checkpoints import NotFiniteError, damage, seal
 from components.train.config import TrainConfig
 from components.train.step import TrainResult, run
 
+pytestmark = pytest.mark.slow
+
 # Two epochs of six steps. Dropout draws from the random state of each step, grouping from the epoch's.
 SETTINGS: dict[str, Any] = {
     "backend": "standard",
