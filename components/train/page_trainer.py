@@ -5,9 +5,11 @@ step is not repeated exactly. Its adapter loading takes PEFT's, which loads noth
 (see ``components/shared/adapter_loading.py``). Its checkpoints are not read back.
 """
 
+import atexit
 import functools
 import json
 import logging
+import multiprocessing
 import shutil
 import signal
 import time
@@ -210,6 +212,19 @@ def _start_worker(start: Callable[[int], Any] | None, worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if start:
         start(worker)
+
+
+@atexit.register
+def _kill_left_workers() -> None:
+    """End the data workers of a training that failed; Python would send them SIGTERM, and wait for ever.
+
+    Registered behind multiprocessing's own handler, so that it comes before that one.
+    """
+    left = [process for process in multiprocessing.active_children() if process.daemon]
+    if left:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call the end of a worker an error
+    for process in left:
+        process.kill()
 
 
 class ResumeCallback(TrainerCallback):

@@ -219,6 +219,14 @@ def test_a_max_length_below_the_picture_is_said(made: Path, tmp_path: Path, work
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_training_that_fails_ends_with_its_data_workers(made: Path, tmp_path: Path) -> None:
+    settings = config_of(made, tmp_path / "out", max_length=16, dataloader_num_workers=1).model_dump(mode="json")
+    (tmp_path / "train.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "components.train", "--config", str(tmp_path / "train.json")]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 2 and "max_length: 16 tokens" in answer.stderr
+
+
 @on_cpu
 def test_auto_takes_the_standard_backend_on_a_cpu_and_says_why(made: Path) -> None:
     backend, reason = choose_backend(config_of(made, made / "unused", backend="auto"))
