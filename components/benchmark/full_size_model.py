@@ -58,30 +58,34 @@ def full_size_config(end_token: int, pad_token: int, image_token: int) -> Deepse
 
 def save_full_size_deepseek_ocr2(folder: Path, seed: int = 0) -> None:
     """Write the model and its processor into ``folder``; on a GPU in seconds, on a CPU in minutes."""
-    special = ["<|endoftext|>", "<|pad|>", "<image>"]
-    tokenizer = byte_tokenizer(special, [FAMILIES["deepseek_ocr2"].prompt], image_token="<image>")
-    end_token, pad_token, image_token = (tokenizer.get_vocab()[token] for token in special)
+    processor, config = _processor_and_config()
     torch.manual_seed(seed)
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(default_device()):
-            model = DeepseekOcr2ForConditionalGeneration(full_size_config(end_token, pad_token, image_token))
+            model = DeepseekOcr2ForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(dtype)
-    model.generation_config.eos_token_id = end_token
-    model.generation_config.pad_token_id = pad_token
+    text_config = config.get_text_config()
+    model.generation_config.eos_token_id = text_config.eos_token_id
+    model.generation_config.pad_token_id = text_config.pad_token_id
     model.save_pretrained(folder)
-    processor = DeepseekOcr2Processor(image_processor=DeepseekOcr2ImageProcessorPil(), tokenizer=tokenizer)
     processor.save_pretrained(folder)
 
 
 def save_without_weights(folder: Path) -> None:
     """Write the model's config and processor only, which is what a memory estimate reads."""
+    processor, config = _processor_and_config()
+    config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _processor_and_config() -> tuple[DeepseekOcr2Processor, DeepseekOcr2Config]:
     special = ["<|endoftext|>", "<|pad|>", "<image>"]
     tokenizer = byte_tokenizer(special, [FAMILIES["deepseek_ocr2"].prompt], image_token="<image>")
-    full_size_config(*(tokenizer.get_vocab()[token] for token in special)).save_pretrained(folder)
-    DeepseekOcr2Processor(image_processor=DeepseekOcr2ImageProcessorPil(), tokenizer=tokenizer).save_pretrained(folder)
+    config = full_size_config(*(tokenizer.get_vocab()[token] for token in special))
+    return DeepseekOcr2Processor(image_processor=DeepseekOcr2ImageProcessorPil(), tokenizer=tokenizer), config
 
 
 def main(arguments: list[str]) -> int:

@@ -4,17 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jiwer
-
 from components.benchmark.config import BenchmarkConfig
 from components.benchmark.module_process import run_module
+from components.shared.edit_counts import character_edits, error_rate
 from components.shared.text_normalization import Profile, normalizer
 
 PROBES = ("reading", "generation", "largest_batch", "longest_context")
 NORMALIZATION: Profile = "nfkc-ws-v1"
 """What is done to label and prediction before they are compared; evaluate's default."""
-
-_AS_CHARACTERS = jiwer.Compose([jiwer.ReduceToListOfListOfChars()])
 
 
 def probe(config: BenchmarkConfig, train: dict[str, Any], scratch: Path, log: Path) -> dict[str, Any]:
@@ -59,14 +56,5 @@ def character_error_rate(labels: list[str], texts: list[str]) -> float | None:
     0.3333333333333333
     """
     normalize = normalizer(NORMALIZATION)
-    edits = characters = 0
-    for label, text in zip(labels, texts, strict=True):
-        page = jiwer.process_characters(
-            normalize(label),
-            normalize(text),
-            reference_transform=_AS_CHARACTERS,
-            hypothesis_transform=_AS_CHARACTERS,
-        )
-        edits += page.substitutions + page.deletions + page.insertions
-        characters += page.hits + page.substitutions + page.deletions
-    return edits / characters if characters else None
+    pages = [character_edits(normalize(label), normalize(text)) for label, text in zip(labels, texts, strict=True)]
+    return error_rate(pages) if any(page.reference_length for page in pages) else None

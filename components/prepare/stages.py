@@ -54,7 +54,7 @@ def select_with(pool: WorkerPool, config: PrepareConfig, selection_dir: Path) ->
         (folder / _SOURCE_DIGEST_FILE).write_text(sources_digest(config), encoding="utf-8")
         selection = select_from_sources(config, folder, pool)
         _check_documents(selection, config)
-        uncovered = check_scripts(selection.scripts, selection.characters, faces, selection.count)
+        uncovered = check_scripts(selection.scripts, selection.characters, faces)
         if any(script.documents > config.max_uncovered_share * selection.count for script in uncovered):
             raise scripts_error(uncovered, selection.count)
         for script in uncovered:

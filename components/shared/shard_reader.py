@@ -68,6 +68,9 @@ class ShardDataset:
     Shards are checked against the manifest's sha256 when the dataset is opened. Each process opens files for
     itself as it needs them, and reads without a shared position: data-loader workers may be forked or spawned.
 
+    Args:
+        verify: False leaves the comparison with the sha256 out, for who has just written the shards.
+
     Raises:
         UserError: no manifest, a missing or corrupt shard, or a split without samples.
     """

@@ -14,7 +14,7 @@ from components.shared.errors import UserError
 from components.shared.hub import hub_is_reachable
 from components.shared.model_families import family_of
 from components.train.backends.adapter import expert_weights, fused_experts, lora_config
-from components.train.backends.quantization import PackedWeight, dequantize_again_in_backward
+from components.train.backends.quantization import PackedWeight, dequantize_again_in_backward, packed_bits
 from components.train.config import TrainConfig
 
 _PACKED_BYTES = {4: 0.5, 8: 1.0}
@@ -106,13 +106,6 @@ def model_on_meta(
         if bits and isinstance(getattr(module, "base_layer", None), _PackedLinear):
             module.cast_input_dtype_enabled = False  # type: ignore[assignment]
     return model
-
-
-def packed_bits(config: TrainConfig) -> Literal[4, 8] | None:
-    """Return the bits of a packed weight, None where the config packs none."""
-    if config.load_in_4bit:
-        return 4
-    return 8 if config.load_in_8bit else None
 
 
 def packs_experts(config: TrainConfig, backend: str) -> bool:

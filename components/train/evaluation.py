@@ -1,16 +1,17 @@
 """Evaluation while a model trains: a sample of held-out pages for the loss, some of them read for CER and WER."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import starmap
 from typing import Any
 
-import jiwer
 import numpy as np
 import torch
 from torch.utils.data import Subset
 from transformers import ProcessorMixin
 
+from components.shared.edit_counts import EditCounts, character_edits, word_edits
 from components.shared.model_families import ModelFamily
 from components.shared.shard_reader import Sample, ShardDataset
 from components.shared.text_normalization import Profile, normalizer
@@ -72,13 +73,14 @@ def error_rates(labels: Sequence[str], texts: Sequence[str]) -> dict[str, float]
     {'cer': 0.09090909090909091, 'wer': 0.5}
     """
     normalise = normalizer(_NORMALIZATION)
-    pair = ([normalise(label) for label in labels], [normalise(text) for text in texts])
-    return {"cer": _rate(jiwer.process_characters(*pair)), "wer": _rate(jiwer.process_words(*pair))}
+    pairs = [(normalise(label), normalise(text)) for label, text in zip(labels, texts, strict=True)]
+    return {"cer": _rate(starmap(character_edits, pairs)), "wer": _rate(starmap(word_edits, pairs))}
 
 
-def _rate(counts: Any) -> float:
-    edits = counts.substitutions + counts.deletions + counts.insertions
-    return float(edits / max(1, counts.hits + counts.substitutions + counts.deletions))
+def _rate(pages: Iterable[EditCounts]) -> float:
+    counts = list(pages)
+    # A sample may be blank pages alone: their rate is 0 or the edits themselves, and the training goes on.
+    return sum(page.edits for page in counts) / max(1, sum(page.reference_length for page in counts))
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from dataset_fixture import Page, write_dataset
 
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.generation import transcribe
-from components.evaluate.metrics import character_edits
 from components.evaluate.pages import EvaluationPages
 from components.evaluate.step import EvaluateResult, run
 from components.shared.adapter_loading import load_fine_tuned
+from components.shared.edit_counts import character_edits
 from components.shared.errors import UserError
 from components.shared.model_families import family_of
 from components.shared.model_loading import load_model, load_processor

@@ -304,8 +304,8 @@ def counted(*texts: str) -> Texts:
     )
 
 
-def uncovered_by_dejavu(texts: Texts, limit: float = 0.0) -> list[UncoveredScript]:
-    return check_scripts(texts.scripts, texts.characters, find_fonts(["DejaVuSans.ttf"]), texts.documents, limit)
+def uncovered_by_dejavu(texts: Texts) -> list[UncoveredScript]:
+    return check_scripts(texts.scripts, texts.characters, find_fonts(["DejaVuSans.ttf"]))
 
 
 def test_scripts_without_a_font_are_reported_with_their_documents() -> None:
@@ -313,8 +313,6 @@ def test_scripts_without_a_font_are_reported_with_their_documents() -> None:
     found = uncovered_by_dejavu(texts)
     assert [(script.name, script.documents) for script in found] == [("Devanagari", 2), ("Han", 1)]
     assert found[1].letters == "你好"
-    assert [script.name for script in uncovered_by_dejavu(texts, limit=0.25)] == ["Devanagari"]
-    assert uncovered_by_dejavu(texts, limit=0.5) == []
 
 
 def test_a_few_rare_letters_do_not_make_a_script_uncovered() -> None:
@@ -326,7 +324,7 @@ def test_the_error_lists_scripts_letters_and_where_a_font_is(tmp_path: Path, mon
     monkeypatch.setattr(font_files, "_FOLDERS", (tmp_path,))
     texts = counted("नमस्ते", "你好", "\U0001e290\U0001e291", "مرحبا")
     plain = find_fonts([str(built_font(tmp_path / "abc.ttf", "abc"))])
-    found = check_scripts(texts.scripts, texts.characters, plain, texts.documents)
+    found = check_scripts(texts.scripts, texts.characters, plain)
     message = str(scripts_error(found, texts.documents))
     assert "Devanagari (1 of 4 documents, e.g. त न म स)" in message
     assert "for Devanagari install Debian's fonts-noto-core and add 'Noto Sans Devanagari' to fonts" in message

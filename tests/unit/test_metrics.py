@@ -1,7 +1,5 @@
 """The metrics against definitions written out again, and against hand-made cases."""
 
-import doctest
-import importlib
 import math
 import random
 
@@ -11,32 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.evaluate.character_diff import character_diff
-from components.evaluate.metrics import (
-    EditCounts,
-    bleu,
-    character_edits,
-    chrf,
-    error_rate,
-    rouge,
-    unicode_words,
-    word_edits,
-)
+from components.evaluate.metrics import bleu, chrf, rouge, unicode_words
 from components.evaluate.repetition import is_loop, repeated_unit
 from components.evaluate.statistics import DocumentBootstrap
+from components.shared.edit_counts import EditCounts, character_edits, error_rate, word_edits
 from components.shared.text_normalization import PROFILES, normalizer
 
 SHORT_TEXT = st.text(alphabet="ab é漢\n\u0301ا", max_size=12)
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        "shared.text_normalization",
-        *(f"evaluate.{name}" for name in ("metrics", "repetition", "character_diff", "report_html", "statistics")),
-    ],
-)
-def test_the_examples_in_the_docstrings_hold(module: str) -> None:
-    assert doctest.testmod(importlib.import_module(f"components.{module}")).failed == 0
 
 
 def levenshtein(a: list[str], b: list[str]) -> int:

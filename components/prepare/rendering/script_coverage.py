@@ -38,8 +38,6 @@ def check_scripts(
     scripts: Mapping[str, int],
     characters: Mapping[str, str],
     faces: Sequence[FontFace],
-    documents: int,
-    limit: float = 0.0,
 ) -> list[UncoveredScript]:
     """Return the scripts that the fonts cannot draw, the one with most documents first.
 
@@ -49,15 +47,13 @@ def check_scripts(
     Args:
         scripts: ISO 15924 code to the number of documents that use it.
         characters: ISO 15924 code to every character of it that the documents use.
-        documents: how many documents there are.
-        limit: scripts in this share of the documents or less are not reported, 0 to 1.
     """
     covered = frozenset[int]().union(*(covered_code_points(face) for face in faces))
     found = []
     for script, count in scripts.items():
         letters = sorted(letter for letter in set(characters.get(script, "")) if letter.isalpha())
         without = [letter for letter in letters if ord(letter) not in covered]
-        if script not in _OF_NO_SCRIPT and without and 2 * len(without) >= len(letters) and count > limit * documents:
+        if script not in _OF_NO_SCRIPT and without and 2 * len(without) >= len(letters):
             found.append(UncoveredScript(script_name(script), count, script, "".join(without)))
     return sorted(found, key=lambda uncovered: (-uncovered.documents, uncovered.script))
 

@@ -12,10 +12,18 @@ import torch
 from torch.nn.utils import parametrize
 
 from components.train.backends.adapter import expert_weights, fused_experts
+from components.train.config import TrainConfig
 
 # 4-bit block sizes of bitsandbytes' own layers; 8-bit of its optimizers.
 _BLOCK_SIZE_4_BIT = 64
 _BLOCK_SIZE_8_BIT = 256
+
+
+def packed_bits(config: TrainConfig) -> Literal[4, 8] | None:
+    """Return the bits of a packed weight, None where the config packs none."""
+    if config.load_in_4bit:
+        return 4
+    return 8 if config.load_in_8bit else None
 
 
 class PackedWeight(torch.nn.Module):

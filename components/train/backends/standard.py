@@ -12,7 +12,7 @@ from components.shared.model_families import family_of
 from components.shared.model_loading import default_device, default_dtype, load_model, load_processor
 from components.train.backends.adapter import fused_experts, lora_config, start_adapter
 from components.train.backends.protocol import TrainableModel
-from components.train.backends.quantization import quantize_experts, weight_formats
+from components.train.backends.quantization import packed_bits, quantize_experts, weight_formats
 from components.train.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class StandardBackend:
         hub: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         processor = load_processor(config.base_model, **hub)
         options: dict[str, Any] = {}
-        if bits := _bits(config):
+        if bits := packed_bits(config):
             options["quantization_config"] = _bitsandbytes(bits, device)
         # Full fine-tuning keeps float32 weights: bfloat16 drops updates smaller than 1/256 of a weight.
         dtype = torch.float32 if config.peft == "none" else compute_dtype(config, device)
@@ -61,12 +61,6 @@ def model_details(model: Any) -> dict[str, Any]:
         "attention": model.config._attn_implementation,
         "experts": getattr(model.config, "_experts_implementation", None),
     }
-
-
-def _bits(config: TrainConfig) -> Literal[4, 8] | None:
-    if config.load_in_4bit:
-        return 4
-    return 8 if config.load_in_8bit else None
 
 
 def _with_quantized_experts(base: PreTrainedModel, bits: Literal[4, 8], config: TrainConfig) -> PreTrainedModel:
