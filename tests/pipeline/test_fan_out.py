@@ -1,43 +1,28 @@
 """Pages drawn in partitions: the same dataset as one process makes, through KFP's loop and without it."""
 
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 from kfp import dsl
-from mlflow.tracking import MlflowClient
 
 from components.prepare.config import PrepareConfig
 from components.prepare.stages import assemble, draw, select
 from components.prepare.step import run
 from components.shared.errors import UserError
-from components.shared.tiny_models import save_blank_paddleocr_vl
 from pipelines.artifact_metadata import partition_folders
 from pipelines.config import pipeline_config
 from pipelines.resolution import resolve
+from tests.pipeline.deepsynth_run import command, finish, finish_well, started, tasks_of, tracked_runs
 
-DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 SETTINGS = {
     "prepare.eval_fraction": 0.3,
     "prepare.font_sizes": "[14, 16]",
     "prepare.max_train_pages": 12,
     "prepare.max_eval_pages": 3,
     "prepare.max_samples_per_shard": 5,
-    "train.max_steps": 2,
-    "train.per_device_train_batch_size": 4,
-    "evaluate.max_new_tokens": 16,
-    "evaluate.bootstrap_resamples": 100,
-    "evaluate.classic_ocr": "false",
-    "benchmark.max_steps": 2,
-    "benchmark.warmup_steps": 1,
 }
 
 
@@ -135,31 +120,16 @@ def test_the_digest_that_goes_into_the_cache_covers_every_source(source: Path, t
 # Through the command line and KFP's local runner.
 
 
-def command(source: Path, model: Path, *settings: str) -> list[str]:
-    options = [f"--set={key}={value}" for key, value in (SETTINGS | {"base_model": model, "source": source}).items()]
-    options += [f"--set={setting}" for setting in settings]
-    return [DEEPSYNTH, "run", "--run-id", "r1", "--prepare-partitions", "3", *options]
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "KFP"))}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "blank"
-    save_blank_paddleocr_vl(folder)
-    return folder
+def in_three(source: Path, model: Path, **settings: str) -> list[str]:
+    given = SETTINGS | {"base_model": model, "source": source} | settings
+    return command(given, "--prepare-partitions", "3")
 
 
 @pytest.fixture(scope="module")
 def finished(source: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The root of a finished run of three partitions, and what it said on the way."""
-    root = tmp_path_factory.mktemp("a python3 folder")
-    answer = subprocess.run(command(source, model), cwd=root, env=environment(), capture_output=True, text=True)
-    log = root / "runs" / "r1.failed.log"
-    assert answer.returncode == 0, answer.stderr + (log.read_text() if log.exists() else "")
-    return root, answer.stderr
+    root, _, said = finish_well(in_three(source, model), tmp_path_factory)
+    return root, said
 
 
 @pytest.mark.slow
@@ -199,32 +169,21 @@ def test_its_tasks_are_shown_one_after_the_other_and_summed_as_one_step(finished
 
 @pytest.mark.slow
 def test_mlflow_has_one_run_of_prepare_with_the_result(finished: tuple[Path, str]) -> None:
-    client = MlflowClient(f"sqlite:///{finished[0] / 'runs' / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name("deepsynth").experiment_id])
-    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    # The benchmark has runs of its own below its run, one per trainer.
-    steps = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    nested = {run.info.run_name: run for run in steps}
-    assert len(steps) == len(nested)
-    assert set(nested) == {"prepare", "train", "evaluate", "benchmark", "export"}
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    assert nested["prepare"].data.metrics["train_pages"] == 12
-    artifacts = {entry.path for entry in client.list_artifacts(nested["prepare"].info.run_id)}
+    tracked = tracked_runs(finished[0])
+    assert set(tracked.nested) == {"prepare", "train", "evaluate", "benchmark", "export"}
+    assert {run.info.status for run in tracked.runs} == {"FINISHED"}
+    prepared = tracked.nested["prepare"]
+    assert prepared.data.metrics["train_pages"] == 12
+    artifacts = {entry.path for entry in tracked.client.list_artifacts(prepared.info.run_id)}
     assert {"manifest.json", "preview.html"} <= artifacts
 
 
 def test_a_partition_whose_process_is_killed_is_named(source: Path, model: Path, tmp_path: Path) -> None:
-    with (tmp_path / "stderr").open("w") as stderr:
-        process = subprocess.Popen(command(source, model), cwd=tmp_path, env=environment(), stderr=stderr)
-    wait_for(lambda: "draw partition 2 of 3) ..." in (tmp_path / "stderr").read_text())
-    (task,) = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "kfp.dsl.executor_main" in child.cmdline()
-    ]
+    process, said = started(in_three(source, model), tmp_path, until="draw partition 2 of 3) ...")
+    (task,) = tasks_of(process)
     task.kill()  # as the kernel does when memory runs out
     assert process.wait(timeout=60) == 1
-    error = (tmp_path / "stderr").read_text()
+    error = said.read_text()
     # The third partition is drawn or ended before the run ends; it's the second one that is to blame.
     assert "error: prepare (draw partition 2 of 3): its process ended without an error of its own" in error
     assert "Traceback" not in error and "assemble" not in error
@@ -232,21 +191,8 @@ def test_a_partition_whose_process_is_killed_is_named(source: Path, model: Path,
 
 
 def test_an_error_in_a_partition_that_the_user_can_mend_is_one_line(source: Path, model: Path, tmp_path: Path) -> None:
-    answer = subprocess.run(
-        command(source, model, 'prepare.fonts=["no-such-font.ttf"]'),
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    answer = finish(in_three(source, model, **{"prepare.fonts": '["no-such-font.ttf"]'}), tmp_path)
     assert answer.returncode == 2
     (line,) = [line for line in answer.stderr.splitlines() if line.startswith("error:")]
     assert line.startswith("error: prepare (") and "no-such-font.ttf" in line
     assert "Traceback" not in answer.stderr
-
-
-def wait_for(happened: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)

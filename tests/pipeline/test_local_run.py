@@ -1,46 +1,22 @@
 """The compiled pipeline for real, with every step, in KFP's subprocess runner; and runs that are interrupted."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
-from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
-from components.shared.tiny_models import save_blank_paddleocr_vl
+from tests.pipeline.deepsynth_run import command, finish_well, started, tasks_of, tracked_runs, wait_for
 
-DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 SETTINGS = {
     "prepare.max_documents": 12,
     "prepare.max_train_pages": 16,
     "prepare.max_eval_pages": 4,
-    "train.max_steps": 2,
-    "train.per_device_train_batch_size": 4,
-    "evaluate.max_new_tokens": 16,
-    "evaluate.bootstrap_resamples": 100,
-    "evaluate.classic_ocr": "false",
-    "benchmark.max_steps": 2,
-    "benchmark.warmup_steps": 1,
 }
-
-
-def command(model: Path, run_id: str) -> list[str]:
-    settings = [f"--set={key}={value}" for key, value in (SETTINGS | {"base_model": model}).items()]
-    return [DEEPSYNTH, "run", "--run-id", run_id, *settings]
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "KFP"))}
 
 
 @dataclass(frozen=True)
@@ -59,20 +35,9 @@ class FinishedRun:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "blank"
-    save_blank_paddleocr_vl(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    # A blank and "python3" in the path: KFP's runner rewrites the second wherever it stands.
-    root = tmp_path_factory.mktemp("a python3 folder")
-    answer = subprocess.run(command(model, "r1"), cwd=root, env=environment(), capture_output=True, text=True)
-    log = root / "runs" / "r1.failed.log"
-    assert answer.returncode == 0, answer.stderr + (log.read_text() if log.exists() else "")
-    return FinishedRun(root, model, answer.stdout, answer.stderr)
+    root, output, progress = finish_well(command(SETTINGS | {"base_model": model}), tmp_path_factory)
+    return FinishedRun(root, model, output, progress)
 
 
 def test_the_run_folder_holds_everything_and_nothing_else(finished: FinishedRun) -> None:
@@ -119,18 +84,9 @@ def test_the_output_shows_steps_table_and_places(finished: FinishedRun) -> None:
         assert place in finished.output
 
 
-def nested_runs(root: Path) -> tuple[MlflowClient, Run, dict[str, Run]]:
-    client = MlflowClient(f"sqlite:///{root / 'runs' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("deepsynth")
-    runs = client.search_runs([experiment.experiment_id])
-    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    # The benchmark has runs of its own below its run, one per trainer.
-    nested = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
-    return client, parent, nested
-
-
 def test_mlflow_has_one_parent_and_a_nested_run_per_step(finished: FinishedRun) -> None:
-    client, parent, nested = nested_runs(finished.root)
+    tracked = tracked_runs(finished.root)
+    client, parent, nested = tracked.client, tracked.parent, tracked.nested
     assert parent.data.tags["kfp.run_id"] == "r1" and parent.info.status == "FINISHED"
     assert set(nested) == {"prepare", "train", "evaluate", "benchmark", "export"}
     assert {run.info.status for run in nested.values()} == {"FINISHED"}
@@ -148,9 +104,7 @@ def test_mlflow_has_one_parent_and_a_nested_run_per_step(finished: FinishedRun) 
 def test_an_interrupted_run_leaves_nothing_that_looks_finished(
     model: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    with (tmp_path / "stderr").open("w") as stderr:
-        process = subprocess.Popen(command(model, "r1"), cwd=tmp_path, env=environment(), stderr=stderr)
-    wait_for(lambda: "prepare ..." in (tmp_path / "stderr").read_text())
+    process, said = started(command(SETTINGS | {"base_model": model}), tmp_path, until="prepare ...")
     wait_for(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 3)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
@@ -159,14 +113,12 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
     assert alive == []
     left = {path.name for path in (tmp_path / "runs").iterdir()}
     assert left <= {"mlflow.db", "mlartifacts"}
-    error = (tmp_path / "stderr").read_text()
+    error = said.read_text()
     assert "interrupted: nothing half-written was kept" in error and "Traceback" not in error
 
 
 def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_path: Path) -> None:
-    with (tmp_path / "stderr").open("w") as stderr:
-        process = subprocess.Popen(command(model, "r1"), cwd=tmp_path, env=environment(), stderr=stderr)
-    wait_for(lambda: "prepare ..." in (tmp_path / "stderr").read_text())
+    process, _ = started(command(SETTINGS | {"base_model": model}), tmp_path, until="prepare ...")
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
@@ -176,24 +128,10 @@ def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_
 
 
 def test_a_step_that_is_killed_is_an_error_with_its_log_kept(model: Path, tmp_path: Path) -> None:
-    with (tmp_path / "stderr").open("w") as stderr:
-        process = subprocess.Popen(command(model, "r1"), cwd=tmp_path, env=environment(), stderr=stderr)
-    wait_for(lambda: "prepare ..." in (tmp_path / "stderr").read_text())
-    tasks = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "kfp.dsl.executor_main" in child.cmdline()
-    ]
-    tasks[-1].kill()  # as the kernel does when memory runs out
+    process, said = started(command(SETTINGS | {"base_model": model}), tmp_path, until="prepare ...")
+    tasks_of(process)[-1].kill()  # as the kernel does when memory runs out
     assert process.wait(timeout=30) == 1
-    error = (tmp_path / "stderr").read_text()
+    error = said.read_text()
     assert "error: prepare: its process ended without an error of its own" in error and "Traceback" not in error
     assert "Inner task failed" in (tmp_path / "runs" / "r1.failed.log").read_text()
     assert not (tmp_path / "runs" / "r1").exists()
-
-
-def wait_for(happened: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)

@@ -18,13 +18,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.prepare.config import PrepareConfig
-from components.prepare.step import run as prepare
 from components.shared.errors import UserError
-from components.shared.tiny_models import save_blank_paddleocr_vl, save_tiny_deepseek_ocr2
+from components.shared.tiny_models import save_tiny_deepseek_ocr2
 from components.train.checkpoints import NotFiniteError, damage, seal
 from components.train.config import TrainConfig
 from components.train.step import TrainResult, run
+from tests.unit.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
 
 pytestmark = pytest.mark.slow
 
@@ -48,46 +47,21 @@ def not_expected(*_: Any) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread_and_no_tracking() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     before = signal.signal(signal.SIGTERM, not_expected)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", "off")
+    with one_thread_and_no_tracking() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
     signal.signal(signal.SIGTERM, before)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a blank base model and a dataset of 18 training pages of 1 to 6 lines."""
-    folder = tmp_path_factory.mktemp("made")
-    rows = [{"text": "\n".join(f"{number * line} boats" for line in range(1, number % 6 + 2))} for number in range(28)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    look: dict[str, Any] = {"fonts": ["DejaVuSansMono.ttf"], "font_sizes": [18], "page_width": 224}
-    prepare(
-        PrepareConfig(
-            output_dir=folder / "dataset",
-            source=str(folder / "rows.jsonl"),
-            max_train_pages=18,
-            lines_per_page=(6, 6),
-            workers=1,
-            text_engine="pillow",
-            **look,
-        )
-    )
-    save_blank_paddleocr_vl(folder / "base")
-    return folder
-
-
-def settings_of(made: Path, output: Path, **changes: Any) -> dict[str, Any]:
-    places = {"dataset_dir": made / "dataset", "base_model": str(made / "base"), "output_dir": output}
-    return {**places, "checkpoint_dir": output.parent / "checkpoints", **SETTINGS, **changes}
+    return base_and_dataset(tmp_path_factory.mktemp("made"), boats(28, 6), pages=18, lines_per_page=(6, 6))
 
 
 def config_of(made: Path, output: Path, **changes: Any) -> TrainConfig:
-    return TrainConfig.model_validate(settings_of(made, output, **changes))
+    return train_config(made, output, {"checkpoint_dir": output.parent / "checkpoints", **SETTINGS, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +126,8 @@ def steps_done(progress: Path) -> int:
 def test_after_kill_9_it_ends_as_if_it_had_not_been_killed(
     made: Path, uninterrupted: TrainResult, tmp_path: Path
 ) -> None:
-    settings = settings_of(made, tmp_path / "out")
-    (tmp_path / "train.json").write_text(json.dumps(settings, default=str))
+    settings = config_of(made, tmp_path / "out").model_dump(mode="json")
+    (tmp_path / "train.json").write_text(json.dumps(settings))
     command = [sys.executable, "-m", "components.train", "--config", str(tmp_path / "train.json")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         sealed = lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-8/checkpoint.json"))  # noqa: E731

@@ -14,8 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.prepare.config import PrepareConfig
-from components.prepare.step import run as prepare
 from components.shared.command_line import step_main
 from components.shared.dataset_manifest import read_manifest
 from components.shared.errors import UserError
@@ -23,7 +21,7 @@ from components.shared.lineage import sha256_folder
 from components.shared.model_families import family_of
 from components.shared.model_loading import load_model, load_processor
 from components.shared.shard_reader import ShardDataset
-from components.shared.tiny_models import save_blank_paddleocr_vl, save_tiny_deepseek_ocr2
+from components.shared.tiny_models import save_tiny_deepseek_ocr2
 from components.train.backends.adapter import expert_weights, fused_experts
 from components.train.backends.compile_cache import use_compile_cache
 from components.train.backends.protocol import choose_backend
@@ -34,6 +32,7 @@ from components.train.config import TrainConfig
 from components.train.frozen_vision import run_frozen_parts_without_gradients
 from components.train.presets import preset_table, presets
 from components.train.step import TrainResult, run
+from tests.unit.training_fixture import base_and_dataset, one_thread_and_no_tracking, train_config
 
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a CUDA device")
 
@@ -45,42 +44,19 @@ PINNED_LOSSES = [5.8105, 5.7648, 5.2683, 5.0317]
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread_and_no_tracking() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", "off")
+    with one_thread_and_no_tracking():
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a blank base model and a dataset of 16 training pages."""
-    folder = tmp_path_factory.mktemp("made")
-    rows = [
-        {"text": f"Line {number} of the log: {number * 37 % 101} boats, {number * 7 % 9} sails."}
-        for number in range(24)
-    ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    look: dict[str, Any] = {"fonts": ["DejaVuSansMono.ttf"], "font_sizes": [18], "page_width": 224}
-    prepare(
-        PrepareConfig(
-            output_dir=folder / "dataset",
-            source=str(folder / "rows.jsonl"),
-            max_train_pages=16,
-            lines_per_page=(2, 4),
-            workers=1,
-            text_engine="pillow",
-            **look,
-        )
-    )
-    save_blank_paddleocr_vl(folder / "base")
-    return folder
+    texts = [f"Line {number} of the log: {number * 37 % 101} boats, {number * 7 % 9} sails." for number in range(24)]
+    return base_and_dataset(tmp_path_factory.mktemp("made"), texts, pages=16, lines_per_page=(2, 4))
 
 
 def config_of(made: Path, output: Path, **changes: Any) -> TrainConfig:
-    places = {"dataset_dir": made / "dataset", "base_model": str(made / "base"), "output_dir": output}
-    return TrainConfig.model_validate({**places, **SETTINGS, **changes})
+    return train_config(made, output, SETTINGS | changes)
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +283,7 @@ def test_packed_experts_train_like_their_dequantised_weights(
     pytest.importorskip("bitsandbytes")
     packed, plain = frozen_but_for_queries(deepseek), frozen_but_for_queries(deepseek)
     modules = fused_experts(plain)
-    assert quantize_experts(packed, bits) == 4 * (2 * 32 * 64 + 64 * 32)
+    assert quantize_experts(packed, bits, checkpointing=checkpointing) == 4 * (2 * 32 * 64 + 64 * 32)
     for place, module in modules:
         for name in expert_weights(module):
             weight, original = getattr(packed.get_submodule(place), name), getattr(module, name)

@@ -1,6 +1,5 @@
 """What is seen of a training while it runs: evaluation, early stopping, batches of like length, MLflow's metrics."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ from mlflow.tracking import MlflowClient
 from peft import PeftModel
 from pydantic import ValidationError
 
-from components.prepare.config import PrepareConfig
-from components.prepare.step import run as prepare
 from components.shared.model_families import family_of
 from components.shared.model_loading import load_model, load_processor
 from components.shared.shard_reader import ShardDataset
-from components.shared.tiny_models import save_blank_paddleocr_vl, save_tiny_deepseek_ocr2
+from components.shared.tiny_models import save_tiny_deepseek_ocr2
 from components.train.backends.quantization import quantize_experts
 from components.train.collator import PageCollator
 from components.train.config import TrainConfig
@@ -25,6 +22,7 @@ from components.train.length_grouping import LengthGroupedPages, page_lengths
 from components.train.measurements import TrainingMeasurements
 from components.train.step import run
 from components.train.utilization import LanguageModelFlops, peak_flops
+from tests.unit.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
 
 SETTINGS: dict[str, Any] = {
     "backend": "standard",
@@ -37,39 +35,18 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread_and_no_tracking() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", "off")
+    with one_thread_and_no_tracking():
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a blank base model and a dataset of 48 training pages of 1 to 8 lines."""
-    folder = tmp_path_factory.mktemp("made")
-    rows = [{"text": "\n".join(f"{number * line} boats" for line in range(1, number % 8 + 2))} for number in range(60)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    look: dict[str, Any] = {"fonts": ["DejaVuSansMono.ttf"], "font_sizes": [18], "page_width": 224}
-    prepare(
-        PrepareConfig(
-            output_dir=folder / "dataset",
-            source=str(folder / "rows.jsonl"),
-            max_train_pages=48,
-            lines_per_page=(8, 8),
-            workers=1,
-            text_engine="pillow",
-            **look,
-        )
-    )
-    save_blank_paddleocr_vl(folder / "base")
-    return folder
+    return base_and_dataset(tmp_path_factory.mktemp("made"), boats(60, 8), pages=48, lines_per_page=(8, 8))
 
 
 def config_of(made: Path, output: Path, **changes: Any) -> TrainConfig:
-    places = {"dataset_dir": made / "dataset", "base_model": str(made / "base"), "output_dir": output}
-    return TrainConfig.model_validate({**places, **SETTINGS, **changes})
+    return train_config(made, output, SETTINGS | changes)
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +235,7 @@ def test_experts_count_as_often_as_a_token_visits_them(tmp_path: Path, packed: b
     before = LanguageModelFlops(model).per_token
     if packed:
         pytest.importorskip("bitsandbytes")
-        quantize_experts(model, 4)
+        quantize_experts(model, 4, checkpointing=False)
         assert LanguageModelFlops(model).per_token == before
     values = 2 * 32 * 64 + 64 * 32  # of one expert in the one layer that has some
     visited = model.config.text_config.num_experts_per_tok
