@@ -1,4 +1,19 @@
-"""Which documents are kept, on which side of the split each one stands, and in which order."""
+"""Which documents are kept, on which side of the split each one stands, and in which order.
+
+Copies: the first document stays; one that equals or nearly equals it is dropped, the holdout coming before the
+sources and those in the given order. So no document has a copy on the other side, as far as MinHash finds it (see
+``bands_and_rows``). The reason ends in ``_across_splits`` where the copy's own hash, or the holdout, would have
+put it on the other side.
+
+Split: a document is evaluated where its fingerprint's position is below ``eval_fraction``, and keeps its side
+when others come or go; only where that leaves one side empty, one document is moved to it. With a holdout, its
+documents are evaluated and no others.
+
+Mixture: of several sources of which one has a weight, source i keeps weight_i * T documents, with the largest T
+for which all have enough; of both sides alike, those of the lowest positions. The rest are
+``document_over_weight``. The holdout is no part of the mixture. Documents are numbered in the order of the
+sources, the holdout first.
+"""
 
 import logging
 import tempfile
@@ -45,19 +60,7 @@ def select_documents(
 ) -> Selection:
     """Clean, deduplicate, split and mix documents; write them and ``selection.json`` into ``folder``.
 
-    Copies: the first document stays; one that equals or nearly equals it is dropped, the holdout coming before the
-    sources and those in the given order. So no document has a copy on the other side, as far as MinHash finds it (see
-    ``bands_and_rows``). The reason ends in ``_across_splits`` where the copy's own hash, or the holdout, would have
-    put it on the other side.
-
-    Split: a document is evaluated where its fingerprint's position is below ``eval_fraction``, and keeps its side
-    when others come or go; only where that leaves one side empty, one document is moved to it. With a holdout, its
-    documents are evaluated and no others.
-
-    Mixture: of several sources of which one has a weight, source i keeps weight_i * T documents, with the largest T
-    for which all have enough; of both sides alike, those of the lowest positions. The rest are
-    ``document_over_weight``. The holdout is no part of the mixture. Documents are numbered in the order of the
-    sources, the holdout first.
+    What becomes of copies, and how split and mixture are made, stands at this module's head.
 
     Args:
         in_order: applies a function to tasks, in their order; documents are examined with it, one apart from another.
@@ -78,26 +81,12 @@ def select_documents(
             _read(intake, source.source, examined(documents), lambda position: position < fraction)
             for source, documents in sources
         ]
-        weighted = any(source.weight is not None for source, _ in sources)
-        chosen = np.ones(len(intake.positions), dtype=bool)
-        if weighted and len(parts) > 1:
-            chosen = _chosen(intake, parts, [source.weight or 1.0 for source, _ in sources])
+        chosen = _chosen(intake, parts, [source.weight for source, _ in sources])
         evaluated = np.array(intake.evaluated, dtype=bool)
         if fraction > 0:
             evaluated[chosen] = with_both_sides(evaluated[chosen], _positions(intake)[chosen])
-        count = write_lines(folder, _numbered_lines(intake, chosen, evaluated))
-        counts = [part.counts(chosen) for part in held_out + parts]
-        on_eval = int(evaluated[chosen].sum())
-        selection = Selection(
-            folder=folder,
-            count=count,
-            documents={"train": count - on_eval, "eval": on_eval},
-            read=sum(part.read for part in counts),
-            dropped=sum((part.dropped for part in counts), Counter()),
-            scripts=intake.census.documents_by_script(chosen),
-            characters=intake.census.characters_by_script(),
-            sources=counts,
-        )
+        write_lines(folder, _numbered_lines(intake, chosen, evaluated))
+        selection = _selection(folder, intake, held_out + parts, chosen, evaluated)
     selection.save()
     return selection
 
@@ -146,9 +135,11 @@ def _positions(intake: Intake) -> NDArray[np.float64]:
     return np.array(intake.positions, dtype=np.float64)
 
 
-def _chosen(intake: Intake, parts: list[_Part], weights: list[float]) -> Mask:
-    """Return the mask of the documents that the mixture takes, the holdout whole."""
+def _chosen(intake: Intake, parts: list[_Part], weights: list[float | None]) -> Mask:
+    """Return the mask of the documents that the mixture takes, the holdout whole; all, where there is no mixture."""
     chosen = np.ones(len(intake.positions), dtype=bool)
+    if len(parts) == 1 or all(weight is None for weight in weights):
+        return chosen
     positions, evaluated = _positions(intake), np.array(intake.evaluated, dtype=bool)
     available = [part.members.stop - part.members.start for part in parts]
     for part, count in zip(parts, available, strict=True):
@@ -159,7 +150,7 @@ def _chosen(intake: Intake, parts: list[_Part], weights: list[float]) -> Mask:
                 where=f"source {part.source}",
                 mend="leave this source out",
             )
-    for part, amount in zip(parts, mixture(available, weights), strict=True):
+    for part, amount in zip(parts, mixture(available, [weight or 1.0 for weight in weights]), strict=True):
         chosen[part.members] = lowest_of_both_sides(evaluated[part.members], positions[part.members], amount)
     return chosen
 
@@ -170,3 +161,19 @@ def _numbered_lines(intake: Intake, chosen: Mask, evaluated: Mask) -> Iterator[t
         if taken:
             yield number, numbered(number, "eval" if on_eval else "train", line)
             number += 1
+
+
+def _selection(folder: Path, intake: Intake, parts: list[_Part], chosen: Mask, evaluated: Mask) -> Selection:
+    """Return the record of what was ``chosen``, and which of it is ``evaluated``; ``parts`` with the holdout."""
+    counts = [part.counts(chosen) for part in parts]
+    count, on_eval = int(chosen.sum()), int(evaluated[chosen].sum())
+    return Selection(
+        folder=folder,
+        count=count,
+        documents={"train": count - on_eval, "eval": on_eval},
+        read=sum(part.read for part in counts),
+        dropped=sum((part.dropped for part in counts), Counter()),
+        scripts=intake.census.documents_by_script(chosen),
+        characters=intake.census.characters_by_script(),
+        sources=counts,
+    )
