@@ -58,20 +58,9 @@ def finetune_pipeline(prepare_partitions: int = 1, drawn_at_once: int | None = N
             lora_alpha: the adapter's output is scaled by lora_alpha / r.
             load_in_4bit: load the frozen weights in 4 bits.
         """
-        configured = components.configure(
-            config=config,
-            source=source,
-            base_model=base_model,
-            seed=seed,
-            max_documents=max_documents,
-            learning_rate=learning_rate,
-            max_steps=max_steps,
-            num_train_epochs=num_train_epochs,
-            per_device_train_batch_size=per_device_train_batch_size,
-            r=r,
-            lora_alpha=lora_alpha,
-            load_in_4bit=load_in_4bit,
-        )
+        given = locals()
+        # The inputs of configure are the parameters above, by name.
+        configured = components.configure(**{name: given[name] for name in components.configure.component_spec.inputs})
         # Never cached: the source's content may have changed under the same name.
         _described(configured, "Check the configuration").set_caching_options(False)
         _add_steps(configured.outputs, prepare_partitions, drawn_at_once)
