@@ -4,7 +4,7 @@ import io
 import json
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -63,7 +63,7 @@ class Sample:
 
 
 class ShardDataset:
-    """The samples of one split by index, in shard order; a map-style dataset for ``torch.utils.data``.
+    """The samples of one split by index, in shard order, or one after the other; a map-style dataset of torch's.
 
     Shards are checked against the manifest's sha256 when the dataset is opened. Each process opens files for
     itself as it needs them, and reads without a shared position: data-loader workers may be forked or spawned.
@@ -115,11 +115,6 @@ class ShardDataset:
                 f"the metadata is not JSON ({error})", where=where, mend="prepare the data again"
             ) from error
         return Sample(shard.key(row), opened.read(image_offset, image_size), metadata)
-
-    def iterate(self) -> Iterator[Sample]:
-        """Yield all samples in shard order."""
-        for position in range(len(self)):
-            yield self[position]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_opened"}

@@ -44,7 +44,7 @@ def our_shards(samples: list[tuple[bytes, str]], folder: Path) -> dict[str, Read
 
     def reader(levels: Callable[[Sample], np.ndarray]) -> Reader:
         def read(order: Order) -> Iterator[Item]:
-            for sample in dataset.iterate() if order is None else (dataset[number] for number in order):
+            for sample in dataset if order is None else (dataset[number] for number in order):
                 yield levels(sample), sample.text
 
         return read

@@ -324,7 +324,7 @@ def test_how_documents_were_divided_among_spools_does_not_show(
         )
         kept = expected[:limit]
         for found in (merged([alone], split, limit), merged(spools, split, limit)):  # type: ignore[arg-type]
-            assert found.available == len(expected) and len(found) == len(kept)
+            assert len(found) == len(kept)
             assert found.documents == len({number for _, number, _, _ in kept})
             assert [(page.order, page.document, page.image) for page in found] == [
                 (order, number, image) for order, number, _, image in kept
@@ -352,7 +352,7 @@ def test_a_spool_can_be_read_twice_and_where_it_was_written(tmp_path: Path) -> N
 def test_no_spool_and_an_empty_one_have_no_pages(tmp_path: Path) -> None:
     for spools in ([], [fill(tmp_path / "empty", [])]):
         pages = merged(spools, "eval")
-        assert (list(pages), len(pages), pages.documents, pages.available) == ([], 0, 0, 0)
+        assert (list(pages), len(pages), pages.documents) == ([], 0, 0)
 
 
 @pytest.mark.parametrize("numbers", [{"order": -1}, {"order": 2**64}, {"document": -1}, {"document": 2**32}])
@@ -497,7 +497,7 @@ def test_gnu_tar_unpacks_the_shards(shards: Path, tmp_path: Path) -> None:
 def test_samples_are_read_at_random_and_in_order(shards: Path) -> None:
     dataset = ShardDataset(shards, "train")
     assert len(dataset) == 11
-    in_order = list(dataset.iterate())
+    in_order = list(dataset)
     assert [sample.key for sample in in_order] == [f"train-{number:08d}" for number in range(11)]
     for number in (10, 3, 4, 0, 7, -1, -11):
         sample, page = dataset[number], spooled(number % 11)
@@ -582,8 +582,8 @@ def test_tars_of_others_are_read(tmp_path: Path, tar_format: int) -> None:
                 add(archive, f"{name}.{extension}", content)
     foreign_manifest(tmp_path, {"train-0.tar": 4})
     dataset = ShardDataset(tmp_path, "train")
-    assert [(sample.key, sample.text) for sample in dataset.iterate()] == [(name, name) for name in names]
-    assert all(np.array_equal(sample.gray, text_page()) for sample in dataset.iterate())
+    assert [(sample.key, sample.text) for sample in dataset] == [(name, name) for name in names]
+    assert all(np.array_equal(sample.gray, text_page()) for sample in dataset)
 
 
 def test_the_plain_headers_give_what_tarfile_gives(shards: Path) -> None:

@@ -19,7 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.prepare.selection.cleaning import clean_text
-from components.prepare.selection.document_store import DOCUMENTS_PER_FILE, read_documents, write_documents
+from components.prepare.selection.document_store import (
+    DOCUMENTS_PER_FILE,
+    document_line,
+    numbered,
+    read_documents,
+    write_lines,
+)
 from components.prepare.selection.fingerprint import fingerprint, fold
 from components.prepare.selection.near_duplicates import (
     Match,
@@ -609,6 +615,14 @@ stored = st.builds(
     target=st.none() | any_text,
     pictures=st.lists(pictures, max_size=2).map(tuple),
 )
+
+
+def write_documents(folder: Path, documents: Iterable[SelectedDocument]) -> int:
+    def line_of(item: SelectedDocument) -> bytes:
+        line = document_line(item.source_id, item.text, item.original_text, item.lang, item.target, item.pictures)
+        return numbered(item.number, item.split, line)
+
+    return write_lines(folder, ((item.number, line_of(item)) for item in documents))
 
 
 @given(st.lists(stored, max_size=4), st.integers(0, 4), st.integers(0, 5))

@@ -138,7 +138,7 @@ def test_grouped_pages_need_less_padding_in_an_order_of_seed_and_epoch(
 def test_lengths_are_close_to_the_tokens(made: Path) -> None:
     dataset = ShardDataset(made / "dataset", "train")
     collator = PageCollator(load_processor(str(made / "base")), family_of("paddleocr_vl"), 4096)
-    counted = [int(collator([page])["attention_mask"].sum()) for page in dataset.iterate()]
+    counted = [int(collator([page])["attention_mask"].sum()) for page in dataset]
     for estimated, tokens in zip(page_lengths(dataset, collator), counted, strict=True):
         assert abs(estimated - tokens) < 0.15 * tokens + 5
 

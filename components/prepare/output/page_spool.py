@@ -203,15 +203,9 @@ class MergedPages:
 
     A slice is one again, small enough to be sent to another process. How the documents were divided among spools and
     files does not show, as long as the pages of one document are in one file.
-
-    Attributes:
-        available: pages of the split in all spools.
     """
 
-    def __init__(
-        self, paths: list[Path], files: npt.NDArray[np.uint32], rows: npt.NDArray[Any], available: int
-    ) -> None:
-        self.available = available
+    def __init__(self, paths: list[Path], files: npt.NDArray[np.uint32], rows: npt.NDArray[Any]) -> None:
         self._paths = paths
         self._files = files
         self._rows = rows
@@ -230,7 +224,7 @@ class MergedPages:
         return len(self._rows)
 
     def __getitem__(self, part: slice) -> "MergedPages":
-        return MergedPages(self._paths, self._files[part], self._rows[part], self.available)
+        return MergedPages(self._paths, self._files[part], self._rows[part])
 
     def __iter__(self) -> Iterator[SpooledPage]:
         with ExitStack() as opened:
@@ -261,7 +255,7 @@ def merged(spools: Sequence[PageSpool], split: Split, limit: int | None = None) 
     all_rows, all_files = np.concatenate(parts), np.concatenate(files)
     # lexsort is stable: the pages of one document that are equal in both stay in the order they were written.
     kept = np.lexsort((all_rows["document"], all_rows["order"]))[:limit]
-    return MergedPages(paths, all_files[kept], all_rows[kept], len(all_rows))
+    return MergedPages(paths, all_files[kept], all_rows[kept])
 
 
 def _read_page(descriptor: int, row: Any, path: Path) -> SpooledPage:

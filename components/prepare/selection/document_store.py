@@ -58,23 +58,13 @@ def numbered(number: int, split: str, line: bytes) -> bytes:
     return b'{"number":%d,"split":"%s",' % (number, split.encode()) + line[1:]
 
 
-def write_documents(folder: Path, documents: Iterable[SelectedDocument]) -> int:
-    """Write ``documents``, numbered from 0 without gaps, into ``folder`` and return how many there were.
+def write_lines(folder: Path, lines: Iterable[tuple[int, bytes]]) -> int:
+    """Write numbered lines with their numbers, from 0 without gaps, into ``folder``; return how many there were.
 
     Raises:
         FileExistsError: the folder holds documents already.
-        ValueError: a document's number is not its place.
+        ValueError: a line's number is not its place.
     """
-    return write_lines(folder, ((item.number, _line_of(item)) for item in documents))
-
-
-def _line_of(item: SelectedDocument) -> bytes:
-    line = document_line(item.source_id, item.text, item.original_text, item.lang, item.target, item.pictures)
-    return numbered(item.number, item.split, line)
-
-
-def write_lines(folder: Path, lines: Iterable[tuple[int, bytes]]) -> int:
-    """Write pairs of a document's number and its numbered line, as ``write_documents`` does."""
     remaining = iter(lines)
     count = 0
     while first := next(remaining, None):

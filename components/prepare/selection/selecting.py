@@ -85,8 +85,8 @@ def select_documents(
         evaluated = np.array(intake.evaluated, dtype=bool)
         if fraction > 0:
             evaluated[chosen] = with_both_sides(evaluated[chosen], _positions(intake)[chosen])
-        write_lines(folder, _numbered_lines(intake, chosen, evaluated))
-        selection = _selection(folder, intake, held_out + parts, chosen, evaluated)
+        written = write_lines(folder, _numbered_lines(intake, chosen, evaluated))
+        selection = _selection(folder, written, intake, held_out + parts, chosen, evaluated)
     selection.save()
     return selection
 
@@ -163,14 +163,16 @@ def _numbered_lines(intake: Intake, chosen: Mask, evaluated: Mask) -> Iterator[t
             number += 1
 
 
-def _selection(folder: Path, intake: Intake, parts: list[_Part], chosen: Mask, evaluated: Mask) -> Selection:
-    """Return the record of what was ``chosen``, and which of it is ``evaluated``; ``parts`` with the holdout."""
+def _selection(
+    folder: Path, written: int, intake: Intake, parts: list[_Part], chosen: Mask, evaluated: Mask
+) -> Selection:
+    """Return the record of the documents that were chosen and written; ``parts`` with the holdout."""
     counts = [part.counts(chosen) for part in parts]
-    count, on_eval = int(chosen.sum()), int(evaluated[chosen].sum())
+    on_eval = int(evaluated[chosen].sum())
     return Selection(
         folder=folder,
-        count=count,
-        documents={"train": count - on_eval, "eval": on_eval},
+        count=written,
+        documents={"train": written - on_eval, "eval": on_eval},
         read=sum(part.read for part in counts),
         dropped=sum((part.dropped for part in counts), Counter()),
         scripts=intake.census.documents_by_script(chosen),
