@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from components.shared.image_text_inputs import generation_inputs
 from components.shared.shard_reader import Sample, ShardDataset
 from components.shared.tracking import TRACKING_OFF, TrackedRun
 from components.train.backends.protocol import TrainableModel
@@ -109,8 +110,6 @@ def _cut(page: Sample, tokens: int) -> Sample:
 
 
 def _prompt_tokens(trainable: TrainableModel, page: Sample) -> int:
-    from components.shared.image_text_inputs import generation_inputs
-
     inputs = generation_inputs(trainable.processor, trainable.family, [page.image], [page.instruction])
     return int(inputs["input_ids"].shape[1])
 
