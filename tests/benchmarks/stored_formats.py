@@ -44,7 +44,8 @@ def our_shards(samples: list[tuple[bytes, str]], folder: Path) -> dict[str, Read
 
     def reader(levels: Callable[[Sample], np.ndarray]) -> Reader:
         def read(order: Order) -> Iterator[Item]:
-            for sample in dataset if order is None else (dataset[number] for number in order):
+            for number in range(len(dataset)) if order is None else order:
+                sample = dataset[number]
                 yield levels(sample), sample.text
 
         return read
