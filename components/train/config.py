@@ -37,12 +37,18 @@ class TrainConfig(StepConfig):
     """dropout on the adapter's input"""
     use_rslora: bool = False
     """scale by lora_alpha / sqrt(r) instead"""
+    init_lora_weights: Literal["default", "loftq"] = "default"
+    """the adapter's first values. default: no effect; loftq: what load_in_4bit took from the weights, as far as rank r
+    can hold it. The base is read a second time, in 16 bits, into host memory; the adapter is saved as what training
+    added, with twice the rank, so that it fits the base in 16 bits"""
+    loftq_iter: int = Field(1, ge=1)
+    """with loftq: how often quantisation and adapter are fitted to each other; 1 leaves the quantised weights alone"""
     target_modules: list[str] | None = None
     """names of the modules that LoRA adapts; without it, the projections of the language model"""
     finetune_vision_layers: bool = False
     """adapt the vision encoder and the projector as well; ignored where target_modules is given"""
     load_in_4bit: bool = False
-    """load the frozen weights in 4 bits (nf4, double quantisation); needs a CUDA device"""
+    """load the frozen weights in 4 bits (nf4, double quantisation); needs bitsandbytes"""
     load_in_8bit: bool = False
     """load the frozen weights in 8 bits; needs a CUDA device"""
     quantize_experts: bool = True
@@ -126,6 +132,17 @@ class TrainConfig(StepConfig):
             raise ValueError(f"{name} freezes the weights, so it needs peft: lora")
         if self.adapt_experts and self.lora_dropout:
             raise ValueError("adapt_experts needs lora_dropout: 0, PEFT has no dropout for fused weights")
+        return self
+
+    @model_validator(mode="after")
+    def _first_values_fit_the_weights(self) -> Self:
+        if self.init_lora_weights != "loftq":
+            if self.loftq_iter != 1:
+                raise ValueError("loftq_iter needs init_lora_weights: loftq")
+        elif not self.load_in_4bit:
+            raise ValueError("init_lora_weights: loftq makes up for the error of 4-bit weights: it needs load_in_4bit")
+        elif self.adapt_experts:
+            raise ValueError("init_lora_weights: loftq is for 4-bit weights, adapted experts are none: choose one")
         return self
 
     @model_validator(mode="after")

@@ -104,6 +104,10 @@ def _save(trainable: TrainableModel, config: TrainConfig, folder: Path) -> None:
         model = model.bfloat16()
         model.config.use_cache = True
     model.save_pretrained(str(folder))
+    if trainable.start:
+        from components.train.backends.loftq import subtract_start
+
+        subtract_start(folder, trainable.start.values)
     trainable.processor.save_pretrained(folder)
     # PEFT writes a model card of its own, filled with "[More Information Needed]"; the export step writes a real one.
     (folder / "README.md").unlink(missing_ok=True)

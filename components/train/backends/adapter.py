@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from components.shared.errors import UserError
 from components.shared.model_families import ModelFamily
+from components.train.backends.protocol import AdapterStart
 from components.train.config import TrainConfig
 
 
@@ -81,16 +82,21 @@ def expert_weights(module: torch.nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def start_adapter(model: PeftModel, seed: int) -> None:
-    """Set the adapter's first values from ``seed``, the same in every backend and on every device.
+def start_adapter(model: PeftModel, config: TrainConfig, dtype: torch.dtype) -> AdapterStart | None:
+    """Set the adapter's first values, the same in every backend and on every device; return those to be subtracted.
 
-    They are PEFT's: A uniform in ±1/sqrt(inputs), B zero. Unsloth draws them in another way, and two trainings that
-    start apart cannot be compared step by step.
+    By default they are PEFT's, from the seed: A uniform in ±1/sqrt(inputs), B zero. Unsloth draws them in another way,
+    and two trainings that start apart cannot be compared step by step. ``dtype`` is what the base was loaded in.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(config.seed)
     for name, weight in model.named_parameters():
         if ".lora_B." in name:
             weight.zero_()
         elif ".lora_A." in name:
             bound = 1 / math.sqrt(weight.shape[1])
             weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
+    if config.init_lora_weights != "loftq":
+        return None
+    from components.train.backends.loftq import start_with_loftq  # needs bitsandbytes
+
+    return start_with_loftq(model, config, dtype)

@@ -16,8 +16,17 @@ from components.train.backends.compile_cache import use_compile_cache
 from components.train.config import TrainConfig
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, ProcessorMixin
+
+
+@dataclass(frozen=True)
+class AdapterStart:
+    """The adapter's first values by their saved names, where they stand for a part of the base; facts on them."""
+
+    values: dict[str, torch.Tensor]
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,8 @@ class TrainableModel:
     """A model whose trainable weights require gradients, and the processor that belongs to it.
 
     ``details`` are facts worth keeping beside the result, such as what was quantised. ``checkpoints_itself`` says that
-    gradient checkpointing, where asked for, is set up already and not the Trainer's.
+    gradient checkpointing, where asked for, is set up already and not the Trainer's. ``start`` is to be subtracted
+    from the adapter that is saved.
     """
 
     model: PreTrainedModel | PeftModel
@@ -33,6 +43,7 @@ class TrainableModel:
     family: ModelFamily
     details: dict[str, Any] = field(default_factory=dict)
     checkpoints_itself: bool = False
+    start: AdapterStart | None = None
 
 
 class Backend(Protocol):

@@ -1,5 +1,6 @@
 """The standard backend: transformers and PEFT, with bitsandbytes for 4 and 8 bits. Runs on a CPU too."""
 
+import importlib.util
 import logging
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from components.shared.errors import UserError
 from components.shared.model_families import family_of
 from components.shared.model_loading import default_device, default_dtype, load_model, load_processor
 from components.train.backends.adapter import fused_experts, lora_config, start_adapter
-from components.train.backends.protocol import TrainableModel
+from components.train.backends.protocol import AdapterStart, TrainableModel
 from components.train.backends.quantization import packed_bits, quantize_experts, weight_formats
 from components.train.config import TrainConfig
 
@@ -32,21 +33,23 @@ class StandardBackend:
         device = default_device()
         hub: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         processor = load_processor(config.base_model, **hub)
-        options: dict[str, Any] = {}
-        if bits := packed_bits(config):
-            options["quantization_config"] = _bitsandbytes(bits, device)
         # Full fine-tuning keeps float32 weights: bfloat16 drops updates smaller than 1/256 of a weight.
         dtype = torch.float32 if config.peft == "none" else compute_dtype(config, device)
+        options: dict[str, Any] = {}
+        if bits := packed_bits(config):
+            options["quantization_config"] = _bitsandbytes(bits, device, dtype)
         base = load_model(config.base_model, dtype=dtype, device=device, **hub, **options)
         base.config.use_cache = False
         family = family_of(base.config.model_type)
         if config.peft == "none":
             return TrainableModel(base, processor, family)
+        if bits == 4 and device.type == "cpu":
+            _prepare_4_bits_on_cpu(base)
         if bits:
             base = _with_quantized_experts(base, bits, config)
         model = get_peft_model(base, lora_config(config, base, family))
-        start_adapter(model, config.seed)
-        return TrainableModel(model, processor, family, model_details(model))
+        start = start_adapter(model, config, dtype)
+        return TrainableModel(model, processor, family, model_details(model, start), start=start)
 
 
 def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
@@ -54,9 +57,10 @@ def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     return default_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
 
 
-def model_details(model: Any) -> dict[str, Any]:
+def model_details(model: Any, start: AdapterStart | None) -> dict[str, Any]:
     """Return what a fair comparison of two backends has to know of their models."""
     return {
+        **({"loftq": start.facts} if start else {}),
         "frozen_weights": weight_formats(model),
         "attention": model.config._attn_implementation,
         "experts": getattr(model.config, "_experts_implementation", None),
@@ -78,12 +82,13 @@ def _with_quantized_experts(base: PreTrainedModel, bits: Literal[4, 8], config: 
     return base
 
 
-def _bitsandbytes(bits: Literal[4, 8], device: torch.device) -> BitsAndBytesConfig:
-    if device.type != "cuda":
+def _bitsandbytes(bits: Literal[4, 8], device: torch.device, dtype: torch.dtype) -> BitsAndBytesConfig:
+    where = f"load_in_{bits}bit"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"{bits}-bit weights need the bitsandbytes package", where=where, mend="install the gpu extra")
+    if bits == 8 and device.type != "cuda":
         raise UserError(
-            f"{bits}-bit weights: no CUDA device on this machine",
-            where=f"load_in_{bits}bit",
-            mend="leave it at its default",
+            "8-bit weights: no CUDA device on this machine", where=where, mend="leave it at its default, or use 4 bits"
         )
     if bits == 8:
         # Says at every product that it casts its inputs to float16.
@@ -94,5 +99,25 @@ def _bitsandbytes(bits: Literal[4, 8], device: torch.device) -> BitsAndBytesConf
         llm_int8_skip_modules=[_OUTSIDE_THE_LANGUAGE_MODEL],
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype,
     )
+
+
+def _prepare_4_bits_on_cpu(base: PreTrainedModel) -> None:
+    """Keep bitsandbytes 0.50 to what it computes rightly on a CPU.
+
+    Raises:
+        UserError: a module's rows are no whole blocks; they would be dequantised wrongly (seen: off by 20 %, not 9 %).
+    """
+    for name, module in base.named_modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is None:
+            continue
+        if module.in_features % state.blocksize:
+            raise UserError(
+                f"{name} has {module.in_features} inputs, on a CPU bitsandbytes needs a multiple of {state.blocksize}",
+                where="load_in_4bit",
+                mend="leave it off on this machine",
+            )
+        # Repacked for AVX-512 at the first evaluation, a weight would be rounded again, and pass on no gradients.
+        module.support_avx512bf16_for_cpu = False

@@ -44,10 +44,10 @@ class UnslothBackend:
             random_state=config.seed,
             use_gradient_checkpointing=_checkpointing(config),
         )
-        start_adapter(model, config.seed)
+        start = start_adapter(model, config, compute_dtype(config, default_device()))
         unsloth.FastVisionModel.for_training(model)
-        details = {"unsloth_version": unsloth.__version__, **model_details(model)}
-        return TrainableModel(model, processor, family, details, checkpoints_itself=True)
+        details = {"unsloth_version": unsloth.__version__, **model_details(model, start)}
+        return TrainableModel(model, processor, family, details, checkpoints_itself=True, start=start)
 
 
 def _checkpointing(config: TrainConfig) -> Literal["unsloth", False]:
