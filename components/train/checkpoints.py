@@ -32,6 +32,7 @@ _DO_NOT_SHAPE_THE_TRAINING = {
     *("dataset_dir", "output_dir", "preset", "backend", "logging_steps", "dataloader_num_workers"),
     *("compile_cache_dir", "checkpoint_dir", "save_steps", "resume_from_checkpoint"),
     *("eval_steps", "eval_pages", "max_eval_samples", "ignore_memory_estimate"),
+    *("vision_features_dir", "vision_features_gib"),
 }
 _MAY_GROW = {"max_steps", "num_train_epochs"}
 

@@ -1,40 +1,121 @@
 """Pages as training batches."""
 
+import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import ProcessorMixin
+import torch
+from PIL import Image
+from transformers import BatchFeature, ProcessorMixin
 
 from components.shared.image_text_inputs import IGNORED_LABEL, training_inputs
 from components.shared.model_families import ModelFamily
 from components.shared.shard_reader import Sample
 from components.train.rope_positions import RopePositions
+from components.train.vision_features_store import CorruptFeaturesError, FeatureStore, PageFeatures, picture_digest
+
+log = logging.getLogger(__name__)
+
+BROUGHT_FEATURES = "vision_features"
+"""The batch's entry for ``vision_features_serving``, see ``PageCollator``."""
+
+_UNSEEN = Image.new("RGB", (1, 1))
 
 
 @dataclass
 class PageCollator:
-    """Turns samples into right-padded tensors whose labels are the pages' texts."""
+    """Turns samples into right-padded tensors whose labels are the pages' texts.
+
+    With ``features``, no picture is looked at whose features are stored. All tensors are the same as without, except
+    for the pixels: ``pixel_values`` is empty, and ``vision_features`` holds ``features`` (stored tokens of all pages,
+    hidden size), ``tokens`` (their number for each page, 0 where they are not stored), ``pictures`` (the image
+    processor's output for those) and ``corrupt`` (pages whose file cannot be used).
+    """
 
     processor: ProcessorMixin
     family: ModelFamily
     max_length: int
     rope_positions: RopePositions | None = None
+    features: FeatureStore | None = None
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        batch = training_inputs(
-            self.processor,
-            self.family,
-            [sample.image for sample in samples],
-            [sample.instruction for sample in samples],
-            [sample.text for sample in samples],
-            self.max_length,
-        )
+        if self.features is None:
+            batch = self._inputs(self.processor, samples, [sample.image for sample in samples])
+        else:
+            batch = self._inputs_with_features(self.features, samples)
         # Positions cannot be found for a picture that max_length cut; the trainer refuses such a batch in words,
         # which an error raised here would lose on its way out of a data-loader process.
         if self.rope_positions and every_page_has_an_answer(batch):
             self.rope_positions.add_to(batch)
         return batch
+
+    def _inputs(
+        self, processor: ProcessorMixin, samples: Sequence[Sample], images: list[Image.Image]
+    ) -> dict[str, Any]:
+        instructions, texts = [sample.instruction for sample in samples], [sample.text for sample in samples]
+        return training_inputs(processor, self.family, images, instructions, texts, self.max_length)
+
+    def _inputs_with_features(self, store: FeatureStore, samples: Sequence[Sample]) -> dict[str, Any]:
+        known: list[PageFeatures | None] = []
+        corrupt = 0
+        for sample in samples:
+            try:
+                known.append(store.read(picture_digest(sample.image_bytes)))
+            except CorruptFeaturesError as error:
+                log.warning("computed anew at each turn, and stored by the next training: %s", error)
+                known.append(None)
+                corrupt += 1
+        images = [_UNSEEN if page else sample.image for page, sample in zip(known, samples, strict=True)]
+        seen = SeenPictures(self.processor.image_processor, known)
+        batch = self._inputs(with_image_processor(self.processor, seen), samples, images)
+        stored = [page.features for page in known if page]
+        batch["pixel_values"] = torch.empty(0)  # there, so that the model asks for features
+        batch[BROUGHT_FEATURES] = {
+            "features": torch.cat(stored) if stored else torch.empty(0, 0),
+            "tokens": [len(page.features) if page else 0 for page in known],
+            "pictures": seen.computed,
+            "corrupt": corrupt,
+        }
+        return batch
+
+
+class SeenPictures:
+    """An image processor that looks at unknown pictures only, and has the answers for the others.
+
+    The processor around it expands the image tokens of all of them by its own rules. After a call, ``computed`` is
+    the real image processor's output for the unknown ones, empty where there are none.
+    """
+
+    def __init__(self, image_processor: Any, known: Sequence[PageFeatures | None]) -> None:
+        self._image_processor = image_processor
+        self._known = known
+        self.computed: dict[str, torch.Tensor] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._image_processor, name)
+
+    def __call__(self, images: Sequence[Any], **options: Any) -> BatchFeature:
+        unknown = [image for image, page in zip(images, self._known, strict=True) if page is None]
+        if unknown:
+            self.computed = dict(self._image_processor(unknown, **options | {"return_tensors": "pt"}))
+        rows = iter(rows_without_pixels(self.computed, len(unknown)))
+        inputs = [page.inputs if page else next(rows) for page in self._known]
+        return BatchFeature({name: torch.cat([row[name] for row in inputs]) for name in inputs[0]})
+
+
+def rows_without_pixels(image_inputs: dict[str, torch.Tensor], pictures: int) -> list[dict[str, torch.Tensor]]:
+    """Return what an image processor says of each picture besides its pixels."""
+    said = {name: values for name, values in image_inputs.items() if not name.startswith("pixel_values")}
+    return [{name: values[row : row + 1] for name, values in said.items()} for row in range(pictures)]
+
+
+def with_image_processor(processor: ProcessorMixin, image_processor: Any) -> ProcessorMixin:
+    """Return ``processor`` with another image processor, the rest of it shared."""
+    other: Any = copy.copy(processor)
+    other.image_processor = image_processor
+    return other
 
 
 def every_page_has_an_answer(batch: dict[str, Any]) -> bool:

@@ -113,6 +113,11 @@ class TrainConfig(StepConfig):
     """on a GPU: go on where the memory estimate says that the training does not fit"""
     compile_cache_dir: Path | None = None
     """keep compiled kernels here for later runs, on a volume for instance; without it, in the user's cache folder"""
+    vision_features_dir: Path | None = None
+    """keep what the frozen vision encoder makes of a page here, on a volume for instance: it is computed once, before
+    the first step, and reused in later epochs and later trainings"""
+    vision_features_gib: float = Field(50.0, gt=0)
+    """GiB that vision_features_dir may take; pages beyond are computed in each step"""
     seed: int = 0
     """the seed of the data order, the adapter's first weights and dropout"""
 
@@ -143,6 +148,14 @@ class TrainConfig(StepConfig):
             raise ValueError("init_lora_weights: loftq makes up for the error of 4-bit weights: it needs load_in_4bit")
         elif self.adapt_experts:
             raise ValueError("init_lora_weights: loftq is for 4-bit weights, adapted experts are none: choose one")
+        return self
+
+    @model_validator(mode="after")
+    def _kept_vision_features_do_not_change(self) -> Self:
+        if self.vision_features_dir and self.peft == "none":
+            raise ValueError("vision_features_dir needs a frozen vision encoder, and peft: none trains all weights")
+        if self.vision_features_dir and self.finetune_vision_layers and not self.target_modules:
+            raise ValueError("vision_features_dir needs a frozen vision encoder: leave finetune_vision_layers off")
         return self
 
     @model_validator(mode="after")

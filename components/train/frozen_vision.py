@@ -13,22 +13,29 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 
+def inner_model(model: PreTrainedModel | PeftModel) -> Any:
+    """Return the model without adapter and head, which has the vision encoder and ``language_model`` as its parts."""
+    bare = model.get_base_model() if isinstance(model, PeftModel) else model
+    return getattr(bare, "model", bare)
+
+
+def parts_before_the_language_model(model: PreTrainedModel | PeftModel) -> dict[str, torch.nn.Module]:
+    """Return the vision encoder, the projector and what else stands there, by name; empty without such a division."""
+    inner = inner_model(model)
+    if not hasattr(inner, "language_model"):
+        return {}
+    return {name: part for name, part in inner.named_children() if name != "language_model"}
+
+
 def run_frozen_parts_without_gradients(model: PreTrainedModel | PeftModel) -> list[str]:
     """Make each part of ``model`` in front of the language model that has no trainable weight a plain function.
 
     Losses and the gradients of the trained weights stay what they were. Returns the parts' names.
     """
-    bare = model.get_base_model() if isinstance(model, PeftModel) else model
-    inner: Any = getattr(bare, "model", bare)
-    if not hasattr(inner, "language_model"):
-        return []
-    frozen = [
-        name
-        for name, part in inner.named_children()
-        if name != "language_model" and not any(weight.requires_grad for weight in part.parameters())
-    ]
+    parts = parts_before_the_language_model(model)
+    frozen = [name for name, part in parts.items() if not any(weight.requires_grad for weight in part.parameters())]
     for name in frozen:
-        _run_without_gradients(getattr(inner, name))
+        _run_without_gradients(parts[name])
     return frozen
 
 

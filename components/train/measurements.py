@@ -46,6 +46,9 @@ class TrainingMeasurements:
     truncated_samples: int = 0
     best_step: int | None = None
     """early stopping: the step whose weights were taken"""
+    vision_features: dict[str, float] | None = None
+    """pages whose kept features were computed before the first step, reused and left out, with the ``seconds`` of that
+    and their ``bytes``; how many were computed in steps, and how many of these for a corrupt file"""
 
     def begin_step(self) -> None:
         """Open a step's entries; ``count`` fills them, batch by batch."""

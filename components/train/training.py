@@ -23,6 +23,7 @@ from components.train.page_trainer import MEASUREMENTS_FILE, PageTrainer, Resume
 from components.train.rope_positions import rope_positions_of
 from components.train.termination import Termination
 from components.train.utilization import peak_flops
+from components.train.vision_features import kept_vision_features
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,11 @@ def train(
     if checkpoint and read_seal(checkpoint)["finished"]:
         trainer.take_finished(checkpoint)
         return measurements
-    with ProgressReport("train", _planned_steps(len(dataset), config)) as progress, termination.at_the_next_step():
+    with (
+        kept_vision_features(trainer, trainable, config, measurements),
+        ProgressReport("train", _planned_steps(len(dataset), config)) as progress,
+        termination.at_the_next_step(),
+    ):
         progress.advance(len(measurements.step_seconds))
         peak = peak_flops(torch.cuda.get_device_name()) if trainer.args.bf16 and torch.cuda.is_available() else None
         trainer.add_callback(MeasuringCallback(measurements, tracked, progress, peak))
