@@ -56,6 +56,9 @@ class Measurement(BaseModel):
     tokens_per_step: list[int] | None = None
     details: dict[str, Any] | None = None
     """attention, experts' kernels, and the frozen weights by number format, as the backend reports them"""
+    vision_features: dict[str, float] | None = None
+    """with ``vision_features_dir``: the pass that computes the features before the first step, as the train step
+    reports it; its ``seconds`` are part of ``startup_seconds`` and of no step"""
     cer: float | None = None
     """corpus CER on the held-out pages after ``max_steps``, read in the contender's own number format; first repeat"""
     generated_tokens_per_second: list[float] | None = None
@@ -96,8 +99,14 @@ def measure(contender: Contender, repeat: int, config: BenchmarkConfig, logs: Pa
 
 
 def train_settings(contender: Contender, config: BenchmarkConfig, adapter: Path) -> dict[str, Any]:
-    """Return the train step's settings: those of the config, the same for all, and the contender's backend."""
+    """Return the train step's settings: those of the config, the same for all, and the contender's backend.
+
+    Vision features are kept beside the adapter instead of where the config says: each training makes its own, or the
+    second contender would profit from the first one's pass over the pages.
+    """
     shared = {name: value for name, value in config.train.items() if name not in NOT_COMPARED}
+    if shared.get("vision_features_dir"):
+        shared["vision_features_dir"] = str(adapter.with_name("vision-features"))
     return shared | {
         "dataset_dir": str(config.dataset_dir),
         "base_model": config.base_model,
@@ -135,6 +144,7 @@ def steady_figures(
         losses=training["losses"],
         tokens_per_step=training["tokens_per_step"],
         details=training["details"],
+        vision_features=training.get("vision_features"),
     )
 
 
