@@ -80,8 +80,8 @@ def model_type_of(base_model: str, revision: str | None = None, trust_remote_cod
 
 
 def default_device() -> torch.device:
-    """Return the first CUDA device where there is one, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """Return the process's CUDA device where there is one (the first unless another was set), else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def default_dtype(device: torch.device) -> torch.dtype:

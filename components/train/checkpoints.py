@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 SEAL_FILE = "checkpoint.json"
 _DO_NOT_SHAPE_THE_TRAINING = {
     *("dataset_dir", "output_dir", "preset", "backend", "logging_steps", "dataloader_num_workers"),
-    *("compile_cache_dir", "checkpoint_dir", "save_steps", "resume_from_checkpoint"),
+    *("compile_cache_dir", "checkpoint_dir", "save_steps", "resume_from_checkpoint", "num_gpus"),
     *("eval_steps", "eval_pages", "max_eval_samples", "ignore_memory_estimate"),
     *("vision_features_dir", "vision_features_gib"),
 }

@@ -61,6 +61,10 @@ class TrainConfig(StepConfig):
     """adapt the fused weights of a mixture of experts as well; they then stay unquantised in the standard backend"""
     gradient_checkpointing: bool = False
     """compute activations twice instead of keeping them: less memory, slower"""
+    num_gpus: int = Field(1, ge=1)
+    """train on so many CUDA devices of this machine, each with the whole model and pages of its own (data parallel);
+    a step takes per_device_train_batch_size x num_gpus x gradient_accumulation_steps pages. For several machines, call
+    torchrun -m components.train on each, with checkpoint_dir on a volume that all share"""
     per_device_train_batch_size: int = Field(8, ge=1)
     """pages per device and step"""
     gradient_accumulation_steps: int = Field(1, ge=1)
@@ -86,7 +90,7 @@ class TrainConfig(StepConfig):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """number format of the computation: auto is bfloat16 on a GPU and float32 on a CPU"""
     dataloader_num_workers: int = Field(0, ge=0)
-    """processes that read and preprocess pages; 0: the training process does it"""
+    """processes that read and preprocess pages, for each GPU; 0: the training process does it"""
     logging_steps: int = Field(1, ge=1)
     """steps between two points of the loss curve"""
     group_by_length: bool = False

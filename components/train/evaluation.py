@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import starmap
+from itertools import chain, starmap
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from components.shared.shard_reader import Sample, ShardDataset
 from components.shared.text_normalization import Profile, normalizer
 from components.shared.transcriber import Transcriber
 from components.train.config import TrainConfig
+from components.train.distributed import in_any_process, of_all, process_count, rank
 
 _NORMALIZATION: Profile = "nfkc-ws-v1"  # the evaluate step's default, so that the figures compare
 _MARGIN_TOKENS = 16
@@ -54,16 +55,20 @@ class PageReading:
         """Return ``cer`` and ``wer``: edits by label length, in characters and words, over all pages together.
 
         Raises:
-            EvaluationStoppedError: ``stopped`` said so between two batches.
+            EvaluationStoppedError: ``stopped`` said so between two batches, in one process or more.
         """
         transcriber = Transcriber(model, self._processor, self._family, self._max_new_tokens)
-        texts: list[str] = []
-        for start in range(0, len(self._pages), self._batch_size):
-            if stopped():
+        mine = self._pages[rank() :: process_count()]
+        read: list[tuple[str, str]] = []
+        # The first process has as many pages as any: all come to each question.
+        for start in range(0, len(self._pages[:: process_count()]), self._batch_size):
+            if in_any_process(stopped()):
                 raise EvaluationStoppedError
-            batch = self._pages[start : start + self._batch_size]
-            texts += [prediction.text for prediction in transcriber.read(batch)]
-        return error_rates([page.text for page in self._pages], texts)
+            batch = mine[start : start + self._batch_size]
+            texts = [prediction.text for prediction in transcriber.read(batch)] if batch else []
+            read += zip((page.text for page in batch), texts, strict=True)
+        pairs = list(chain(*of_all(read)))
+        return error_rates([label for label, _ in pairs], [text for _, text in pairs])
 
 
 def error_rates(labels: Sequence[str], texts: Sequence[str]) -> dict[str, float]:

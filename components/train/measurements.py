@@ -3,6 +3,7 @@
 import math
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from components.shared.errors import UserError
 from components.shared.progress import ProgressReport
 from components.shared.tracking import TrackedRun
+from components.train.distributed import largest, of_all, summed
 
 
 @dataclass
@@ -23,6 +25,7 @@ class TrainingMeasurements:
     ``data_wait_seconds`` pass before a step, until its batches are there; they are not part of ``step_seconds``.
     ``flops_per_step`` are the language model's (``utilization.py``). ``eval_*`` have one entry per evaluation, CER and
     WER only where pages are read. ``resumed_after_steps`` says where the training went on from a checkpoint.
+    With several processes, samples, tokens and operations are those of all, seconds those of the first.
     """
 
     step_seconds: list[float] = field(default_factory=list)
@@ -63,6 +66,15 @@ class TrainingMeasurements:
         self.samples_per_step[-1] += len(lengths)
         self.flops_per_step[-1] += flops
 
+    def count_all_processes(self, truncated_before: int) -> None:
+        """Close a step: add what the other processes counted in it; ``truncated_before`` are the samples before it."""
+        counts = (self.tokens_per_step, self.padded_tokens_per_step, self.samples_per_step, self.flops_per_step)
+        truncated: float = self.truncated_samples - truncated_before
+        tokens, padded, samples, flops, truncated = summed([*(count[-1] for count in counts), truncated])
+        self.tokens_per_step[-1], self.padded_tokens_per_step[-1] = int(tokens), int(padded)
+        self.samples_per_step[-1], self.flops_per_step[-1] = int(samples), flops
+        self.truncated_samples = truncated_before + int(truncated)
+
     def rates(self, steps: int, peak: float | None) -> dict[str, float]:
         """Return the rates of the last ``steps`` steps, waiting for data included; ``peak`` in FLOP/s is for MFU."""
         working, waiting = sum(self.step_seconds[-steps:]), sum(self.data_wait_seconds[-steps:])
@@ -82,7 +94,7 @@ class TrainingMeasurements:
 class MeasuringCallback(TrainerCallback):
     """Fills ``TrainingMeasurements``, the progress bar and the tracked run while the Trainer runs.
 
-    ``peak`` are the device's FLOP/s; None leaves MFU out.
+    ``peak`` are the FLOP/s of all devices; None leaves MFU out.
     """
 
     def __init__(
@@ -94,15 +106,18 @@ class MeasuringCallback(TrainerCallback):
         self._peak = peak
         self._step_started = 0.0
         self._steps_logged = len(measurements.step_seconds)
+        self._truncated_before = 0
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._measurements.begin_step()
+        self._truncated_before = self._measurements.truncated_samples
         self._step_started = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._measurements.step_seconds.append(time.perf_counter() - self._step_started)
+        self._measurements.count_all_processes(self._truncated_before)
         self._progress.advance(note=f"loss {self._measurements.losses[-1]:.3f}" if self._measurements.losses else "")
 
     def on_log(
@@ -133,7 +148,7 @@ class MeasuringCallback(TrainerCallback):
         metrics = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "grad_norm": float(logs["grad_norm"])}
         metrics |= measured.rates(len(measured.step_seconds) - self._steps_logged, self._peak)
         if torch.cuda.is_available():
-            metrics["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            metrics["peak_memory_gib"] = largest([torch.cuda.max_memory_allocated()])[0] / 2**30
         self._steps_logged = len(measured.step_seconds)
         self._tracked.log_metrics(metrics, step=step)
 
@@ -154,6 +169,20 @@ def start_memory_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_of_processes() -> list[dict[str, int | None]]:
+    """Return ``peak_memory_bytes`` of every process of the training."""
+    return of_all(peak_memory_bytes())
+
+
+def highest_peak(peaks: Sequence[dict[str, int | None]]) -> dict[str, int | None]:
+    """Return the largest figure of each kind.
+
+    >>> highest_peak([{"allocated": 3, "reserved": 5}, {"allocated": 4, "reserved": 4}])
+    {'allocated': 4, 'reserved': 5}
+    """
+    return {kind: max((peak[kind] for peak in peaks), key=lambda peak: peak or 0) for kind in peaks[0]}
 
 
 def peak_memory_bytes() -> dict[str, int | None]:

@@ -27,6 +27,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from components.shared.errors import UserError
 from components.train.checkpoints import NotFiniteError, seal
 from components.train.collator import PageCollator, every_page_has_an_answer
+from components.train.distributed import in_any_process, is_first, wait_for_all
 from components.train.evaluation import EvaluationStoppedError, PageReading, undisturbed_training
 from components.train.measurements import TrainingMeasurements
 from components.train.termination import Termination
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "trainable.safetensors"
 MEASUREMENTS_FILE = "measurements.json"
+_NOT_WRITTEN = (OSError, RuntimeError, ValueError, SafetensorError)
 
 
 class PageTrainer(Trainer):
@@ -112,7 +114,7 @@ class PageTrainer(Trainer):
 
     def prediction_step(self, model: torch.nn.Module, inputs: dict[str, Any], *places: Any, **options: Any) -> Any:
         """Measure the loss of one held-out batch."""
-        if self._termination.requested:
+        if in_any_process(self._termination.requested):
             raise EvaluationStoppedError
         self._check_answers(inputs)
         return super().prediction_step(model, inputs, *places, **options)
@@ -153,21 +155,43 @@ class PageTrainer(Trainer):
         started = time.perf_counter()
         step = self.state.global_step
         folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        shutil.rmtree(folder, ignore_errors=True)
-        stopped_by_itself = self.control.should_training_stop and not self._termination.requested
+        self._remove(folder)
+        wait_for_all()
+        failure = self._write_checkpoint(model, trial)
+        if in_any_process(failure is not None):  # each process writes its random state into it
+            failure = failure or OSError("another process could not write its part")
+        elif is_first():
+            failure = self._seal_checkpoint(folder)
+        if failure:
+            self._remove(folder)
+            self._measurements.failed_checkpoints += 1
+            log.warning("no checkpoint at step %d, the training goes on: %s", step, failure)
+        self._measurements.checkpoint_seconds.append(time.perf_counter() - started)
+
+    def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> Exception | None:
         try:
             super()._save_checkpoint(model, trial)
+        except _NOT_WRITTEN as error:
+            return error
+        return None
+
+    def _seal_checkpoint(self, folder: Path) -> Exception | None:
+        step = self.state.global_step
+        stopped_by_itself = self.control.should_training_stop and not self._termination.requested
+        try:
             measured = json.dumps(asdict(self._measurements))
             (folder / MEASUREMENTS_FILE).write_text(measured, encoding="utf-8")
             seal(folder, step, step >= self.state.max_steps or stopped_by_itself, self._identity)
         except NotFiniteError as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            self._remove(folder)
             raise UserError(f"{error} at step {step}", where="learning_rate", mend="lower it") from error
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        except _NOT_WRITTEN as error:
+            return error
+        return None
+
+    def _remove(self, folder: Path) -> None:
+        if is_first():
             shutil.rmtree(folder, ignore_errors=True)
-            self._measurements.failed_checkpoints += 1
-            log.warning("no checkpoint at step %d, the training goes on: %s", step, error)
-        self._measurements.checkpoint_seconds.append(time.perf_counter() - started)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the trainable weights under the names that they have in the model."""
@@ -256,6 +280,7 @@ class TerminationCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called after each optimizer step."""
+        self._termination.requested = in_any_process(self._termination.requested)
         if self._termination.requested:
             control.should_training_stop = True
             control.should_evaluate = False  # a preempted node gives seconds, an evaluation may take minutes

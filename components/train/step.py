@@ -4,16 +4,19 @@ import json
 import logging
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from components.shared.lineage import software_versions
 from components.shared.output_folder import finished_folder
-from components.shared.tracking import step_run
+from components.shared.tracking import TRACKING_OFF, TrackedRun, step_run
 from components.train.backends.protocol import TrainableModel, choose_backend
 from components.train.config import TrainConfig
 from components.train.termination import EXIT_CODE, handled_termination
+from components.train.torchrun import one_of_several, started_by_torchrun
 
 log = logging.getLogger(__name__)
 
@@ -29,40 +32,61 @@ class TrainResult:
 
 
 def run(config: TrainConfig) -> TrainResult:
-    """Train on ``config.dataset_dir`` and write ``config.output_dir``.
+    """Train on ``config.dataset_dir`` and write ``config.output_dir``; on several GPUs, in a process for each.
+
+    Below torchrun this is one of its processes, and only the first one writes.
 
     Raises:
         UserError: the dataset, the model or a setting is not usable on this machine, or the loss became nan.
+        ChildProcessError: with ``num_gpus``, a process failed for another reason.
     """
+    if config.num_gpus > 1 and not started_by_torchrun():
+        from components.train.launch import run_in_processes
+
+        run_in_processes(config)
+        content = (config.output_dir / TRAINING_FILE).read_text(encoding="utf-8")
+        return TrainResult(config.output_dir, json.loads(content))
+    with one_of_several(config.num_gpus):
+        return _run(config)
+
+
+def _run(config: TrainConfig) -> TrainResult:
     backend, reason = choose_backend(config)  # before any other import: Unsloth patches transformers
     import transformers
 
     from components.shared.shard_reader import ShardDataset
+    from components.train import distributed
     from components.train.checkpoints import training_folder, training_identity
     from components.train.estimate_preflight import check_free_memory
-    from components.train.measurements import peak_memory_bytes, start_memory_peak
+    from components.train.measurements import highest_peak, peak_memory_of_processes, start_memory_peak
     from components.train.training import train
 
+    distributed.join()
+    first, processes = distributed.is_first(), distributed.process_count()
+    if not first:
+        transformers.utils.logging.disable_progress_bar()
     log.info("backend %s: %s", backend.name, reason)
     dataset = ShardDataset(config.dataset_dir, "train")
-    check_free_memory(config, dataset, backend.name)
-    identity = training_identity(config, backend.name, dataset.manifest.digest)
+    if first:
+        check_free_memory(config, dataset, backend.name)
+    identity = training_identity(config, backend.name, dataset.manifest.digest) | {"processes": processes}
     with (
         handled_termination() as termination,
-        step_run("train", config.model_dump(mode="json", exclude={"dataset_dir", "output_dir"})) as tracked,
+        _tracked(config, first) as tracked,
         tempfile.TemporaryDirectory() as scratch,
-        training_folder(config, identity, Path(scratch)) as checkpoints,
-        finished_folder(config.output_dir) as folder,
+        _by_the_first(lambda: training_folder(config, identity, Path(scratch))) as checkpoints,
+        _by_the_first(lambda: finished_folder(config.output_dir)) as folder,
     ):
         tracked.log_dataset(dataset.manifest.digest, str(dataset.manifest.config.get("source")), "training")
         tracked.set_tags({"backend": backend.name, "backend_reason": reason})
         transformers.set_seed(config.seed)
         trainable = backend.load(config)
-        loading_memory = peak_memory_bytes()
+        loading_memory = peak_memory_of_processes()
         start_memory_peak()
         measurements = train(trainable, dataset, config, checkpoints, tracked, identity, termination)
-        if termination.requested:
+        if distributed.in_any_process(termination.requested):
             _leave(config, checkpoints)
+        peak_memory = peak_memory_of_processes()
         training = {
             "backend": backend.name,
             "backend_reason": reason,
@@ -70,19 +94,38 @@ def run(config: TrainConfig) -> TrainResult:
             "dataset_digest": dataset.manifest.digest,
             "config": config.model_dump(mode="json"),
             "seed": config.seed,
+            "processes": processes,
             "steps": len(measurements.step_seconds),
             **_model_facts(trainable),
-            "peak_memory_bytes": peak_memory_bytes(),
-            "loading_peak_memory_bytes": loading_memory,
+            "peak_memory_bytes": highest_peak(peak_memory),
+            "loading_peak_memory_bytes": highest_peak(loading_memory),
+            **({"peak_memory_bytes_of_processes": peak_memory} if processes > 1 else {}),
             **asdict(measurements),
             "versions": software_versions(),
         }
-        _save(trainable, config, folder)
-        (folder / TRAINING_FILE).write_text(json.dumps(training, indent=1), encoding="utf-8")
-        tracked.log_metrics({"final_loss": measurements.losses[-1], "steps": training["steps"]})
-        tracked.log_artifact(folder / TRAINING_FILE)
+        if first:
+            _save(trainable, config, folder)
+            (folder / TRAINING_FILE).write_text(json.dumps(training, indent=1), encoding="utf-8")
+            tracked.log_metrics({"final_loss": measurements.losses[-1], "steps": training["steps"]})
+            tracked.log_artifact(folder / TRAINING_FILE)
+    distributed.part()
     log.info("%s is ready: %d steps, loss %.4f", config.output_dir, training["steps"], measurements.losses[-1])
     return TrainResult(config.output_dir, training)
+
+
+def _tracked(config: TrainConfig, first: bool) -> AbstractContextManager[TrackedRun]:
+    if not first:
+        return nullcontext(TrackedRun(TRACKING_OFF))
+    return step_run("train", config.model_dump(mode="json", exclude={"dataset_dir", "output_dir"}))
+
+
+@contextmanager
+def _by_the_first(folder: Callable[[], AbstractContextManager[Path]]) -> Iterator[Path]:
+    """Yield, in every process, the folder that the first one makes, and keeps or removes."""
+    from components.train import distributed
+
+    with folder() if distributed.is_first() else nullcontext(Path()) as made:
+        yield distributed.from_first(made)
 
 
 def _model_facts(trainable: TrainableModel) -> dict[str, Any]:
@@ -114,9 +157,14 @@ def _save(trainable: TrainableModel, config: TrainConfig, folder: Path) -> None:
 
 
 def _leave(config: TrainConfig, checkpoints: Path) -> NoReturn:
+    from components.train import distributed
     from components.train.checkpoints import newest_whole_checkpoint
 
-    kept = newest_whole_checkpoint(checkpoints) if config.checkpoint_dir else None
-    rest = f"{kept} is kept, the same settings go on from it" if kept else "nothing is kept without a checkpoint_dir"
-    print(f"terminated: {rest}", file=sys.stderr, flush=True)
+    if distributed.is_first():
+        kept = newest_whole_checkpoint(checkpoints) if config.checkpoint_dir else None
+        rest = (
+            f"{kept} is kept, the same settings go on from it" if kept else "nothing is kept without a checkpoint_dir"
+        )
+        print(f"terminated: {rest}", file=sys.stderr, flush=True)
+    distributed.wait_for_all()  # torchrun ends those that are left when one has ended like this
     raise SystemExit(EXIT_CODE)

@@ -26,7 +26,12 @@ class Termination:
             self.deferred = False
 
     def request(self, signal_number: int, frame: FrameType | None) -> None:
-        """Handle the signal: note it, or end the process with 143 after its clean-up."""
+        """Handle the signal: note it, or end the process with 143 after its clean-up, which a second one leaves alone.
+
+        One that comes to a whole process group comes to a worker twice: its parent passes it on.
+        """
+        if self.requested:
+            return
         self.requested = True
         if not self.deferred:
             raise SystemExit(EXIT_CODE)

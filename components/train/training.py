@@ -15,6 +15,7 @@ from components.train.backends.protocol import TrainableModel
 from components.train.checkpoints import given_checkpoint, newest_whole_checkpoint, read_seal
 from components.train.collator import PageCollator
 from components.train.config import TrainConfig
+from components.train.distributed import from_first, is_first, process_count
 from components.train.evaluation import PageReading, held_out_sample
 from components.train.frozen_vision import run_frozen_parts_without_gradients
 from components.train.length_grouping import LengthGroupedPages, page_lengths
@@ -51,7 +52,7 @@ def train(
         termination: where it is requested, training ends after the step, with a checkpoint.
     """
     identity, termination = identity or {}, termination or Termination()
-    checkpoint = _checkpoint(config, folder, identity)
+    checkpoint = from_first(_checkpoint(config, folder, identity) if is_first() else None)
     measurements = _measurements(checkpoint)
     trainer = _trainer(trainable, dataset, config, folder, identity, measurements, termination)
     if checkpoint and read_seal(checkpoint)["finished"]:
@@ -63,10 +64,16 @@ def train(
         termination.at_the_next_step(),
     ):
         progress.advance(len(measurements.step_seconds))
-        peak = peak_flops(torch.cuda.get_device_name()) if trainer.args.bf16 and torch.cuda.is_available() else None
-        trainer.add_callback(MeasuringCallback(measurements, tracked, progress, peak))
+        trainer.add_callback(MeasuringCallback(measurements, tracked, progress, _peak_flops(trainer)))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return measurements
+
+
+def _peak_flops(trainer: PageTrainer) -> float | None:
+    if not (trainer.args.bf16 and torch.cuda.is_available()):
+        return None
+    peak = peak_flops(torch.cuda.get_device_name())
+    return peak and peak * process_count()
 
 
 def _checkpoint(config: TrainConfig, folder: Path, identity: dict[str, Any]) -> Path | None:
@@ -109,13 +116,12 @@ def _trainer(
         termination=termination,
         identity=identity,
         model=model,
-        args=_training_arguments(config, folder, checkpointing),
+        args=_training_arguments(config, folder, checkpointing, _a_step_may_leave_weights_out(model)),
         train_dataset=dataset,
         eval_dataset=held_out,
     )
     if config.group_by_length:
-        pages = config.per_device_train_batch_size * config.gradient_accumulation_steps
-        trainer.take_pages_by(LengthGroupedPages(page_lengths(dataset, collator), pages, config.seed))
+        trainer.take_pages_by(LengthGroupedPages(page_lengths(dataset, collator), _pages_per_step(config), config.seed))
     trainer.remove_callback(PrinterCallback)
     patience = config.early_stopping_patience
     early_stopping = EarlyStoppingCallback(patience) if patience else None
@@ -129,11 +135,25 @@ def _trainer(
 def _planned_steps(samples: int, config: TrainConfig) -> int:
     if config.max_steps is not None:
         return config.max_steps
-    per_epoch = -(-samples // (config.per_device_train_batch_size * config.gradient_accumulation_steps))
+    per_epoch = -(-samples // _pages_per_step(config))
     return max(1, round(per_epoch * config.num_train_epochs))
 
 
-def _training_arguments(config: TrainConfig, folder: Path, checkpointing: bool) -> TrainingArguments:
+def _pages_per_step(config: TrainConfig) -> int:
+    return config.per_device_train_batch_size * config.gradient_accumulation_steps * process_count()
+
+
+def _a_step_may_leave_weights_out(model: torch.nn.Module) -> bool:
+    """Return whether a trained weight is outside the language model, every weight of which takes part in each step.
+
+    The vision part of DeepSeek's models has some for crops alone, for instance. Looking for them takes time.
+    """
+    return any(weight.requires_grad and "language_model" not in name for name, weight in model.named_parameters())
+
+
+def _training_arguments(
+    config: TrainConfig, folder: Path, checkpointing: bool, find_unused_parameters: bool
+) -> TrainingArguments:
     on_gpu = torch.cuda.is_available()
     bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and on_gpu)
     return TrainingArguments(
@@ -163,6 +183,8 @@ def _training_arguments(config: TrainConfig, folder: Path, checkpointing: bool) 
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=not on_gpu,
+        ddp_find_unused_parameters=find_unused_parameters,
+        ddp_broadcast_buffers=False,  # no buffer changes while training
         **_intervals(config),
     )
 

@@ -1,0 +1,35 @@
+"""One process of a training on several GPUs; ``launch.py`` starts it: ``python -m components.train.worker FOLDER``."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.logs import configure_logs
+from components.train.config import TrainConfig
+
+
+def main(folder: Path) -> int:
+    """Train with the config in ``folder`` and return the exit code; an error is left there for the parent to tell."""
+    # PyTorch takes all cores in each process else. Before it is imported: it reads the variable once.
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
+    from components.train.launch import CONFIG_FILE, error_file
+    from components.train.step import run
+
+    configure_logs()
+    config = TrainConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    try:
+        run(config)
+    except UserError as error:
+        said = error_file(folder, int(os.environ["RANK"]))
+        said.write_text(json.dumps(str(error)), encoding="utf-8")
+        return EXIT_CODE_USER_ERROR
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
