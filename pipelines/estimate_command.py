@@ -34,7 +34,8 @@ def estimate(
     tokens: Annotated[int, typer.Option(min=16, help="Tokens in a row, the picture's included.")] = 2048,
     page_width: Annotated[int, typer.Option(min=16, help="Pixels.")] = 1024,
     page_height: Annotated[int, typer.Option(min=16, help="Pixels.")] = 1024,
-    limits: Annotated[bool, typer.Option(help="GPU types, largest batch and longest context; half a minute.")] = True,
+    # Two busy CPU cores: 19 s for the tiny base, 37 and 50 s for a full-size DeepSeek-OCR-2, 9 s of them without.
+    limits: Annotated[bool, typer.Option(help="GPU types, largest batch, longest context; up to two minutes.")] = True,
     output_json: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
     """Predict a training's memory from the model's config alone: no weights, no GPU.

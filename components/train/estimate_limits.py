@@ -9,11 +9,14 @@ from components.train.memory_estimate import MemoryEstimate, Pages, estimate_mem
 
 # The largest error of the estimate that docs/benchmarks/training/estimate.md leaves unexplained, rounded up.
 KNOWN_ERROR = 0.10
-# A T4 of "16 GB" shows 14.75 GiB to programs, an L4 of "24 GB" 22.5: the smaller of the two shares, for all of them.
+# Not measured here. Of a T4's "16 GB" PyTorch shows 14.56 to 14.76 GiB, by the driver, as out-of-memory messages in
+# public issues have it; of an L4's "24 GB" nvidia-smi reports 22.5 GiB (modal-labs/modal-client#2797). About the
+# smaller of the two shares, for all of them.
 _SHARE_SHOWN = 0.92
 _CONTEXT_BYTES = 2**29
 _LARGEST_BATCH = 512
 
+# Gigabytes as the GPUs are sold.
 GPUS = {
     "T4": 16,
     "RTX 3090": 24,

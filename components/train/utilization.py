@@ -14,8 +14,9 @@ import torch
 from peft import PeftModel
 from torch.nn.utils import parametrize
 
-# Dense tensor-core peaks in FLOP/s by NVIDIA's data sheets (sparse figures halved): bfloat16; for the T4 float16,
-# as it has no bfloat16. The first pattern that fits the device's name counts.
+# Dense tensor-core peaks in FLOP/s as NVIDIA gives them (sparse figures halved), none measured here: bfloat16; for the
+# T4 float16, as it has no bfloat16. Compared with sellers' and third parties' copies of the data sheets, which were all
+# that was at hand; those of the NVL cards could not be. The first pattern that fits the device's name counts.
 _PEAKS = (
     (r"H200 NVL|H100 NVL", 835e12),
     (r"H100 PCIe", 756e12),

@@ -1,10 +1,11 @@
 """The sizes at which the DeepSeek-OCR models see pages, by the names that they go by.
 
-DeepSeek-OCR (DeepSeek-OCR: Contexts Optical Compression, arXiv:2510.18234, section 3.2.2; the repository's README and
-``config.py``) sees one view of 512, 640, 1024 or 1280 pixels square in its modes Tiny, Small, Base and Large, for 64,
-100, 256 or 400 vision tokens. In Gundam mode it sees n tiles of 640 pixels, n from 2 to 9, beside one view of 1024:
-100 n + 256 tokens. DeepSeek-OCR-2 (arXiv:2601.20552, README; ``image_processing_deepseek_ocr2`` of transformers) always
-sees one view of 1024 pixels, with up to 6 tiles of 768: 144 n + 256 tokens.
+DeepSeek-OCR (github.com/deepseek-ai/DeepSeek-OCR, README, "Support-Modes") sees one view of 512, 640, 1024 or 1280
+pixels square in its modes Tiny, Small, Base and Large, for 64, 100, 256 or 400 vision tokens. In Gundam mode it sees n
+tiles of 640 pixels beside one view of 1024; n is 2 to 6 by default and 9 at most (MIN_CROPS and MAX_CROPS in its
+``DeepSeek-OCR-vllm/config.py``). DeepSeek-OCR-2 (``DeepseekOcr2ImageProcessor`` and ``DeepseekOcr2Processor`` of
+transformers 5.17) sees by default one view of 1024 pixels for 256 vision tokens, with 2 to 6 tiles of 768 for 144 each
+where the page is larger than a tile.
 
 Both choose, for a page that is wider or higher than a tile, the grid of tiles whose shape is nearest the page's, and
 scale the page to it. A page that has a grid's very size is cut without being scaled, so that the letters which the
