@@ -5,7 +5,6 @@ python -m pytest tests/gpu        (needs a CUDA device, bitsandbytes and unsloth
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.shared.tiny_models import save_tiny_deepseek_ocr2
+from tests.gpu.gpu_training import base_and_dataset, trained
 
 pytestmark = [
     pytest.mark.gpu,
@@ -26,36 +25,7 @@ EXPERTS = 4 * (2 * 32 * 64 + 64 * 32)  # experts x (gate and up + down), one lay
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gpu")
-    save_tiny_deepseek_ocr2(folder / "base")
-    if given := os.environ.get("DEEPSYNTH_TEST_DATASET"):  # a machine without fonts or the prepare step's packages
-        (folder / "dataset").symlink_to(given)
-    else:
-        from components.prepare.config import PrepareConfig
-        from components.prepare.step import run as prepare
-
-        prepare(PrepareConfig(output_dir=folder / "dataset", max_documents=6, max_train_pages=24, workers=1))
-    return folder
-
-
-def trained(made: Path, output: Path, **settings: Any) -> dict[str, Any]:
-    """Train in a process of its own, as the benchmark does: Unsloth patches the libraries of its process."""
-    config = {
-        "dataset_dir": str(made / "dataset"),
-        "base_model": str(made / "base"),
-        "output_dir": str(output),
-        "max_steps": 4,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        **settings,
-    }
-    file = output.with_suffix(".json")
-    file.write_text(json.dumps(config))
-    command = [sys.executable, "-m", "components.train", "--config", str(file)]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": "off"}
-    answer = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    return json.loads((output / "training.json").read_text())
+    return base_and_dataset(tmp_path_factory.mktemp("gpu"))
 
 
 @pytest.mark.parametrize("precision", [{}, {"load_in_4bit": True}, {"load_in_8bit": True}])

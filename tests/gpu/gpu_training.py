@@ -1,0 +1,63 @@
+"""What the tests of trainings on a GPU share: a tiny base beside a dataset, and steps in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from components.shared.tiny_models import save_tiny_deepseek_ocr2
+
+SETTINGS: dict[str, Any] = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-3}
+
+
+def base_and_dataset(folder: Path) -> Path:
+    """Make ``base``, a tiny DeepSeek-OCR-2, and ``dataset``; return ``folder``.
+
+    A machine without fonts or the prepare step's packages names a finished dataset in DEEPSYNTH_TEST_DATASET.
+    """
+    save_tiny_deepseek_ocr2(folder / "base")
+    if given := os.environ.get("DEEPSYNTH_TEST_DATASET"):
+        (folder / "dataset").symlink_to(given)
+    else:
+        from components.prepare.config import PrepareConfig
+        from components.prepare.step import run as prepare
+
+        prepare(PrepareConfig(output_dir=folder / "dataset", max_documents=6, max_train_pages=24, workers=1))
+    return folder
+
+
+def settings_of(made: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """Return the train step's settings, as JSON has them."""
+    places = {"dataset_dir": str(made / "dataset"), "base_model": str(made / "base"), "output_dir": str(output)}
+    return {**places, **SETTINGS, **changes}
+
+
+def log_of(step: str, settings: dict[str, Any]) -> Path:
+    """Return the file that takes what the step says."""
+    return Path(f"{settings['output_dir']}.{step}.log")
+
+
+def started(step: str, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """Start a step in a process of its own, as the benchmark does: Unsloth patches the libraries of its process."""
+    log = log_of(step, settings)
+    file = log.with_suffix(".json")
+    file.write_text(json.dumps(settings))
+    command = [sys.executable, "-m", f"components.{step}", "--config", str(file)]
+    with log.open("wb") as stream:
+        environment = os.environ | {"MLFLOW_TRACKING_URI": "off"}
+        return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
+
+
+def finished(step: str, settings: dict[str, Any]) -> None:
+    """Run a step to its end."""
+    code = started(step, settings).wait()
+    assert code == 0, log_of(step, settings).read_text(errors="replace")[-3000:]
+
+
+def trained(made: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """Train and return the content of ``training.json``."""
+    finished("train", settings_of(made, output, **changes))
+    content: dict[str, Any] = json.loads((output / "training.json").read_text())
+    return content
