@@ -213,6 +213,12 @@ class PageTrainer(Trainer):
             for name, weight in weights.items():
                 weight.copy_(stored[name])
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.args.device.type == "cpu":
+            # accelerate calls it cpu:0 where there are several processes, and torch.load knows no such place.
+            vars(self.args)["_setup_devices"] = torch.device("cpu")
+        super()._load_optimizer_and_scheduler(checkpoint)
+
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
         self._measurements.best_step = self.state.best_global_step
