@@ -14,7 +14,7 @@ from components.shared.errors import UserError
 from components.shared.hub import hub_is_reachable
 from components.shared.model_families import family_of
 from components.train.backends.adapter import expert_weights, fused_experts, lora_config
-from components.train.backends.quantization import PackedWeight, dequantize_again_in_backward, packed_bits
+from components.train.backends.quantization import PackedWeight, dequantize_once_per_pass, packed_bits
 from components.train.config import TrainConfig
 
 _PACKED_BYTES = {4: 0.5, 8: 1.0}
@@ -142,7 +142,7 @@ def _pack(base: PreTrainedModel, bits: Literal[4, 8], config: TrainConfig, backe
             names = expert_weights(module)
             for name in names:
                 _pack_expert(module, name, bits, dtype)
-            dequantize_again_in_backward(module, names)
+            dequantize_once_per_pass(module, names, again_in_backward=not config.gradient_checkpointing)
     if config.upcast_unquantized:
         for weight in base.parameters():
             if weight.is_floating_point():

@@ -30,7 +30,7 @@ class PackedWeight(torch.nn.Module):
     """A parametrization: the packed parameter is stored, and dequantised whenever it is read."""
 
     def __init__(
-        self, state: Any, unpack: Callable[[torch.Tensor, Any], torch.Tensor], label: str, shape: torch.Size
+        self, state: Any, unpack: Callable[..., torch.Tensor], label: str, shape: torch.Size
     ) -> None:
         super().__init__()
         self.label = label
@@ -43,12 +43,13 @@ class PackedWeight(torch.nn.Module):
         return self._unpack(packed, self._state).view(self.shape)
 
 
-def quantize_experts(model: torch.nn.Module, bits: Literal[4, 8]) -> int:
+def quantize_experts(model: torch.nn.Module, bits: Literal[4, 8], checkpointing: bool) -> int:
     """Quantise every fused expert weight of ``model`` in place and return their number of values.
 
     4 bits: nf4 with double quantisation; 8 bits: blockwise dynamic quantisation (Dettmers et al., 2021, "8-bit
     Optimizers via Block-wise Quantization"). The weights are dequantised one layer at a time, in the forward pass and
-    again in the backward pass, so that no 16-bit copy of them outlives its layer.
+    again in the backward pass, so that no 16-bit copy of them outlives its layer. With gradient checkpointing that is
+    so already, and hooks of ours would keep what it drops.
     """
     values = 0
     for _, module in fused_experts(model):
@@ -56,7 +57,7 @@ def quantize_experts(model: torch.nn.Module, bits: Literal[4, 8]) -> int:
         for name in names:
             values += getattr(module, name).numel()
             _pack(module, name, bits)
-        dequantize_again_in_backward(module, names)
+        dequantize_once_per_pass(module, names, again_in_backward=not checkpointing)
     return values
 
 
@@ -67,10 +68,10 @@ def _pack(module: torch.nn.Module, name: str, bits: Literal[4, 8]) -> None:
     # Flat: bitsandbytes 0.50 on a CPU dequantises rows wrongly that are shorter than a block.
     weight = getattr(module, name).data.reshape(-1)
     if bits == 4:
+        unpack: Callable[..., torch.Tensor] = functional.dequantize_4bit
         packed, state = functional.quantize_4bit(
             weight, blocksize=_BLOCK_SIZE_4_BIT, compress_statistics=True, quant_type="nf4"
         )
-        unpack = functional.dequantize_4bit
     else:
         packed, state = functional.quantize_blockwise(weight, blocksize=_BLOCK_SIZE_8_BIT)
         unpack = functional.dequantize_blockwise
@@ -79,31 +80,40 @@ def _pack(module: torch.nn.Module, name: str, bits: Literal[4, 8]) -> None:
     parametrize.register_parametrization(module, name, PackedWeight(state, unpack, label, shape), unsafe=True)
 
 
-def dequantize_again_in_backward(module: torch.nn.Module, names: list[str]) -> None:
-    """Let autograd keep a weight's name instead of its 16-bit copy."""
+def dequantize_once_per_pass(module: torch.nn.Module, names: list[str], again_in_backward: bool) -> None:
+    """Dequantise a weight once per forward pass, however often it is read there.
+
+    With ``again_in_backward`` autograd keeps the weight's name instead of its 16-bit copy.
+    """
     forward = module.forward
 
     def lean_forward(*inputs: Any, **options: Any) -> Any:
-        with parametrize.cached():  # one dequantisation per forward pass, however often the weight is read
-            storages = {getattr(module, name).untyped_storage()._cdata: name for name in names}
-
-            def remember(tensor: torch.Tensor) -> Any:
-                name = storages.get(tensor.untyped_storage()._cdata)
-                if name is None:
-                    return tensor
-                return name, tensor.shape, tensor.stride(), tensor.storage_offset()
-
-            def recall(kept: Any) -> torch.Tensor:
-                if isinstance(kept, torch.Tensor):
-                    return kept
-                name, shape, stride, offset = kept
-                weight: torch.Tensor = getattr(module, name)
-                return weight.as_strided(shape, stride, offset)
-
-            with torch.autograd.graph.saved_tensors_hooks(remember, recall):
+        with parametrize.cached():
+            if not (again_in_backward and torch.is_grad_enabled()):
+                return forward(*inputs, **options)
+            with _names_instead_of_copies(module, names):
                 return forward(*inputs, **options)
 
     module.forward = lean_forward
+
+
+def _names_instead_of_copies(module: torch.nn.Module, names: list[str]) -> Any:
+    storages = {getattr(module, name).untyped_storage()._cdata: name for name in names}
+
+    def remember(tensor: torch.Tensor) -> Any:
+        name = storages.get(tensor.untyped_storage()._cdata)
+        if name is None:
+            return tensor
+        return name, tensor.shape, tensor.stride(), tensor.storage_offset()
+
+    def recall(kept: Any) -> torch.Tensor:
+        if isinstance(kept, torch.Tensor):
+            return kept
+        name, shape, stride, offset = kept
+        weight: torch.Tensor = getattr(module, name)
+        return weight.as_strided(shape, stride, offset)
+
+    return torch.autograd.graph.saved_tensors_hooks(remember, recall)
 
 
 def weight_formats(model: torch.nn.Module) -> dict[str, dict[str, int]]:

@@ -70,7 +70,7 @@ def model_details(model: Any, start: AdapterStart | None) -> dict[str, Any]:
 def _with_quantized_experts(base: PreTrainedModel, bits: Literal[4, 8], config: TrainConfig) -> PreTrainedModel:
     experts = sum(weight.numel() for _, module in fused_experts(base) for weight in module.parameters(recurse=False))
     if experts and config.quantize_experts and not config.adapt_experts:
-        quantize_experts(base, bits)
+        quantize_experts(base, bits, config.gradient_checkpointing)
         torch.cuda.empty_cache()
         log.info("%.2f billion expert weights are in %d bits", experts / 1e9, bits)
     elif experts:
