@@ -46,6 +46,7 @@ FOUR_BITS: dict[str, Any] = {
     "eval_pages": 1,
     "max_eval_samples": 8,
 }
+EXPERTS = FOUR_BITS | {"load_in_4bit": False, "adapt_experts": True, "eval_steps": 8, "eval_pages": 0}
 LOFTQ = {"init_lora_weights": "loftq"}
 # The same training twice, and in both backends; sums on a GPU differ in their last bits. As in test_training_on_gpu.
 SAME = 5e-3
@@ -81,7 +82,7 @@ def test_a_training_that_does_not_fit_is_refused_unless_told_to_go_on(made: Path
 
 @pytest.fixture(scope="module")
 def trainings(made: Path) -> Iterator[Trainings]:
-    """Per backend, trainings in 4 bits: ``whole``, ``loftq``, and ``resumed``, stopped twice on its way."""
+    """Per backend, in 4 bits ``whole``, ``loftq`` and ``resumed`` (stopped twice), in 16 bits ``experts``, adapted."""
     pools = {backend: ThreadPoolExecutor(1) for backend in BACKENDS}
     running: Trainings = {}
     for backend, pool in pools.items():
@@ -89,6 +90,7 @@ def trainings(made: Path) -> Iterator[Trainings]:
         running[backend] = {
             "whole": pool.submit(trained, made, made / f"{backend}-whole", **settings),
             "loftq": pool.submit(trained, made, made / f"{backend}-loftq", **settings, **LOFTQ),
+            "experts": pool.submit(trained, made, made / f"{backend}-experts", **EXPERTS, backend=backend),
             "resumed": pool.submit(trained_with_interruptions, made, made / f"{backend}-resumed", **settings),
         }
     yield running
@@ -185,6 +187,17 @@ def test_the_saved_adapter_is_the_trained_one(made: Path, trainings: Trainings, 
     assert held_out_loss(model, config) == pytest.approx(reached, abs=0.05 * learned)
     whole = load_fine_tuned(config.base_model, made / f"{backend}-whole", **ON_GPU)
     assert held_out_loss(whole, config) == pytest.approx(reached, abs=0.2 * learned), "on the base in 16 bits"
+
+
+@both
+def test_adapted_experts_are_read_in_their_layout(made: Path, trainings: Trainings, backend: str) -> None:
+    training = trainings[backend]["experts"].result()
+    reached = training["eval_losses"][-1]
+    config = TrainConfig.model_validate(training["config"] | {"output_dir": str(made / "unused")})
+    learned = held_out_loss(load_model(config.base_model, **ON_GPU), config) - reached
+    assert learned > 0.1
+    saved = load_fine_tuned(config.base_model, made / f"{backend}-experts", **ON_GPU)
+    assert held_out_loss(saved, config) == pytest.approx(reached, abs=0.05 * learned)
 
 
 @both

@@ -1,4 +1,4 @@
-"""4-bit weights on a CPU, and an adapter that starts with what quantisation took from them (LoftQ)."""
+"""On a CPU: 4-bit weights, an adapter that starts with what they took (LoftQ), and an optimizer in 8 bits."""
 
 import os
 import signal
@@ -126,6 +126,15 @@ def test_in_every_module_the_adapter_makes_up_for_quantisation(made: Path, chang
         assert facts["error"] == pytest.approx(float(norms[0] / norms[2]), rel=1e-3)
 
 
+def test_an_optimizer_in_eight_bits_steps_alike(made: Path, trained: dict[str, TrainResult], tmp_path: Path) -> None:
+    changes = {"load_in_4bit": True, "r": 32}
+    eight, full = (
+        run(config_of(made, tmp_path / optim, optim=optim, **changes)) for optim in ("adamw_8bit", "adamw_torch")
+    )
+    assert eight.training["losses"] == pytest.approx(full.training["losses"], rel=0.02)
+    assert eight.training["losses"] != full.training["losses"]
+
+
 def test_fitting_more_often_leaves_less(trained: dict[str, TrainResult]) -> None:
     once, often = (trained[name].training["details"]["loftq"] for name in ("loftq", "loftq, 4 times"))
     assert often["error"] == once["error"]
@@ -155,7 +164,9 @@ def test_the_whole_base_with_the_adapter_is_what_was_trained(made: Path, trained
 
 
 def test_a_resumed_training_ends_as_if_it_had_not_been_stopped(made: Path, tmp_path: Path) -> None:
-    changes = {"max_steps": 12, "per_device_train_batch_size": 2, **LOFTQ, "loftq_iter": 2}
+    # Below 4,096 values bitsandbytes keeps an optimizer state in 32 bits; with rank 32 each matrix has 6,144 or more.
+    changes = {"max_steps": 12, "per_device_train_batch_size": 2, "optim": "adamw_8bit", "r": 32}
+    changes |= LOFTQ | {"loftq_iter": 2}
     uninterrupted = run(config_of(made, tmp_path / "whole", **changes))
     config = config_of(made, tmp_path / "out", checkpoint_dir=tmp_path / "checkpoints", save_steps=2, **changes)
     watcher = threading.Thread(target=terminate_after_a_checkpoint, args=(tmp_path / "checkpoints",), daemon=True)
@@ -163,6 +174,9 @@ def test_a_resumed_training_ends_as_if_it_had_not_been_stopped(made: Path, tmp_p
     with pytest.raises(SystemExit):
         run(config)
     watcher.join()
+    kept = sorted((tmp_path / "checkpoints").glob("*/checkpoint-*/optimizer.pt"))[-1]
+    states = [state["__bnb_optimizer_quant_state__"] for state in torch.load(kept)["state"].values()]
+    assert all(state[name].dtype == torch.uint8 for state in states for name in ("state1", "state2"))
     resumed = run(config)
     assert resumed.training["resumed_after_steps"] != []
     assert resumed.training["losses"] == uninterrupted.training["losses"]
