@@ -87,6 +87,8 @@ def estimate_memory(config: TrainConfig, pages: Pages, backend: str) -> MemoryEs
         "adapter" if config.peft == "lora" else "trained weights": _bytes(trainable),
         "optimizer": trained * (2 if config.optim == "adamw_8bit" else 8),
         "workspace": WORKSPACE_BYTES,
+        # Between several GPUs, gradients go through copies of them.
+        **({"gradient buckets": _bytes(trainable)} if config.num_gpus > 1 else {}),
     }
     total = sum(values for values, _, _ in _plain_and_packed(model))
     traced = _traced(model, batch, config, backend, None if compute == torch.float32 else compute)

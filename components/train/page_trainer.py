@@ -63,6 +63,7 @@ class PageTrainer(Trainer):
         self._identity = identity
         self._flops = LanguageModelFlops(model)
         self._sampler: torch.utils.data.Sampler[int] | None = None
+        self._loaders: list[Any] = []
 
     def take_pages_by(self, sampler: torch.utils.data.Sampler[int]) -> None:
         """Take the training pages in the order of ``sampler``."""
@@ -83,6 +84,7 @@ class PageTrainer(Trainer):
         for each in (loader, getattr(loader, "base_dataloader", loader)):
             each.generator = generator
             each.worker_init_fn = functools.partial(_start_worker, each.worker_init_fn)
+            self._loaders.append(each)
         return loader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
@@ -90,7 +92,17 @@ class PageTrainer(Trainer):
         loader: Any = super().get_eval_dataloader(eval_dataset)
         for each in (loader, getattr(loader, "base_dataloader", loader)):
             each.worker_init_fn = functools.partial(_start_worker, None)
+            self._loaders.append(each)
         return loader
+
+    def end_data_workers(self) -> None:
+        """End the data workers; a later training in this process would wait for them.
+
+        Left to the garbage collection, their queues are closed before they hear of it: 20 s for two workers, in which
+        they are waited for, sent the SIGTERM that they ignore, and waited for again.
+        """
+        for loader in self._loaders:
+            loader._iterator = None
 
     def get_batch_samples(self, *places: Any, **options: Any) -> Any:
         """Measure how long a step's batches are waited for."""
@@ -120,7 +132,8 @@ class PageTrainer(Trainer):
         return super().prediction_step(model, inputs, *places, **options)
 
     def _check_answers(self, inputs: dict[str, Any]) -> None:
-        if not every_page_has_an_answer(inputs):
+        # Asked together: the others would wait for a gradient that never comes.
+        if in_any_process(not every_page_has_an_answer(inputs)):
             raise UserError(
                 f"{self._collator.max_length} tokens are used up by a page's picture and prompt, none is left for text",
                 where="max_length",

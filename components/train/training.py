@@ -66,6 +66,7 @@ def train(
         progress.advance(len(measurements.step_seconds))
         trainer.add_callback(MeasuringCallback(measurements, tracked, progress, _peak_flops(trainer)))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.end_data_workers()
     return measurements
 
 
@@ -144,11 +145,13 @@ def _pages_per_step(config: TrainConfig) -> int:
 
 
 def _a_step_may_leave_weights_out(model: torch.nn.Module) -> bool:
-    """Return whether a trained weight is outside the language model, every weight of which takes part in each step.
+    """Return whether one of the trained weights may have no part in a step; looking for such takes time.
 
-    The vision part of DeepSeek's models has some for crops alone, for instance. Looking for them takes time.
+    Those of the language model have, but for experts that no token visits; the vision part of DeepSeek's models has
+    some for crops alone, for instance.
     """
-    return any(weight.requires_grad and "language_model" not in name for name, weight in model.named_parameters())
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    return any("language_model" not in name or ".experts." in name for name in trained)
 
 
 def _training_arguments(
