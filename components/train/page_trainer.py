@@ -5,15 +5,11 @@ step is not repeated exactly. Its adapter loading takes PEFT's, which loads noth
 (see ``components/shared/adapter_loading.py``). Its checkpoints are not read back.
 """
 
-import atexit
 import functools
 import json
 import logging
-import multiprocessing
 import shutil
-import signal
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from components.shared.errors import UserError
 from components.train.checkpoints import NotFiniteError, seal
 from components.train.collator import PageCollator, every_page_has_an_answer
+from components.train.data_workers import end_workers, start_worker
 from components.train.distributed import in_any_process, is_first, wait_for_all
 from components.train.evaluation import EvaluationStoppedError, PageReading, undisturbed_training
 from components.train.measurements import TrainingMeasurements
@@ -83,7 +80,7 @@ class PageTrainer(Trainer):
         # accelerate's loader iterates over the one that it wraps; a resumed epoch's is made from the outer one.
         for each in (loader, getattr(loader, "base_dataloader", loader)):
             each.generator = generator
-            each.worker_init_fn = functools.partial(_start_worker, each.worker_init_fn)
+            each.worker_init_fn = functools.partial(start_worker, each.worker_init_fn)
             self._loaders.append(each)
         return loader
 
@@ -91,18 +88,13 @@ class PageTrainer(Trainer):
         """Return the loader of the held-out pages."""
         loader: Any = super().get_eval_dataloader(eval_dataset)
         for each in (loader, getattr(loader, "base_dataloader", loader)):
-            each.worker_init_fn = functools.partial(_start_worker, None)
+            each.worker_init_fn = functools.partial(start_worker, None)
             self._loaders.append(each)
         return loader
 
     def end_data_workers(self) -> None:
-        """End the data workers; a later training in this process would wait for them.
-
-        Left to the garbage collection, their queues are closed before they hear of it: 20 s for two workers, in which
-        they are waited for, sent the SIGTERM that they ignore, and waited for again.
-        """
-        for loader in self._loaders:
-            loader._iterator = None
+        """End the data workers, see ``end_workers``."""
+        end_workers(self._loaders)
 
     def get_batch_samples(self, *places: Any, **options: Any) -> Any:
         """Measure how long a step's batches are waited for."""
@@ -248,26 +240,6 @@ class PageTrainer(Trainer):
             self._load_best_model()
         else:
             self._load_from_checkpoint(str(checkpoint))
-
-
-def _start_worker(start: Callable[[int], Any] | None, worker: int) -> None:
-    """Let a SIGTERM to the whole process group end the training in order, not its data workers beforehand."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if start:
-        start(worker)
-
-
-@atexit.register
-def _kill_left_workers() -> None:
-    """End the data workers of a training that failed; Python would send them SIGTERM, and wait for ever.
-
-    Registered behind multiprocessing's own handler, so that it comes before that one.
-    """
-    left = [process for process in multiprocessing.active_children() if process.daemon]
-    if left:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call the end of a worker an error
-    for process in left:
-        process.kill()
 
 
 class ResumeCallback(TrainerCallback):

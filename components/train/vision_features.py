@@ -5,8 +5,8 @@ pass computes the features that are not stored yet; then no page is preprocessed
 for pages that the bounded space had no room for.
 """
 
+import functools
 import logging
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,6 +23,8 @@ from components.shared.shard_reader import Sample
 from components.train.backends.protocol import TrainableModel
 from components.train.collator import PageCollator, SeenPictures, rows_without_pixels, with_image_processor
 from components.train.config import TrainConfig
+from components.train.data_workers import start_worker
+from components.train.distributed import process_count, rank, summed, wait_for_all
 from components.train.evaluation import undisturbed_training
 from components.train.frozen_vision import parts_before_the_language_model
 from components.train.measurements import TrainingMeasurements
@@ -62,13 +64,13 @@ def kept_vision_features(
     positions = _positions_by_picture(pages)
     with ServedFeatures(model) as served:
         before = store.entries().keys() & positions.keys()
-        trainer.accelerator.wait_for_everyone()  # all processes have counted before one of them writes
+        wait_for_all()  # all processes have counted before one of them writes
         missing = [position for picture, position in positions.items() if picture not in before]
-        mine = missing[trainer.args.process_index :: trainer.args.world_size]
-        store.share(trainer.args.world_size)
+        mine = missing[rank() :: process_count()]
+        store.share(process_count())
         with undisturbed_training(model), _autocast(trainer.args.device, autocast):
             _store_pages(store, served, Subset(pages, mine), trainable, config, trainer.args.device)
-        trainer.accelerator.wait_for_everyone()
+        wait_for_all()
         counts = _counts(store.entries(), before, positions.keys())
         counts["seconds"] = time.perf_counter() - started
         log.info("vision features: %s", counts)
@@ -79,7 +81,7 @@ def kept_vision_features(
             yield
         finally:
             collator.features = None
-            counts |= {"computed_in_steps": served.computed, "corrupt": served.corrupt}
+        counts["computed_in_steps"], counts["corrupt"] = map(int, summed([served.computed, served.corrupt]))
 
 
 def _counts(entries: dict[str, int], before: Any, pictures: Any) -> dict[str, float]:
@@ -117,7 +119,7 @@ def _store_pages(
         batch_size=batch_size,
         num_workers=config.dataloader_num_workers,
         collate_fn=_Pictures(trainable.processor, trainable.family),
-        worker_init_fn=_leave_termination_to_the_training,
+        worker_init_fn=functools.partial(start_worker, None),
         # Starting workers takes a random number, which the training's own must not feel.
         generator=torch.Generator(),
     )
@@ -144,7 +146,3 @@ class _Pictures:
         images, instructions = [sample.image for sample in samples], [sample.instruction for sample in samples]
         generation_inputs(with_image_processor(self._processor, seen), self._family, images, instructions)
         return [picture_digest(sample.image_bytes) for sample in samples], seen.computed
-
-
-def _leave_termination_to_the_training(worker: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
