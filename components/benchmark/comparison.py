@@ -9,13 +9,16 @@ from pydantic import BaseModel
 from components.benchmark.config import Contender
 from components.benchmark.contender import Measurement
 
-Formula = Literal["standard / unsloth", "unsloth / standard"]
+Kind = Literal["cost", "gain"]
 Figure = Callable[[Measurement], float | list[float] | None]
 
-COSTS: Formula = "standard / unsloth"
-GAINS: Formula = "unsloth / standard"
+BASELINES: tuple[Contender, ...] = ("standard", "stock")
+"""Unsloth is compared with each of them."""
+COSTS: Kind = "cost"
+GAINS: Kind = "gain"
 
-_Quantity = tuple[str, Formula, Figure]
+_Quantity = tuple[str, Kind, Figure]
+_Pair = tuple[Measurement, Measurement]
 
 
 def _memory(kind: str) -> Figure:
@@ -31,6 +34,8 @@ QUANTITIES: tuple[_Quantity, ...] = (
     ("peak_reserved_bytes", COSTS, _memory("reserved")),
     ("generated_tokens_per_second", GAINS, lambda run: run.generated_tokens_per_second),
     ("generated_pages_per_second", GAINS, lambda run: run.generated_pages_per_second),
+    ("graphed_tokens_per_second", GAINS, lambda run: run.graphed_tokens_per_second),
+    ("graphed_pages_per_second", GAINS, lambda run: run.graphed_pages_per_second),
     ("first_token_seconds", COSTS, lambda run: run.first_token_seconds),
     ("largest_batch", GAINS, lambda run: run.largest_batch),
     ("largest_batch_samples_per_second", GAINS, lambda run: run.largest_batch_samples_per_second),
@@ -39,6 +44,7 @@ QUANTITIES: tuple[_Quantity, ...] = (
 """What is compared; each ratio is formed so that above 1 Unsloth is the better one."""
 _ROW_ONLY: tuple[_Quantity, ...] = (
     ("compile_seconds", COSTS, lambda run: run.compile_seconds),
+    ("data_wait_share", COSTS, lambda run: run.data_wait_share),
     ("cer", COSTS, lambda run: run.cer),
     ("final_loss", COSTS, lambda run: run.losses[-1] if run.losses else None),
     ("peak_resident_bytes", COSTS, _memory("resident")),
@@ -58,7 +64,9 @@ class Ratio(Spread):
     """One quantity's ratio of the contenders, one value per pair of runs: above 1 unsloth is the better one."""
 
     quantity: str
-    formula: Formula
+    baseline: Contender
+    formula: str
+    """such as ``standard / unsloth``"""
 
 
 class ContenderRow(BaseModel):
@@ -89,24 +97,29 @@ class Comparison(BaseModel):
 
 def compare(measurements: list[Measurement]) -> Comparison:
     """Make a row per contender, and pair the repeats; a ratio is made only of two runs that both ended well."""
-    pairs = _pairs(measurements)
+    pairs = {baseline: _pairs(measurements, baseline) for baseline in BASELINES}
     names = dict.fromkeys(run.contender for run in measurements)
     return Comparison(
         contenders=[_row(name, [run for run in measurements if run.contender == name]) for name in names],
         measurements=measurements,
-        ratios=[ratio for quantity in QUANTITIES if (ratio := _ratio(*quantity, pairs))],
-        notes=_notes(measurements, pairs),
+        ratios=[
+            ratio
+            for baseline in BASELINES
+            for quantity in QUANTITIES
+            if (ratio := _ratio(*quantity, baseline, pairs[baseline]))
+        ],
+        notes=_notes(measurements, [pair for of_baseline in pairs.values() for pair in of_baseline]),
     )
 
 
-def _pairs(measurements: list[Measurement]) -> list[tuple[Measurement, Measurement]]:
+def _pairs(measurements: list[Measurement], baseline: Contender) -> list[_Pair]:
     ended_well: dict[tuple[Contender, int], Measurement] = {
         (run.contender, run.repeat): run for run in measurements if run.status == "ok"
     }
     return [
         (run, ended_well["unsloth", repeat])
         for (contender, repeat), run in ended_well.items()
-        if contender == "standard" and ("unsloth", repeat) in ended_well
+        if contender == baseline and ("unsloth", repeat) in ended_well
     ]
 
 
@@ -145,19 +158,18 @@ def _spread(values: list[float]) -> dict[str, float | list[float]]:
     }
 
 
-def _ratio(
-    quantity: str, formula: Formula, figure: Figure, pairs: list[tuple[Measurement, Measurement]]
-) -> Ratio | None:
+def _ratio(quantity: str, kind: Kind, figure: Figure, baseline: Contender, pairs: list[_Pair]) -> Ratio | None:
     values = [
-        standard / unsloth if formula == COSTS else unsloth / standard
+        other / unsloth if kind == COSTS else unsloth / other
         for pair in pairs
-        for standard, unsloth in zip(*(_listed(figure(run)) for run in pair), strict=False)
-        if standard and unsloth
+        for other, unsloth in zip(*(_listed(figure(run)) for run in pair), strict=False)
+        if other and unsloth
     ]
-    return Ratio(quantity=quantity, formula=formula, **_spread(values)) if values else None
+    formula = f"{baseline} / unsloth" if kind == COSTS else f"unsloth / {baseline}"
+    return Ratio(quantity=quantity, baseline=baseline, formula=formula, **_spread(values)) if values else None
 
 
-def _notes(measurements: list[Measurement], pairs: list[tuple[Measurement, Measurement]]) -> list[str]:
+def _notes(measurements: list[Measurement], pairs: list[_Pair]) -> list[str]:
     ran = {run.contender for run in measurements if run.status == "ok"}
     notes = [
         f"{run.contender}, repeat {run.repeat}: {run.status}, {run.reason}"
@@ -166,7 +178,7 @@ def _notes(measurements: list[Measurement], pairs: list[tuple[Measurement, Measu
     ]
     if len(ran) == 1 and not pairs:
         notes.append(f"only the {ran.pop()} trainer ran: there is nothing to compare it with")
-    if pairs and len(pairs) == 1:
+    if pairs and len({run.repeat for pair in pairs for run in pair}) == 1:
         notes.append("one repeat: the ratios of training have no spread")
     if any(first.tokens_per_step != second.tokens_per_step for first, second in pairs):
         notes.append("the contenders did not see the same number of tokens in each step")

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from components.shared.step_config import StepConfig
 
-Contender = Literal["standard", "unsloth"]
+Contender = Literal["standard", "unsloth", "stock"]
 
 _SET_BY_THE_BENCHMARK = {"dataset_dir", "base_model", "output_dir", "backend", "max_steps", "logging_steps"}
 
@@ -24,7 +24,9 @@ class BenchmarkConfig(StepConfig):
     train: dict[str, Any] = Field(default_factory=dict)
     """the train step's settings, the same for all contenders"""
     contenders: list[Contender] = Field(default=["standard", "unsloth"], min_length=1)
-    """the training backends to compare"""
+    """standard: transformers and PEFT as this project sets them up; unsloth; stock: transformers and PEFT as their own
+    guide has it (prepare_model_for_kbit_training: fused experts not quantised, all that is not quantised in float32),
+    which differs from standard in 4 and 8 bits"""
     max_steps: int = Field(8, ge=1)
     """optimizer steps of each contender"""
     warmup_steps: int = Field(2, ge=0)

@@ -14,6 +14,12 @@ from components.benchmark.config import BenchmarkConfig, Contender
 from components.benchmark.module_process import run_module
 from components.benchmark.probes import probe
 
+BACKENDS: dict[Contender, dict[str, Any]] = {
+    "standard": {"backend": "standard"},
+    "unsloth": {"backend": "unsloth"},
+    "stock": {"backend": "standard", "quantize_experts": False, "upcast_unquantized": True},
+}
+"""Contender -> the train step's settings that make it one."""
 NOT_COMPARED = {
     "checkpoint_dir",
     "resume_from_checkpoint",
@@ -42,6 +48,8 @@ class Measurement(BaseModel):
     samples_per_second: float | None = None
     """pages of the steady steps by their seconds"""
     tokens_per_second: float | None = None
+    data_wait_share: float | None = None
+    """time between the steady steps in which their pages were not there yet, of that and the steps' own"""
     startup_seconds: float | None = None
     """the process's wall time without the steady steps: imports, model, warm-up steps, saving"""
     compile_seconds: float | None = None
@@ -64,6 +72,9 @@ class Measurement(BaseModel):
     generated_tokens_per_second: list[float] | None = None
     """one value per ``generation_repeats``; first repeat"""
     generated_pages_per_second: list[float] | None = None
+    graphed_tokens_per_second: list[float] | None = None
+    """likewise with recorded steps (``components.shared.graphed_decoding``), on a GPU"""
+    graphed_pages_per_second: list[float] | None = None
     first_token_seconds: list[float] | None = None
     """of one page, its picture decoded but not yet preprocessed"""
     largest_batch: int | None = None
@@ -99,7 +110,7 @@ def measure(contender: Contender, repeat: int, config: BenchmarkConfig, logs: Pa
 
 
 def train_settings(contender: Contender, config: BenchmarkConfig, adapter: Path) -> dict[str, Any]:
-    """Return the train step's settings: those of the config, the same for all, and the contender's backend.
+    """Return the train step's settings: those of the config, the same for all, and the contender's own.
 
     Vision features are kept beside the adapter instead of where the config says: each training makes its own, or the
     second contender would profit from the first one's pass over the pages.
@@ -107,11 +118,11 @@ def train_settings(contender: Contender, config: BenchmarkConfig, adapter: Path)
     shared = {name: value for name, value in config.train.items() if name not in NOT_COMPARED}
     if shared.get("vision_features_dir"):
         shared["vision_features_dir"] = str(adapter.with_name("vision-features"))
+    shared |= BACKENDS[contender]
     return shared | {
         "dataset_dir": str(config.dataset_dir),
         "base_model": config.base_model,
         "output_dir": str(adapter),
-        "backend": contender,
         "max_steps": config.max_steps,
         "logging_steps": 1,
     }
@@ -135,6 +146,7 @@ def steady_figures(
         median_step_seconds=median,
         samples_per_second=sum(training["samples_per_step"][warmup_steps:]) / sum(seconds),
         tokens_per_second=sum(training["tokens_per_step"][warmup_steps:]) / sum(seconds),
+        data_wait_share=_share(sum(training["data_wait_seconds"][warmup_steps:]), sum(seconds)),
         startup_seconds=wall_seconds - sum(seconds),
         compile_seconds=max(0.0, sum(warmup) - median * len(warmup)),
         peak_memory_bytes=training["peak_memory_bytes"],
@@ -148,8 +160,12 @@ def steady_figures(
     )
 
 
+def _share(waiting: float, working: float) -> float:
+    return waiting / (waiting + working)
+
+
 def _cannot_run(contender: Contender) -> str | None:
-    if contender == "standard":
+    if contender != "unsloth":
         return None
     import torch
 

@@ -15,6 +15,7 @@ TRAINING = {
     "median_step_seconds": "s/step",
     "samples_per_second": "pages/s",
     "tokens_per_second": "tokens/s",
+    "data_wait_share": "waiting for data",
     "peak_allocated_bytes": "peak allocated",
     "peak_reserved_bytes": "peak reserved",
     "peak_resident_bytes": "peak resident",
@@ -27,6 +28,8 @@ BEYOND_TRAINING = {
     "cer": "CER",
     "generated_tokens_per_second": "generated tokens/s",
     "generated_pages_per_second": "generated pages/s",
+    "graphed_tokens_per_second": "with recorded steps",
+    "graphed_pages_per_second": "with recorded steps, pages/s",
     "first_token_seconds": "first token, s",
     "largest_batch": "largest batch",
     "largest_batch_samples_per_second": "its pages/s",
@@ -77,7 +80,7 @@ def shown(quantity: str, value: float) -> str:
     """
     if quantity.endswith("_bytes"):
         return f"{value / 2**30:.2f}{_NO_BREAK}GiB"
-    if quantity == "cer":
+    if quantity in ("cer", "data_wait_share"):
         return f"{100 * value:.2f}{_NO_BREAK}%"
     if quantity in _COUNTS or value >= 1000:
         return f"{value:,.0f}"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from components.benchmark.contender import Measurement
 
 # The same in light and dark: each has a contrast of at least 3 to white and to #16191d.
-COLOURS = {"standard": "#c2741a", "unsloth": "#2f80d8"}
+COLOURS = {"standard": "#c2741a", "unsloth": "#2f80d8", "stock": "#8a6fb8"}
 _INK = "#010203"  # stands for the colour of the surrounding text
 _GIB = 2**30
 
@@ -54,7 +54,7 @@ def _losses(axes: Any, runs: list[Measurement]) -> None:
     for run in runs:
         losses = run.losses or []
         # Alike trainings lie on top of each other: dashes let the first be seen below the second.
-        style = "-" if run.contender == "standard" else "--"
+        style = {"standard": "-", "unsloth": "--", "stock": ":"}[run.contender]
         label = run.contender if run.repeat == 1 else None
         axes.plot(
             range(1, len(losses) + 1),

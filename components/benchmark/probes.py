@@ -40,6 +40,8 @@ def probe_figures(probes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if (generation := probes["generation"])["status"] == "ok":
         figures["generated_tokens_per_second"] = generation["tokens_per_second"]
         figures["generated_pages_per_second"] = generation["pages_per_second"]
+        figures["graphed_tokens_per_second"] = generation.get("graphed_tokens_per_second")
+        figures["graphed_pages_per_second"] = generation.get("graphed_pages_per_second")
         figures["first_token_seconds"] = generation["first_token_seconds"]
     if (batch := probes["largest_batch"])["status"] == "ok":
         figures["largest_batch"] = batch["pages"]

@@ -18,7 +18,7 @@ from components.shared.tracking import TrackedRun, step_run
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 REPORT_FILE = "benchmark.json"
 PAGE_FILE = "benchmark.html"
 LOGS_FOLDER = "logs"
@@ -67,6 +67,6 @@ def _log_figures(tracked: TrackedRun, comparison: Comparison, folder: Path) -> N
         tracked.log_metrics({f"{row.contender}/{name}": spread.median for name, spread in row.figures.items()})
         step, pages = row.figures["median_step_seconds"].median, row.figures["samples_per_second"].median
         log.info("%s: %.3f s/step, %.2f pages/s", row.contender, step, pages)
-    tracked.log_metrics({f"ratio/{ratio.quantity}": ratio.median for ratio in comparison.ratios})
+    tracked.log_metrics({f"ratio_to_{ratio.baseline}/{ratio.quantity}": ratio.median for ratio in comparison.ratios})
     for path in (folder / REPORT_FILE, folder / PAGE_FILE):
         tracked.log_artifact(path)

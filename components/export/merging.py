@@ -86,7 +86,7 @@ def _merged_transcriber(config: ExportConfig, folder: Path, max_new_tokens: int)
     ).eval()
     family = family_of(model_type_of(config.base_model, config.revision, config.trust_remote_code))
     processor = load_processor(location, trust_remote_code=config.trust_remote_code)
-    return Transcriber(model, processor, family, max_new_tokens)
+    return Transcriber(model, processor, family, max_new_tokens, graphed=False)  # as fine_tuned_transcriber
 
 
 def _readings(transcriber: Transcriber, checked: CheckedPages) -> list[str]:

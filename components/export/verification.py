@@ -84,6 +84,7 @@ def fine_tuned_transcriber(config: ExportConfig, sources: PackageSources, max_ne
         load_fine_tuned_processor(config.base_model, config.adapter_dir, **source),
         family_of(model_type_of(config.base_model, **source)),
         max_new_tokens,
+        graphed=False,  # the packaged script's kernels, so that its text can be compared letter by letter
     )
 
 

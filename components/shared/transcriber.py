@@ -1,16 +1,20 @@
 """A model that reads pages: greedy generation, the same for evaluation and for the checks of a package."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
+from components.shared.graphed_decoding import GraphedDecoding, RecordingError
 from components.shared.image_text_inputs import generation_inputs
 from components.shared.model_families import ModelFamily
 from components.shared.shard_reader import Sample
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,24 @@ class Transcriber:
         processor: the model's.
         family: the model's.
         max_new_tokens: longest answer in tokens.
+        graphed: on a GPU, replay CUDA graphs (``graphed_decoding.py``): the same choice of tokens, faster,
+            but through other kernels, so that two tokens that are equally likely may fall the other way.
     """
 
     def __init__(
-        self, model: PreTrainedModel, processor: ProcessorMixin, family: ModelFamily, max_new_tokens: int
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        family: ModelFamily,
+        max_new_tokens: int,
+        graphed: bool = True,
     ) -> None:
         self._model: Any = model  # generate() is a mixin of the concrete classes, not of PreTrainedModel
         self._processor = processor
         self._family = family
         self._max_new_tokens = max_new_tokens
         self._end_tokens = _end_tokens(model, processor)
+        self._graphed = GraphedDecoding(model, self._end_tokens, self._pad_token) if graphed else None
 
     @torch.inference_mode()
     def read(self, pages: Sequence[Sample]) -> list[Prediction]:
@@ -56,7 +68,19 @@ class Transcriber:
         inputs = generation_inputs(
             self._processor, self._family, [page.image for page in pages], [page.instruction for page in pages]
         ).to(self._model.device, self._model.dtype)
-        output = self._model.generate(
+        output = self._generated(inputs)
+        answers = output[:, inputs["input_ids"].shape[1] :].tolist()
+        decoded = [self._decoded(answer) for answer in answers]
+        seconds = (time.perf_counter() - started) / len(pages)
+        return [Prediction(text, truncated, seconds) for text, truncated in decoded]
+
+    def _generated(self, inputs: BatchFeature) -> torch.Tensor:
+        if self._graphed and self._graphed.supports():
+            try:
+                return self._graphed.generate(inputs, self._max_new_tokens)
+            except RecordingError as error:
+                log.warning("generating step by step, several times slower: %s", error)
+        output: torch.Tensor = self._model.generate(
             **inputs,
             do_sample=False,
             num_beams=1,
@@ -65,10 +89,7 @@ class Transcriber:
             eos_token_id=self._end_tokens,
             pad_token_id=self._pad_token,
         )
-        answers = output[:, inputs["input_ids"].shape[1] :].tolist()
-        decoded = [self._decoded(answer) for answer in answers]
-        seconds = (time.perf_counter() - started) / len(pages)
-        return [Prediction(text, truncated, seconds) for text, truncated in decoded]
+        return output
 
     @property
     def _pad_token(self) -> int:

@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from components.shared.errors import UserError
+from components.shared.graphed_decoding import GraphedDecoding
 from components.shared.image_text_inputs import generation_inputs
 from components.shared.shard_reader import Sample
 from components.shared.transcriber import Transcriber
@@ -78,39 +79,52 @@ def generation_speed(trainable: TrainableModel, pages: Sequence[Sample], tokens:
     """Return lists with one value per repeat, after one that does not count.
 
     ``tokens_per_second`` and ``pages_per_second`` are those of one greedy batch of ``pages``, exactly ``tokens``
-    tokens each, pictures' tensors ready on the device; ``first_token_seconds`` is one page's, from the decoded
-    picture on.
+    tokens each, by the model's ``generate``, pictures' tensors ready on the device; ``graphed_tokens_per_second`` and
+    ``graphed_pages_per_second`` likewise with recorded steps, where the model and the device allow it;
+    ``first_token_seconds`` is one page's, from the decoded picture on.
     """
     model: Any = trainable.model
+    inputs = _encoded(trainable, pages)
+    length = inputs["input_ids"].shape[1] + tokens
 
-    def encoded(chosen: Sequence[Sample]) -> Any:
-        images, instructions = [page.image for page in chosen], [page.instruction for page in chosen]
-        inputs = generation_inputs(trainable.processor, trainable.family, images, instructions)
-        return inputs.to(model.device, model.dtype)
+    def generated(given: Any, count: int) -> torch.Tensor:
+        options = {"do_sample": False, "num_beams": 1, "use_cache": True}
+        output: torch.Tensor = model.generate(**given, **options, min_new_tokens=count, max_new_tokens=count)
+        return output
 
-    def seconds_for(chosen: Sequence[Sample], count: int, with_encoding: bool) -> float:
-        inputs = None if with_encoding else encoded(chosen)
+    first = _seconds(lambda: generated(_encoded(trainable, pages[:1]), 1), repeats, None)
+    rates = _rates(len(pages), tokens, _seconds(lambda: generated(inputs, tokens), repeats, length))
+    graphed = GraphedDecoding(model, end_tokens=[], pad_token=0)
+    if graphed.supports():
+        seconds = _seconds(lambda: graphed.generate(inputs, tokens), repeats, length)
+        rates |= {f"graphed_{name}": values for name, values in _rates(len(pages), tokens, seconds).items()}
+    return {"pages": len(pages), "tokens_per_page": tokens, **rates, "first_token_seconds": first}
+
+
+def _encoded(trainable: TrainableModel, pages: Sequence[Sample]) -> Any:
+    images, instructions = [page.image for page in pages], [page.instruction for page in pages]
+    inputs = generation_inputs(trainable.processor, trainable.family, images, instructions)
+    return inputs.to(trainable.model.device, trainable.model.dtype)
+
+
+def _seconds(generate: Callable[[], torch.Tensor], repeats: int, length: int | None) -> list[float]:
+    """Return the seconds of each of ``repeats`` calls after one more; ``length`` is what each has to return."""
+    seconds = []
+    for _ in range(repeats + 1):
         _synchronize()
         started = time.perf_counter()
-        inputs = inputs or encoded(chosen)
-        output = model.generate(
-            **inputs, do_sample=False, num_beams=1, use_cache=True, min_new_tokens=count, max_new_tokens=count
-        )
+        output = generate()
         _synchronize()
-        elapsed = time.perf_counter() - started
-        written = output.shape[1] - inputs["input_ids"].shape[1]
-        if written != count:
-            raise RuntimeError(f"the model wrote {written} tokens where {count} were asked for")
-        return elapsed
+        seconds.append(time.perf_counter() - started)
+        if length and output.shape[1] != length:
+            raise RuntimeError(f"prompt and answer have {output.shape[1]} tokens where {length} were asked for")
+    return seconds[1:]
 
-    first = [seconds_for(pages[:1], 1, with_encoding=True) for _ in range(repeats + 1)][1:]
-    whole = [seconds_for(pages, tokens, with_encoding=False) for _ in range(repeats + 1)][1:]
+
+def _rates(pages: int, tokens: int, seconds: list[float]) -> dict[str, list[float]]:
     return {
-        "pages": len(pages),
-        "tokens_per_page": tokens,
-        "tokens_per_second": [len(pages) * tokens / seconds for seconds in whole],
-        "pages_per_second": [len(pages) / seconds for seconds in whole],
-        "first_token_seconds": first,
+        "tokens_per_second": [pages * tokens / each for each in seconds],
+        "pages_per_second": [pages / each for each in seconds],
     }
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from components.benchmark.comparison import compare
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.contender import Measurement, steady_figures
+from components.benchmark.contender import Measurement, steady_figures, train_settings
 from components.benchmark.page import benchmark_page
 from components.benchmark.probes import PROBES, character_error_rate, probe_figures
 from components.prepare.config import PrepareConfig
@@ -76,7 +76,7 @@ def test_without_cuda_the_standard_trainer_is_measured_and_unsloth_says_why_not(
     assert answer.returncode == 0, answer.stderr
     report = json.loads((output / "benchmark.json").read_text())
     standard, unsloth = report["measurements"]
-    assert report["schema_version"] == 2
+    assert report["schema_version"] == 3
     assert (unsloth["contender"], unsloth["status"]) == ("unsloth", "skipped")
     assert unsloth["reason"] == "no CUDA device on this machine"
     assert unsloth["median_step_seconds"] is None
@@ -177,6 +177,7 @@ def training(step_seconds: list[float], trainable: int = 100) -> dict[str, Any]:
         "samples_per_step": [4] * steps,
         "peak_memory_bytes": {"allocated": 8 * trainable, "reserved": None, "resident": 1},
         "loading_peak_memory_bytes": {"allocated": 4 * trainable, "reserved": None, "resident": 1},
+        "data_wait_seconds": [1.0] * len(step_seconds),
         "details": {"attention": "sdpa"},
         "trainable_parameters": trainable,
         "device": "H200",
@@ -194,6 +195,7 @@ def test_figures_and_ratios_leave_the_warm_up_out() -> None:
     assert runs[0].samples_per_second == pytest.approx(12 / 9)
     assert runs[0].tokens_per_second == pytest.approx(150 / 9)
     assert runs[0].startup_seconds == pytest.approx(21.0)
+    assert runs[0].data_wait_share == pytest.approx(3 / 12)
     assert runs[0].compile_seconds == pytest.approx(9.0 - 3.0)
     comparison = compare(runs)
     ratios = {ratio.quantity: ratio for ratio in comparison.ratios}
@@ -206,6 +208,24 @@ def test_figures_and_ratios_leave_the_warm_up_out() -> None:
     row = comparison.contenders[1]
     assert (row.contender, row.runs, row.figures["median_step_seconds"].values) == ("unsloth", 2, [1.5, 1.0])
     assert any("do not train the same parameters" in note for note in comparison.notes)
+
+
+def test_unsloth_is_compared_with_each_baseline_by_itself() -> None:
+    seconds = {"standard": 2.0, "unsloth": 1.0, "stock": 5.0}
+    runs = [steady_figures(name, 1, training([9.0, each]), 1, 20.0) for name, each in seconds.items()]  # type: ignore[arg-type]
+    ratios = [ratio for ratio in compare(runs).ratios if ratio.quantity == "median_step_seconds"]
+    assert [(ratio.baseline, ratio.formula, ratio.median) for ratio in ratios] == [
+        ("standard", "standard / unsloth", 2.0),
+        ("stock", "stock / unsloth", 5.0),
+    ]
+
+
+def test_the_stock_trainer_is_the_standard_one_as_its_guide_has_it(tmp_path: Path) -> None:
+    config = BenchmarkConfig(dataset_dir=tmp_path, output_dir=tmp_path / "out", train={"load_in_4bit": True, "r": 8})
+    stock, standard = (train_settings(name, config, tmp_path / "adapter") for name in ("stock", "standard"))
+    differing = {name: stock[name] for name in stock if stock.get(name) != standard.get(name)}
+    assert differing == {"quantize_experts": False, "upcast_unquantized": True}
+    assert stock["backend"] == "standard" and stock["r"] == 8
 
 
 def test_a_ratio_needs_both_contenders_in_the_same_repeat() -> None:
@@ -231,6 +251,7 @@ def probed(contender: Any, figures: dict[str, Any]) -> Measurement:
 
 def test_probes_become_figures_ratios_and_notes() -> None:
     speed = {"tokens_per_second": [10.0, 20.0], "pages_per_second": [1.0, 2.0], "first_token_seconds": [0.2, 0.1]}
+    speed |= {"graphed_tokens_per_second": [30.0], "graphed_pages_per_second": [3.0]}
     twice = {"tokens_per_second": [20.0, 60.0], "pages_per_second": [2.0, 6.0], "first_token_seconds": [0.1, 0.1]}
     standard = probed(
         "standard",
@@ -251,6 +272,7 @@ def test_probes_become_figures_ratios_and_notes() -> None:
         },
     )
     assert standard.cer == pytest.approx(1 / 9)
+    assert (standard.graphed_tokens_per_second, unsloth.graphed_tokens_per_second) == ([30.0], None)
     comparison = compare([standard, unsloth])
     ratios = {ratio.quantity: ratio.values for ratio in comparison.ratios}
     assert ratios["generated_tokens_per_second"] == ratios["generated_pages_per_second"] == [2.0, 3.0]

@@ -1,0 +1,75 @@
+"""Recorded decoding chooses the tokens that transformers' own greedy search chooses; tests/gpu replays real graphs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from transformers import BatchFeature
+
+from components.shared.graphed_decoding import GraphedDecoding
+from components.shared.image_text_inputs import generation_inputs
+from components.shared.model_families import family_of
+from components.shared.model_loading import load_model, load_processor
+from components.shared.tiny_models import save_tiny_deepseek_ocr2
+
+MAX_NEW_TOKENS = 24
+PAD = 0
+
+
+class Reader:
+    """A model, and the pages' tensors for it."""
+
+    def __init__(self, base: str) -> None:
+        self.model: Any = load_model(base, dtype=torch.float32, device=torch.device("cpu")).eval()
+        self.processor = load_processor(base)
+        self.family = family_of(self.model.config.model_type)
+        self.end = self.processor.tokenizer.eos_token_id
+
+    def inputs(self, *texts: str) -> BatchFeature:
+        return generation_inputs(self.processor, self.family, [drawn(text) for text in texts], [None] * len(texts))
+
+    def greedy(self, inputs: BatchFeature) -> list[list[int]]:
+        settings = {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, "pad_token_id": PAD, "eos_token_id": self.end}
+        answers = self.model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :].tolist()
+        return [answer + [PAD] * (MAX_NEW_TOKENS - len(answer)) for answer in answers]
+
+
+@pytest.fixture(scope="module", params=["tiny-base", "deepseek_ocr2"])
+def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    if request.param == "tiny-base":
+        return Reader("tiny-base")
+    folder: Path = tmp_path_factory.mktemp("deepseek") / "model"
+    save_tiny_deepseek_ocr2(folder)
+    return Reader(str(folder))
+
+
+def drawn(text: str) -> Image.Image:
+    page = Image.new("RGB", (280, 56), "white")
+    ImageDraw.Draw(page).text((8, 12), text, fill="black", font_size=22)
+    return page
+
+
+def test_the_tokens_are_those_of_greedy_search_batch_after_batch(reader: Reader) -> None:
+    decoding = GraphedDecoding(reader.model, [reader.end], PAD)
+    batches = [("one line", "a"), ("b", "two lines"), ("three",), ("a longer line", "one line")]
+    for texts in batches:  # the first two and the last share a shape: what the step keeps is used again
+        inputs = reader.inputs(*texts)
+        answers = decoding.generate(inputs, MAX_NEW_TOKENS)
+        assert torch.equal(answers[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
+        assert answers[:, inputs["input_ids"].shape[1] :].tolist() == reader.greedy(inputs)
+
+
+def test_an_answer_that_ends_is_padded_and_others_go_on(reader: Reader) -> None:
+    inputs = reader.inputs("one line", "a")
+    free = GraphedDecoding(reader.model, [], PAD).generate(inputs, MAX_NEW_TOKENS)[:, -MAX_NEW_TOKENS:].tolist()
+    end = free[0][2]
+    ended = GraphedDecoding(reader.model, [end], PAD).generate(inputs, MAX_NEW_TOKENS)[:, -MAX_NEW_TOKENS:].tolist()
+    for answer, whole in zip(ended, free, strict=True):
+        length = whole.index(end) + 1 if end in whole else MAX_NEW_TOKENS
+        assert answer == whole[:length] + [PAD] * (MAX_NEW_TOKENS - length)
+
+
+def test_a_cpu_records_nothing(reader: Reader) -> None:
+    assert not GraphedDecoding(reader.model, [reader.end], PAD).supports()
