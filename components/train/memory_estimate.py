@@ -3,7 +3,8 @@
     python -m components.train.memory_estimate < train.json
 
 reads the config of a train step (JSON) and prints its estimate (JSON). Validated against measured peaks in
-docs/benchmarks/training/estimate.md.
+docs/benchmarks/training/estimate.md. ``vision_features_dir`` is ignored: where the vision part's output is kept, the
+estimate is an upper bound.
 """
 
 import contextlib

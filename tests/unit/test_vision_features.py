@@ -1,5 +1,6 @@
 """Frozen vision, computed once: the same batches and losses with stored features, in bounded space, or a refusal."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from components.shared.shard_reader import Sample, ShardDataset
 from components.shared.tiny_models import save_blank_paddleocr_vl, save_tiny_deepseek_ocr2
 from components.train.collator import PageCollator
 from components.train.config import TrainConfig
+from components.train.launch import CPU_PROCESSES_VARIABLE
 from components.train.rope_positions import rope_positions_of
 from components.train.step import run
 from components.train.vision_features_store import FeatureStore, PageFeatures, picture_digest
@@ -120,6 +122,7 @@ def test_the_losses_are_the_same_and_a_second_training_computes_nothing(
         assert_same_course(training, plain)
         assert training["vision_features"]["computed_in_steps"] == training["vision_features"]["left_out"] == 0
     computed = first["vision_features"]["computed"]
+    assert not multiprocessing.active_children(), "data workers end with their training"
     held_out = changes.get("max_eval_samples", 0)
     assert PAGES <= computed <= PAGES + held_out and first["vision_features"]["reused"] == 0
     assert again["vision_features"]["computed"] == 0 and again["vision_features"]["reused"] == computed
@@ -250,6 +253,24 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(made: Path, plain: di
     resumed = trained(made, tmp_path / "out", **settings)
     assert resumed["resumed_after_steps"] and resumed["vision_features"]["reused"] == PAGES
     assert_same_course(resumed, plain)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_pass_and_the_room(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CPU_PROCESSES_VARIABLE, "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    changes = {"num_gpus": 2, "per_device_train_batch_size": 1}
+    plain = trained(made, tmp_path / "plain", **changes)
+    with_features = trained(made, tmp_path / "out", **changes, vision_features_dir=tmp_path / "features")
+    assert_same_course(with_features, plain)
+    assert with_features["vision_features"]["computed"] == PAGES
+    bounded = {"vision_features_dir": tmp_path / "small", "vision_features_gib": 0.06 * MIB}
+    crowded = trained(made, tmp_path / "crowded", **changes, **bounded)
+    assert_same_course(crowded, plain)
+    counts = crowded["vision_features"]
+    assert 0 < counts["computed"] < PAGES and counts["bytes"] <= 0.06 * 2**20
+    # Each of the 6 pages comes twice, in whichever process.
+    assert counts["computed_in_steps"] == 2 * counts["left_out"]
 
 
 @pytest.mark.parametrize("changes", [{"peft": "none"}, {"finetune_vision_layers": True}])
