@@ -26,13 +26,14 @@ from components.train.termination import EXIT_CODE, Termination, handled_termina
 CPU_PROCESSES_VARIABLE = "DEEPSYNTH_CPU_PROCESSES"
 """set to 1, ``num_gpus`` processes may share the CPU of a machine without CUDA devices, to try a training"""
 CONFIG_FILE = "train.json"
+_ERROR_FILE = "error-{}.json"
 # torchrun's, without SIGTERM: it would kill what is not over after 30 s, in the middle of a checkpoint for instance.
 _LEFT_TO_TORCHRUN = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def error_file(folder: Path, rank: int) -> Path:
     """Return where the process ``rank`` says what its user can mend."""
-    return folder / f"error-{rank}.json"
+    return folder / _ERROR_FILE.format(rank)
 
 
 def run_in_processes(config: TrainConfig) -> None:
@@ -123,7 +124,7 @@ def _has_argument(process: psutil.Process, argument: str) -> bool:
 
 
 def _fail(error: ChildFailedError, folder: Path, termination: Termination) -> NoReturn:
-    for path in sorted(folder.glob(error_file(folder, 0).name.replace("0", "*"))):
+    for path in sorted(folder.glob(_ERROR_FILE.format("*"))):
         raise UserError(json.loads(path.read_text(encoding="utf-8"))) from None
     codes = {failure.exitcode for failure in error.failures.values()}
     if termination.requested or EXIT_CODE in codes:

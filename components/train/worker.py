@@ -1,7 +1,9 @@
 """One process of a training on several GPUs; ``launch.py`` starts it: ``python -m components.train.worker FOLDER``."""
 
+import ctypes
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,9 +11,14 @@ from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.logs import configure_logs
 from components.train.config import TrainConfig
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
 
 def main(folder: Path) -> int:
     """Train with the config in ``folder`` and return the exit code; an error is left there for the parent to tell."""
+    # A parent that is killed outright, for its memory for instance, sends nothing, and torchrun put this process into a
+    # session of its own: let the kernel send what the parent would have.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     # PyTorch takes all cores in each process else. Before it is imported: it reads the variable once.
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))

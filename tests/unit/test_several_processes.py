@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from components.shared.errors import UserError
@@ -139,7 +140,7 @@ def stopped_by(
     send: Callable[[subprocess.Popen[str]], None], command: list[str], progress: Path, steps: int
 ) -> tuple[int, str]:
     """Start a training, ``send`` something once it made ``steps`` steps, and return exit code and what was said."""
-    environment = os.environ | {"DEEPSYNTH_PROGRESS_FILE": str(progress)}
+    environment = os.environ | {"DEEPSYNTH_PROGRESS_FILE": str(progress), "TMPDIR": str(progress.parent)}
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     ) as process:
@@ -193,18 +194,32 @@ def test_all_stop_early_at_the_same_step(made: Path, tmp_path: Path) -> None:
     assert two["steps"] == one["steps"] < 20 and two["best_step"] == one["best_step"]
 
 
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children()
+    return sorted((each for each in children if "components.train.worker" in each.cmdline()), key=lambda each: each.pid)
+
+
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_training(made: Path, tmp_path: Path) -> None:
-    import psutil
-
-    def kill_the_second(process: subprocess.Popen[str]) -> None:
-        workers = [
-            child for child in psutil.Process(process.pid).children() if "components.train.worker" in child.cmdline()
-        ]
-        max(workers, key=lambda worker: worker.pid).kill()
-
     command = [sys.executable, *step_command(made, tmp_path / "out", {"num_gpus": 2, "max_steps": 500})]
-    code, said = stopped_by(kill_the_second, command, tmp_path / "progress", steps=1)
+    code, said = stopped_by(lambda process: workers_of(process)[1].kill(), command, tmp_path / "progress", steps=1)
     assert code == 1 and "process 1 of the training was killed by SIGKILL" in said
     assert said.count("Traceback") == 1, "the parent's; the other process lost its partner and is silent"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_killed_parent_end_with_a_checkpoint(made: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"num_gpus": 2, "max_steps": 500, "checkpoint_dir": tmp_path / "checkpoints"}
+    left: list[psutil.Process] = []
+
+    def kill(process: subprocess.Popen[str]) -> None:
+        left.extend(workers_of(process))
+        process.kill()
+
+    command = [sys.executable, *step_command(made, tmp_path / "out", settings)]
+    code, said = stopped_by(kill, command, tmp_path / "progress", steps=1)
+    assert code == -signal.SIGKILL and len(left) == 2
+    assert psutil.wait_procs(left, timeout=60)[1] == []
+    (checkpoint,) = (tmp_path / "checkpoints").glob("training-*/checkpoint-*")
+    assert damage(checkpoint) is None and "Traceback" not in said
