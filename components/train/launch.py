@@ -56,6 +56,7 @@ def run_in_processes(config: TrainConfig) -> None:
             run_id=str(uuid.uuid4()),
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
+            local_addr="localhost",  # a machine's own name may have no address
             max_restarts=0,
             # Libraries print what they do: once is enough.
             logs_specs=DefaultLogsSpecs(scratch, redirects=dict.fromkeys(range(1, config.num_gpus), Std.OUT)),

@@ -17,6 +17,7 @@ from components.shared.errors import UserError
 from components.train.checkpoints import damage
 from components.train.launch import CPU_PROCESSES_VARIABLE
 from components.train.measurements import highest_peak
+from components.train.memory_estimate import Pages, estimate_memory
 from components.train.step import run
 from tests.unit.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
 
@@ -95,6 +96,14 @@ def test_fewer_devices_than_asked_for(made: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.delenv(CPU_PROCESSES_VARIABLE)
     with pytest.raises(UserError, match=r"num_gpus: 64 GPUs are asked for, and this machine has \d+ CUDA devices"):
         run(train_config(made, tmp_path / "out", {**SETTINGS, "num_gpus": 64}))
+
+
+@pytest.mark.slow
+def test_gradients_are_copied_on_their_way_between_gpus(made: Path, tmp_path: Path) -> None:
+    config = train_config(made, tmp_path / "out", SETTINGS)
+    alone = estimate_memory(config, Pages(224, 224, 128), "standard")
+    both = estimate_memory(config.model_copy(update={"num_gpus": 2}), Pages(224, 224, 128), "standard")
+    assert both.peak_bytes - alone.peak_bytes == both.parts["gradient buckets"] == alone.parts["adapter"] > 0
 
 
 @pytest.mark.slow
