@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from mlflow.tracking import MlflowClient
 
 from components.shared.errors import UserError
 from components.train.checkpoints import damage
@@ -206,6 +207,30 @@ def test_all_stop_early_at_the_same_step(made: Path, tmp_path: Path) -> None:
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children()
     return sorted((each for each in children if "components.train.worker" in each.cmdline()), key=lambda each: each.pid)
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_said_once(made: Path, tmp_path: Path) -> None:
+    command = [sys.executable, *step_command(made, tmp_path / "out", {"num_gpus": 2, "max_steps": 500})]
+    interrupt = lambda process: process.send_signal(signal.SIGINT)  # noqa: E731
+    code, said = stopped_by(interrupt, command, tmp_path / "progress", steps=1)
+    assert code == 130 and said.count("interrupted") == 1 and "Traceback" not in said
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*partial*"))
+
+
+@pytest.mark.slow
+def test_one_run_is_tracked(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    for name in ("MLFLOW_RUN_ID", "KFP_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    training = run(train_config(made, tmp_path / "out", {**SETTINGS, "num_gpus": 2})).training
+    client = MlflowClient(store)
+    (tracked,) = client.search_runs([client.get_experiment_by_name("deepsynth").experiment_id])
+    assert tracked.info.status == "FINISHED" and tracked.data.params["num_gpus"] == "2"
+    (*_, last) = client.get_metric_history(tracked.info.run_id, "samples_per_second")
+    seconds = training["step_seconds"][-1] + training["data_wait_seconds"][-1]
+    assert last.value == pytest.approx(8 / seconds), "the pages of both processes"
 
 
 @pytest.mark.slow
