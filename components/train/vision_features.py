@@ -8,7 +8,7 @@ for pages that the bounded space had no room for.
 import functools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -53,30 +53,17 @@ def kept_vision_features(
         yield
         return
     started = time.perf_counter()
-    model = trainable.model
-    check_features_can_be_kept(model)
+    check_features_can_be_kept(trainable.model)
     autocast = torch.bfloat16 if trainer.args.bf16 else None
-    digest = vision_digest(model, trainable.processor, trainable.family, autocast)
+    digest = vision_digest(trainable.model, trainable.processor, trainable.family, autocast)
     store = FeatureStore(config.vision_features_dir, digest, int(config.vision_features_gib * 2**30))
-    pages: ConcatDataset[Sample] = ConcatDataset(
-        [data for data in (trainer.train_dataset, trainer.eval_dataset) if data is not None]
-    )
-    positions = _positions_by_picture(pages)
-    with ServedFeatures(model) as served:
-        before = store.entries().keys() & positions.keys()
-        wait_for_all()  # all processes have counted before one of them writes
-        missing = [position for picture, position in positions.items() if picture not in before]
-        mine = missing[rank() :: process_count()]
-        store.share(process_count())
-        with undisturbed_training(model), _autocast(trainer.args.device, autocast):
-            _store_pages(store, served, Subset(pages, mine), trainable, config, trainer.args.device)
-        wait_for_all()
-        counts = _counts(store.entries(), before, positions.keys())
+    with ServedFeatures(trainable.model) as served:
+        with undisturbed_training(trainable.model), _autocast(trainer.args.device, autocast):
+            counts = _fill(store, served, trainer, trainable, config)
         counts["seconds"] = time.perf_counter() - started
         log.info("vision features: %s", counts)
         collator: PageCollator = trainer.data_collator
-        collator.features = store
-        measurements.vision_features = counts
+        collator.features, measurements.vision_features = store, counts
         try:
             yield
         finally:
@@ -84,7 +71,24 @@ def kept_vision_features(
         counts["computed_in_steps"], counts["corrupt"] = map(int, summed([served.computed, served.corrupt]))
 
 
-def _counts(entries: dict[str, int], before: Any, pictures: Any) -> dict[str, float]:
+def _fill(
+    store: FeatureStore, served: ServedFeatures, trainer: Any, trainable: TrainableModel, config: TrainConfig
+) -> dict[str, float]:
+    """Store what is missing of the trainer's pages, each process its part, and count what is there then."""
+    splits = [split for split in (trainer.train_dataset, trainer.eval_dataset) if split is not None]
+    pages: ConcatDataset[Sample] = ConcatDataset(splits)
+    positions = _positions_by_picture(pages)
+    before = store.entries().keys() & positions.keys()
+    wait_for_all()  # all processes have counted before one of them writes
+    missing = [position for picture, position in positions.items() if picture not in before]
+    mine = missing[rank() :: process_count()]
+    store.share(process_count())
+    _store_pages(store, served, Subset(pages, mine), trainable, config, trainer.args.device)
+    wait_for_all()
+    return _counts(store.entries(), before, positions.keys())
+
+
+def _counts(entries: dict[str, int], before: Set[str], pictures: Set[str]) -> dict[str, float]:
     stored = entries.keys() & pictures
     return {
         "computed": len(stored - before),

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -234,6 +235,19 @@ def test_room_is_made_by_what_was_used_the_longest_time_ago(tmp_path: Path) -> N
     assert torch.equal(read.inputs["image_grid_thw"], page.inputs["image_grid_thw"])
     assert own.read("ef3") is None
     assert not list(tmp_path.rglob(".*")), "nothing half is left"
+
+
+def test_a_disk_that_takes_no_more_leaves_nothing_half(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = FeatureStore(tmp_path, "own", 2**30)
+    store.entries()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        assert not store.write("ab1", PageFeatures(torch.ones(64, 32), {}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "takes no more vision features" in caplog.text
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["used"]
 
 
 def test_a_resumed_training_ends_like_an_uninterrupted_one(made: Path, plain: dict[str, Any], tmp_path: Path) -> None:
