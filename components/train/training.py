@@ -122,7 +122,8 @@ def _trainer(
         eval_dataset=held_out,
     )
     if config.group_by_length:
-        trainer.take_pages_by(LengthGroupedPages(page_lengths(dataset, collator), _pages_per_step(config), config.seed))
+        lengths = from_first(page_lengths(dataset, collator) if is_first() else [])
+        trainer.take_pages_by(LengthGroupedPages(lengths, _pages_per_step(config), config.seed))
     trainer.remove_callback(PrinterCallback)
     patience = config.early_stopping_patience
     early_stopping = EarlyStoppingCallback(patience) if patience else None
