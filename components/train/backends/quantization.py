@@ -29,9 +29,7 @@ def packed_bits(config: TrainConfig) -> Literal[4, 8] | None:
 class PackedWeight(torch.nn.Module):
     """A parametrization: the packed parameter is stored, and dequantised whenever it is read."""
 
-    def __init__(
-        self, state: Any, unpack: Callable[..., torch.Tensor], label: str, shape: torch.Size
-    ) -> None:
+    def __init__(self, state: Any, unpack: Callable[..., torch.Tensor], label: str, shape: torch.Size) -> None:
         super().__init__()
         self.label = label
         self.shape = shape
