@@ -12,9 +12,9 @@ from components.evaluate.metrics import bleu, chrf
 from components.evaluate.pages import EvaluationPages
 from components.evaluate.repetition import LOOP_DEFINITION
 from components.evaluate.scores import ModelRow
-from components.evaluate.statistics import PairedComparison
 from components.shared.adapter_loading import adapter_kind
 from components.shared.lineage import sha256_folder, software_versions
+from components.shared.statistics import PairedComparison
 
 SCHEMA_VERSION = 1
 

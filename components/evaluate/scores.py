@@ -10,9 +10,9 @@ from components.evaluate.generation import Transcription
 from components.evaluate.metrics import bleu, chrf, rouge
 from components.evaluate.pages import EvaluationPages
 from components.evaluate.repetition import is_loop
-from components.evaluate.statistics import DocumentBootstrap, Interval
 from components.shared.edit_counts import EditCounts, character_edits, error_rate, word_edits
 from components.shared.errors import UserError
+from components.shared.statistics import DocumentBootstrap, Interval
 from components.shared.transcriber import Prediction
 
 

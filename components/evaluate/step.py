@@ -21,12 +21,12 @@ from components.evaluate.report_html import write_html
 from components.evaluate.report_json import report_content
 from components.evaluate.samples_file import write_samples
 from components.evaluate.scores import ModelRow, ModelScores, edits, labels_of, lengths, row_of, score
-from components.evaluate.statistics import DocumentBootstrap, PairedComparison
 from components.shared.adapter_loading import adapter_kind, load_fine_tuned, load_fine_tuned_processor
 from components.shared.model_families import family_of
 from components.shared.model_loading import default_device, default_dtype, load_model, load_processor, model_type_of
 from components.shared.output_folder import finished_folder
 from components.shared.shard_reader import ShardDataset
+from components.shared.statistics import DocumentBootstrap, PairedComparison
 from components.shared.text_normalization import normalizer
 from components.shared.tracking import TrackedRun, step_run
 from components.shared.transcriber import Transcriber

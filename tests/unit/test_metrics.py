@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from components.evaluate.character_diff import character_diff
 from components.evaluate.metrics import bleu, chrf, rouge, unicode_words
 from components.evaluate.repetition import is_loop, repeated_unit
-from components.evaluate.statistics import DocumentBootstrap
 from components.shared.edit_counts import EditCounts, character_edits, error_rate, word_edits
+from components.shared.statistics import DocumentBootstrap
 from components.shared.text_normalization import PROFILES, normalizer
 
 SHORT_TEXT = st.text(alphabet="ab é漢\n\u0301ا", max_size=12)
