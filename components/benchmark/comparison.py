@@ -192,6 +192,11 @@ def _notes(measurements: list[Measurement], pairs: list[_Pair]) -> list[str]:
     if len(set(attention.values())) > 1:
         given = ", ".join(f"{contender} {name}" for contender, name in attention.items())
         notes.append(f"the contenders do not use the same attention implementation ({given})")
+    notes += [
+        f"{run.contender}: its generation cannot be recorded ({reason})"
+        for run in measurements
+        if (reason := run.probes.get("generation", {}).get("not_recorded"))
+    ]
     for run in measurements:
         context = run.probes.get("longest_context", {})
         if (positions := context.get("model_positions")) and (run.longest_context or 0) > positions:

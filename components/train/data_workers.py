@@ -25,7 +25,9 @@ def end_workers(loaders: Iterable[Any]) -> None:
     they are waited for, sent the SIGTERM that they ignore, and waited for again.
     """
     for loader in loaders:
-        loader._iterator = None
+        iterator, loader._iterator = loader._iterator, None
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()  # an error's traceback may hold the iterator for longer
 
 
 @atexit.register

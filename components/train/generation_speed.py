@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from components.shared.errors import UserError
-from components.shared.graphed_decoding import GraphedDecoding
+from components.shared.graphed_decoding import GraphedDecoding, RecordingError
 from components.shared.image_text_inputs import generation_inputs
 from components.shared.shard_reader import Sample
 from components.shared.transcriber import Transcriber
@@ -80,8 +80,8 @@ def generation_speed(trainable: TrainableModel, pages: Sequence[Sample], tokens:
 
     ``tokens_per_second`` and ``pages_per_second`` are those of one greedy batch of ``pages``, exactly ``tokens``
     tokens each, by the model's ``generate``, pictures' tensors ready on the device; ``graphed_tokens_per_second`` and
-    ``graphed_pages_per_second`` likewise with recorded steps, where the model and the device allow it;
-    ``first_token_seconds`` is one page's, from the decoded picture on.
+    ``graphed_pages_per_second`` likewise with recorded steps, where the device can record, or ``not_recorded``, why the
+    model's cannot be; ``first_token_seconds`` is one page's, from the decoded picture on.
     """
     model: Any = trainable.model
     inputs = _encoded(trainable, pages)
@@ -95,10 +95,14 @@ def generation_speed(trainable: TrainableModel, pages: Sequence[Sample], tokens:
     first = _seconds(lambda: generated(_encoded(trainable, pages[:1]), 1), repeats, None)
     rates = _rates(len(pages), tokens, _seconds(lambda: generated(inputs, tokens), repeats, length))
     graphed = GraphedDecoding(model, end_tokens=[], pad_token=0)
-    if graphed.supports():
+    figures: dict[str, Any] = {"pages": len(pages), "tokens_per_page": tokens, **rates, "first_token_seconds": first}
+    if not graphed.supports():
+        return figures
+    try:
         seconds = _seconds(lambda: graphed.generate(inputs, tokens), repeats, length)
-        rates |= {f"graphed_{name}": values for name, values in _rates(len(pages), tokens, seconds).items()}
-    return {"pages": len(pages), "tokens_per_page": tokens, **rates, "first_token_seconds": first}
+    except RecordingError as error:
+        return figures | {"not_recorded": str(error)}
+    return figures | {f"graphed_{name}": values for name, values in _rates(len(pages), tokens, seconds).items()}
 
 
 def _encoded(trainable: TrainableModel, pages: Sequence[Sample]) -> Any:

@@ -65,8 +65,10 @@ def train(
     ):
         progress.advance(len(measurements.step_seconds))
         trainer.add_callback(MeasuringCallback(measurements, tracked, progress, _peak_flops(trainer)))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.end_data_workers()
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            trainer.end_data_workers()
     return measurements
 
 

@@ -252,7 +252,12 @@ def probed(contender: Any, figures: dict[str, Any]) -> Measurement:
 def test_probes_become_figures_ratios_and_notes() -> None:
     speed = {"tokens_per_second": [10.0, 20.0], "pages_per_second": [1.0, 2.0], "first_token_seconds": [0.2, 0.1]}
     speed |= {"graphed_tokens_per_second": [30.0], "graphed_pages_per_second": [3.0]}
-    twice = {"tokens_per_second": [20.0, 60.0], "pages_per_second": [2.0, 6.0], "first_token_seconds": [0.1, 0.1]}
+    twice = {
+        "not_recorded": "it asks the host",
+        "tokens_per_second": [20.0, 60.0],
+        "pages_per_second": [2.0, 6.0],
+        "first_token_seconds": [0.1, 0.1],
+    }
     standard = probed(
         "standard",
         {
@@ -281,6 +286,7 @@ def test_probes_become_figures_ratios_and_notes() -> None:
     assert "largest_batch" not in ratios, "a batch of 0 pages has no ratio"
     assert unsloth.largest_batch == 0 and comparison.contenders[1].figures["largest_batch"].median == 0
     assert comparison.contenders[1].missing == {"reading": "killed by signal 9"}
+    assert "unsloth: its generation cannot be recorded (it asks the host)" in comparison.notes
     assert any("the model has 8,192 positions" in note for note in comparison.notes)
     page = benchmark_page(BenchmarkConfig(dataset_dir=Path(), output_dir=Path(), memory_cap_gib=24), comparison)
     assert "CER: not measured, killed by signal 9" in page and "10,240" in page and "11.11" in page

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -193,6 +194,7 @@ def test_a_max_length_below_the_picture_is_said(made: Path, tmp_path: Path, work
         run(config_of(made, tmp_path / "out", max_length=16, dataloader_num_workers=workers))
     assert "Traceback" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+    assert not multiprocessing.active_children(), "its data workers have ended"
 
 
 def test_a_training_that_fails_ends_with_its_data_workers(made: Path, tmp_path: Path) -> None:
