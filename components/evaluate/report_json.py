@@ -22,6 +22,7 @@ SCHEMA_VERSION = 1
 def report_content(
     config: EvaluateConfig,
     pages: EvaluationPages,
+    training_documents: str,
     rows: Sequence[ModelRow],
     comparison: PairedComparison | None,
     device: torch.device,
@@ -38,6 +39,7 @@ def report_content(
             "split": config.split,
             "pages": len(pages),
             "pages_in_split": pages.manifest.splits[config.split].samples,
+            "training_documents": training_documents,
         },
         "models": {
             "base": {"base_model": config.base_model, "revision": config.revision},

@@ -21,7 +21,13 @@ from components.evaluate.report_html import write_html
 from components.evaluate.report_json import report_content
 from components.evaluate.samples_file import write_samples
 from components.evaluate.scores import ModelRow, ModelScores, edits, labels_of, lengths, row_of, score
-from components.shared.adapter_loading import adapter_kind, load_fine_tuned, load_fine_tuned_processor
+from components.evaluate.shared_documents import check_training_documents
+from components.shared.adapter_loading import (
+    check_adapter_weights,
+    check_base_of_adapter,
+    load_fine_tuned,
+    load_fine_tuned_processor,
+)
 from components.shared.model_families import family_of
 from components.shared.model_loading import default_device, default_dtype, load_model, load_processor, model_type_of
 from components.shared.output_folder import finished_folder
@@ -48,10 +54,15 @@ def run(config: EvaluateConfig) -> EvaluateResult:
     """Transcribe, score and report.
 
     Raises:
-        UserError: no such dataset, model or adapter, an output folder in use, or labels without text.
+        UserError: no such dataset, model or adapter, an adapter for another base, weights that are cut, NaN or
+            infinite, a split without pages, pages of documents that were trained on, an output folder in use, or
+            labels without text.
     """
     with finished_folder(config.output_dir) as folder, step_run("evaluate", _parameters(config)) as tracked:
-        pages = EvaluationPages(ShardDataset(config.dataset_dir, config.split), config.max_pages, config.seed)
+        _check_fine_tuned(config)  # what is wrong is said now, not after the base has read everything
+        dataset = ShardDataset(config.dataset_dir, config.split)
+        shared = check_training_documents(dataset, config.split)
+        pages = EvaluationPages(dataset, config.max_pages, config.seed)
         tracked.log_dataset(pages.manifest.digest, str(pages.manifest.config.get("source")), "evaluation")
         normalise = normalizer(config.normalization)
         labels = labels_of(pages, normalise)
@@ -63,7 +74,7 @@ def run(config: EvaluateConfig) -> EvaluateResult:
 
         device = default_device()
         classic = tesseract_version() if any(row.name == "tesseract" for row in rows) else None
-        report = report_content(config, pages, rows, comparison, device, default_dtype(device), classic)
+        report = report_content(config, pages, shared, rows, comparison, device, default_dtype(device), classic)
         text = json.dumps(report, indent=2, ensure_ascii=False)
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
         write_samples(folder / "samples.parquet", models, config.normalization)
@@ -76,13 +87,17 @@ def run(config: EvaluateConfig) -> EvaluateResult:
 
 def _transcriptions(config: EvaluateConfig, pages: EvaluationPages) -> Iterator[tuple[str, Transcription]]:
     """Yield each model's name and its transcription; one model at a time is in memory."""
-    if config.adapter_dir is not None:
-        adapter_kind(config.adapter_dir)  # a wrong folder is said now, not after the base has read everything
     yield "base", _read_with_model(config, pages, None)
     if config.adapter_dir is not None:
         yield "adapter", _read_with_model(config, pages, config.adapter_dir)
     if config.classic_ocr and tesseract_version():
         yield "tesseract", transcribe_with_tesseract(pages)
+
+
+def _check_fine_tuned(config: EvaluateConfig) -> None:
+    if config.adapter_dir is not None:
+        check_base_of_adapter(config.base_model, config.revision, config.adapter_dir)
+        check_adapter_weights(config.adapter_dir)
 
 
 def _read_with_model(config: EvaluateConfig, pages: EvaluationPages, adapter_dir: Path | None) -> Transcription:

@@ -1,8 +1,9 @@
 """What the train step made, as a model: a PEFT adapter on its base, or a whole model after full fine-tuning."""
 
+import json
 import warnings
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
@@ -14,6 +15,7 @@ AdapterKind = Literal["adapter", "model"]
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_TRAINING = "training.json"
 _MODEL_CONFIG = "config.json"
 _MEND = "point adapter_dir at a folder that the train step made"
 
@@ -35,6 +37,86 @@ def adapter_kind(adapter_dir: Path) -> AdapterKind:
     )
 
 
+def check_base_of_adapter(base_model: str, revision: str | None, adapter_dir: Path) -> None:
+    """Compare the names of the base that the adapter was trained on and of the one that it is to be put on.
+
+    Only names are compared: a folder is another folder on another machine, and whether its weights fit is seen when
+    they are loaded. A folder without ``training.json``, or with a whole model, passes.
+
+    Raises:
+        UserError: both are hub ids (or ``tiny-base``) and differ, or both revisions are given and differ.
+    """
+    if adapter_kind(adapter_dir) == "model" or not (adapter_dir / _TRAINING).is_file():
+        return
+    trained_on, trained_revision = _base_in_training_file(adapter_dir / _TRAINING)
+    names = [name for name in (trained_on, base_model) if name is not None and not _is_folder(name)]
+    if len(names) == 2 and names[0] != names[1]:
+        raise UserError(
+            f"the adapter is for another base: it was trained on {names[0]!r}, base_model is {names[1]!r}",
+            where=str(adapter_dir),
+            mend=f"give base_model {names[0]!r}, or train an adapter for {names[1]!r}",
+        )
+    if len(names) == 2 and revision and trained_revision and revision != trained_revision:
+        raise UserError(
+            f"the adapter is for another base: it was trained on revision {trained_revision!r} of {names[0]!r}, "
+            f"revision is {revision!r}",
+            where=str(adapter_dir),
+            mend=f"give revision {trained_revision!r}, or train an adapter for the other",
+        )
+
+
+def _base_in_training_file(path: Path) -> tuple[str | None, str | None]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read as JSON ({error})", where=str(path), mend=_MEND) from error
+    if not isinstance(content, dict):
+        raise UserError("holds no mapping", where=str(path), mend=_MEND)
+    settings = content.get("config")
+    return content.get("base_model"), settings.get("revision") if isinstance(settings, dict) else None
+
+
+def _is_folder(base_model: str) -> bool:
+    return Path(base_model).is_absolute() or base_model.startswith((".", "~")) or Path(base_model).is_dir()
+
+
+def check_adapter_weights(adapter_dir: Path) -> None:
+    """Read an adapter's weights without its base, and see that they are whole and finite.
+
+    Raises:
+        UserError: no folder of a fine-tuned model, a truncated or corrupt file, or NaN or infinite weights.
+    """
+    if adapter_kind(adapter_dir) == "adapter":
+        _stored_weights(adapter_dir)
+
+
+def _stored_weights(adapter_dir: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = adapter_dir / _ADAPTER_WEIGHTS
+    try:
+        stored = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"the adapter's weights cannot be read: the file is truncated or corrupt ({error})",
+            where=str(path),
+            mend="copy it again, or train again",
+        ) from error
+    _check_finite(stored, str(path))
+    return stored
+
+
+def _check_finite(weights: dict[str, Any], where: str) -> None:
+    bad = sorted(name for name, weight in weights.items() if not torch.isfinite(weight).all())
+    if bad:
+        raise UserError(
+            f"{len(bad)} of {len(weights)} weights hold NaN or infinite values, first {bad[0]}",
+            where=where,
+            mend="train again with a lower learning_rate or max_grad_norm, or take an earlier checkpoint",
+        )
+
+
 def load_fine_tuned(
     base_model: str,
     adapter_dir: Path,
@@ -50,10 +132,12 @@ def load_fine_tuned(
     ``revision`` play no part.
 
     Raises:
-        UserError: the folder holds neither adapter nor model, or an adapter that does not fit ``base_model``.
+        UserError: the folder holds neither adapter nor model, an adapter that does not fit ``base_model``, or
+            weights that are cut, NaN or infinite.
     """
     if adapter_kind(adapter_dir) == "model":
         model = load_model(str(adapter_dir.absolute()), dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        _check_finite(dict(model.named_parameters()), str(adapter_dir))
         return model.eval()
     base = load_model(base_model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
     return _with_adapter(base, base_model, adapter_dir).eval()
@@ -72,13 +156,11 @@ def load_fine_tuned_processor(
 
 def _with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> PreTrainedModel:
     from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     where = str(adapter_dir)
     mend = f"is it the adapter of another base_model than {base_model!r}? if not, train again"
+    stored = _stored_weights(adapter_dir)
     try:
-        stored = load_file(adapter_dir / _ADAPTER_WEIGHTS)
         with warnings.catch_warnings():
             # Missing keys are a warning to PEFT; below they are an error.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
@@ -90,7 +172,7 @@ def _with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> 
         with torch.no_grad():
             for name in adapter.keys() & stored.keys():
                 adapter[name].copy_(stored[name])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"the adapter cannot be put on the base ({first_line})", where=where, mend=mend) from error
     if missing := sorted(adapter.keys() ^ stored.keys()):

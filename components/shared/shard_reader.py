@@ -17,7 +17,7 @@ from PIL import Image
 from components.shared.dataset_manifest import Split, read_manifest, verify_shards
 from components.shared.errors import UserError
 from components.shared.page_decoding import decode_gray, decode_unfiltered_png
-from components.shared.shard_index import index_shard
+from components.shared.shard_index import ShardIndex, index_shard
 
 _OPEN_SHARDS = 128
 """Descriptors held by one process; a process may have 1,024 by default, and a million pages are a thousand shards."""
@@ -99,13 +99,22 @@ class ShardDataset:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> Sample:
+        opened, shard, row, metadata = self._found(index)
+        image_offset, image_size = shard.spans[row, :2].tolist()
+        return Sample(shard.key(row), opened.read(image_offset, image_size), metadata)
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """Return what the dataset knows of a page, without reading its picture."""
+        return self._found(index)[3]
+
+    def _found(self, index: int) -> tuple["_OpenShard", ShardIndex, int, dict[str, Any]]:
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         number = int(np.searchsorted(self._ends, position, side="right"))
         shard = self._indexes[number]
         row = position - int(self._ends[number]) + len(shard)
-        image_offset, image_size, metadata_offset, metadata_size = shard.spans[row].tolist()
+        metadata_offset, metadata_size = shard.spans[row, 2:].tolist()
         opened = self._opened(self._paths[number])
         try:
             metadata = json.loads(opened.read(metadata_offset, metadata_size))
@@ -114,7 +123,7 @@ class ShardDataset:
             raise UserError(
                 f"the metadata is not JSON ({error})", where=where, mend="prepare the data again"
             ) from error
-        return Sample(shard.key(row), opened.read(image_offset, image_size), metadata)
+        return opened, shard, row, metadata
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_opened"}

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -38,21 +38,28 @@ def drawn(text: str, size: int = 20) -> bytes:
     return stream.getvalue()
 
 
-def write_dataset(folder: Path, pages: list[Page]) -> str:
-    """Write ``pages`` as the eval split, and the first as the train split; return the dataset's digest."""
+def write_dataset(folder: Path, pages: list[Page], training: list[Page] | None = None, **config: object) -> str:
+    """Write ``pages`` as the eval split; return the dataset's digest.
+
+    The train split is ``training``, or the first page again as a document of its own.
+    """
     folder.mkdir(parents=True)
+    trained_on = [replace(pages[0], source_id="training")] if training is None else training
     splits = {
         name: {"wids_version": 1, "shardlist": [_write_shard(folder / f"{name}-000000.tar", name, part)]}
-        for name, part in (("train", pages[:1]), ("eval", pages))
+        for name, part in (("train", trained_on), ("eval", pages))
     }
     content = {
         "schema_version": 1,
         "digest": "",
         "splits": splits,
-        "documents": {"train": 1, "eval": len({page.source_id for page in pages})},
+        "documents": {
+            "train": len({page.source_id for page in trained_on}),
+            "eval": len({page.source_id for page in pages}),
+        },
         "dropped": {},
         "source_digest": sha256_json([page.text for page in pages]),
-        "config": {"source": "dataset_fixture"},
+        "config": {"source": "dataset_fixture", **config},
         "config_digest": sha256_json({"source": "dataset_fixture"}),
         "fonts": {},
         "layout_engine": "basic",

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from dataset_fixture import Page, write_dataset
+from safetensors.torch import load_file, save
 
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.generation import transcribe
@@ -75,7 +76,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings(base: Path, dataset: Path, output: Path, **changes: object) -> EvaluateConfig:
+def settings(base: Path | str, dataset: Path, output: Path, **changes: object) -> EvaluateConfig:
     values = {
         "dataset_dir": dataset,
         "base_model": str(base),
@@ -261,6 +262,95 @@ def test_an_adapter_of_another_base_is_a_user_error(base: Path, adapter: Path, t
     (fewer / "adapter_config.json").write_text(json.dumps({**config, **modules}))
     with pytest.raises(UserError, match="does not fit the base"):
         load_fine_tuned(str(base), fewer, **options)
+
+
+def _damaged(adapter: Path, folder: Path, weights: bytes) -> Path:
+    shutil.copytree(adapter, folder)
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    return folder
+
+
+def test_an_adapter_whose_file_is_cut_is_named_before_anything_is_read(
+    base: Path, adapter: Path, dataset: Path, tmp_path: Path
+) -> None:
+    whole = (adapter / "adapter_model.safetensors").read_bytes()
+    for length in (0, 5, 200, len(whole) - 1):
+        cut = _damaged(adapter, tmp_path / f"cut{length}", whole[:length])
+        with pytest.raises(UserError, match=r"adapter_model.safetensors: .* truncated or corrupt"):
+            run(settings(base, dataset, tmp_path / "out", adapter_dir=cut))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(
+    base: Path, adapter: Path, dataset: Path, tmp_path: Path, value: float
+) -> None:
+    weights = load_file(adapter / "adapter_model.safetensors")
+    name = sorted(weights)[3]
+    weights[name].view(-1)[-1] = value
+    bad = _damaged(adapter, tmp_path / "bad", save(weights))
+    with pytest.raises(UserError, match=f"1 of {len(weights)} weights hold NaN or infinite values, first {name}"):
+        run(settings(base, dataset, tmp_path / "out", adapter_dir=bad))
+
+
+def test_a_whole_model_of_nan_weights_is_named(base: Path, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    save_blank_paddleocr_vl(tuned, seed=1)
+    weights = load_file(tuned / "model.safetensors")
+    weights[sorted(weights)[0]].view(-1)[0] = float("nan")
+    (tuned / "model.safetensors").write_bytes(save(weights, {"format": "pt"}))
+    with pytest.raises(UserError, match=r"1 of .* weights hold NaN"):
+        load_fine_tuned(str(base), tuned, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def test_an_adapter_that_was_trained_on_another_base_is_refused_by_name(
+    adapter: Path, dataset: Path, tmp_path: Path
+) -> None:
+    trained = _damaged(adapter, tmp_path / "trained", (adapter / "adapter_model.safetensors").read_bytes())
+    content = {"base_model": "some/Model", "config": {"revision": "aaa"}}
+    (trained / "training.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="another base: it was trained on 'some/Model', base_model is 'tiny-base'"):
+        run(settings("tiny-base", dataset, tmp_path / "out", adapter_dir=trained))
+    with pytest.raises(UserError, match="trained on revision 'aaa'"):
+        run(settings("some/Model", dataset, tmp_path / "out", adapter_dir=trained, revision="bbb"))
+    (trained / "training.json").write_text("{")
+    with pytest.raises(UserError, match=r"training.json: cannot be read as JSON"):
+        run(settings("tiny-base", dataset, tmp_path / "out", adapter_dir=trained))
+
+
+def test_pages_of_documents_that_were_trained_on_are_refused_with_their_ids(base: Path, tmp_path: Path) -> None:
+    training = [Page("Seen in training", f"{name}.txt") for name in ("six", "two", "other")]
+    write_dataset(tmp_path / "mixed", PAGES, training)
+    with pytest.raises(UserError, match=r"shares 2 document\(s\) with training: six.txt, two.txt"):
+        run(settings(base, tmp_path / "mixed", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_equal_names_in_two_sources_are_no_shared_document_but_equal_pages_are(base: Path, tmp_path: Path) -> None:
+    """With a holdout the ids come from two folders, and 0001.txt in one is not 0001.txt in the other."""
+    holdout = {"holdout": {"source": "elsewhere"}}
+    write_dataset(tmp_path / "named_alike", PAGES, [Page("Of another source", "two.txt")], **holdout)
+    found = run(settings(base, tmp_path / "named_alike", tmp_path / "out", max_pages=1))
+    report = json.loads((found.folder / "report.json").read_text())
+    assert report["dataset"]["training_documents"] == "none among these pages"
+    write_dataset(tmp_path / "same", PAGES, [PAGES[2], PAGES[3]], **holdout)
+    with pytest.raises(UserError, match=r"2 document\(s\) with training: three.txt, two.txt"):
+        run(settings(base, tmp_path / "same", tmp_path / "out2"))
+
+
+def test_training_pages_can_be_read_on_purpose_and_the_report_says_so(base: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "mixed", PAGES[:1], PAGES[:1])
+    found = run(settings(base, tmp_path / "mixed", tmp_path / "out", split="train"))
+    assert json.loads((found.folder / "report.json").read_text())["dataset"]["training_documents"] == (
+        "these are the pages"
+    )
+
+
+def test_a_split_without_pages_is_a_user_error(base: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "empty", [], PAGES[:1])
+    with pytest.raises(UserError, match="the split 'eval' has no samples"):
+        run(settings(base, tmp_path / "empty", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_without_any_text_are_a_user_error(base: Path, tmp_path: Path) -> None:
