@@ -50,6 +50,8 @@ class BenchmarkConfig(StepConfig):
     """tokens beyond which the longest context is not sought"""
     largest_batch_limit: int = Field(1024, ge=1)
     """pages beyond which the largest batch is not sought"""
+    time_limit_minutes: float | None = Field(None, gt=0)
+    """what runs when these minutes are over is ended and what is left is skipped, each a row that says so"""
 
     @model_validator(mode="after")
     def _is_measurable(self) -> Self:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from components.benchmark.config import BenchmarkConfig, Contender
-from components.benchmark.module_process import run_module
+from components.benchmark.module_process import OUT_OF_TIME, run_module, seconds_until
 from components.benchmark.probes import probe
 
 BACKENDS: dict[Contender, dict[str, Any]] = {
@@ -87,18 +88,23 @@ class Measurement(BaseModel):
     with a status and, where it is not ``ok``, the reason"""
 
 
-def measure(contender: Contender, repeat: int, config: BenchmarkConfig, logs: Path) -> Measurement:
+def measure(
+    contender: Contender, repeat: int, config: BenchmarkConfig, logs: Path, deadline: float = math.inf
+) -> Measurement:
     """Train with ``contender`` and return its figures; one that cannot run says why. Its output goes into ``logs``.
 
-    In the first repeat its model is then probed, see ``components.benchmark.probes``.
+    In the first repeat its model is then probed, see ``components.benchmark.probes``. ``deadline`` is a value of
+    ``time.monotonic``.
     """
-    if reason := _cannot_run(contender):
+    reason = _cannot_run(contender) or (OUT_OF_TIME if time.monotonic() >= deadline else None)
+    if reason:
         return Measurement(contender=contender, repeat=repeat, status="skipped", reason=reason)
     with tempfile.TemporaryDirectory(prefix=f"{contender}-", dir=logs.parent) as folder:
         scratch = Path(folder)
         settings = train_settings(contender, config, scratch / "adapter")
         started = time.perf_counter()
-        failure = run_module("components.train", settings, scratch / "train.json", logs / f"{contender}-{repeat}.log")
+        log = logs / f"{contender}-{repeat}.log"
+        failure = run_module("components.train", settings, scratch / "train.json", log, seconds_until(deadline))
         wall_seconds = time.perf_counter() - started
         if failure:
             return Measurement(contender=contender, repeat=repeat, status="failed", reason=failure)
@@ -106,7 +112,7 @@ def measure(contender: Contender, repeat: int, config: BenchmarkConfig, logs: Pa
         figures = steady_figures(contender, repeat, training, config.warmup_steps, wall_seconds)
         if repeat > 1 or figures.status != "ok":
             return figures
-        return figures.model_copy(update=probe(config, settings, scratch, logs / f"{contender}-probes.log"))
+        return figures.model_copy(update=probe(config, settings, scratch, logs / f"{contender}-probes.log", deadline))
 
 
 def train_settings(contender: Contender, config: BenchmarkConfig, adapter: Path) -> dict[str, Any]:

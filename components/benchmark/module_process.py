@@ -1,24 +1,42 @@
 """A part of the product as a process of its own: it starts with fresh memory, and its death is only its own."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+OUT_OF_TIME = "the benchmark's time_limit_minutes are over"
 _LAST_LINES = 5
 
 
-def run_module(module: str, settings: dict[str, Any], settings_file: Path, log: Path) -> str | None:
-    """Run ``python -m module --config settings_file`` and return why it failed, None where it ended well."""
+def run_module(
+    module: str, settings: dict[str, Any], settings_file: Path, log: Path, seconds: float | None = None
+) -> str | None:
+    """Run ``python -m module --config settings_file`` and return why it failed, None where it ended well.
+
+    After ``seconds`` it is killed.
+    """
     settings_file.write_text(json.dumps(settings), encoding="utf-8")
     command = [sys.executable, "-m", module, "--config", str(settings_file)]
     # Only the benchmark itself is tracked: the contenders' runs would look like trainings of their own.
     environment = os.environ | {"MLFLOW_TRACKING_URI": "off"}
     with log.open("w", encoding="utf-8") as output:
-        answer = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
+        try:
+            answer = subprocess.run(
+                command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False, timeout=seconds
+            )
+        except subprocess.TimeoutExpired:
+            return OUT_OF_TIME
     return _last_words(answer.returncode, log) if answer.returncode else None
+
+
+def seconds_until(deadline: float) -> float | None:
+    """Return the seconds until a value of ``time.monotonic``, at least a moment; None where it is infinite."""
+    return None if math.isinf(deadline) else max(0.001, deadline - time.monotonic())
 
 
 def _last_words(exit_code: int, log: Path) -> str:

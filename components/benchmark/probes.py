@@ -1,11 +1,12 @@
 """What a contender's model does beside the timed training: it reads pages, generates, and fills the capped memory."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.module_process import run_module
+from components.benchmark.module_process import run_module, seconds_until
 from components.shared.edit_counts import character_edits, error_rate
 from components.shared.text_normalization import Profile, normalizer
 
@@ -14,7 +15,9 @@ NORMALIZATION: Profile = "nfkc-ws-v1"
 """What is done to label and prediction before they are compared; evaluate's default."""
 
 
-def probe(config: BenchmarkConfig, train: dict[str, Any], scratch: Path, log: Path) -> dict[str, Any]:
+def probe(
+    config: BenchmarkConfig, train: dict[str, Any], scratch: Path, log: Path, deadline: float = math.inf
+) -> dict[str, Any]:
     """Probe the model that the settings ``train`` made, in a process of its own; return fields of ``Measurement``.
 
     A process that dies fails the part it was at and those behind it, in its own last words.
@@ -27,7 +30,7 @@ def probe(config: BenchmarkConfig, train: dict[str, Any], scratch: Path, log: Pa
     settings = {"train": train, "result_file": str(result_file)} | {
         name: getattr(config, name) for name in (*names, *limits)
     }
-    failure = run_module("components.train.probe", settings, scratch / "probe.json", log)
+    failure = run_module("components.train.probe", settings, scratch / "probe.json", log, seconds_until(deadline))
     measured = json.loads(result_file.read_text(encoding="utf-8")) if result_file.exists() else {}
     return probe_figures({name: measured.get(name, {"status": "failed", "reason": failure}) for name in PROBES})
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+import time
 from pathlib import Path
 
 from components.benchmark.comparison import Comparison, compare
@@ -37,7 +39,8 @@ def run(config: BenchmarkConfig) -> Comparison:
         turns = [(contender, repeat) for repeat in range(1, config.repeats + 1) for contender in config.contenders]
         (folder / LOGS_FOLDER).mkdir()
         shown = track(turns, "benchmark trainers", len(turns))
-        comparison = compare([measure(*turn, config, folder / LOGS_FOLDER) for turn in shown])
+        deadline = time.monotonic() + 60 * (config.time_limit_minutes or math.inf)
+        comparison = compare([measure(*turn, config, folder / LOGS_FOLDER, deadline) for turn in shown])
         _check_any_ran(comparison.measurements)
         report = {
             "schema_version": SCHEMA_VERSION,

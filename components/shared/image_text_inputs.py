@@ -37,16 +37,17 @@ def training_inputs(
     instructions: Sequence[str | None],
     answers: Sequence[str],
     max_length: int | None = None,
+    pad_to_multiple_of: int = 1,
 ) -> dict[str, Any]:
     """Return right-padded tensors with ``labels`` of shape (pages, tokens), -100 outside of the answers.
 
     Answers end with the tokenizer's end-of-sequence token. With ``max_length`` (tokens) longer rows lose the
-    end of their answer; the caller counts them.
+    end of their answer; the caller counts them. ``pad_to_multiple_of`` (tokens) rounds the rows' common length up.
     """
     prompts = [prompt_text(processor, family, instruction) for instruction in instructions]
     end = processor.tokenizer.eos_token
     texts = [prompt + answer + end for prompt, answer in zip(prompts, answers, strict=True)]
-    batch = dict(_processed(processor, family, images, texts, padding_side="right"))
+    batch = dict(_processed(processor, family, images, texts, padding_side="right", multiple=pad_to_multiple_of))
     answer_lengths = [len(processor.tokenizer(answer + end, add_special_tokens=False).input_ids) for answer in answers]
     lengths = batch["attention_mask"].sum(dim=1)
     positions = torch.arange(batch["input_ids"].shape[1])
@@ -61,13 +62,19 @@ def training_inputs(
 
 
 def _processed(
-    processor: ProcessorMixin, family: ModelFamily, images: Sequence[Image.Image], texts: list[str], padding_side: str
+    processor: ProcessorMixin,
+    family: ModelFamily,
+    images: Sequence[Image.Image],
+    texts: list[str],
+    padding_side: str,
+    multiple: int = 1,
 ) -> BatchFeature:
     processor.tokenizer.padding_side = padding_side
     return processor(
         images=[image.convert("RGB") for image in images],
         text=texts,
         padding=True,
+        pad_to_multiple_of=multiple,
         return_tensors="pt",
         **family.image_options,
     )

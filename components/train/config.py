@@ -87,6 +87,9 @@ class TrainConfig(StepConfig):
     """optimizer steps"""
     max_length: int = Field(4096, ge=16)
     """tokens per page, image tokens included; longer pages lose the end of their label and are counted"""
+    pad_to_multiple_of: int | None = Field(None, ge=1)
+    """the rows of a batch are padded to a multiple of so many tokens: on a GPU kernels are planned anew for each new
+    length, which takes longer than the padding; 64 on a GPU and 1 on a CPU unless given"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """number format of the computation: auto is bfloat16 on a GPU and float32 on a CPU"""
     dataloader_num_workers: int = Field(0, ge=0)

@@ -14,6 +14,7 @@ from components.shared.image_text_inputs import training_inputs
 from components.shared.model_families import family_of
 from components.shared.model_loading import load_processor, model_type_of
 from components.shared.shard_reader import ShardDataset
+from components.train.collator import padding_granule
 from components.train.config import TrainConfig
 from components.train.estimate_limits import KNOWN_ERROR
 from components.train.memory_estimate import MemoryEstimate, Pages
@@ -69,9 +70,8 @@ def largest_pages(config: TrainConfig, dataset: ShardDataset) -> Pages:
     longest = max(samples, key=lambda sample: len(sample.text))
     processor = load_processor(config.base_model, config.revision, config.trust_remote_code)
     family = family_of(model_type_of(config.base_model, config.revision, config.trust_remote_code))
-    batch = training_inputs(
-        processor, family, [largest.image], [longest.instruction], [longest.text], config.max_length
-    )
+    page = ([largest.image], [longest.instruction], [longest.text])
+    batch = training_inputs(processor, family, *page, config.max_length, padding_granule(config))
     return Pages(largest.image.width, largest.image.height, batch["input_ids"].shape[1])
 
 

@@ -13,7 +13,7 @@ from components.shared.shard_reader import ShardDataset
 from components.shared.tracking import TrackedRun
 from components.train.backends.protocol import TrainableModel
 from components.train.checkpoints import given_checkpoint, newest_whole_checkpoint, read_seal
-from components.train.collator import PageCollator
+from components.train.collator import PageCollator, padding_granule
 from components.train.config import TrainConfig
 from components.train.distributed import from_first, is_first, process_count
 from components.train.evaluation import PageReading, held_out_sample
@@ -110,7 +110,9 @@ def _trainer(
     run_frozen_parts_without_gradients(model)
     held_out = held_out_sample(config) if config.eval_steps else None
     read = [held_out[index] for index in range(min(config.eval_pages, len(held_out)))] if held_out else []
-    collator = PageCollator(processor, family, config.max_length, rope_positions_of(model))
+    collator = PageCollator(
+        processor, family, config.max_length, rope_positions_of(model), pad_to_multiple_of=padding_granule(config)
+    )
     checkpointing = config.gradient_checkpointing and not trainable.checkpoints_itself
     trainer = PageTrainer(
         measurements=measurements,

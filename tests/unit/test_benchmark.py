@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import Image
 
 from components.benchmark.comparison import compare
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.contender import Measurement, steady_figures, train_settings
+from components.benchmark.contender import Measurement, measure, steady_figures, train_settings
 from components.benchmark.page import benchmark_page
 from components.benchmark.probes import PROBES, character_error_rate, probe_figures
 from components.prepare.config import PrepareConfig
@@ -226,6 +227,14 @@ def test_the_stock_trainer_is_the_standard_one_as_its_guide_has_it(tmp_path: Pat
     differing = {name: stock[name] for name in stock if stock.get(name) != standard.get(name)}
     assert differing == {"quantize_experts": False, "upcast_unquantized": True}
     assert stock["backend"] == "standard" and stock["r"] == 8
+
+
+def test_what_is_left_when_the_time_is_over_says_so(tmp_path: Path) -> None:
+    config = BenchmarkConfig(dataset_dir=tmp_path, output_dir=tmp_path / "out", time_limit_minutes=1)
+    left = measure("standard", 1, config, tmp_path, deadline=time.monotonic())
+    assert (left.status, left.reason) == ("skipped", "the benchmark's time_limit_minutes are over")
+    ended = measure("standard", 1, config, tmp_path, deadline=time.monotonic() + 0.3)
+    assert (ended.status, ended.reason) == ("failed", "the benchmark's time_limit_minutes are over")
 
 
 def test_a_ratio_needs_both_contenders_in_the_same_repeat() -> None:

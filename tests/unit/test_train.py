@@ -84,12 +84,17 @@ def test_the_same_seed_gives_the_same_losses_and_another_does_not(
     assert other.training["losses"] != lora.training["losses"]
 
 
-@pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"dataloader_num_workers": 2}])
+@pytest.mark.parametrize(
+    "change", [{"gradient_checkpointing": True}, {"dataloader_num_workers": 2}, {"pad_to_multiple_of": 64}]
+)
 def test_how_it_is_computed_does_not_change_the_losses(
     made: Path, lora: TrainResult, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    result = run(config_of(made, tmp_path / "out", **change))
-    assert result.training["losses"] == pytest.approx(lora.training["losses"], rel=1e-4)
+    training = run(config_of(made, tmp_path / "out", **change)).training
+    assert training["losses"] == pytest.approx(lora.training["losses"], rel=1e-4)
+    assert training["tokens_per_step"] == lora.training["tokens_per_step"]
+    granule = change.get("pad_to_multiple_of", 1)
+    assert all(padded % (granule * 4) == 0 for padded in training["padded_tokens_per_step"])
 
 
 def test_accumulated_batches_are_one_step(made: Path, lora: TrainResult, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -105,6 +105,12 @@ def line(result: dict, single: float | None) -> str:
     )
 
 
+def write(results: dict, counts: list[int], options: argparse.Namespace) -> None:
+    ordered = [results[case, gpus] for case in options.cases for gpus in counts if (case, gpus) in results]
+    report = {"command": sys.argv[1:], "warmup_steps": options.warmup, "cases": ordered}
+    (options.out / "scaling.json").write_text(json.dumps(report, indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -127,10 +133,10 @@ def main() -> None:
             for gpus in sorted(counts, reverse=True)
             for case in options.cases
         }
-        results = {job: future.result() for job, future in jobs.items()}
-    ordered = [results[case, gpus] for case in options.cases for gpus in counts]
-    report = {"command": sys.argv[1:], "warmup_steps": options.warmup, "cases": ordered}
-    (options.out / "scaling.json").write_text(json.dumps(report, indent=1))
+        results = {}
+        for future in as_completed(jobs.values()):
+            results |= {job: future.result() for job, each in jobs.items() if each is future}
+            write(results, counts, options)  # each time: whoever ends this early keeps what was measured
     for case in options.cases:
         base = results[case, counts[0]]
         single = None if base.get("failed") else base["median_samples_per_second"] / counts[0]
