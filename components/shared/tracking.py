@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from components.shared import tracking_runs
+from components.shared import mlflow_connection, tracking_runs
 from components.shared.lineage import git_commit, tool_version
+from components.shared.mlflow_connection import TRACKING_OFF
 
 logger = logging.getLogger(__name__)
 
-TRACKING_OFF = "off"
 DEFAULT_EXPERIMENT = "deepsynth"
 _LONGEST_VALUE = 6000
 _LARGEST_BATCH = 1000
@@ -26,14 +26,6 @@ _LARGEST_BATCH = 1000
 _SECONDS_BETWEEN_BATCHES = 2.0
 _SECONDS_BETWEEN_ATTEMPTS = 60.0
 _SECONDS_BETWEEN_SYSTEM_METRICS = 2.0
-# MLflow's own defaults keep a step waiting for minutes when the server is gone. Artifacts have their own timeout:
-# a server that passes a large file on to object storage answers late.
-_HTTP_DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-}
-_ARTIFACT_TIMEOUT = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")
 
 T = TypeVar("T")
 
@@ -83,7 +75,7 @@ class TrackedRun:
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(path)
-        with _environment_default(*_ARTIFACT_TIMEOUT):
+        with mlflow_connection.artifact_timeout():
             if path.is_dir():
                 self._attempt(lambda: self._client.log_artifacts(self.run_id, str(path), artifact_path=path.name))
             else:
@@ -99,17 +91,12 @@ class TrackedRun:
         self._attempt(lambda: self._client.log_batch(self.run_id, tags=entities, synchronous=True))
 
     def _start(self, step: str, parameters: Mapping[str, Any]) -> None:
-        for name, value in _HTTP_DEFAULTS.items():
-            os.environ.setdefault(name, value)
         try:
-            from mlflow.tracking import MlflowClient
+            self._errors = mlflow_connection.store_errors()
         except ImportError as error:
             self._warn(error)
             return
-        self._errors = tracking_runs.store_errors()
-        for noisy in ("mlflow", "urllib3.connectionpool"):  # the second says each retry
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        run_id = self._attempt(lambda: self._open(MlflowClient(self._uri), step), starting=True)
+        run_id = self._attempt(lambda: self._open(mlflow_connection.connect(self._uri), step), starting=True)
         if run_id is None:
             return
         self.run_id = run_id
@@ -202,7 +189,7 @@ def step_run(step: str, parameters: Mapping[str, Any]) -> Iterator[TrackedRun]:
     An exception in the block marks the run FAILED (KILLED for an interrupt) and propagates. The status of a run
     that was attached to by ``MLFLOW_RUN_ID`` is left to its owner.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    uri = mlflow_connection.store_uri()
     tracked = TrackedRun(uri)
     if uri.lower() != TRACKING_OFF:
         tracked._start(step, parameters)
@@ -215,16 +202,3 @@ def step_run(step: str, parameters: Mapping[str, Any]) -> Iterator[TrackedRun]:
         raise
     finally:
         tracked._finish(status)
-
-
-@contextmanager
-def _environment_default(name: str, value: str) -> Iterator[None]:
-    """Set a variable for the block, unless the user gave it another value than this module's default."""
-    before = os.environ.get(name)
-    if before == _HTTP_DEFAULTS.get(name):
-        os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ[name] = before

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,6 @@ PIPELINE_RUN_TAG = "kfp.run_id"
 _SQLITE = "sqlite:///"
 _LONGEST_DIGEST = 36
 _PARAMETERS_PER_BATCH = 100
-
-
-def store_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions by which MLflow's client and its stores say that they are down or refuse.
-
-    OSError covers requests' exceptions and a local store's disk; boto3 is there only where artifacts go to S3.
-    """
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    errors: list[type[Exception]] = [MlflowException, OSError, SQLAlchemyError]
-    try:
-        errors.append(import_module("boto3.exceptions").Boto3Error)
-        errors += [import_module("botocore.exceptions").BotoCoreError, import_module("botocore.exceptions").ClientError]
-    except ImportError:
-        pass
-    return tuple(errors)
 
 
 def experiment(client: Any, uri: str, name: str) -> str:
