@@ -1,12 +1,13 @@
 """The evaluate step's whole interface."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from components.shared.dataset_manifest import Split
 from components.shared.step_config import StepConfig
-from components.shared.text_normalization import Profile
+from components.shared.text_normalization import Profile, newest_version
 
 
 class EvaluateConfig(StepConfig):
@@ -28,8 +29,9 @@ class EvaluateConfig(StepConfig):
     """pages per batch; halved where the device runs out of memory"""
     max_new_tokens: int = Field(default=512, ge=1)
     """longest answer in tokens; a page that reaches it without an end counts as truncated"""
-    normalization: Profile = "nfkc-ws-v1"
-    """what is done to label and prediction before they are compared"""
+    normalization: Annotated[Profile, BeforeValidator(newest_version)] = "nfkc-ws-v1"
+    """what is done to label and prediction before they are compared: ``none``, ``nfc``, ``nfkc-ws`` or ``lenient``; a
+    name without a version is its newest one"""
     bootstrap_resamples: int = Field(default=1000, ge=100)
     """resamples of the documents behind each 95 % interval"""
     seed: int = 0

@@ -15,6 +15,7 @@ from components.evaluate.scores import ModelRow
 from components.shared.adapter_loading import adapter_kind
 from components.shared.lineage import sha256_folder, software_versions
 from components.shared.statistics import PairedComparison
+from components.shared.text_normalization import MEANINGS
 
 SCHEMA_VERSION = 1
 
@@ -72,8 +73,7 @@ def device_name(device: torch.device) -> str:
 def definitions(config: EvaluateConfig) -> dict[str, str]:
     """Return what each figure means, in words a reader of the report can check."""
     return {
-        "normalization": "nfkc-ws-v1: Unicode NFKC, runs of white space become one space, ends stripped; nfc-v1: "
-        "Unicode NFC; none-v1: nothing. Applied to label and prediction.",
+        "normalization": f"{config.normalization}: {MEANINGS[config.normalization]}. Applied to label and prediction.",
         "cer": "sum of character edits (Unicode code points) over all pages / sum of label characters (micro average)",
         "wer": "sum of word edits over all pages / sum of label words; words are separated by white space",
         "cer_median, cer_p90": "median and 90th percentile of the pages' own CER; a page with an empty label has "

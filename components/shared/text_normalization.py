@@ -1,14 +1,45 @@
 """What is done to label and prediction before they are compared: named, versioned profiles.
 
-A profile never changes once published; a change is a new version, so that old reports stay comparable.
+A profile never changes once published; a change is a new version, so that old reports stay comparable. A report
+names the version; in a config the name alone stands for the newest one.
 """
 
 import unicodedata
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-Profile = Literal["none-v1", "nfc-v1", "nfkc-ws-v1"]
+Profile = Literal["none-v1", "nfc-v1", "nfkc-ws-v1", "lenient-v1"]
 PROFILES: tuple[Profile, ...] = get_args(Profile)
+
+MEANINGS: dict[Profile, str] = {
+    "none-v1": "nothing",
+    "nfc-v1": "Unicode NFC",
+    "nfkc-ws-v1": "Unicode NFKC, runs of white space become one space, ends stripped",
+    "lenient-v1": "Unicode NFKC and case folding, typographic quotes, dashes and bullets become ', \" and -, invisible "
+    "characters (soft hyphens, zero-width and direction marks) are dropped, runs of white space become one space, "
+    "ends stripped",
+}
+"""What each profile does, in the words of a report."""
+
+_DOUBLE_QUOTES = "“”„‟«»″〝〞〟❝❞"
+_SINGLE_QUOTES = "‘’‚‛‹›′`´ʼ❛❜"
+_BULLETS = "•‣⁃◦∙·▪●"
+_MINUS_SIGN = "\N{MINUS SIGN}"
+_FOLDED = (
+    dict.fromkeys(map(ord, _DOUBLE_QUOTES), '"')
+    | dict.fromkeys(map(ord, _SINGLE_QUOTES), "'")
+    | dict.fromkeys(map(ord, _BULLETS + _MINUS_SIGN), "-")
+)
+
+
+def newest_version(profile: Any) -> Any:
+    """Return the newest version of a profile that is given without one; anything else as it is.
+
+    >>> newest_version("lenient"), newest_version("nfc-v1"), newest_version("no such")
+    ('lenient-v1', 'nfc-v1', 'no such')
+    """
+    versions = [name for name in PROFILES if isinstance(profile, str) and name.rpartition("-v")[0] == profile]
+    return max(versions, key=lambda name: int(name.rpartition("-v")[2]), default=profile)
 
 
 def normalizer(profile: Profile) -> Callable[[str], str]:
@@ -18,9 +49,14 @@ def normalizer(profile: Profile) -> Callable[[str], str]:
     - ``nfc-v1``: Unicode NFC, so that composed and decomposed accents are equal.
     - ``nfkc-ws-v1``: Unicode NFKC (ligatures, full-width forms and the like become plain characters), every run
       of white space becomes one space, and none is left at the ends. Case and punctuation count.
+    - ``lenient-v1``: for texts whose typography does not matter. As ``nfkc-ws-v1``, and case is folded, quotes,
+      dashes and bullets of every kind become ``'``, ``"`` and ``-``, and characters that are not seen (Unicode
+      category Cf) are dropped. Words and other punctuation count.
 
     >>> normalizer("nfkc-ws-v1")(" \\ufb01ne\\n\\n print ")
     'fine print'
+    >>> normalizer("lenient-v1")("«Fine\\u00ad» – PRINT…")
+    '"fine" - print...'
     """
     return _FUNCTIONS[profile]
 
@@ -29,8 +65,25 @@ def _nfkc_one_space(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
+def _lenient(text: str) -> str:
+    # First the signs: NFKC takes ´ and ″ apart into a space and an accent, or into two signs.
+    signs = "".join(_sign(character) for character in text.translate(_FOLDED))
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", signs).casefold())
+    # Case folding and NFKC bring forth signs and letters of their own (full-width quotes, presentation forms).
+    again = "".join(_sign(character) for character in folded.translate(_FOLDED))
+    return " ".join(unicodedata.normalize("NFKC", again).split())
+
+
+def _sign(character: str) -> str:
+    if character.isascii():
+        return character
+    category = unicodedata.category(character)
+    return "" if category == "Cf" else "-" if category == "Pd" else character
+
+
 _FUNCTIONS: dict[Profile, Callable[[str], str]] = {
     "none-v1": lambda text: text,
     "nfc-v1": lambda text: unicodedata.normalize("NFC", text),
     "nfkc-ws-v1": _nfkc_one_space,
+    "lenient-v1": _lenient,
 }

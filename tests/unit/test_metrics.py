@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.evaluate.character_diff import character_diff
+from components.evaluate.config import EvaluateConfig
 from components.evaluate.metrics import bleu, chrf, rouge, unicode_words
 from components.evaluate.repetition import is_loop, repeated_unit
 from components.shared.edit_counts import EditCounts, character_edits, error_rate, word_edits
@@ -111,6 +112,30 @@ def test_profiles_do_what_their_names_say() -> None:
     assert normalizer("none-v1")(text) == text
     assert normalizer("nfc-v1")(text) == " \u00e9\u00a0\uff21\n\nx "
     assert normalizer("nfkc-ws-v1")(text) == "\u00e9 A x"
+    assert normalizer("lenient-v1")(text) == "\u00e9 a x"
+
+
+@pytest.mark.parametrize(
+    ("typeset", "plain"),
+    [
+        ("“It’s” ‚so‘", "\"it's\" 'so'"),
+        ("«Straße» – 1\u20132 \u2212 3", '"strasse" - 1-2 - 3'),
+        ("• one\n◦ two", "- one - two"),
+        ("hy\u00adphen\u200bated\u200e", "hyphenated"),
+        ("ＡＢＣ　ﬁ ＂…", 'abc fi "...'),
+        ("İSTANBUL", "i\u0307stanbul"),
+        ("Ends. Here, (so)!", "ends. here, (so)!"),
+        ("العَرَبية", "العَرَبية"),
+    ],
+)
+def test_the_lenient_profile_folds_typography_and_case_but_no_words(typeset: str, plain: str) -> None:
+    assert normalizer("lenient-v1")(typeset) == plain
+
+
+@pytest.mark.parametrize("name", ["none", "nfc", "nfkc-ws", "lenient"])
+def test_a_profile_without_its_version_is_the_newest(name: str) -> None:
+    config = EvaluateConfig.model_validate({"dataset_dir": "d", "output_dir": "o", "normalization": name})
+    assert config.normalization == f"{name}-v1"
 
 
 @pytest.mark.parametrize(
