@@ -6,7 +6,7 @@ a decoding loop for transformers' ``generate(custom_generate=...)``: prompts, po
 
 On an H200 a 4-bit DeepSeek-OCR-2 wrote 864 tokens/s for 8 pages (2,108 for 32) where ``generate`` wrote 276 (935), in
 16 bits 1,449 where it wrote 436 and, with its own static cache and ``torch.compile``, 926; 64 tokens a page, the
-pictures' encoding included (docs/benchmarks/training/run-7-decoding.json).
+pictures' encoding included (docs/benchmarks/training/run-7-steps-and-decoding.json).
 """
 
 import logging
