@@ -16,6 +16,7 @@ from rich.console import Console
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.step_config import StepConfig
 from pipelines.estimate_command import estimate, presets
+from pipelines.package_commands import verify
 
 EXIT_CODE_INTERRUPTED = 130
 
@@ -157,6 +158,7 @@ def ui(
 
 app.command()(estimate)
 app.command()(presets)
+app.command()(verify)
 
 
 def main() -> None:

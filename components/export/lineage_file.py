@@ -1,15 +1,25 @@
 """``lineage.json``: from the shards' bytes to the package's, every link with its digest."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from components.export.config import ExportConfig
-from components.export.sources import REPORT_FILE, SAMPLES_FILE, TRAINING_FILE, PackageSources
+from components.export.lineage_schema import SCHEMA_VERSION
+from components.export.package_layout import (
+    ADAPTER_CONFIG,
+    BASE_FOLDER,
+    LINEAGE_FILE,
+    REPORT_FILE,
+    SAMPLES_FILE,
+    TRAINING_FILE,
+    base_files,
+    restored_adapter_config,
+)
+from components.export.sources import PackageSources
 from components.shared.dataset_manifest import MANIFEST_FILE
-from components.shared.lineage import sha256_file, sha256_folder, software_versions
+from components.shared.lineage import file_digests, sha256_file, sha256_of_files, software_versions
 
-LINEAGE_FILE = "lineage.json"
-SCHEMA_VERSION = 1
 _BASE_BYTES_HASHED = 10_000_000_000  # 10 GB take about 10 s; a larger base is named by its revision alone
 
 
@@ -41,7 +51,7 @@ def lineage_content(
         "base_model": {
             "base_model": config.base_model,
             "revision": config.revision,
-            "sha256": _base_sha256(sources),
+            "sha256": _base_sha256(sources, package),
         },
         "training": {
             "dataset_digest": training["dataset_digest"],
@@ -55,7 +65,8 @@ def lineage_content(
         "adapter": {
             "kind": sources.kind,
             "sha256": sources.adapter_sha256,
-            "weights": {path.name: sha256_file(path) for path in sorted(config.adapter_dir.glob("*.safetensors"))},
+            "files": file_digests(config.adapter_dir),
+            "before_packing": _before_packing(config, sources, package),
         },
         "evaluation": {
             "dataset_digest": report["dataset"]["digest"],
@@ -75,8 +86,25 @@ def lineage_content(
     }
 
 
-def _base_sha256(sources: PackageSources) -> str | None:
+def _base_sha256(sources: PackageSources, package: Path) -> str | None:
+    """Return the digest over the base's files that a package would hold; None where hashing them takes too long."""
+    if sources.include_base:
+        return sha256_of_files(file_digests(package / BASE_FOLDER))
     folder = Path(sources.base_location)
-    if not folder.is_dir() or sum(path.stat().st_size for path in folder.rglob("*")) > _BASE_BYTES_HASHED:
+    if not folder.is_dir():
         return None
-    return sha256_folder(folder)
+    files = base_files(folder)
+    if sum(path.stat().st_size for path in files.values()) > _BASE_BYTES_HASHED:
+        return None
+    return sha256_of_files({name: sha256_file(path) for name, path in files.items()})
+
+
+def _before_packing(config: ExportConfig, sources: PackageSources, package: Path) -> dict[str, Any] | None:
+    """Return what makes the package's adapter_config.json the trained one again, byte for byte; None if nothing can."""
+    if sources.kind == "model":
+        return None
+    trained = (config.adapter_dir / ADAPTER_CONFIG).read_bytes()
+    content = json.loads(trained)
+    before = {name: content[name] for name in ("base_model_name_or_path", "revision") if name in content}
+    packed = (package / ADAPTER_CONFIG).read_bytes()
+    return before if restored_adapter_config(packed, before) == trained else None

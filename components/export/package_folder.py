@@ -7,16 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from components.export.config import ExportConfig
+from components.export.package_layout import (
+    ADAPTER_CONFIG,
+    BASE_FOLDER,
+    EVIDENCE_FOLDER,
+    NOT_PACKED_OF_BASE,
+    REPORT_FILE,
+    restored_adapter_config,
+)
 from components.export.sources import PackageSources
 from components.shared.adapter_loading import load_fine_tuned_processor
+from components.shared.dataset_manifest import MANIFEST_FILE
 from components.shared.hub import hub_is_reachable
 from components.shared.image_text_inputs import prompt_text
 from components.shared.model_families import family_of
 from components.shared.model_loading import model_type_of
 
-BASE_FOLDER = "base_model"
 _REQUIREMENTS = ("torch", "transformers", "peft", "pillow")
 _SCRIPT = Path(__file__).with_name("standalone_inference.py")
+_NOT_PACKED_OF_ADAPTER = shutil.ignore_patterns("README.md", "checkpoint-*", ".*")
 
 
 def write_package_files(config: ExportConfig, sources: PackageSources, instruction: str | None, folder: Path) -> None:
@@ -24,9 +33,7 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
 
     ``instruction`` is the pages' own prompt, None for the model family's.
     """
-    shutil.copytree(
-        config.adapter_dir, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md", "checkpoint-*", ".*")
-    )
+    shutil.copytree(config.adapter_dir, folder, dirs_exist_ok=True, ignore=_NOT_PACKED_OF_ADAPTER)
     processor = load_fine_tuned_processor(
         config.base_model, config.adapter_dir, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
@@ -38,7 +45,7 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
         _copy_base(config, sources, folder / BASE_FOLDER)
     base_model = _base_reference(config, sources)
     if sources.kind == "adapter":
-        _point_at_base(folder / "adapter_config.json", base_model or Path(sources.base_location).name, config.revision)
+        _point_at_base(folder / ADAPTER_CONFIG, base_model or Path(sources.base_location).name, config.revision)
     inference = {
         "kind": sources.kind,
         "base_model": base_model,
@@ -52,6 +59,10 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
         "dtype": {"cuda": "bfloat16", "cpu": "float32"},  # components.shared.model_loading.default_dtype
     }
     _write_json(folder / "inference_config.json", inference)
+    evidence = folder / EVIDENCE_FOLDER
+    evidence.mkdir()
+    shutil.copyfile(config.dataset_dir / MANIFEST_FILE, evidence / MANIFEST_FILE)
+    shutil.copyfile(config.evaluation_dir / REPORT_FILE, evidence / REPORT_FILE)
     shutil.copyfile(_SCRIPT, folder / "inference.py")
     (folder / "requirements.txt").write_text(requirements(sources), encoding="utf-8")
 
@@ -78,15 +89,13 @@ def _copy_base(config: ExportConfig, sources: PackageSources, target: Path) -> N
         from huggingface_hub import snapshot_download
 
         location = snapshot_download(location, revision=config.revision, local_files_only=not hub_is_reachable())
-    # Model cards and training notes of the base are not needed to run it; its licence file, if any, goes along.
-    shutil.copytree(location, target, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.py[co]"))
+    # Its licence file, if any, goes along.
+    shutil.copytree(location, target, ignore=NOT_PACKED_OF_BASE)
 
 
 def _point_at_base(path: Path, base_model: str, revision: str | None) -> None:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    content["base_model_name_or_path"] = base_model
-    content["revision"] = None if base_model == BASE_FOLDER else revision
-    _write_json(path, content)
+    changed = {"base_model_name_or_path": base_model, "revision": None if base_model == BASE_FOLDER else revision}
+    path.write_bytes(restored_adapter_config(path.read_bytes(), changed))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

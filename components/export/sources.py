@@ -8,15 +8,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from components.export.config import ExportConfig
+from components.export.package_layout import REPORT_FILE, SAMPLES_FILE, TRAINING_FILE
 from components.shared.adapter_loading import AdapterKind, adapter_kind
 from components.shared.base_models import TINY_BASE, base_model_location
 from components.shared.dataset_manifest import DatasetManifest, read_manifest
 from components.shared.errors import UserError
 from components.shared.lineage import sha256_folder
 
-TRAINING_FILE = "training.json"
-REPORT_FILE = "report.json"
-SAMPLES_FILE = "samples.parquet"
 _LARGEST_BASE_BY_DEFAULT = 100_000_000  # bytes
 
 _TRAINING_KEYS = ("dataset_digest", "config", "seed", "steps", "losses", "versions")

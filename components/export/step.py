@@ -13,10 +13,11 @@ from typing import Any
 
 from components.export.config import ExportConfig
 from components.export.held_out_pages import CheckedPages, checked_pages
-from components.export.lineage_file import LINEAGE_FILE, lineage_content
+from components.export.lineage_file import lineage_content
 from components.export.merging import write_merged
 from components.export.model_card import write_model_card
 from components.export.package_folder import write_package_files
+from components.export.package_layout import CARD_FILE, LINEAGE_FILE
 from components.export.sources import PackageSources, read_sources
 from components.export.verification import verify_package
 from components.export.zip_archive import write_zip
@@ -26,7 +27,6 @@ from components.shared.tracking import step_run
 
 logger = logging.getLogger(__name__)
 
-CARD_FILE = "README.md"
 _CHECKED_PAGES = 8
 
 

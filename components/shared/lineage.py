@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,18 @@ def sha256_json(value: Any) -> str:
 
 def sha256_folder(folder: Path) -> str:
     """Return one hex sha256 over the relative paths and contents of all files below ``folder``."""
+    return sha256_of_files(file_digests(folder))
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return relative path -> hex sha256 of all files below ``folder``, in the order of ``sha256_folder``."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def sha256_of_files(digests: Mapping[str, str]) -> str:
+    """Return ``sha256_folder`` of a folder whose ``file_digests`` these are; their order counts."""
+    return sha256_json([[name, digest] for name, digest in digests.items()])
 
 
 @cache

@@ -1,0 +1,36 @@
+"""What the files of a package are called, and which bytes of the originals they keep."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+LINEAGE_FILE = "lineage.json"
+CARD_FILE = "README.md"
+ADAPTER_CONFIG = "adapter_config.json"
+TRAINING_FILE = "training.json"
+REPORT_FILE = "report.json"
+SAMPLES_FILE = "samples.parquet"
+BASE_FOLDER = "base_model"
+EVIDENCE_FOLDER = "lineage"
+"""In the package: copies of the small files that the digests in ``lineage.json`` are of."""
+NOT_PACKED_OF_BASE = shutil.ignore_patterns(".*", "__pycache__", "*.py[co]")
+
+
+def base_files(folder: Path) -> dict[str, Path]:
+    """Return relative path -> file of what a package takes from a base model's folder, in ``sha256_folder``'s order."""
+    files: dict[str, Path] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        parts = path.relative_to(folder).parts
+        if not NOT_PACKED_OF_BASE("", list(parts)):
+            files["/".join(parts)] = path
+    return files
+
+
+def restored_adapter_config(content: bytes, values: dict[str, Any]) -> bytes:
+    """Return an adapter_config.json with ``values`` in it, written as PEFT writes it.
+
+    Raises:
+        ValueError: ``content`` is not a JSON mapping.
+    """
+    return json.dumps(dict(json.loads(content)) | values, indent=2, sort_keys=True).encode()
