@@ -15,6 +15,7 @@ class ModelFamily:
         prompt_template: for processors without a chat template: how the image token and ``{prompt}`` are joined.
         image_options: keyword arguments of the processor's image side.
         language_modules: regular expression of the module names that LoRA adapts by default.
+        vision_rows_are_pictures: the vision encoder's input has one picture, or one tile of one, in each row.
         vision_modules: likewise of the vision encoder and the projector, where those are to be trained as well.
     """
 
@@ -27,6 +28,7 @@ class ModelFamily:
         r".*(visual|vision_tower|vision_model)\..*\.(qkv|proj|q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
         r"|.*(projector|connector|merger)\..*(linear_1|linear_2|proj|mlp\.0|mlp\.2)"
     )
+    vision_rows_are_pictures: bool = False
 
 
 _OTHER = ModelFamily(name="other")
@@ -40,6 +42,7 @@ FAMILIES = {
         prompt="Free OCR. ",
         prompt_template="<image>\n{prompt}",
         language_modules=rf".*language_model\..*\.({_LANGUAGE_PROJECTIONS})",
+        vision_rows_are_pictures=True,
         vision_modules=(rf".*vision_tower\..*\.(qkv|proj|lin1|lin2|{_LANGUAGE_PROJECTIONS})|.*multi_modal_projector.*"),
     ),
 }

@@ -13,6 +13,7 @@ from components.shared.graphed_decoding import GraphedDecoding, RecordingError
 from components.shared.image_text_inputs import generation_inputs
 from components.shared.model_families import ModelFamily
 from components.shared.shard_reader import Sample
+from components.shared.vision_microbatches import encode_in_microbatches
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Transcriber:
         max_new_tokens: int,
         graphed: bool = True,
     ) -> None:
+        encode_in_microbatches(model)
         self._model: Any = model  # generate() is a mixin of the concrete classes, not of PreTrainedModel
         self._processor = processor
         self._family = family

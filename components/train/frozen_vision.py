@@ -12,6 +12,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from components.shared.vision_microbatches import encode_in_microbatches
+
 
 def inner_model(model: PreTrainedModel | PeftModel) -> Any:
     """Return the model without adapter and head, which has the vision encoder and ``language_model`` as its parts."""
@@ -30,10 +32,12 @@ def parts_before_the_language_model(model: PreTrainedModel | PeftModel) -> dict[
 def run_frozen_parts_without_gradients(model: PreTrainedModel | PeftModel) -> list[str]:
     """Make each part of ``model`` in front of the language model that has no trainable weight a plain function.
 
-    Losses and the gradients of the trained weights stay what they were. Returns the parts' names.
+    A frozen vision encoder takes the pictures in microbatches. Losses and the gradients of the trained weights stay
+    what they were. Returns the parts' names.
     """
     parts = parts_before_the_language_model(model)
     frozen = [name for name, part in parts.items() if not any(weight.requires_grad for weight in part.parameters())]
+    encode_in_microbatches(model)  # inside of the block without gradients: with them it takes all pictures at once
     for name in frozen:
         _run_without_gradients(parts[name])
     return frozen
