@@ -9,7 +9,13 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 # The same in light and dark: each has a contrast of at least 3 to white and to #16191d.
-COLOURS = {"base": "#c2741a", "adapter": "#2f80d8", "tesseract": "#7d8590"}
+COLOURS = {
+    "base": "#c2741a",
+    "adapter": "#2f80d8",
+    "champion": "#a05ac8",
+    "tesseract": "#7d8590",
+    "rapidocr": "#2f8f5b",
+}
 _INK = "#010203"  # stands for the colour of the surrounding text
 
 

@@ -19,6 +19,9 @@ class EvaluateConfig(StepConfig):
     """folder, hub id, or ``tiny-base`` for the bundled model"""
     adapter_dir: Path | None = None
     """folder made by the train step: a PEFT adapter, or a whole model after full fine-tuning"""
+    champion: str | None = None
+    """name of a registered model (MLflow): the version with the alias ``champion`` reads the same pages as one more
+    row; no version has it: no row"""
     output_dir: Path
     """folder to make; gets report.json, samples.parquet and report.html"""
     split: Split = "eval"
@@ -41,6 +44,7 @@ class EvaluateConfig(StepConfig):
     trust_remote_code: bool = False
     """allow a hub model to run its own Python code; pin ``revision`` with it"""
     classic_ocr: bool = True
-    """add a row for Tesseract where the ``tesseract`` program is installed"""
+    """add a row for Tesseract where the ``tesseract`` program is installed, and one for RapidOCR where the package
+    ``rapidocr`` is"""
     worst_pages: int = Field(default=10, ge=0)
     """how many of the worst pages the HTML report shows with picture and difference"""

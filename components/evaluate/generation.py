@@ -35,7 +35,7 @@ class Transcription:
 
 
 def transcribe(pages: EvaluationPages, transcriber: Transcriber, batch_size: int, name: str) -> Transcription:
-    """Read every page, the largest first.
+    """Read every page, those first that are expected to take longest.
 
     Out of device memory, the batch is halved for the rest of the work. A batch that fails otherwise is read again
     page by page, and a page that fails alone gets an empty prediction with its error.
@@ -43,7 +43,7 @@ def transcribe(pages: EvaluationPages, transcriber: Transcriber, batch_size: int
     Raises:
         Exception: the first page's error where every page failed: the fault is then not in the pages.
     """
-    order = pages.by_area()
+    order = pages.by_expected_length()
     found: dict[int, Prediction] = {}
     first_error: Exception | None = None
     halvings = 0

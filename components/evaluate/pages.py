@@ -34,19 +34,20 @@ class EvaluationPages:
     def __getitem__(self, position: int) -> Sample:
         return self._dataset[self._indices[position]]
 
-    def by_area(self) -> list[int]:
-        """Return the positions, the largest picture first.
+    def by_expected_length(self) -> list[int]:
+        """Return the positions, those first that take longest to read.
 
-        Pages of one batch then take alike long, and a batch that does not fit into memory comes first. The label's
-        length is not used: a model in service does not know it either.
+        The largest picture comes first, so that a batch that does not fit into memory does; among pictures of one
+        size the one of more encoded bytes, which grow with the text on it. Pages of one batch then take alike long.
+        The label's length is not used: a model in service does not know it either.
         """
-        areas = [_area(self[position]) for position in range(len(self))]
-        return sorted(range(len(self)), key=lambda position: (-areas[position], position))
+        sizes = [_area_and_bytes(self[position]) for position in range(len(self))]
+        return sorted(range(len(self)), key=lambda position: sizes[position], reverse=True)
 
 
-def _area(page: Sample) -> int:
+def _area_and_bytes(page: Sample) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(page.image_bytes)) as image:  # reads the header only
-            return image.width * image.height
+            return image.width * image.height, len(page.image_bytes)
     except (UnidentifiedImageError, OSError):
-        return 0  # the page's failure is recorded when it is read for good
+        return 0, 0  # the page's failure is recorded when it is read for good

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from components.evaluate.champion import Champion
+from components.evaluate.classic_engines import ENGINES
 from components.evaluate.classic_ocr import PAGE_SEGMENTATION_MODE
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.metrics import bleu, chrf
@@ -14,6 +16,7 @@ from components.evaluate.repetition import LOOP_DEFINITION
 from components.evaluate.scores import ModelRow
 from components.shared.adapter_loading import adapter_kind
 from components.shared.lineage import sha256_folder, software_versions
+from components.shared.model_loading import default_device, default_dtype
 from components.shared.statistics import PairedComparison
 from components.shared.text_normalization import MEANINGS
 
@@ -26,11 +29,9 @@ def report_content(
     training_documents: str,
     rows: Sequence[ModelRow],
     comparison: PairedComparison | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    classic_ocr_version: str | None,
 ) -> dict[str, Any]:
-    """Return the report as a JSON-serialisable mapping."""
+    """Return what the figures are, and what they were measured on, as a JSON-serialisable mapping."""
+    device = default_device()
     return {
         "schema_version": SCHEMA_VERSION,
         "normalization": config.normalization,
@@ -42,18 +43,25 @@ def report_content(
             "pages_in_split": pages.manifest.splits[config.split].samples,
             "training_documents": training_documents,
         },
-        "models": {
-            "base": {"base_model": config.base_model, "revision": config.revision},
-            "adapter": _adapter(config),
-            "tesseract": {"version": classic_ocr_version} if classic_ocr_version else None,
-        },
         "versions": software_versions(),
         "device": device_name(device),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(default_dtype(device)).removeprefix("torch."),
         "config": config.model_dump(mode="json", exclude={"dataset_dir", "adapter_dir", "output_dir"}),
         "rows": [row.as_json() for row in rows],
         "comparison": comparison.as_json() if comparison else None,
         "definitions": definitions(config),
+    }
+
+
+def models_content(
+    config: EvaluateConfig, champion: Champion | None, engine_versions: dict[str, str]
+) -> dict[str, dict[str, Any] | None]:
+    """Return what each row was read with; None for a row that is not there."""
+    return {
+        "base": {"base_model": config.base_model, "revision": config.revision},
+        "adapter": _adapter(config),
+        "champion": champion.as_json() if champion else None,
+        **{name: {"version": engine_versions[name]} if name in engine_versions else None for name in ENGINES},
     }
 
 
@@ -90,11 +98,18 @@ def definitions(config: EvaluateConfig) -> dict[str, str]:
         "intervals": "95 % percentile bootstrap over documents (source_id), "
         f"{config.bootstrap_resamples} resamples, seed {config.seed}; null with fewer than two documents",
         "comparison": "paired bootstrap over the same documents of CER(base) - CER(adapter) and CER(adapter) / "
-        "CER(base)",
+        "CER(base); comparisons: the same of the adapter against every other row",
+        "sign_test": "pages on which the adapter makes fewer (better) and more (worse) character edits than the other "
+        "row, and the two-sided p-value of the exact binomial test; it takes all pages for independent, the bootstrap "
+        "does not",
+        "breakdowns": "the pages of each language, task, font and resolution on their own; intervals as above",
+        "champion": "the registered version that bears the alias champion, read with the same base",
         "pages_per_second": "pages / seconds, where seconds is wall time of reading the shards, preparing the "
         "pictures, generating in batches and decoding, first batch included, loading the model not; of one run, so "
         "it varies with what else the machine does",
-        "generation": "greedy (do_sample=False, num_beams=1), pages sorted by picture area, left-padded batches; other "
-        "batch sizes can change single characters, because sums are then rounded in another order",
+        "generation": "greedy (do_sample=False, num_beams=1), pages sorted by picture area and size in bytes, "
+        "left-padded batches; other batch sizes can change single characters, because sums are then rounded in "
+        "another order",
+        "rapidocr": "the networks that the package brings along; what is found side by side is one line",
         "tesseract": f"page segmentation mode {PAGE_SEGMENTATION_MODE}, one process per page and core",
     }

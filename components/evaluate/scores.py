@@ -1,7 +1,7 @@
 """Predictions turned into scores: one record per page and model, one row per model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,22 @@ from components.shared.errors import UserError
 from components.shared.statistics import DocumentBootstrap, Interval
 from components.shared.transcriber import Prediction
 
+ROWS = ("base", "adapter", "champion", "tesseract", "rapidocr")
+"""The readers that a report can hold, in its order."""
+TRAITS = ("lang", "task", "font", "resolution")
+"""What the dataset says of a page that its error rate may depend on."""
+
 
 @dataclass(frozen=True)
 class Label:
-    """What a page says, and whence it is."""
+    """What a page says, and whence it is; ``traits`` are its language, task, font and resolution, as far as known."""
 
     key: str
     source_id: str
     page: int
     text: str
     normalised: str
+    traits: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class PageScore:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """All page scores of one model; ``name`` is base, adapter or tesseract."""
+    """All page scores of one model; ``name`` is one of ``ROWS``."""
 
     name: str
     pages: list[PageScore]
@@ -103,6 +109,7 @@ def labels_of(pages: EvaluationPages, normalise: Callable[[str], str]) -> list[L
             page=int(sample.metadata.get("page", 0)),
             text=sample.text,
             normalised=normalise(sample.text),
+            traits={name: str(sample.metadata[name]) for name in TRAITS if sample.metadata.get(name) is not None},
         )
         for sample in samples
     ]

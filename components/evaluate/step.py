@@ -6,21 +6,26 @@ python -m components.evaluate --dataset_dir DATASET --adapter_dir ADAPTER --outp
 import gc
 import json
 import logging
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from components.evaluate.classic_ocr import tesseract_version, transcribe_with_tesseract
+from components.evaluate.breakdowns import breakdowns
+from components.evaluate.champion import Champion, fetch_champion
+from components.evaluate.classic_engines import engine_versions, installed_engines
+from components.evaluate.comparisons import comparisons
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.generation import Transcription, transcribe
 from components.evaluate.pages import EvaluationPages
 from components.evaluate.report_html import write_html
-from components.evaluate.report_json import report_content
+from components.evaluate.report_json import models_content, report_content
 from components.evaluate.samples_file import write_samples
-from components.evaluate.scores import ModelRow, ModelScores, edits, labels_of, lengths, row_of, score
+from components.evaluate.scores import ROWS, ModelRow, ModelScores, edits, labels_of, lengths, row_of, score
 from components.evaluate.shared_documents import check_training_documents
 from components.shared.adapter_loading import (
     check_adapter_weights,
@@ -55,10 +60,14 @@ def run(config: EvaluateConfig) -> EvaluateResult:
 
     Raises:
         UserError: no such dataset, model or adapter, an adapter for another base, weights that are cut, NaN or
-            infinite, a split without pages, pages of documents that were trained on, an output folder in use, or
-            labels without text.
+            infinite, a registry or a champion that cannot be had, a split without pages, pages of documents that
+            were trained on, an output folder in use, or labels without text.
     """
-    with finished_folder(config.output_dir) as folder, step_run("evaluate", _parameters(config)) as tracked:
+    with (
+        finished_folder(config.output_dir) as folder,
+        step_run("evaluate", _parameters(config)) as tracked,
+        _champion(config) as champion,
+    ):
         _check_fine_tuned(config)  # what is wrong is said now, not after the base has read everything
         dataset = ShardDataset(config.dataset_dir, config.split)
         shared = check_training_documents(dataset, config.split)
@@ -67,14 +76,18 @@ def run(config: EvaluateConfig) -> EvaluateResult:
         normalise = normalizer(config.normalization)
         labels = labels_of(pages, normalise)
 
-        models = [score(name, labels, found, normalise) for name, found in _transcriptions(config, pages)]
+        found = dict(_transcriptions(config, champion, pages))
+        models = [score(name, labels, found[name], normalise) for name in ROWS if name in found]
         bootstrap = DocumentBootstrap([label.source_id for label in labels], config.bootstrap_resamples, config.seed)
         rows = [row_of(scores, bootstrap) for scores in models]
         comparison = _comparison(models, bootstrap)
 
-        device = default_device()
-        classic = tesseract_version() if any(row.name == "tesseract" for row in rows) else None
-        report = report_content(config, pages, shared, rows, comparison, device, default_dtype(device), classic)
+        report = {
+            **report_content(config, pages, shared, rows, comparison),
+            "models": models_content(config, champion, engine_versions(found)),
+            "comparisons": comparisons(models, bootstrap),
+            "breakdowns": breakdowns(models, labels, config.bootstrap_resamples, config.seed),
+        }
         text = json.dumps(report, indent=2, ensure_ascii=False)
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
         write_samples(folder / "samples.parquet", models, config.normalization)
@@ -85,13 +98,30 @@ def run(config: EvaluateConfig) -> EvaluateResult:
     return EvaluateResult(config.output_dir, rows, comparison, pages.manifest.digest)
 
 
-def _transcriptions(config: EvaluateConfig, pages: EvaluationPages) -> Iterator[tuple[str, Transcription]]:
-    """Yield each model's name and its transcription; one model at a time is in memory."""
-    yield "base", _read_with_model(config, pages, None)
+@contextmanager
+def _champion(config: EvaluateConfig) -> Iterator[Champion | None]:
+    if config.champion is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="champion-") as folder:
+        yield fetch_champion(config.champion, config.base_model, config.revision, Path(folder) / "files")
+
+
+def _transcriptions(
+    config: EvaluateConfig, champion: Champion | None, pages: EvaluationPages
+) -> Iterator[tuple[str, Transcription]]:
+    """Yield each row's name and its transcription; one model at a time is in memory.
+
+    The adapter comes first: one that does not fit the base is found before the base has read everything.
+    """
     if config.adapter_dir is not None:
-        yield "adapter", _read_with_model(config, pages, config.adapter_dir)
-    if config.classic_ocr and tesseract_version():
-        yield "tesseract", transcribe_with_tesseract(pages)
+        yield "adapter", _read_with_model(config, pages, "adapter", config.adapter_dir)
+    yield "base", _read_with_model(config, pages, "base", None)
+    if champion is not None:
+        yield "champion", _read_with_model(config, pages, "champion", champion.folder)
+    if config.classic_ocr:
+        for engine in installed_engines():
+            yield engine.name, engine.transcribe(pages)
 
 
 def _check_fine_tuned(config: EvaluateConfig) -> None:
@@ -100,7 +130,9 @@ def _check_fine_tuned(config: EvaluateConfig) -> None:
         check_adapter_weights(config.adapter_dir)
 
 
-def _read_with_model(config: EvaluateConfig, pages: EvaluationPages, adapter_dir: Path | None) -> Transcription:
+def _read_with_model(
+    config: EvaluateConfig, pages: EvaluationPages, name: str, adapter_dir: Path | None
+) -> Transcription:
     source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     device = default_device()
     placed: dict[str, Any] = {"dtype": default_dtype(device), "device": device, **source}
@@ -113,7 +145,7 @@ def _read_with_model(config: EvaluateConfig, pages: EvaluationPages, adapter_dir
         model = load_fine_tuned(config.base_model, adapter_dir, **placed)
     transcriber = Transcriber(model, processor, family, config.max_new_tokens)
     try:
-        return transcribe(pages, transcriber, config.per_device_eval_batch_size, "adapter" if adapter_dir else "base")
+        return transcribe(pages, transcriber, config.per_device_eval_batch_size, name)
     finally:
         del model, transcriber
         _release_memory()

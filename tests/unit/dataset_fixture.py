@@ -23,6 +23,7 @@ class Page:
     lang: str = "en"
     instruction: str | None = None
     image_bytes: bytes | None = None
+    font: str = "test"
 
 
 def drawn(text: str, size: int = 20) -> bytes:
@@ -81,7 +82,7 @@ def _write_shard(path: Path, split: str, pages: list[Page]) -> dict[str, object]
                 "page": page.page,
                 "pages": 1,
                 "lang": page.lang,
-                "font": "test",
+                "font": page.font,
                 "resolution": [0, 0],
                 "instruction": page.instruction,
                 "sha256": hashlib.sha256(image).hexdigest(),

@@ -28,9 +28,9 @@ from components.shared.transcriber import Prediction, Transcriber
 
 PAGES = [
     Page("A first page <script>alert(1)</script>\nwith two lines", "one.txt"),
-    Page("Its second page", "one.txt", page=2),
+    Page("Its second page", "one.txt", page=2, font="serif"),
     Page("Another document & its text", "two.txt"),
-    Page("اللغة العربية", "three.txt", lang="ar"),
+    Page("اللغة العربية", "three.txt", lang="ar", font="serif"),
     Page("", "four.txt"),
     Page("A picture that is none", "five.txt", image_bytes=b"not a picture"),
     Page("short", "six.txt", instruction="Read this."),
@@ -144,6 +144,46 @@ def test_the_adapter_reads_otherwise_and_is_compared_in_pairs(result: EvaluateRe
     assert result.comparison.difference == pytest.approx(result.rows[0].cer - result.rows[1].cer)
 
 
+def test_every_other_row_is_compared_with_the_adapter_and_tested_page_by_page(result: EvaluateResult) -> None:
+    report = json.loads((result.folder / "report.json").read_text(encoding="utf-8"))
+    names = [row.name for row in result.rows]
+    assert [entry["against"] for entry in report["comparisons"]] == [name for name in names if name != "adapter"]
+    mine = [page["edits"] for page in samples_of(result, "adapter")]
+    for entry in report["comparisons"]:
+        others = [page["edits"] for page in samples_of(result, entry["against"])]
+        assert entry["sign_test"]["better"] == sum(a < b for a, b in zip(mine, others, strict=True))
+        assert entry["sign_test"]["worse"] == sum(a > b for a, b in zip(mine, others, strict=True))
+        assert entry["difference"] == pytest.approx(entry["against_cer"] - entry["adapter_cer"])
+    assert report["comparisons"][0]["difference_interval"] == report["comparison"]["difference_interval"]
+
+
+def test_breakdowns_split_the_pages_and_their_edits(result: EvaluateResult) -> None:
+    report = json.loads((result.folder / "report.json").read_text(encoding="utf-8"))
+    assert list(report["breakdowns"]) == ["lang", "task", "font", "resolution"]
+    assert [(entry["value"], entry["pages"]) for entry in report["breakdowns"]["lang"]] == [("en", 6), ("ar", 1)]
+    english, arabic = report["breakdowns"]["lang"]
+    assert english["documents"] == 5 and english["models"]["base"]["cer_interval"] is not None
+    assert arabic["models"]["base"]["cer_interval"] is None  # one document
+    for name in ("base", "adapter"):
+        pages = [page for page, about in zip(samples_of(result, name), PAGES, strict=True) if about.lang == "en"]
+        expected = sum(page["edits"] for page in pages) / sum(page["reference_length"] for page in pages)
+        assert english["models"][name]["cer"] == expected
+    assert {(entry["value"], entry["pages"]) for entry in report["breakdowns"]["font"]} == {("serif", 2), ("test", 5)}
+    html = (result.folder / "report.html").read_text(encoding="utf-8")
+    assert "By language" in html and "By font" in html
+    assert "By task" not in html  # all pages are of one task: its figures are those of the whole
+
+
+def test_pages_with_most_to_read_come_first_and_results_stand_in_the_datasets_order(
+    base: Path, dataset: Path, result: EvaluateResult
+) -> None:
+    pages = EvaluationPages(ShardDataset(dataset, "eval"), None, 0)
+    order = pages.by_expected_length()
+    assert sorted(order) == list(range(len(PAGES))) and order != sorted(order) and order[-1] == BROKEN
+    alone = [_transcriber(base, max_new_tokens=12).read([pages[i]])[0].text for i in range(3)]
+    assert [row["prediction"] for row in samples_of(result, "base")][:3] == alone
+
+
 def test_the_report_names_what_it_was_measured_on(result: EvaluateResult, dataset: Path) -> None:
     report = json.loads((result.folder / "report.json").read_text(encoding="utf-8"))
     assert report["schema_version"] == 1
@@ -207,9 +247,9 @@ def test_a_whole_model_counts_as_adapter_after_full_fine_tuning(base: Path, data
     assert report["models"]["adapter"]["kind"] == "model"
 
 
-def _transcriber(base: Path, kind: type[Transcriber] = Transcriber) -> Transcriber:
+def _transcriber(base: Path, kind: type[Transcriber] = Transcriber, max_new_tokens: int = 6) -> Transcriber:
     model = load_model(str(base), dtype=torch.float32, device=torch.device("cpu")).eval()
-    return kind(model, load_processor(str(base)), family_of("paddleocr_vl"), 6)
+    return kind(model, load_processor(str(base)), family_of("paddleocr_vl"), max_new_tokens)
 
 
 class _SmallMemory(Transcriber):

@@ -2,6 +2,8 @@
 
 import math
 import random
+import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.metrics import bleu, chrf, rouge, unicode_words
 from components.evaluate.repetition import is_loop, repeated_unit
 from components.shared.edit_counts import EditCounts, character_edits, error_rate, word_edits
+from components.shared.sign_test import sign_test
 from components.shared.statistics import DocumentBootstrap
 from components.shared.text_normalization import PROFILES, normalizer
 
@@ -216,3 +219,22 @@ def test_a_faultless_base_has_no_ratio() -> None:
     compared = DocumentBootstrap(["a", "b"], 100, 0).compare([0, 0], [1, 2], [10, 10])
     assert compared.ratio is None and compared.ratio_interval is None
     assert compared.difference == pytest.approx(-0.15)
+
+
+@pytest.mark.parametrize(("better", "worse"), [(0, 0), (1, 0), (7, 1), (30, 12), (5, 5), (400, 331)])
+def test_the_sign_test_is_the_exact_binomial_test(better: int, worse: int) -> None:
+    found = sign_test([1.0] * better + [2.0] * worse + [3.0] * 4, [2.0] * better + [1.0] * worse + [3.0] * 4)
+    pages = better + worse
+    tail = sum(math.comb(pages, count) for count in range(max(better, worse), pages + 1))
+    assert (found.better, found.worse, found.equal) == (better, worse, 4)
+    assert found.p_value == pytest.approx(min(1, Fraction(2 * tail, 2**pages)), rel=1e-9)
+
+
+def test_a_thousand_pages_have_their_intervals_in_a_tenth_of_a_second() -> None:
+    """Nine intervals of as many documents as pages; 0.045 s on the machine where it was written, one of 2 cores."""
+    bootstrap = DocumentBootstrap([f"d{page}" for page in range(1000)], 1000, seed=0)
+    edits = list(np.random.default_rng(0).integers(0, 50, 1000).astype(float))
+    started = time.process_time()
+    intervals = [bootstrap.interval(edits, [1000.0] * 1000) for _ in range(9)]
+    assert time.process_time() - started < 0.1 * 3  # others may share the processor's caches
+    assert len(set(intervals)) == 1
