@@ -16,7 +16,7 @@ from rich.console import Console
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.step_config import StepConfig
 from pipelines.estimate_command import estimate, presets
-from pipelines.package_commands import verify
+from pipelines.package_commands import push, register, verify
 
 EXIT_CODE_INTERRUPTED = 130
 
@@ -159,6 +159,8 @@ def ui(
 app.command()(estimate)
 app.command()(presets)
 app.command()(verify)
+app.command()(register)
+app.command()(push)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""``deepsynth verify``: what a package says of its origin, computed again."""
+"""``deepsynth verify``, ``register`` and ``push``: a finished package checked, and sent where others find it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +11,11 @@ from components.shared.errors import UserError
 EXIT_CODE_DIFFERS = 1
 
 
+_Package = Annotated[Path, typer.Argument(help="The zip, its unpacked folder, or the folder that export made.")]
+
+
 def verify(
-    package: Annotated[Path, typer.Argument(help="The zip, its unpacked folder, or the folder that export made.")],
+    package: _Package,
     dataset_dir: Annotated[Path | None, typer.Option(help="The folder that prepare made: manifest and shards.")] = None,
     adapter_dir: Annotated[Path | None, typer.Option(help="The folder that train made.")] = None,
     evaluation_dir: Annotated[Path | None, typer.Option(help="The folder that evaluate made.")] = None,
@@ -45,6 +48,40 @@ def verify(
     _print(findings)
     if any(finding.state == "differs" for finding in findings):
         raise typer.Exit(EXIT_CODE_DIFFERS)
+
+
+def register(
+    package: _Package, name: Annotated[str, typer.Option("--as", help="The registered model's name.")]
+) -> None:
+    """Make a finished package the next version of a model in the MLflow registry (MLFLOW_TRACKING_URI).
+
+    It gets the alias `challenger`, and `champion` where the gate promoted its adapter. A package that is a version
+    already gets no second one.
+
+    **Example**: `deepsynth register runs/20261121-030000/package --as page-reader`
+    """
+    from components.export.registration import register_package
+
+    registered = register_package(package, name)
+    _print_line(f"{registered}: {', '.join(registered.aliases)}")
+
+
+def push(
+    package: _Package,
+    to: Annotated[str, typer.Option(help="The repository on the Hugging Face hub, as OWNER/NAME.")],
+    public: Annotated[bool, typer.Option("--public", help="A new repository can be read by everyone.")] = False,
+) -> None:
+    """Upload a finished package to the Hugging Face hub, with the token in the variable HF_TOKEN.
+
+    **Example**: `HF_TOKEN=hf_… deepsynth push runs/20261121-030000/package --to me/page-reader`
+    """
+    from components.export.hub_upload import push_package
+
+    _print_line(push_package(package, to, public=public))
+
+
+def _print_line(text: str) -> None:
+    Console(soft_wrap=True, highlight=False, markup=False).print(_printable(text))
 
 
 def _print(findings: list[Any]) -> None:

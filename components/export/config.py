@@ -18,6 +18,9 @@ class ExportConfig(StepConfig):
     """folder made by the prepare step, the one that the evaluation read"""
     evaluation_dir: Path
     """folder made by the evaluate step, with this adapter"""
+    gate_dir: Path | None = None
+    """folder made by the gate step, of this evaluation; its verdict goes into lineage and tags, and a promoted
+    adapter becomes the champion where it is registered"""
     output_dir: Path
     """folder to make; gets the zip, README.md and lineage.json"""
     include_base_model: bool | None = None
@@ -33,6 +36,13 @@ class ExportConfig(StepConfig):
     """licence in the model card, as a hub identifier; the base model's own licence binds as well"""
     model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)
     """the package's name; without it, one made of the base's name and the adapter's digest"""
+    register_as: str | None = Field(default=None, pattern=r"^[^/:'\"`\s]+$")
+    """name in the MLflow model registry: the package becomes its next version, with the alias challenger, and
+    champion where the gate promoted it; without it, nothing is registered"""
+    push_to_hub: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
+    """hub repository as OWNER/NAME to upload the package to, with the token in the variable HF_TOKEN"""
+    hub_public: bool = False
+    """a repository that push_to_hub makes can be read by everyone"""
     revision: str | None = None
     """commit or tag of a hub model"""
     trust_remote_code: bool = False

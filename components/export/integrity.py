@@ -5,7 +5,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from components.export.findings import Finding, Findings, Reach
-from components.export.lineage_links import check_adapter, check_base, check_dataset, check_evaluation, check_training
+from components.export.lineage_links import (
+    check_adapter,
+    check_base,
+    check_dataset,
+    check_evaluation,
+    check_gate,
+    check_training,
+)
 from components.export.lineage_schema import Lineage
 from components.export.package_files import PackageFiles, UnreadableFileError, opened_package, parsed_json
 from components.export.package_layout import LINEAGE_FILE
@@ -56,6 +63,7 @@ def _check_package(findings: Findings, files: PackageFiles, package: Path, outer
     check_adapter(findings, files, actual, lineage, reach)
     check_base(findings, actual, lineage, reach)
     check_evaluation(findings, files, lineage, reach)
+    check_gate(findings, files, lineage)
 
 
 def parsed_lineage(content: bytes, where: str) -> Lineage:

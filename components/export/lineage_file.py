@@ -1,6 +1,7 @@
 """``lineage.json``: from the shards' bytes to the package's, every link with its digest."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from components.export.package_layout import (
 )
 from components.export.sources import PackageSources
 from components.shared.dataset_manifest import MANIFEST_FILE
+from components.shared.gate_verdict import VERDICT_FILE
 from components.shared.lineage import file_digests, sha256_file, sha256_of_files, software_versions
 
 _BASE_BYTES_HASHED = 10_000_000_000  # 10 GB take about 10 s; a larger base is named by its revision alone
@@ -75,6 +77,8 @@ def lineage_content(
             "report_sha256": sha256_file(config.evaluation_dir / REPORT_FILE),
             "samples_sha256": sha256_file(config.evaluation_dir / SAMPLES_FILE),
         },
+        "gate": _gate(config, sources),
+        "pipeline_run_id": os.environ.get("KFP_RUN_ID"),
         "package": {
             path.relative_to(package).as_posix(): sha256_file(path)
             for path in sorted(package.rglob("*"))
@@ -83,6 +87,18 @@ def lineage_content(
         "verification": verification,
         "merged": merged,
         "versions": software_versions(),
+    }
+
+
+def _gate(config: ExportConfig, sources: PackageSources) -> dict[str, Any] | None:
+    if config.gate_dir is None or sources.verdict is None:
+        return None
+    return {
+        "promoted": sources.verdict.promoted,
+        "reference": sources.verdict.reference,
+        "reference_model": sources.verdict.reference_model,
+        "tags": sources.verdict.tags(),
+        "verdict_sha256": sha256_file(config.gate_dir / VERDICT_FILE),
     }
 
 

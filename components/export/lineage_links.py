@@ -19,6 +19,7 @@ from components.export.package_layout import (
     restored_adapter_config,
 )
 from components.shared.dataset_manifest import MANIFEST_FILE, manifest_digest
+from components.shared.gate_verdict import VERDICT_FILE
 from components.shared.lineage import sha256_file, sha256_folder, sha256_of_files
 
 
@@ -135,6 +136,19 @@ def check_evaluation(findings: Findings, files: PackageFiles, lineage: Lineage, 
         return
     findings.compare_file("evaluation", reach.evaluation_dir / REPORT_FILE, evaluation.report_sha256)
     findings.compare_file("evaluation", reach.evaluation_dir / SAMPLES_FILE, evaluation.samples_sha256)
+
+
+def check_gate(findings: Findings, files: PackageFiles, lineage: Lineage) -> None:
+    """Compare the verdict, and what it is of."""
+    if lineage.gate is None:
+        return
+    content = _evidence(findings, files, "gate", VERDICT_FILE, lineage.gate.verdict_sha256)
+    if content is not None:
+        findings.compare("gate", f"{VERDICT_FILE}: decision", content.get("promoted"), lineage.gate.promoted)
+        digest = content.get("adapter_sha256")
+        findings.compare("gate", f"{VERDICT_FILE}: the adapter", digest, lineage.adapter.sha256)
+        digest = content.get("dataset_digest")
+        findings.compare("gate", f"{VERDICT_FILE}: the dataset", digest, lineage.evaluation.dataset_digest)
 
 
 def _text(value: Any) -> str:

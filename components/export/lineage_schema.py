@@ -69,6 +69,16 @@ class EvaluationLink(_Link):
     samples_sha256: str
 
 
+class GateLink(_Link):
+    """What the gate decided about this adapter on this evaluation."""
+
+    promoted: bool
+    reference: str
+    reference_model: dict[str, str | int | None]
+    tags: dict[str, str]
+    verdict_sha256: str
+
+
 class MergedLink(_Link):
     """The merged weights' folder beside the package."""
 
@@ -93,5 +103,8 @@ class Lineage(_Link):
     adapter: AdapterLink
     evaluation: EvaluationLink
     package: dict[str, str]
+    gate: GateLink | None
+    pipeline_run_id: str | None
     merged: MergedLink | None
+    versions: dict[str, str]
     archive: ArchiveLink | None = None

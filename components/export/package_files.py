@@ -64,7 +64,7 @@ class PackageFiles:
         Raises:
             UnreadableFileError: its bytes cannot be read, or are damaged.
         """
-        with self._opened(name) as stream:
+        with self.opened(name) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
     def read(self, name: str) -> bytes:
@@ -73,14 +73,19 @@ class PackageFiles:
         Raises:
             UnreadableFileError: its bytes cannot be read, are damaged, or are more than any such file has.
         """
-        with self._opened(name) as stream:
+        with self.opened(name) as stream:
             content = stream.read(_LARGEST_JSON + 1)
         if len(content) > _LARGEST_JSON:
             raise UnreadableFileError(f"larger than {_LARGEST_JSON / 1e6:.0f} MB")
         return content
 
     @contextmanager
-    def _opened(self, name: str) -> Iterator[IO[bytes]]:
+    def opened(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file for reading.
+
+        Raises:
+            UnreadableFileError: its bytes cannot be read, or turn out to be damaged.
+        """
         place = self.files[name]
         try:
             if isinstance(place, Path):

@@ -18,6 +18,7 @@ from components.export.package_layout import (
 from components.export.sources import PackageSources
 from components.shared.adapter_loading import load_fine_tuned_processor
 from components.shared.dataset_manifest import MANIFEST_FILE
+from components.shared.gate_verdict import VERDICT_FILE
 from components.shared.hub import hub_is_reachable
 from components.shared.image_text_inputs import prompt_text
 from components.shared.model_families import family_of
@@ -63,6 +64,8 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
     evidence.mkdir()
     shutil.copyfile(config.dataset_dir / MANIFEST_FILE, evidence / MANIFEST_FILE)
     shutil.copyfile(config.evaluation_dir / REPORT_FILE, evidence / REPORT_FILE)
+    if config.gate_dir is not None:
+        shutil.copyfile(config.gate_dir / VERDICT_FILE, evidence / VERDICT_FILE)
     shutil.copyfile(_SCRIPT, folder / "inference.py")
     (folder / "requirements.txt").write_text(requirements(sources), encoding="utf-8")
 

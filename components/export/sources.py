@@ -9,10 +9,16 @@ import pyarrow.parquet as pq
 
 from components.export.config import ExportConfig
 from components.export.package_layout import REPORT_FILE, SAMPLES_FILE, TRAINING_FILE
-from components.shared.adapter_loading import AdapterKind, adapter_kind
+from components.shared.adapter_loading import (
+    AdapterKind,
+    adapter_kind,
+    check_adapter_weights,
+    check_base_of_adapter,
+)
 from components.shared.base_models import TINY_BASE, base_model_location
 from components.shared.dataset_manifest import DatasetManifest, read_manifest
 from components.shared.errors import UserError
+from components.shared.gate_verdict import VERDICT_FILE, GateVerdict, read_verdict
 from components.shared.lineage import sha256_folder
 
 _LARGEST_BASE_BY_DEFAULT = 100_000_000  # bytes
@@ -37,6 +43,7 @@ class PackageSources:
     report: dict[str, Any]
     predictions: list[dict[str, Any]]
     """The adapter's rows of samples.parquet."""
+    verdict: GateVerdict | None
     name: str
 
     @property
@@ -48,9 +55,11 @@ def read_sources(config: ExportConfig) -> PackageSources:
     """Read the inputs and check that the evaluation is of this adapter and this dataset.
 
     Raises:
-        UserError: an input is missing or unreadable, or they do not belong together.
+        UserError: an input is missing or unreadable, weights are cut, NaN or infinite, or they do not belong together.
     """
     kind = adapter_kind(config.adapter_dir)
+    check_base_of_adapter(config.base_model, config.revision, config.adapter_dir)
+    check_adapter_weights(config.adapter_dir)
     if config.merge and kind == "model":
         raise UserError(
             "there is no adapter to merge: the folder holds a whole model", where="merge", mend="leave merge off"
@@ -76,6 +85,7 @@ def read_sources(config: ExportConfig) -> PackageSources:
         training=training,
         report=report,
         predictions=_read_predictions(config.evaluation_dir / SAMPLES_FILE),
+        verdict=_read_verdict(config.gate_dir, adapter_sha256, manifest.digest),
         name=config.model_name or _package_name(_base_name(config.base_model, location), kind, adapter_sha256),
     )
 
@@ -99,6 +109,19 @@ def _check_evaluation(
             where=where,
             mend="give the dataset_dir that was evaluated",
         )
+
+
+def _read_verdict(gate_dir: Path | None, adapter_sha256: str, dataset_digest: str) -> GateVerdict | None:
+    if gate_dir is None:
+        return None
+    verdict = read_verdict(gate_dir)
+    if (verdict.adapter_sha256, verdict.dataset_digest) != (adapter_sha256, dataset_digest):
+        raise UserError(
+            "the verdict is of another adapter, or of another dataset (the digests differ)",
+            where=str(gate_dir / VERDICT_FILE),
+            mend="run the gate on this evaluation",
+        )
+    return verdict
 
 
 def _include_base(config: ExportConfig, location: str) -> bool:

@@ -7,23 +7,26 @@ import json
 import logging
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from components.export.config import ExportConfig
 from components.export.held_out_pages import CheckedPages, checked_pages
+from components.export.hub_upload import HubUnavailableError, push_package, required_token
 from components.export.lineage_file import lineage_content
 from components.export.merging import write_merged
 from components.export.model_card import write_model_card
 from components.export.package_folder import write_package_files
 from components.export.package_layout import CARD_FILE, LINEAGE_FILE
+from components.export.registration import register_package
 from components.export.sources import PackageSources, read_sources
 from components.export.verification import verify_package
 from components.export.zip_archive import write_zip
 from components.shared.lineage import sha256_file
+from components.shared.model_registry import RegisteredAdapter, RegistryUnavailableError
 from components.shared.output_folder import finished_folder
-from components.shared.tracking import step_run
+from components.shared.tracking import TrackedRun, step_run
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +35,45 @@ _CHECKED_PAGES = 8
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The finished folder, the package in it, and the content of lineage.json."""
+    """The finished folder, the package in it, the content of lineage.json, and where else the package went.
+
+    Attributes:
+        registered: its version in the registry; None where none was asked for, or the registry is down.
+        pushed: the commit's address on the hub; None where none was asked for, or the hub is out of reach.
+    """
 
     folder: Path
     archive: Path
     lineage: dict[str, Any]
+    registered: RegisteredAdapter | None = None
+    pushed: str | None = None
 
 
 def run(config: ExportConfig) -> ExportResult:
-    """Write the package, its card and its lineage.
+    """Write the package, its card and its lineage; register and upload it where that is asked for.
+
+    A registry or hub that is out of reach is a warning that says how to do it later: the package is on disk.
 
     Raises:
-        UserError: an input is missing, unreadable or of another adapter or dataset; the output folder is in use.
+        UserError: an input is missing, unreadable, of another adapter or dataset, or its weights are cut or NaN; the
+            output folder is in use; ``push_to_hub`` without a token.
         PackageVerificationError: the package, or the merged weights, read a page otherwise than the adapter does.
     """
+    if config.push_to_hub:
+        required_token()
     parameters = config.model_dump(mode="json", exclude={"output_dir"})
-    with finished_folder(config.output_dir) as output, step_run("export", parameters) as tracked:
+    with step_run("export", parameters) as tracked:
+        result = _packed(config, tracked)
+        result = replace(result, registered=_registered(config), pushed=_pushed(config))
+        if result.registered:
+            tracked.set_tags({"registered": str(result.registered)})
+        if result.pushed:
+            tracked.set_tags({"pushed": result.pushed})
+    return result
+
+
+def _packed(config: ExportConfig, tracked: TrackedRun) -> ExportResult:
+    with finished_folder(config.output_dir) as output:
         sources = read_sources(config)
         tracked.log_dataset(sources.manifest.digest, str(sources.manifest.config.get("source")), "evaluation")
         checked = checked_pages(config, sources, _CHECKED_PAGES)
@@ -72,6 +98,28 @@ def run(config: ExportConfig) -> ExportResult:
             tracked.log_artifact(output / name)
     logger.info("%s: %.1f MB, verified: %s", archive.name, lineage["archive"]["bytes"] / 1e6, bool(verification))
     return ExportResult(config.output_dir, config.output_dir / archive.name, lineage)
+
+
+def _registered(config: ExportConfig) -> RegisteredAdapter | None:
+    if config.register_as is None:
+        return None
+    try:
+        return register_package(config.output_dir, config.register_as)
+    except RegistryUnavailableError as error:
+        later = f"deepsynth register {config.output_dir} --as {config.register_as}"
+        logger.warning("the package is finished, but not registered: %s; later: %s", error, later)
+        return None
+
+
+def _pushed(config: ExportConfig) -> str | None:
+    if config.push_to_hub is None:
+        return None
+    try:
+        return push_package(config.output_dir, config.push_to_hub, public=config.hub_public)
+    except HubUnavailableError as error:
+        later = f"deepsynth push {config.output_dir} --to {config.push_to_hub}{' --public' * config.hub_public}"
+        logger.warning("the package is finished, but not on the hub: %s; later: %s", error, later)
+        return None
 
 
 def _verified(package: Path, config: ExportConfig, sources: PackageSources, checked: CheckedPages) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""``verdict.json``: what the gate decided, by which rules, from which figures."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.shared.errors import UserError
+from components.shared.statistics import Interval
+
+VERDICT_FILE = "verdict.json"
+
+
+class RuleOutcome(BaseModel):
+    """One of the gate's rules, with its figures in words."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rule: str
+    passed: bool
+    finding: str
+
+
+class GateVerdict(BaseModel):
+    """The gate's decision; rates are 0 to 1 (an error rate can exceed 1), intervals are 95 % over documents.
+
+    ``improvement`` is the reference's error rate less the challenger's, ``loop_rate_increase`` the challenger's rate
+    less the reference's; an interval is None with fewer than two documents.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    schema_version: Literal[1] = 1
+    promoted: bool
+    reason: str
+    """one sentence"""
+    rules: list[RuleOutcome]
+    challenger: str
+    reference: Literal["champion", "base"]
+    reference_model: dict[str, str | int | None]
+    """what the evaluation's report says of the reference"""
+    metric: Literal["cer", "wer"]
+    challenger_error: float
+    reference_error: float
+    improvement: float
+    improvement_interval: Interval | None
+    min_improvement: float
+    challenger_loop_rate: float
+    reference_loop_rate: float
+    loop_rate_increase: float
+    loop_rate_increase_interval: Interval | None
+    max_loop_rate_increase: float
+    pages: int
+    documents: int
+    confidence: float
+    bootstrap_resamples: int
+    seed: int
+    normalization: str
+    dataset_digest: str
+    adapter_sha256: str
+
+    @property
+    def decision(self) -> str:
+        """``promoted`` or ``not promoted``."""
+        return "promoted" if self.promoted else "not promoted"
+
+    def tags(self) -> dict[str, str]:
+        """Return the decision and its figures as tags of a registered version."""
+        interval = self.improvement_interval
+        return {
+            "gate": self.decision,
+            "gate.reason": self.reason,
+            "gate.reference": self.reference,
+            "gate.metric": self.metric,
+            "gate.challenger_error": f"{self.challenger_error:.6g}",
+            "gate.reference_error": f"{self.reference_error:.6g}",
+            "gate.improvement": f"{self.improvement:.6g}",
+            "gate.improvement_interval": f"{interval[0]:.6g} to {interval[1]:.6g}" if interval else "none",
+            "gate.min_improvement": f"{self.min_improvement:.6g}",
+            "gate.loop_rate": f"{self.challenger_loop_rate:.6g}",
+            "gate.pages": str(self.pages),
+            "gate.documents": str(self.documents),
+            "gate.normalization": self.normalization,
+        }
+
+
+def write_verdict(verdict: GateVerdict, folder: Path) -> None:
+    """Write ``verdict.json`` into ``folder``."""
+    (folder / VERDICT_FILE).write_text(verdict.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_verdict(folder: Path) -> GateVerdict:
+    """Read the gate's folder.
+
+    Raises:
+        UserError: there is no verdict in it, or it cannot be read.
+    """
+    path = folder / VERDICT_FILE
+    try:
+        return GateVerdict.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        mend = "name a folder made by the gate step"
+        raise UserError(f"the gate's verdict cannot be read ({error})", where=str(path), mend=mend) from error
