@@ -1,0 +1,10 @@
+"""``python -m components.gate --help``: the step from the command line."""
+
+import sys
+
+from components.gate.config import GateConfig
+from components.gate.step import run
+from components.shared.command_line import step_main
+
+if __name__ == "__main__":
+    sys.exit(step_main("gate", GateConfig, run, sys.argv[1:]))
