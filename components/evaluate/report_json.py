@@ -86,8 +86,8 @@ def definitions(config: EvaluateConfig) -> dict[str, str]:
         "wer": "sum of word edits over all pages / sum of label words; words are separated by white space",
         "cer_median, cer_p90": "median and 90th percentile of the pages' own CER; a page with an empty label has "
         "0 where the prediction is empty too, else 1",
-        "rouge1, rouge2, rougeL": "mean F-measure over the pages (rouge_score), over casefolded Unicode words; each "
-        "ideograph, kana or Hangul syllable is a word",
+        "rouge1, rouge2, rougeL": "mean F-measure over the pages, as rouge_score computes it, over casefolded Unicode "
+        "words; each ideograph, kana or Hangul syllable is a word",
         "bleu": f"sacrebleu, each page a segment: {bleu(['a'], ['a'])[1]}",
         "chrf": f"sacrebleu, each page a segment: {chrf(['a'], ['a'])[1]}",
         "exact_page_rate": "share of pages whose normalised prediction equals the normalised label",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from components.evaluate.generation import Transcription
-from components.evaluate.metrics import bleu, chrf, rouge
+from components.evaluate.metrics import rouge
 from components.evaluate.pages import EvaluationPages
 from components.evaluate.repetition import is_loop
 from components.shared.edit_counts import EditCounts, character_edits, error_rate, word_edits
@@ -146,7 +146,6 @@ def row_of(scores: ModelScores, bootstrap: DocumentBootstrap) -> ModelRow:
     pages, count = scores.pages, len(scores.pages)
     characters, words = [page.characters for page in pages], [page.words for page in pages]
     rouge_l = [page.rouge["rougeL"] for page in pages]
-    labels, predictions = [page.label.normalised for page in pages], [page.normalised for page in pages]
     rates = [counts.rate for counts in characters]
     return ModelRow(
         name=scores.name,
@@ -156,12 +155,8 @@ def row_of(scores: ModelScores, bootstrap: DocumentBootstrap) -> ModelRow:
         cer_interval=bootstrap.interval(edits(characters), lengths(characters)),
         wer=error_rate(words),
         wer_interval=bootstrap.interval(edits(words), lengths(words)),
-        rouge1=sum(page.rouge["rouge1"] for page in pages) / count,
-        rouge2=sum(page.rouge["rouge2"] for page in pages) / count,
-        rougeL=sum(rouge_l) / count,
+        **_text_figures(pages),
         rougeL_interval=bootstrap.interval(rouge_l, [1.0] * count),
-        bleu=bleu(labels, predictions)[0],
-        chrf=chrf(labels, predictions)[0],
         cer_median=float(np.median(rates)),
         cer_p90=float(np.percentile(rates, 90)),
         exact_page_rate=sum(page.exact for page in pages) / count,
@@ -174,6 +169,17 @@ def row_of(scores: ModelScores, bootstrap: DocumentBootstrap) -> ModelRow:
         memory_halvings=scores.transcription.memory_halvings,
         notes=scores.transcription.notes,
     )
+
+
+def _text_figures(pages: Sequence[PageScore]) -> dict[str, float]:
+    """Return rouge1, rouge2, rougeL, bleu and chrf."""
+    from components.evaluate.metric_module import load_metric  # `evaluate` takes a second to import
+
+    labels, predictions = [page.label.normalised for page in pages], [page.normalised for page in pages]
+    figures: dict[str, float] = {}
+    for name in ("rouge", "bleu", "chrf"):
+        figures |= load_metric(name).compute(predictions=predictions, references=labels)
+    return figures
 
 
 def edits(counts: Sequence[EditCounts]) -> list[float]:

@@ -21,6 +21,7 @@ from components.shared.edit_counts import character_edits
 from components.shared.errors import UserError
 from components.shared.model_families import family_of
 from components.shared.model_loading import load_model, load_processor
+from components.shared.model_registry import register, set_alias
 from components.shared.shard_reader import Sample, ShardDataset
 from components.shared.text_normalization import normalizer
 from components.shared.tiny_models import save_blank_paddleocr_vl
@@ -412,3 +413,41 @@ def test_the_program_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     assert answer.returncode == 2 and "Traceback" not in answer.stderr
     assert "no dataset manifest" in answer.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_registrys_champion_reads_the_same_pages(
+    base: Path, adapter: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an alias no row; with it a row and a comparison; files that are gone or another base's are named."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    changes = {"adapter_dir": adapter, "champion": "reader", "max_pages": 4}
+    first = run(settings(base, dataset, tmp_path / "first", **changes))
+    assert [row.name for row in first.rows] == ["base", "adapter"]
+
+    registered = register(adapter, "reader", {})
+    set_alias(registered, "champion")
+    found = run(settings(base, dataset, tmp_path / "second", **changes))
+    assert [row.name for row in found.rows] == ["base", "adapter", "champion"]
+    texts = [[page["prediction"] for page in samples_of(found, name)] for name in ("adapter", "champion")]
+    assert texts[0] == texts[1]
+    report = json.loads((found.folder / "report.json").read_text(encoding="utf-8"))
+    champion = report["models"]["champion"]
+    assert (champion["registered_model"], champion["version"]) == ("reader", 1)
+    assert champion["sha256"] == report["models"]["adapter"]["sha256"]
+    assert report["comparisons"][1]["against"] == "champion" and report["comparisons"][1]["difference"] == 0
+    assert "reader version 1" in (found.folder / "report.html").read_text(encoding="utf-8")
+
+    other = _damaged(adapter, tmp_path / "other", b"no weights")
+    set_alias(register(other, "reader", {}), "champion")
+    with pytest.raises(UserError, match=r"reader version 2: the champion cannot be read: .*truncated or corrupt"):
+        run(settings(base, dataset, tmp_path / "third", **changes))
+    for weights in list(tmp_path.glob("mlartifacts/**/adapter_model.safetensors")):
+        shutil.rmtree(weights.parent)
+    with pytest.raises(UserError, match=r"reader version 2 .*files are gone"):
+        run(settings(base, dataset, tmp_path / "third", **changes))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    with pytest.raises(UserError, match="there is no registry"):
+        run(settings(base, dataset, tmp_path / "third", **changes))
+    assert not (tmp_path / "third").exists()

@@ -1,19 +1,28 @@
 """The metrics against definitions written out again, and against hand-made cases."""
 
 import math
+import os
 import random
+import subprocess
+import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
+import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from components.evaluate.character_diff import character_diff
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.metric_module import load_metric
 from components.evaluate.metrics import bleu, chrf, rouge, unicode_words
 from components.evaluate.repetition import is_loop, repeated_unit
+from components.evaluate.text_metrics import METRICS
 from components.shared.edit_counts import EditCounts, character_edits, error_rate, word_edits
 from components.shared.sign_test import sign_test
 from components.shared.statistics import DocumentBootstrap
@@ -100,6 +109,87 @@ def test_bleu_and_chrf_are_100_for_equal_and_0_for_empty_predictions() -> None:
     assert chrf(labels, labels)[0] == pytest.approx(100)
     assert bleu(labels, ["", ""])[0] == chrf(labels, ["", ""])[0] == 0
     assert "tok:13a" in bleu(labels, labels)[1]
+
+
+class _UnicodeWords:
+    """The project's words as rouge_score's tokenizer."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return unicode_words(text)
+
+
+def page_pairs(pages: int, words: int) -> list[tuple[str, str]]:
+    """Return labels with readings that lack, add and mistake words and letters."""
+    generator = random.Random(7)
+    vocabulary = ["the", "Seite", "été", "of", "العربية", "漢字", "a", "line.", "naïve,", "2026"]
+    pairs = []
+    for _ in range(pages):
+        label = generator.choices(vocabulary, k=words)
+        reading = [word for word in label if generator.random() > 0.1]
+        reading = [word if generator.random() > 0.2 else generator.choice(vocabulary) + "x" for word in reading]
+        pairs.append((" ".join(label), " ".join(reading)))
+    return pairs
+
+
+PAIRS = [*page_pairs(12, 40), ("a word", ""), ("one two", "two one")]
+
+
+def test_cer_and_wer_are_jiwers() -> None:
+    labels, readings = zip(*PAIRS, strict=True)
+    assert _summary("cer")["cer"] == pytest.approx(jiwer.cer(list(labels), list(readings)), abs=1e-12)
+    assert _summary("wer")["wer"] == pytest.approx(jiwer.wer(list(labels), list(readings)), abs=1e-12)
+    for label, reading in PAIRS:
+        assert character_edits(label, reading).rate == pytest.approx(jiwer.cer(label, reading), abs=1e-12)
+        assert word_edits(label, reading).rate == pytest.approx(jiwer.wer(label, reading), abs=1e-12)
+
+
+def test_rouge_is_rouge_scores() -> None:
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=_UnicodeWords())
+    pages = [scorer.score(label, reading) for label, reading in PAIRS]
+    for page, (label, reading) in zip(pages, PAIRS, strict=True):
+        assert rouge(label, reading) == pytest.approx({k: v.fmeasure for k, v in page.items()}, abs=1e-9)
+    expected = {name: float(np.mean([page[name].fmeasure for page in pages])) for name in pages[0]}
+    assert _summary("rouge") == pytest.approx(expected, abs=1e-9)
+
+
+def test_bleu_and_chrf_are_sacrebleus() -> None:
+    labels, readings = ([*column] for column in zip(*PAIRS, strict=True))
+    assert _summary("bleu")["bleu"] == pytest.approx(sacrebleu.corpus_bleu(readings, [labels]).score, abs=1e-9)
+    assert _summary("chrf")["chrf"] == pytest.approx(sacrebleu.corpus_chrf(readings, [labels]).score, abs=1e-9)
+
+
+def _summary(name: str) -> dict[str, float]:
+    """The figure through evaluate's interface, which is the accumulator's own."""
+    metric = METRICS[name]()
+    for label, reading in PAIRS:
+        metric.update(label, reading)
+    through_evaluate = load_metric(name)
+    for label, reading in PAIRS:
+        through_evaluate.add(prediction=reading, reference=label)
+    assert through_evaluate.compute() == metric.summary()
+    return metric.summary()
+
+
+def test_a_metric_that_there_is_not_and_one_without_pages() -> None:
+    with pytest.raises(ValueError, match="no metric 'meteor'; there are cer, wer"):
+        load_metric("meteor")
+    for name in METRICS:
+        with pytest.raises(ValueError, match=r"no pages|no text"):
+            METRICS[name]().summary()
+
+
+@pytest.mark.slow
+def test_evaluate_loads_the_module_from_its_file_without_a_hub(tmp_path: Path) -> None:
+    from components.evaluate import metric_module
+
+    program = (
+        f"import evaluate; m = evaluate.load({metric_module.__file__!r}, 'cer');"
+        "print(m.compute(predictions=['foul'], references=['four']))"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() == "{'cer': 0.25}"
 
 
 @pytest.mark.parametrize("profile", PROFILES)
