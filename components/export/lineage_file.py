@@ -52,7 +52,7 @@ def lineage_content(
         },
         "base_model": {
             "base_model": config.base_model,
-            "revision": config.revision,
+            **sources.base.as_json(),
             "sha256": _base_sha256(sources, package),
         },
         "training": {

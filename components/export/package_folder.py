@@ -46,12 +46,13 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
         _copy_base(config, sources, folder / BASE_FOLDER)
     base_model = _base_reference(config, sources)
     if sources.kind == "adapter":
-        _point_at_base(folder / ADAPTER_CONFIG, base_model or Path(sources.base_location).name, config.revision)
+        _point_at_base(folder / ADAPTER_CONFIG, base_model or Path(sources.base_location).name, sources.base.revision)
     inference = {
         "kind": sources.kind,
         "base_model": base_model,
         "base_in_package": sources.include_base,
-        "revision": None if sources.include_base else config.revision,
+        "revision": None if sources.include_base else sources.base.revision,
+        "base": sources.base.as_json() if sources.kind == "adapter" else None,
         "trust_remote_code": config.trust_remote_code,
         "model_type": model_type,
         "prompt": prompt_text(processor, family, instruction),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from components.export.base_identity import BaseIdentity, base_identity
 from components.export.config import ExportConfig
 from components.export.package_layout import REPORT_FILE, SAMPLES_FILE, TRAINING_FILE
 from components.shared.adapter_loading import (
@@ -37,6 +38,7 @@ class PackageSources:
     base_name: str
     """The hub id, the folder's own name, or ``tiny-base``."""
     base_is_folder: bool
+    base: BaseIdentity
     include_base: bool
     manifest: DatasetManifest
     training: dict[str, Any]
@@ -74,19 +76,21 @@ def read_sources(config: ExportConfig) -> PackageSources:
     adapter_sha256 = sha256_folder(config.adapter_dir)
     _check_evaluation(config, report, manifest, adapter_sha256)
     location = base_model_location(config.base_model)
+    base_name = _base_name(config.base_model, location)
     return PackageSources(
         kind=kind,
         adapter_sha256=adapter_sha256,
         base_location=location,
-        base_name=_base_name(config.base_model, location),
+        base_name=base_name,
         base_is_folder=Path(location).is_dir(),
+        base=base_identity(base_name, location, config.revision),
         include_base=kind == "adapter" and _include_base(config, location),
         manifest=manifest,
         training=training,
         report=report,
         predictions=_read_predictions(config.evaluation_dir / SAMPLES_FILE),
         verdict=_read_verdict(config.gate_dir, adapter_sha256, manifest.digest),
-        name=config.model_name or _package_name(_base_name(config.base_model, location), kind, adapter_sha256),
+        name=config.model_name or _package_name(base_name, kind, adapter_sha256),
     )
 
 

@@ -4,12 +4,15 @@ python inference.py page.png [page2.png ...] [--device auto|cpu|cuda] [--max_new
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+# Said by the program that saved a model, or by where it lay: a copy of the same model may have them otherwise.
+NOT_OF_THE_MODEL = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "_commit_hash"}
 
 
 def main() -> int:
@@ -25,6 +28,10 @@ def main() -> int:
     if settings["kind"] == "adapter" and settings["base_model"] is None and arguments.base_model is None:
         print("error: the base model is not in this package: add --base_model FOLDER", file=sys.stderr)
         return 2
+    if settings["kind"] == "adapter":
+        folder = Path(arguments.base_model or HERE / (settings["base_model"] or ""))
+        if folder.is_dir():  # a hub model is checked once it is here
+            check_base(settings["base"], folder, str(folder))
     reader = PageReader(settings, arguments)
     for page in arguments.pages:
         if len(arguments.pages) > 1:
@@ -120,13 +127,81 @@ def load_model(settings: dict, base_model: str | None, dtype: Any) -> Any:
 
     if base_model is None and settings["base_in_package"]:
         base_model = str(HERE / settings["base_model"])
-    elif base_model is None:
+    elif base_model is None or base_model == settings["base_model"]:
         base_model = settings["base_model"]
         options["revision"] = settings["revision"]
     base = AutoModelForImageTextToText.from_pretrained(base_model, **options)
+    if not Path(base_model).is_dir():
+        from transformers.utils import cached_file
+
+        config = cached_file(base_model, "config.json", revision=options.get("revision"), local_files_only=True)
+        check_base(settings["base"], Path(str(config)).parent, base_model)
     model = PeftModel.from_pretrained(base, str(HERE))
     set_adapter_weights(model)
     return model
+
+
+def check_base(expected: dict, folder: Path, base_model: str) -> None:
+    """End the program where the base in ``folder`` is not the one that the adapter was measured on."""
+    found = base_fingerprint(folder)
+    parts = {"config_sha256": "its config.json says another model", "weights_sample_sha256": "its weights are others"}
+    for name, difference in parts.items():
+        if expected[name] is not None and found[name] != expected[name]:
+            revision = f" at revision {expected['revision']}" if expected["revision"] else ""
+            refuse(
+                f"{base_model} is another base model than this adapter's: {difference}."
+                f" The adapter fits {expected['name']}{revision} and nothing else"
+            )
+
+
+def base_fingerprint(folder: Path) -> dict:
+    """Return two digests by which a base model is known: of its config, and of a sample of its weights.
+
+    The sample is the first 64 bytes of each tensor: another training changes them, another split into files does
+    not. It is None for weights that are not in safetensors.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        sample = weights_sample(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {"config_sha256": None, "weights_sample_sha256": None}
+    text = json.dumps(without_origin(config), sort_keys=True)
+    return {"config_sha256": hashlib.sha256(text.encode()).hexdigest(), "weights_sample_sha256": sample}
+
+
+def without_origin(config: Any) -> Any:
+    """Return a config without what is said of its origin, at any depth."""
+    if isinstance(config, dict):
+        return {name: without_origin(value) for name, value in config.items() if name not in NOT_OF_THE_MODEL}
+    return config
+
+
+def weights_sample(folder: Path) -> str | None:
+    """Return the digest over each tensor's name, format, shape and first bytes."""
+    index = folder / "model.safetensors.index.json"
+    names = {"model.safetensors"}
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    if not all((folder / name).is_file() for name in names):
+        return None
+    tensors = []
+    for name in names:
+        with (folder / name).open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+            for tensor, entry in header.items():
+                if tensor != "__metadata__":
+                    begin, end = entry["data_offsets"]
+                    stream.seek(8 + length + begin)
+                    first = stream.read(min(64, end - begin)).hex()
+                    tensors.append([tensor, entry["dtype"], entry["shape"], first])
+    return hashlib.sha256(json.dumps(sorted(tensors)).encode()).hexdigest()
+
+
+def refuse(message: str) -> None:
+    """End the program with one line and exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def set_adapter_weights(model: Any) -> None:
@@ -140,7 +215,7 @@ def set_adapter_weights(model: Any) -> None:
     stored = load_peft_weights(str(HERE), device="cpu")
     weights = get_peft_model_state_dict(model)
     if weights.keys() != stored.keys():
-        raise SystemExit("error: the adapter does not fit the base model")
+        refuse("the adapter does not fit the base model")
     with torch.no_grad():
         for name, values in stored.items():
             weights[name].copy_(values)
