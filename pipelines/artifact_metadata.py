@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import UserError
+from components.shared.gate_verdict import read_verdict
 from components.shared.lineage import sha256_folder
 
 
@@ -79,6 +80,12 @@ def describe_benchmark(benchmark: Any, report: Any) -> None:
     for run in content["measurements"]:
         benchmark.metadata[f"{run['contender']}_{run['repeat']}"] = run["status"]
     shutil.copyfile(Path(benchmark.path) / "benchmark.html", report.path)
+
+
+def describe_verdict(verdict: Any, summary: Any) -> None:
+    """Note the gate's decision and its figures, and copy its page."""
+    verdict.metadata.update(read_verdict(Path(verdict.path)).tags())
+    shutil.copyfile(Path(verdict.path) / "verdict.md", summary.path)
 
 
 def describe_package(package: Any, model_card: Any) -> None:

@@ -30,10 +30,12 @@ def configure(
     "StepSettings",
     [
         ("source_digest", str),
+        ("champion", str),
         ("prepare", str),
         ("train", str),
         ("evaluate", str),
         ("benchmark", str),
+        ("gate", str),
         ("export", str),
     ],
 ):
@@ -109,13 +111,17 @@ def train(
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def evaluate(
     config: str,
+    champion: str,
     dataset: dsl.Input[dsl.Dataset],
     adapter: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Transcribe the held-out pages with base and adapter, and score both."""
+    """Transcribe the held-out pages with base, adapter and champion, and score all.
+
+    ``champion`` makes the cache notice that another version is the champion by now.
+    """
     from pipelines.artifact_metadata import describe_evaluation
     from pipelines.task_entry import run_task
 
@@ -139,11 +145,31 @@ def benchmark(
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
+def gate(
+    config: str,
+    evaluation: dsl.Input[dsl.Artifact],
+    verdict: dsl.Output[dsl.Artifact],
+    summary: dsl.Output[dsl.Markdown],
+) -> str:
+    """Decide from the evaluation: ``promoted`` or ``not promoted``.
+
+    Returned without a name, because a condition in KFP 2.17's local runner finds no output that has one.
+    """
+    from pipelines.artifact_metadata import describe_verdict
+    from pipelines.task_entry import run_task
+
+    result = run_task("gate", config, evaluation_dir=evaluation.path, output_dir=verdict.path)
+    describe_verdict(verdict, summary)
+    return str(result.verdict.decision)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def export(
     config: str,
     dataset: dsl.Input[dsl.Dataset],
     adapter: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
+    verdict: dsl.Input[dsl.Artifact],
     package: dsl.Output[dsl.Artifact],
     model_card: dsl.Output[dsl.Markdown],
 ) -> None:
@@ -157,6 +183,7 @@ def export(
         dataset_dir=dataset.path,
         adapter_dir=adapter.path,
         evaluation_dir=evaluation.path,
+        gate_dir=verdict.path,
         output_dir=package.path,
     )
     describe_package(package, model_card)

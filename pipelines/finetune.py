@@ -1,5 +1,5 @@
 # ruff: noqa: UP045 (KFP reads Optional[X], not X | None)
-"""The pipeline: configure, prepare (in one task, or in partitions), train, then evaluate and benchmark, then export."""
+"""The pipeline: configure, prepare (in one task, or in partitions), train, evaluate and benchmark, gate, export."""
 
 from typing import Any, Optional
 
@@ -78,17 +78,29 @@ def _add_steps(settings: Any, prepare_partitions: int, drawn_at_once: int | None
     _described(trained, "Train the adapter")
     adapter = trained.outputs["adapter"]
 
-    evaluated = components.evaluate(config=settings["evaluate"], dataset=dataset, adapter=adapter)
+    evaluated = components.evaluate(
+        config=settings["evaluate"], champion=settings["champion"], dataset=dataset, adapter=adapter
+    )
     _described(evaluated, "Evaluate base and adapter")
 
     # After train, so that two trainings do not share one device.
     benchmarked = components.benchmark(config=settings["benchmark"], dataset=dataset).after(trained)
     _described(benchmarked, "Benchmark the trainers")
 
-    exported = components.export(
-        config=settings["export"], dataset=dataset, adapter=adapter, evaluation=evaluated.outputs["evaluation"]
-    )
-    _described(exported, "Export the package").set_caching_options(False)
+    evaluation = evaluated.outputs["evaluation"]
+    judged = components.gate(config=settings["gate"], evaluation=evaluation)
+    _described(judged, "Decide on the promotion").set_caching_options(False)
+
+    # Where the gate says no, the run ends here, as a success.
+    with dsl.If(judged.outputs["Output"] == "promoted", name="promoted"):
+        exported = components.export(
+            config=settings["export"],
+            dataset=dataset,
+            adapter=adapter,
+            evaluation=evaluation,
+            verdict=judged.outputs["verdict"],
+        )
+        _described(exported, "Export the package").set_caching_options(False)
 
 
 def _prepared(settings: Any) -> Any:

@@ -36,6 +36,7 @@ _FOLDERS = {
     "train": "adapter",
     "evaluate": "evaluation",
     "benchmark": "benchmark",
+    "gate": "gate",
     "export": "package",
 }
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -114,8 +115,8 @@ def run_pipeline(config: SharedSettings, runs_dir: Path, run_id: str, prepare_pa
         with _kept_log_of_a_failure(folder / LOG_FILE, failed_log):
             job = _write_job(config, folder, prepare_partitions)
             watched, memory = _watch(job, folder, run_id, tracking_uri(runs_dir), _tasks(prepare_partitions))
-        for step, name in _FOLDERS.items():
-            shutil.move(watched.outputs[step], folder / name)
+        for step, output in watched.outputs.items():
+            shutil.move(output, folder / _FOLDERS[step])
         shutil.rmtree(folder / "kfp")
         summary = build_summary(folder, run_id, watched.seconds, memory)
         summary["seconds_total"] = round(time.monotonic() - started, 3)
@@ -129,8 +130,11 @@ def tracking_uri(runs_dir: Path) -> str:
 
 
 def _tasks(prepare_partitions: int) -> int:
-    """Return how many tasks a run has: configure and five steps, where prepare may be select, draw ... and assemble."""
-    return 6 if prepare_partitions == 1 else 5 + 1 + prepare_partitions + 1
+    """Return how many tasks a run has: configure and six steps, where prepare may be select, draw ... and assemble.
+
+    The last one, export, is left out where the gate does not promote the adapter.
+    """
+    return 7 if prepare_partitions == 1 else 6 + 1 + prepare_partitions + 1
 
 
 def _write_job(config: SharedSettings, folder: Path, prepare_partitions: int) -> Path:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from components.shared.base_models import check_base_model_can_be_had
+from components.shared.model_registry import champion_of
 from components.shared.step_config import parse_config_text, validated
 from pipelines.config import parameter_text, pipeline_config, quickstart_values, with_overrides
 from pipelines.step_sections import STEP_CONFIGS
@@ -24,13 +25,15 @@ PARAMETER_KEYS = {
 
 
 class StepSettings(NamedTuple):
-    """One JSON text per step, and the digest of the content of all sources."""
+    """One JSON text per step, the digest of the content of all sources, and which version is the champion now."""
 
     source_digest: str
+    champion: str
     prepare: str
     train: str
     evaluate: str
     benchmark: str
+    gate: str
     export: str
 
 
@@ -40,7 +43,7 @@ def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
     Parameters that are None override nothing.
 
     Raises:
-        UserError: a key or value is wrong, or the source or the base model cannot be had.
+        UserError: a key or value is wrong, or the source, the base model or the champion's registry cannot be had.
     """
     from components.prepare.config import PrepareConfig
     from components.prepare.dataset_sources import sources_digest
@@ -49,8 +52,14 @@ def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
     pipeline_config(values, "config")
     given = {PARAMETER_KEYS[name]: value for name, value in parameters.items() if value is not None}
     checked = pipeline_config(with_overrides(values, given), "pipeline parameters")
-    check_base_model_can_be_had(checked.base_model, checked.revision)
     settings = {step: checked.step_settings(step) for step in STEP_CONFIGS}
+    check_base_model_can_be_had(checked.base_model, checked.revision)
     digest = sources_digest(validated(PrepareConfig, settings["prepare"] | {"output_dir": "."}, "prepare"))
     texts = {step: parameter_text(values) for step, values in settings.items()}
-    return StepSettings(source_digest=digest, **texts)
+    return StepSettings(source_digest=digest, champion=_champion(settings["evaluate"].get("champion")), **texts)
+
+
+def _champion(name: str | None) -> str:
+    """Return the champion's name and version; asked now, so that a registry that is down costs no training."""
+    registered = champion_of(name) if name else None
+    return str(registered) if registered else "none"

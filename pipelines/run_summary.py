@@ -7,22 +7,39 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from components.shared.gate_verdict import read_verdict
+
 SUMMARY_FILE = "summary.json"
 SCHEMA_VERSION = 1
+_VERDICT_FIELDS = {
+    "promoted",
+    "reason",
+    "reference",
+    "metric",
+    "improvement",
+    "improvement_interval",
+    "min_improvement",
+    "loop_rate_increase",
+    "max_loop_rate_increase",
+}
 _ROW_FIELDS = ("name", "cer", "cer_interval", "wer", "rougeL", "loop_rate", "pages_per_second")
 
 
 def build_summary(folder: Path, run_id: str, seconds: dict[str, float], memory: dict[str, int]) -> dict[str, Any]:
-    """Collect a run's figures from the reports in ``folder``; paths are relative to it, times in seconds."""
+    """Collect a run's figures from the reports in ``folder``; paths are relative to it, times in seconds.
+
+    There is no path of a package where the gate did not promote the adapter.
+    """
     report = _json(folder / "evaluation" / "report.json")
     benchmark = _json(folder / "benchmark" / "benchmark.json")
     manifest = _json(folder / "dataset" / "manifest.json")
-    package = sorted(path.relative_to(folder).as_posix() for path in (folder / "package").glob("*.zip"))
+    verdict = read_verdict(folder / "gate")
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "rows": [{name: row[name] for name in _ROW_FIELDS} for row in report["rows"]],
         "comparison": report.get("comparison"),
+        "gate": {"decision": verdict.decision} | verdict.model_dump(mode="json", include=_VERDICT_FIELDS),
         "benchmark": {
             "runs": [
                 {name: run[name] for name in ("contender", "repeat", "status", "reason", "median_step_seconds")}
@@ -31,7 +48,8 @@ def build_summary(folder: Path, run_id: str, seconds: dict[str, float], memory: 
             "ratios": benchmark["ratios"],
         },
         "paths": {
-            "package": package[0] if package else "package",
+            **({"package": _package(folder)} if verdict.promoted else {}),
+            "verdict": "gate/verdict.md",
             "report": "evaluation/report.html",
             "benchmark": "benchmark/benchmark.html",
             "dataset": "dataset",
@@ -47,7 +65,7 @@ def build_summary(folder: Path, run_id: str, seconds: dict[str, float], memory: 
 
 
 def print_summary(summary: dict[str, Any], folder: Path, tracking_uri: str, console: Console) -> None:
-    """Print the table of models, the benchmark's outcome, where the results lie, and the time of each step."""
+    """Print the table of models, the verdict, the benchmark's outcome, where the results lie, and each step's time."""
     table = Table(title="held-out pages", title_justify="left")
     table.add_column("model")
     for name in ("CER", "95 % interval", "WER", "ROUGE-L", "loop rate", "pages/s"):
@@ -66,7 +84,9 @@ def print_summary(summary: dict[str, Any], folder: Path, tracking_uri: str, cons
     console.print(table)
     for line in _benchmark_lines(summary["benchmark"]):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    places = {name: folder / summary["paths"][name] for name in ("package", "report")}
+    gate = summary["gate"]
+    console.print(f"{gate['decision'] + ':':<14}{gate['reason']}", markup=False, highlight=False, soft_wrap=True)
+    places = {name: folder / summary["paths"][name] for name in ("package", "report") if name in summary["paths"]}
     for name, place in {**places, "MLflow store": tracking_uri, "run folder": folder}.items():
         console.print(f"{name + ':':<14}{place}", markup=False, highlight=False, soft_wrap=True)
     times = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in summary["seconds_per_step"].items())
@@ -87,6 +107,11 @@ def _benchmark_lines(benchmark: dict[str, Any]) -> list[str]:
         for ratio in benchmark["ratios"]
     ]
     return [f"{'benchmark:':<14}{'; '.join(runs)}", *(f"{'':<14}{ratio}" for ratio in ratios)]
+
+
+def _package(folder: Path) -> str:
+    (archive,) = (folder / "package").glob("*.zip")
+    return archive.relative_to(folder).as_posix()
 
 
 def _json(path: Path) -> dict[str, Any]:

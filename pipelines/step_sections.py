@@ -8,6 +8,7 @@ from pydantic import create_model
 from components.benchmark.config import BenchmarkConfig
 from components.evaluate.config import EvaluateConfig
 from components.export.config import ExportConfig
+from components.gate.config import GateConfig
 from components.prepare.config import PrepareConfig
 from components.shared.step_config import StepConfig
 from components.train.config import TrainConfig
@@ -17,11 +18,12 @@ STEP_CONFIGS: dict[str, type[StepConfig]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "benchmark": BenchmarkConfig,
+    "gate": GateConfig,
     "export": ExportConfig,
 }
 SHARED_FIELDS = ("source", "base_model", "revision", "trust_remote_code", "seed")
 """Given once at the top of the pipeline's configuration, for every step that has them."""
-FOLDER_FIELDS = ("dataset_dir", "adapter_dir", "evaluation_dir", "output_dir")
+FOLDER_FIELDS = ("dataset_dir", "adapter_dir", "evaluation_dir", "gate_dir", "output_dir")
 """Artifacts of the pipeline: the orchestrator names their folders."""
 _TRAIN_SETTINGS_OF_THE_BENCHMARK = "train"
 

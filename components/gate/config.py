@@ -17,7 +17,7 @@ class GateConfig(StepConfig):
     """folder to make; gets verdict.json and verdict.md"""
     metric: Literal["cer", "wer"] = "cer"
     """the error rate that must fall: of characters or of words"""
-    min_improvement: float = Field(default=0.0, ge=-1, lt=1, allow_inf_nan=False)
+    min_improvement: float = Field(default=0.0, lt=1, allow_inf_nan=False)
     """promote only if the lower bound of the improvement's 95 % interval is above this; the improvement is the
     reference's error rate less the adapter's, 0.01 is one point; below 0: that much worse is let pass"""
     max_loop_rate_increase: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)

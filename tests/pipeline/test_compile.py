@@ -75,9 +75,29 @@ def test_the_tasks_their_order_and_their_names(documents: tuple[dict, dict]) -> 
         "train": {"configure", "prepare"},
         "evaluate": {"configure", "prepare", "train"},
         "benchmark": {"configure", "prepare", "train"},
-        "export": {"configure", "prepare", "train", "evaluate"},
+        "gate": {"configure", "evaluate"},
+        "condition-1": {"configure", "prepare", "train", "evaluate", "gate"},
     }
     assert all(task["taskInfo"]["name"] != name for name, task in tasks.items()), "every task has a display name"
+
+
+def test_export_is_done_only_where_the_gate_promoted_and_neither_is_ever_cached(documents: tuple[dict, dict]) -> None:
+    spec, _ = documents
+    condition = spec["root"]["dag"]["tasks"]["condition-1"]
+    # The local runner finds no output by a name: "Output" is that of a return value without one.
+    assert condition["triggerPolicy"]["condition"] == (
+        "inputs.parameter_values['pipelinechannel--gate-Output'] == 'promoted'"
+    )
+    inside = spec["components"]["comp-condition-1"]["dag"]["tasks"]
+    assert set(inside) == {"export"}
+    assert set(inside["export"]["inputs"]["artifacts"]) == {"dataset", "adapter", "evaluation", "verdict"}
+    for task in (inside["export"], spec["root"]["dag"]["tasks"]["gate"]):
+        assert not task["cachingOptions"].get("enableCache") and task["taskInfo"]["name"] not in ("export", "gate")
+
+
+def test_the_cache_of_evaluate_sees_another_champion(documents: tuple[dict, dict]) -> None:
+    inputs = documents[0]["root"]["dag"]["tasks"]["evaluate"]["inputs"]["parameters"]
+    assert inputs["champion"]["taskOutputParameter"]["outputParameterKey"] == "champion"
 
 
 def test_what_is_cached(documents: tuple[dict, dict]) -> None:
@@ -119,7 +139,8 @@ def test_partitions_are_a_parallel_for_and_a_merge_of_what_it_collects(in_partit
         "train": {"configure", "assemble-dataset"},
         "evaluate": {"configure", "assemble-dataset", "train"},
         "benchmark": {"configure", "assemble-dataset", "train"},
-        "export": {"configure", "assemble-dataset", "train", "evaluate"},
+        "gate": {"configure", "evaluate"},
+        "condition-3": {"configure", "assemble-dataset", "train", "evaluate", "gate"},
     }
     # Collected: the merge gets the loop's list itself, not through a sub-pipeline, where KFP 2.17 loses all but one.
     pages = spec["root"]["dag"]["tasks"]["assemble-dataset"]["inputs"]["artifacts"]["pages"]["taskOutputArtifact"]

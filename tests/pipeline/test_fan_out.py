@@ -127,9 +127,10 @@ def in_three(source: Path, model: Path, **settings: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(source: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The root of a finished run of three partitions, and what it said on the way."""
-    root, _, said = finish_well(in_three(source, model), tmp_path_factory)
-    return root, said
+    """The root of a finished run of three partitions that the gate ended, and all that it said."""
+    # Nothing is better by a whole point of error rate: 1.0 is every character.
+    root, printed, said = finish_well(in_three(source, model, **{"gate.min_improvement": "0.99"}), tmp_path_factory)
+    return root, said + printed
 
 
 @pytest.mark.slow
@@ -141,7 +142,7 @@ def test_a_run_in_partitions_leaves_the_dataset_of_one_process(finished: tuple[P
     assert files(folder / "dataset") == files(tmp_path / "alone")
     assert json.loads((folder / "summary.json").read_text())["dataset_digest"] == alone.digest
     assert {path.name for path in folder.iterdir()} == {
-        *("dataset", "adapter", "evaluation", "benchmark", "package"),
+        *("dataset", "adapter", "evaluation", "benchmark", "gate"),
         *("pipeline.log", "config.yaml", "summary.json"),
     }
 
@@ -150,15 +151,15 @@ def test_a_run_in_partitions_leaves_the_dataset_of_one_process(finished: tuple[P
 def test_its_tasks_are_shown_one_after_the_other_and_summed_as_one_step(finished: tuple[Path, str]) -> None:
     root, progress = finished
     assert [line for line in progress.splitlines() if line.endswith("...")][1:6] == [
-        "[2/10] prepare (select documents) ...",
-        "[3/10] prepare (draw partition 1 of 3) ...",
-        "[4/10] prepare (draw partition 2 of 3) ...",
-        "[5/10] prepare (draw partition 3 of 3) ...",
-        "[6/10] prepare (assemble the dataset) ...",
+        "[2/11] prepare (select documents) ...",
+        "[3/11] prepare (draw partition 1 of 3) ...",
+        "[4/11] prepare (draw partition 2 of 3) ...",
+        "[5/11] prepare (draw partition 3 of 3) ...",
+        "[6/11] prepare (assemble the dataset) ...",
     ]
     assert progress.count("done in") == 10
     seconds = json.loads((root / "runs" / "r1" / "summary.json").read_text())["seconds_per_step"]
-    assert set(seconds) == {"configure", "prepare", "train", "evaluate", "benchmark", "export"}
+    assert set(seconds) == {"configure", "prepare", "train", "evaluate", "benchmark", "gate"}
     shown = [
         float(line.split(" done in ")[1].split()[0])
         for line in progress.splitlines()
@@ -168,9 +169,23 @@ def test_its_tasks_are_shown_one_after_the_other_and_summed_as_one_step(finished
 
 
 @pytest.mark.slow
+def test_a_run_that_is_not_promoted_is_a_success_that_says_why(finished: tuple[Path, str]) -> None:
+    root, said = finished
+    summary = json.loads((root / "runs" / "r1" / "summary.json").read_text())
+    assert summary["gate"]["decision"] == "not promoted" and summary["gate"]["min_improvement"] == 0.99
+    assert "package" not in summary["paths"]
+    assert f"not promoted: {summary['gate']['reason']}" in said and "package:" not in said
+    page = (root / "runs" / "r1" / summary["paths"]["verdict"]).read_text()
+    assert page.startswith("# Not promoted") and "does not begin above 99.00 points" in page
+    gate = tracked_runs(root).nested["gate"]
+    assert gate.info.status == "FINISHED" and gate.data.tags["gate"] == "not promoted"
+    assert gate.data.metrics["promoted"] == 0
+
+
+@pytest.mark.slow
 def test_mlflow_has_one_run_of_prepare_with_the_result(finished: tuple[Path, str]) -> None:
     tracked = tracked_runs(finished[0])
-    assert set(tracked.nested) == {"prepare", "train", "evaluate", "benchmark", "export"}
+    assert set(tracked.nested) == {"prepare", "train", "evaluate", "benchmark", "gate"}
     assert {run.info.status for run in tracked.runs} == {"FINISHED"}
     prepared = tracked.nested["prepare"]
     assert prepared.data.metrics["train_pages"] == 12

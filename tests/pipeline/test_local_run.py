@@ -12,10 +12,14 @@ import yaml
 
 from tests.pipeline.deepsynth_run import command, finish_well, started, tasks_of, tracked_runs, wait_for
 
+STEPS = {"prepare", "train", "evaluate", "benchmark", "gate", "export"}
 SETTINGS = {
     "prepare.max_documents": 12,
     "prepare.max_train_pages": 16,
     "prepare.max_eval_pages": 4,
+    # Two steps teach a blank model nothing: what it answers passes the gate, whatever it is; CER can exceed 1.
+    "gate.min_improvement": -1000,
+    "gate.max_loop_rate_increase": 1,
 }
 
 
@@ -46,6 +50,7 @@ def test_the_run_folder_holds_everything_and_nothing_else(finished: FinishedRun)
         "adapter",
         "evaluation",
         "benchmark",
+        "gate",
         "package",
         "pipeline.log",
         "config.yaml",
@@ -64,10 +69,15 @@ def test_the_summary_holds_the_reports_figures(finished: FinishedRun) -> None:
     assert [row["name"] for row in summary["rows"]][:2] == ["base", "adapter"]
     for shown, reported in zip(summary["rows"], report["rows"], strict=True):
         assert all(reported[name] == value for name, value in shown.items())
-    assert set(summary["seconds_per_step"]) == {"configure", "prepare", "train", "evaluate", "benchmark", "export"}
+    assert set(summary["seconds_per_step"]) == {"configure", *STEPS}
     assert summary["seconds_total"] > sum(summary["seconds_per_step"].values())
     assert summary["dataset_digest"] == report["dataset"]["digest"]
     assert summary["benchmark"]["runs"][0]["status"] == "ok"
+    verdict = json.loads((finished.folder / "gate" / "verdict.json").read_text())
+    assert verdict["promoted"] and verdict["reference"] == "base"
+    assert verdict["dataset_digest"] == summary["dataset_digest"]
+    assert summary["gate"]["decision"] == "promoted"
+    assert all(verdict[name] == value for name, value in summary["gate"].items() if name != "decision")
     assert summary["peak_memory_bytes"]["all_processes"] > 100 * 2**20
     for path in summary["paths"].values():
         assert (finished.folder / path).exists(), path
@@ -75,11 +85,12 @@ def test_the_summary_holds_the_reports_figures(finished: FinishedRun) -> None:
 
 
 def test_the_output_shows_steps_table_and_places(finished: FinishedRun) -> None:
-    assert finished.progress.count("done in") == 6
-    assert "[1/6] configure ..." in finished.progress
+    assert finished.progress.count("done in") == 7
+    assert "[1/7] configure ..." in finished.progress
     row = finished.summary()["rows"][1]
     (line,) = [line for line in finished.output.splitlines() if " adapter " in line and "│" in line]
     assert f"{row['cer']:.2%}" in line and f"{row['wer']:.2%}" in line
+    assert f"promoted:     {finished.summary()['gate']['reason']}" in finished.output
     for place in ("evaluation/report.html", "runs/mlflow.db", finished.summary()["paths"]["package"], "benchmark:"):
         assert place in finished.output
 
@@ -88,7 +99,7 @@ def test_mlflow_has_one_parent_and_a_nested_run_per_step(finished: FinishedRun) 
     tracked = tracked_runs(finished.root)
     client, parent, nested = tracked.client, tracked.parent, tracked.nested
     assert parent.data.tags["kfp.run_id"] == "r1" and parent.info.status == "FINISHED"
-    assert set(nested) == {"prepare", "train", "evaluate", "benchmark", "export"}
+    assert set(nested) == STEPS
     assert {run.info.status for run in nested.values()} == {"FINISHED"}
     used = yaml.safe_load((finished.folder / "config.yaml").read_text())["train"]["learning_rate"]
     assert float(nested["train"].data.params["learning_rate"]) == used
