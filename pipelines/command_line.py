@@ -15,6 +15,7 @@ from rich.console import Console
 
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.step_config import StepConfig
+from pipelines.adapters_command import adapters
 from pipelines.estimate_command import estimate, presets
 from pipelines.package_commands import push, register, verify
 
@@ -161,6 +162,7 @@ app.command()(presets)
 app.command()(verify)
 app.command()(register)
 app.command()(push)
+app.add_typer(adapters, name="adapters")
 
 
 def main() -> None:
