@@ -200,6 +200,9 @@ def test_the_html_report_is_one_file_and_escapes_what_pages_say(result: Evaluate
     html = (result.folder / "report.html").read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(1)" in html and "<script" not in html
     assert 'name="viewport"' in html and 'dir="auto"' in html and "<svg" in html
+    # The Arabic page's readings run from right to left, whatever a model wrote there.
+    readings = sum(row.pages == len(PAGES) for row in result.rows)
+    assert html.count('dir="rtl"') == readings and html.count('dir="ltr"') == readings * (len(PAGES) - 1)
     assert html.count("data:image/webp;base64,") == len(PAGES) - 1
     assert "The picture cannot be decoded." in html
     # Nothing is fetched: the only addresses are namespaces and links of the SVG's own vocabulary.
