@@ -36,10 +36,8 @@ def cer_plot(rates: dict[str, Sequence[float]]) -> str:
         # A step line from (0, 0) to the right edge.
         points = np.concatenate([[0.0], ordered, [1.0]])
         heights = np.concatenate([[0.0], shares, [1.0]])
-        style: dict[str, Any] = {
-            "color": COLOURS.get(name, _INK),
-            "linestyle": (0, (3, 2)) if name in _DASHED else "solid",
-        }
+        line = (0, (3, 2)) if name in _DASHED else "solid"
+        style: dict[str, Any] = {"color": COLOURS.get(name, _INK), "linestyle": line}
         axes.step(points, 100 * heights, where="post", label=name, linewidth=2, **style)
     # The largest error below 1 ends the axis: a good model's line is not squeezed against the left edge.
     largest = max(max(values) for values in rates.values())
