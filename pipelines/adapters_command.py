@@ -20,7 +20,7 @@ _LISTED_TAGS = {"gate": "gate", "cer": "CER", "cer_interval": "95 % interval", "
 _NOT_TERMINAL_WIDTH = 160
 
 RunsDir = Annotated[
-    Path, typer.Option(help="The folder of the runs, whose MLflow store is read where MLFLOW_TRACKING_URI is not set.")
+    Path, typer.Option(help="The folder of the runs, whose MLflow store is used where MLFLOW_TRACKING_URI is not set.")
 ]
 Name = Annotated[str, typer.Argument(help="The registered model's name.")]
 

@@ -1,5 +1,6 @@
 """``deepsynth verify``, ``register`` and ``push``: a finished package checked, and sent where others find it."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 from rich.console import Console
 
 from components.shared.errors import UserError
+from pipelines.adapters_command import RunsDir
 
 EXIT_CODE_DIFFERS = 1
 
@@ -51,7 +53,9 @@ def verify(
 
 
 def register(
-    package: _Package, name: Annotated[str, typer.Option("--as", help="The registered model's name.")]
+    package: _Package,
+    name: Annotated[str, typer.Option("--as", help="The registered model's name.")],
+    runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Make a finished package the next version of a model in the MLflow registry (MLFLOW_TRACKING_URI).
 
@@ -61,7 +65,10 @@ def register(
     **Example**: `deepsynth register runs/20261121-030000/package --as page-reader`
     """
     from components.export.registration import register_package
+    from pipelines.local_runner import tracking_uri
 
+    # The steps of `deepsynth run` and `deepsynth adapters` use the same store.
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(runs_dir)
     registered = register_package(package, name)
     _print_line(f"{registered}: {', '.join(registered.aliases)}")
 
