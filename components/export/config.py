@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.shared.step_config import StepConfig
 
@@ -27,6 +27,9 @@ class ExportConfig(StepConfig):
     """put the base's files into the package; without it: where the base is a local folder of at most 100 MB"""
     verify: bool = True
     """unpack the package, run its script on a held-out page and compare with the evaluation's prediction"""
+    fresh_environment: bool = False
+    """verify in a new virtual environment that is installed from the package's requirements.txt, with pip's own
+    settings (offline: PIP_NO_INDEX=1 and PIP_FIND_LINKS); takes minutes and gigabytes; without it, in this Python"""
     merge: bool = False
     """also write the adapter merged into the base's weights (bfloat16) to output_dir/merged, and check that they
     transcribe alike"""
@@ -47,3 +50,9 @@ class ExportConfig(StepConfig):
     """commit or tag of a hub model"""
     trust_remote_code: bool = False
     """allow a hub model to run its own Python code; pin ``revision`` with it"""
+
+    @model_validator(mode="after")
+    def _an_environment_is_for_verifying(self) -> "ExportConfig":
+        if self.fresh_environment and not self.verify:
+            raise ValueError("fresh_environment is for verify, which is off")
+        return self

@@ -12,7 +12,15 @@ from components.export.sources import PackageSources
 
 _TEMPLATE = "model_card.md.jinja"
 _PIPELINE_TAG = "image-text-to-text"
-_MEASURED = (("cer", "Character error rate"), ("wer", "Word error rate"), ("rougeL", "ROUGE-L"))
+_MEASURED = {
+    "cer": "Character error rate",
+    "wer": "Word error rate",
+    "rougeL": "ROUGE-L",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "exact_page_rate": "Pages without any error",
+    "loop_rate": "Pages that end in a repetition loop",
+}
 
 
 def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) -> None:
@@ -40,6 +48,7 @@ def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) 
         training=sources.training,
         settings=_settings(sources.training["config"]),
         manifest=sources.manifest,
+        verdict=sources.verdict,
     )
     path.write_text(f"---\n{data.to_yaml()}\n---\n\n{body}", encoding="utf-8")
     if ModelCard.load(path).data.to_dict() != data.to_dict():
@@ -59,11 +68,14 @@ def _front_matter(config: ExportConfig, sources: PackageSources) -> ModelCardDat
             metric_type=metric,
             metric_name=name,
             metric_value=round(row[metric], 6),
+            metric_args=_arguments(sources.report, row, metric),
         )
-        for metric, name in _MEASURED
+        for metric, name in _MEASURED.items()
+        if row.get(metric) is not None
     ]
     return ModelCardData(
         base_model=sources.base_name,
+        base_model_relation="adapter" if sources.kind == "adapter" else "finetune",
         library_name="peft" if sources.kind == "adapter" else "transformers",
         pipeline_tag=_PIPELINE_TAG,
         license=config.license,
@@ -71,6 +83,13 @@ def _front_matter(config: ExportConfig, sources: PackageSources) -> ModelCardDat
         model_name=sources.name,
         eval_results=results,
     )
+
+
+def _arguments(report: dict[str, Any], row: dict[str, Any], metric: str) -> dict[str, Any]:
+    """Return how a figure was measured, and its interval where it has one."""
+    interval = row.get(f"{metric}_interval")
+    bounds = {"interval_95": [round(bound, 6) for bound in interval]} if interval else {}
+    return {"normalization": report["normalization"], "pages": row["pages"], "documents": row["documents"], **bounds}
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, str]:

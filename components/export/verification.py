@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.export.config import ExportConfig
+from components.export.fresh_environment import fresh_python
 from components.export.sources import PackageSources
 from components.shared.adapter_loading import load_fine_tuned, load_fine_tuned_processor
 from components.shared.model_families import family_of
@@ -38,12 +39,14 @@ class PackageVerification:
             the last bits' effect and a fresh reading of the page alone gave the script's.
         normalization: what was done to both texts before they were compared.
         text: what the script printed.
+        environment: ``this Python``, or ``requirements.txt`` for a fresh one with nothing else in it.
     """
 
     page: str
     compared_with: Literal["evaluation", "single_page"]
     normalization: str
     text: str
+    environment: Literal["this Python", "requirements.txt"]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,12 +62,16 @@ def verify_package(
 
     Raises:
         PackageVerificationError: the script fails, or reads the page otherwise than the adapter does.
+        UserError: ``fresh_environment``, and pip cannot install the package's requirements.
     """
     normalise = normalizer(sources.report["normalization"])
     max_new_tokens = int(sources.report["config"]["max_new_tokens"])
     text = _run_script(archive, config, sources, page, max_new_tokens)
+    environment: Literal["this Python", "requirements.txt"] = (
+        "requirements.txt" if config.fresh_environment else "this Python"
+    )
     if normalise(text) == normalise(expected):
-        return PackageVerification(page.key, "evaluation", sources.report["normalization"], text)
+        return PackageVerification(page.key, "evaluation", sources.report["normalization"], text, environment)
     alone = fine_tuned_transcriber(config, sources, max_new_tokens).read([page])[0].text
     if normalise(text) != normalise(alone):
         raise PackageVerificationError(
@@ -72,7 +79,7 @@ def verify_package(
             f" (in the evaluation: {expected!r})"
         )
     logger.info("page %s: the evaluation's batch gave another text than the page alone", page.key)
-    return PackageVerification(page.key, "single_page", sources.report["normalization"], text)
+    return PackageVerification(page.key, "single_page", sources.report["normalization"], text, environment)
 
 
 def fine_tuned_transcriber(config: ExportConfig, sources: PackageSources, max_new_tokens: int) -> Transcriber:
@@ -95,7 +102,10 @@ def _run_script(archive: Path, config: ExportConfig, sources: PackageSources, pa
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(scratch)
         folder = Path(scratch) / sources.name
-        command = [sys.executable, "inference.py", str(picture), "--max_new_tokens", str(max_new_tokens)]
+        python = (
+            fresh_python(folder / "requirements.txt", Path(scratch)) if config.fresh_environment else sys.executable
+        )
+        command = [python, "inference.py", str(picture), "--max_new_tokens", str(max_new_tokens)]
         if config.trust_remote_code:
             command.append("--trust_remote_code")
         if sources.kind == "adapter" and sources.base_is_folder and not sources.include_base:

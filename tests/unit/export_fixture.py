@@ -11,6 +11,7 @@ from dataset_fixture import Page, write_dataset
 from peft import LoraConfig, get_peft_model
 
 from components.export.config import ExportConfig
+from components.shared.gate_verdict import GateVerdict, write_verdict
 from components.shared.lineage import sha256_folder, software_versions
 from components.shared.model_loading import load_model, load_processor
 from components.shared.tiny_models import save_blank_paddleocr_vl
@@ -87,3 +88,31 @@ def export_config(made: Path, output: Path, **changes: Any) -> ExportConfig:
     values: dict[str, Any] = {name: made / folder for name, folder in folders.items()}
     values |= {"base_model": str(made / "base"), "output_dir": output, "verify": False, "model_name": "reader"}
     return ExportConfig.model_validate(values | changes)
+
+
+def write_gate(made: Path, folder: Path, promoted: bool, **changes: Any) -> Path:
+    """Write a gate's folder about the adapter of ``made``."""
+    manifest = json.loads((made / "dataset" / "manifest.json").read_text())
+    rates = {"challenger_error": 0.125, "reference_error": 0.75, "improvement": 0.625, "min_improvement": 0.0}
+    loops = {"challenger_loop_rate": 0.25, "reference_loop_rate": 0.25, "loop_rate_increase": 0.0}
+    values: dict[str, Any] = {
+        "promoted": promoted,
+        "reason": "for the test",
+        "rules": [],
+        "challenger": "adapter",
+        "reference": "base",
+        "reference_model": {"base_model": "base", "revision": None},
+        "metric": "cer",
+        **rates,
+        "improvement_interval": (0.5, 0.75),
+        **loops,
+        "loop_rate_increase_interval": (0.0, 0.0),
+        "max_loop_rate_increase": 0.01,
+        **{"pages": 4, "documents": 4, "confidence": 0.95, "bootstrap_resamples": 1000, "seed": 0},
+        "normalization": "nfkc-ws-v1",
+        "dataset_digest": manifest["digest"],
+        "adapter_sha256": sha256_folder(made / "adapter"),
+    }
+    folder.mkdir()
+    write_verdict(GateVerdict.model_validate({**values, **changes}), folder)
+    return folder

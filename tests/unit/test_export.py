@@ -137,7 +137,8 @@ def test_the_card_holds_the_measured_figures(unpacked: Path, made: Path) -> None
     row = next(row for row in report["rows"] if row["name"] == "adapter")
     card = ModelCard.load(unpacked / "README.md")
     figures = {found.metric_type: found.metric_value for found in card.data.eval_results}
-    assert figures == {"cer": round(row["cer"], 6), "wer": round(row["wer"], 6), "rougeL": round(row["rougeL"], 6)}
+    named = ("cer", "wer", "rougeL", "bleu", "chrf", "exact_page_rate", "loop_rate")
+    assert figures == {name: round(row[name], 6) for name in named}
     assert card.data.library_name == "peft" and card.data.pipeline_tag == "image-text-to-text"
     assert card.data.base_model == "base" and card.data.license == "apache-2.0"
     assert f"| adapter | {100 * row['cer']:.2f} %" in card.text

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from export_fixture import export_config, make_sources
+from export_fixture import export_config, make_sources, write_gate
 from hub_server import Hub, hub_server
 from pydantic import ValidationError
 from typer.testing import CliRunner
@@ -20,7 +20,6 @@ from components.export.registration import register_package
 from components.export.step import ExportResult, run
 from components.shared.adapter_loading import adapter_kind
 from components.shared.errors import UserError
-from components.shared.gate_verdict import GateVerdict, write_verdict
 from components.shared.lineage import sha256_file, sha256_folder
 from components.shared.model_registry import RegistryUnavailableError, champion_of, download, versions_of
 from pipelines.command_line import app
@@ -60,34 +59,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield server
 
 
-def verdict(made: Path, folder: Path, promoted: bool, **changes: Any) -> Path:
-    """Write a gate's folder about the adapter of ``made``."""
-    manifest = json.loads((made / "dataset" / "manifest.json").read_text())
-    rates = {"challenger_error": 0.125, "reference_error": 0.75, "improvement": 0.625, "min_improvement": 0.0}
-    loops = {"challenger_loop_rate": 0.25, "reference_loop_rate": 0.25, "loop_rate_increase": 0.0}
-    values: dict[str, Any] = {
-        "promoted": promoted,
-        "reason": "for the test",
-        "rules": [],
-        "challenger": "adapter",
-        "reference": "base",
-        "reference_model": {"base_model": "base", "revision": None},
-        "metric": "cer",
-        **rates,
-        "improvement_interval": (0.5, 0.75),
-        **loops,
-        "loop_rate_increase_interval": (0.0, 0.0),
-        "max_loop_rate_increase": 0.01,
-        **{"pages": 4, "documents": 4, "confidence": 0.95, "bootstrap_resamples": 1000, "seed": 0},
-        "normalization": "nfkc-ws-v1",
-        "dataset_digest": manifest["digest"],
-        "adapter_sha256": sha256_folder(made / "adapter"),
-    }
-    folder.mkdir()
-    write_verdict(GateVerdict.model_validate({**values, **changes}), folder)
-    return folder
-
-
 def exported(made: Path, output: Path, **changes: Any) -> ExportResult:
     return run(export_config(made, output, **{"include_base_model": False, **changes}))
 
@@ -98,7 +69,7 @@ def test_a_promoted_adapter_becomes_challenger_and_champion(
 ) -> None:
     monkeypatch.setenv("KFP_RUN_ID", "run-7")
     monkeypatch.setenv("DEEPSYNTH_GIT_COMMIT", "abc123")
-    gate = verdict(made, tmp_path / "gate", promoted=True)
+    gate = write_gate(made, tmp_path / "gate", promoted=True)
     result = exported(made, tmp_path / "out", gate_dir=gate, register_as="reader")
     assert result.registered is not None and result.registered.version == 1
     (version,) = versions_of("reader")
@@ -126,7 +97,7 @@ def test_a_promoted_adapter_becomes_challenger_and_champion(
 @pytest.mark.usefixtures("_registry")
 @pytest.mark.parametrize("gate", ["not promoted", "not asked"])
 def test_others_are_challengers_alone(made: Path, tmp_path: Path, gate: str) -> None:
-    folder = verdict(made, tmp_path / "gate", promoted=False) if gate == "not promoted" else None
+    folder = write_gate(made, tmp_path / "gate", promoted=False) if gate == "not promoted" else None
     exported(made, tmp_path / "out", gate_dir=folder, register_as="reader")
     (version,) = versions_of("reader")
     assert version.aliases == ("challenger",) and version.tags["gate"] == gate
@@ -136,13 +107,13 @@ def test_others_are_challengers_alone(made: Path, tmp_path: Path, gate: str) -> 
 def test_the_alias_moves_only_from_the_champion_that_the_gate_compared_with(
     made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    against_base = verdict(made, tmp_path / "gate", promoted=True)
+    against_base = write_gate(made, tmp_path / "gate", promoted=True)
     exported(made, tmp_path / "one", gate_dir=against_base, register_as="reader")
     exported(made, tmp_path / "two", gate_dir=against_base, register_as="reader", model_name="second")
     assert "reader version 1 stays champion" in caplog.text
     reference = {"registered_model": "reader", "version": 1}
     changes: dict[str, Any] = {"reference": "champion", "reference_model": reference}
-    against_champion = verdict(made, tmp_path / "gate-2", promoted=True, **changes)
+    against_champion = write_gate(made, tmp_path / "gate-2", promoted=True, **changes)
     exported(made, tmp_path / "three", gate_dir=against_champion, register_as="reader", model_name="third")
     aliases = {version.version: version.aliases for version in versions_of("reader")}
     assert aliases == {1: (), 2: (), 3: ("challenger", "champion")}
@@ -186,7 +157,7 @@ def test_a_package_that_was_changed_is_not_registered(made: Path, tmp_path: Path
 
 @pytest.mark.usefixtures("_no_registry")
 def test_a_verdict_about_another_adapter_is_refused(made: Path, tmp_path: Path) -> None:
-    gate = verdict(made, tmp_path / "gate", promoted=True, adapter_sha256="0" * 64)
+    gate = write_gate(made, tmp_path / "gate", promoted=True, adapter_sha256="0" * 64)
     with pytest.raises(UserError, match="verdict is of another adapter"):
         exported(made, tmp_path / "out", gate_dir=gate)
     with pytest.raises(UserError, match=r"verdict\.json"):
@@ -196,7 +167,7 @@ def test_a_verdict_about_another_adapter_is_refused(made: Path, tmp_path: Path) 
 
 @pytest.mark.usefixtures("_no_registry")
 def test_a_changed_verdict_is_seen_by_verify(made: Path, tmp_path: Path) -> None:
-    gate = verdict(made, tmp_path / "gate", promoted=False)
+    gate = write_gate(made, tmp_path / "gate", promoted=False)
     result = exported(made, tmp_path / "out", gate_dir=gate)
     with zipfile.ZipFile(result.archive) as archive:
         archive.extractall(tmp_path)
