@@ -15,6 +15,9 @@ CHAMPION = "champion"
 BASE = "base"
 _REPORT = "report.json"
 _SAMPLES = "samples.parquet"
+_IS_TEXT, _IS_COUNT = pa.types.is_string, pa.types.is_integer
+# Of the columns that are read: model, key, source_id, edits, length, loop.
+_TYPES = (_IS_TEXT, _IS_TEXT, _IS_TEXT, _IS_COUNT, _IS_COUNT, pa.types.is_boolean)
 _COUNTS = {"cer": ("edits", "reference_length"), "wer": ("word_edits", "reference_words")}
 _MEND = "run the evaluate step again"
 _MOST_NAMED = 5
@@ -90,8 +93,12 @@ def read_pages(folder: Path, metric: Literal["cer", "wer"]) -> PairedPages:
 def _report(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
+        if report["models"][CHALLENGER] is None:
+            raise UserError("the evaluation had no adapter", where=str(path), mend="evaluate with an adapter_dir")
         # What the verdict says of the evaluation; a report without it is none.
-        _ = report["normalization"], report["dataset"]["digest"], report["models"][CHALLENGER], report["models"][BASE]
+        told = [report["normalization"], report["dataset"]["digest"], report["models"][CHALLENGER]["sha256"]]
+        if not all(isinstance(text, str) for text in told):
+            raise ValueError("normalization, digest or sha256 is not a text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"not an evaluation's report ({type(error).__name__}: {error})"
         raise UserError(reason, where=str(path), mend=_MEND) from error
@@ -109,6 +116,8 @@ def _pages_by_model(path: Path, metric: Literal["cer", "wer"], report: dict[str,
         raise UserError(f"cannot be read ({error})", where=str(path), mend=_MEND) from error
     if missing := sorted(set(columns) - set(schema.names)):
         raise UserError(f"has no columns {', '.join(missing)}", where=str(path), mend=_MEND)
+    if odd := [name for name, fits in zip(columns, _TYPES, strict=True) if not fits(schema.field(name).type)]:
+        raise UserError(f"the columns {', '.join(odd)} are of another type", where=str(path), mend=_MEND)
     _check_normalization((schema.metadata or {}).get(b"normalization", b"").decode(), report, path)
     models: dict[str, dict[str, _Page]] = {}
     for row in rows:

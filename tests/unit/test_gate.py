@@ -200,6 +200,20 @@ def columns_gone(folder: Path) -> None:
     pq.write_table(pq.read_table(path).drop_columns(["loop"]), path)
 
 
+def counts_as_text(folder: Path) -> None:
+    evaluation(folder, rows("base", [9] * 4), rows("adapter", [1] * 4))
+    table = pq.read_table(folder / "samples.parquet")
+    place = table.schema.get_field_index("edits")
+    pq.write_table(table.set_column(place, "edits", table["edits"].cast(pa.string())), folder / "samples.parquet")
+
+
+def report_without_adapter(folder: Path) -> None:
+    evaluation(folder, rows("base", [9] * 4), rows("adapter", [1] * 4))
+    report = json.loads((folder / "report.json").read_text())
+    report["models"]["adapter"] = None
+    (folder / "report.json").write_text(json.dumps(report))
+
+
 def samples_cut(folder: Path) -> None:
     evaluation(folder, rows("base", [9] * 4), rows("adapter", [1] * 4))
     path = folder / "samples.parquet"
@@ -222,6 +236,8 @@ def report_cut(folder: Path) -> None:
         (no_text, "no label holds any text"),
         (no_champion_row, "names a champion that has no row"),
         (columns_gone, "has no columns loop"),
+        (counts_as_text, "the columns edits are of another type"),
+        (report_without_adapter, r"report\.json: the evaluation had no adapter; evaluate with an adapter_dir"),
         (samples_cut, r"samples\.parquet: cannot be read"),
         (report_cut, r"report\.json: not an evaluation's report"),
         (lambda folder: evaluation(folder, rows("base", [9])), "there is no adapter's row"),
