@@ -31,6 +31,8 @@ from components.shared.tracking import TrackedRun, step_run
 logger = logging.getLogger(__name__)
 
 _CHECKED_PAGES = 8
+# A finished run's folders are moved there.
+_AFTER_A_RUN = " (after deepsynth run: its folder is RUNS_DIR/RUN_ID/package)"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _registered(config: ExportConfig) -> RegisteredAdapter | None:
     try:
         return register_package(config.output_dir, config.register_as)
     except RegistryUnavailableError as error:
-        later = f"deepsynth register {config.output_dir} --as {config.register_as}"
+        later = f"deepsynth register {config.output_dir} --as {config.register_as}{_AFTER_A_RUN}"
         logger.warning("the package is finished, but not registered: %s; later: %s", error, later)
         return None
 
@@ -117,7 +119,8 @@ def _pushed(config: ExportConfig) -> str | None:
     try:
         return push_package(config.output_dir, config.push_to_hub, public=config.hub_public)
     except HubUnavailableError as error:
-        later = f"deepsynth push {config.output_dir} --to {config.push_to_hub}{' --public' * config.hub_public}"
+        public = " --public" if config.hub_public else ""
+        later = f"deepsynth push {config.output_dir} --to {config.push_to_hub}{public}{_AFTER_A_RUN}"
         logger.warning("the package is finished, but not on the hub: %s; later: %s", error, later)
         return None
 

@@ -140,6 +140,18 @@ def test_weights_that_are_cut_or_no_numbers_are_named(made: Path, tmp_path: Path
     assert "1 of 32 weights hold NaN" in refusal(made, nan, evaluation)
 
 
+def test_a_whole_models_weights_are_read_too(made: Path, tmp_path: Path) -> None:
+    model = copied(made / "base", tmp_path / "model")
+    shutil.copyfile(made / "adapter" / "training.json", model / "training.json")
+    path = model / "model.safetensors"
+    weights = load_file(path)
+    weights[max(weights)][0] = torch.inf
+    save_file(weights, path, {"format": "pt"})
+    assert f"1 weights hold NaN or infinite values, first {max(weights)}" in refusal(made, model, tmp_path / "one")
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert "model.safetensors: the model's weights cannot be read" in refusal(made, model, tmp_path / "two")
+
+
 def test_an_adapter_for_another_base_is_named(made: Path, tmp_path: Path) -> None:
     other, evaluation = adapter_with(made, tmp_path, "other")
     training = json.loads((other / "training.json").read_text())

@@ -86,4 +86,4 @@ def test_the_verdict_and_the_base_stand_in_the_card(made: Path, tmp_path: Path) 
     assert "The gate" not in text and "It fits `base` and refuses another base." in text
     gate = write_gate(made, tmp_path / "gate", promoted=False)
     text = ModelCard.load(card_of(made, tmp_path / "two", gate_dir=gate)).text
-    assert "The gate compared it with the base and decided: not promoted. for the test" in text
+    assert "The gate compared it with the base and decided: not promoted (for the test)." in text
