@@ -107,7 +107,7 @@ def definitions(config: EvaluateConfig) -> dict[str, str]:
         "pages_per_second": "pages / seconds, where seconds is wall time of reading the shards, preparing the "
         "pictures, generating in batches and decoding, first batch included, loading the model not; of one run, so "
         "it varies with what else the machine does",
-        "generation": "greedy (do_sample=False, num_beams=1), pages sorted by picture area and size in bytes, "
+        "generation": "greedy (do_sample=False, num_beams=1), pages sorted by picture area and ink, "
         "left-padded batches; other batch sizes can change single characters, because sums are then rounded in "
         "another order",
         "rapidocr": "the networks that the package brings along; what is found side by side is one line",

@@ -1,5 +1,6 @@
 """The evaluate step on real pages with a randomly initialised small model, and on what users get wrong."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from dataset_fixture import Page, write_dataset
+from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file, save
 
 from components.evaluate.config import EvaluateConfig
@@ -183,6 +185,22 @@ def test_pages_with_most_to_read_come_first_and_results_stand_in_the_datasets_or
     assert sorted(order) == list(range(len(PAGES))) and order != sorted(order) and order[-1] == BROKEN
     alone = [_transcriber(base, max_new_tokens=12).read([pages[i]])[0].text for i in range(3)]
     assert [row["prediction"] for row in samples_of(result, "base")][:3] == alone
+
+
+def test_of_pages_of_one_size_those_with_most_on_them_come_first(tmp_path: Path) -> None:
+    texts = ["one line", "one line\n" * 9, "", "one line\n" * 4]
+    write_dataset(
+        tmp_path / "alike", [Page(text, f"{i}", image_bytes=_on_a_page(text)) for i, text in enumerate(texts)]
+    )
+    assert EvaluationPages(ShardDataset(tmp_path / "alike", "eval"), None, 0).by_expected_length() == [1, 3, 0, 2]
+
+
+def _on_a_page(text: str) -> bytes:
+    page = Image.new("L", (280, 280), 255)
+    ImageDraw.Draw(page).text((8, 8), text, font=ImageFont.load_default(20), fill=0)
+    stream = io.BytesIO()
+    page.save(stream, format="PNG")
+    return stream.getvalue()
 
 
 def test_the_report_names_what_it_was_measured_on(result: EvaluateResult, dataset: Path) -> None:
