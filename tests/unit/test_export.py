@@ -19,6 +19,8 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.step import run as evaluate
 from components.export import package_folder
 from components.export.config import ExportConfig
+from components.export.findings import Reach
+from components.export.integrity import check_integrity
 from components.export.step import ExportResult, run
 from components.export.verification import PackageVerificationError
 from components.shared.errors import UserError
@@ -160,6 +162,14 @@ def test_the_lineage_ends_where_the_bytes_are(result: ExportResult, unpacked: Pa
     assert {**json.loads((unpacked / "lineage.json").read_text()), "archive": lineage["archive"]} == lineage
 
 
+def test_verify_follows_the_lineage_to_its_end(result: ExportResult, made: Path) -> None:
+    reach = Reach(made / "dataset", made / "lora", made / "evaluation-lora", made / "base")
+    findings = check_integrity(result.folder, reach)
+    assert [finding for finding in findings if finding.state != "matches"] == []
+    links = {"package", "manifest", "shards", "training", "adapter", "base", "evaluation", "merged", "archive"}
+    assert {finding.link for finding in findings} == links
+
+
 def test_the_merged_weights_read_alike(result: ExportResult) -> None:
     merged = result.lineage["merged"]
     assert merged["dtype"] == "bfloat16" and len(merged["pages"]) == len(PAGES)
@@ -185,6 +195,7 @@ def test_a_whole_model_is_packed_without_a_base(made: Path, tmp_path: Path) -> N
     pq.write_table(table.from_pylist(rows, schema=table.schema), evaluation / "samples.parquet")
     found = run(settings(made, tmp_path / "out", "none", evaluation_dir=evaluation, verify=True))
     assert found.lineage["verification"]["compared_with"] == "single_page"
+    assert {finding.state for finding in check_integrity(found.folder, Reach())} == {"matches", "not reached"}
     with zipfile.ZipFile(found.archive) as archive:
         names = {name.partition("/")[2] for name in archive.namelist()}
         assert "peft" not in archive.read(f"{found.archive.stem}/requirements.txt").decode()
