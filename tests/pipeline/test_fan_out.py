@@ -195,8 +195,14 @@ def test_mlflow_has_one_run_of_prepare_with_the_result(finished: tuple[Path, str
     assert {"manifest.json", "preview.html"} <= artifacts
 
 
-def test_a_partition_whose_process_is_killed_is_named(source: Path, model: Path, tmp_path: Path) -> None:
-    process, said = started(in_three(source, model), tmp_path, until="draw partition 2 of 3) ...")
+def test_a_partition_whose_process_is_killed_is_named(model: Path, tmp_path: Path) -> None:
+    # So much to draw that the second partition is still at it when it is killed.
+    long = tmp_path / "long"
+    long.mkdir()
+    for number in range(60):
+        (long / f"{number}.txt").write_text(" ".join(f"word{number}x{place}" for place in range(3000)))
+    run = in_three(long, model, **{"prepare.max_train_pages": "3000"})
+    process, said = started(run, tmp_path, until="draw partition 2 of 3) ...")
     (task,) = tasks_of(process)
     task.kill()  # as the kernel does when memory runs out
     assert process.wait(timeout=60) == 1
