@@ -9,8 +9,10 @@ from typing import Any
 from components.shared.errors import UserError
 from components.shared.gate_verdict import read_verdict
 from components.shared.lineage import sha256_folder
+from pipelines.task_entry import failing_in_order
 
 
+@failing_in_order("prepare")
 def describe_dataset(dataset: Any, source_digest: str, preview: Any) -> None:
     """Note the digests and page counts of the manifest in ``dataset.path``, and copy the preview's page."""
     manifest = _json(dataset.path, "manifest.json")
@@ -21,11 +23,13 @@ def describe_dataset(dataset: Any, source_digest: str, preview: Any) -> None:
     shutil.copyfile(Path(dataset.path) / "preview.html", preview.path)
 
 
+@failing_in_order("prepare")
 def describe_selection(selection: Any, source_digest: str) -> None:
     """Note what the documents were selected from."""
     selection.metadata["source_digest"] = source_digest
 
 
+@failing_in_order("prepare")
 def describe_partition(pages: Any, partition: int, partitions: int) -> None:
     """Note which part of how many these pages are, for ``partition_folders``."""
     pages.metadata["partition"] = partition
@@ -53,6 +57,7 @@ def partition_folders(pages: Sequence[Any]) -> list[Path]:
     return [folder for _, folder in folders]
 
 
+@failing_in_order("train")
 def describe_adapter(adapter: Any, metrics: Any) -> None:
     """Note what the adapter was trained on, and its last loss."""
     training = _json(adapter.path, "training.json")
@@ -64,6 +69,7 @@ def describe_adapter(adapter: Any, metrics: Any) -> None:
     metrics.log_metric("steps", training["steps"])
 
 
+@failing_in_order("evaluate")
 def describe_evaluation(evaluation: Any, report: Any, metrics: Any) -> None:
     """Log each row's error rates, and copy the report's page."""
     content = _json(evaluation.path, "report.json")
@@ -74,6 +80,7 @@ def describe_evaluation(evaluation: Any, report: Any, metrics: Any) -> None:
     shutil.copyfile(Path(evaluation.path) / "report.html", report.path)
 
 
+@failing_in_order("benchmark")
 def describe_benchmark(benchmark: Any, report: Any) -> None:
     """Note which trainers ran, and copy the benchmark's page."""
     content = _json(benchmark.path, "benchmark.json")
@@ -82,12 +89,14 @@ def describe_benchmark(benchmark: Any, report: Any) -> None:
     shutil.copyfile(Path(benchmark.path) / "benchmark.html", report.path)
 
 
+@failing_in_order("gate")
 def describe_verdict(verdict: Any, summary: Any) -> None:
     """Note the gate's decision and its figures, and copy its page."""
     verdict.metadata.update(read_verdict(Path(verdict.path)).tags())
     shutil.copyfile(Path(verdict.path) / "verdict.md", summary.path)
 
 
+@failing_in_order("export")
 def describe_package(package: Any, model_card: Any) -> None:
     """Note the package's digest, and copy its model card."""
     package.metadata["sha256"] = sha256_folder(Path(package.path))

@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.failures import named_failures
 from components.shared.step_config import StepConfig
 from pipelines.adapters_command import adapters
 from pipelines.estimate_command import estimate, presets
@@ -170,7 +171,8 @@ def main() -> None:
     from pipelines.local_runner import StepFailedError
 
     try:
-        app(standalone_mode=True)
+        with named_failures("deepsynth"):
+            app(standalone_mode=True)
     except UserError as error:
         _fail(error, EXIT_CODE_USER_ERROR)
     except StepFailedError as error:

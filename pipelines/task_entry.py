@@ -2,18 +2,18 @@
 
 import json
 import logging
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.failures import named_failures
 from components.shared.logs import configure_logs
 from components.shared.step_config import parse_config_text, validated
+from components.shared.step_program import ends_in_order, exit_code_of
 from pipelines.run_events import tell
 from pipelines.step_sections import STEP_CONFIGS
 
@@ -27,7 +27,8 @@ def run_task(step: str, config: str, **folders: str) -> Any:
     with task(step, output_dir=str(Path(folders["output_dir"]).resolve())):
         values = parse_config_text(config, step) | folders
         settings = validated(STEP_CONFIGS[step], values, step)
-        return import_module(f"components.{step}.step").run(settings)
+        with named_failures(step, settings):
+            return import_module(f"components.{step}.step").run(settings)
 
 
 @contextmanager
@@ -37,21 +38,30 @@ def task(step: str, part: str | None = None, **details: Any) -> Iterator[None]:
     ``part`` says in words which of its tasks this is, where a step has several.
     """
     configure_logs()
-    signal.signal(signal.SIGTERM, _end_in_order)
     warnings = _WarningEvents(step)
     for package in ("components", "pipelines"):
         logging.getLogger(package).addHandler(warnings)
     tell("start", step, part=part)
-    try:
+    with failing_in_order(step, part):
         yield
+    tell("end", step, part=part, **json.loads(json.dumps(details)))
+
+
+@contextmanager
+def failing_in_order(step: str, part: str | None = None) -> Iterator[None]:
+    """Tell the run's watcher, Kubernetes and the log of an error; also a decorator.
+
+    An error that the user can mend ends the process with one line and exit code 2.
+    """
+    try:
+        with ends_in_order(f"{step} ({part})" if part else step):
+            yield
     except UserError as error:
         tell("error", step, part=part, message=str(error), exit_code=EXIT_CODE_USER_ERROR)
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_CODE_USER_ERROR)
+        sys.exit(exit_code_of(error))
     except Exception as error:
         tell("error", step, part=part, message=f"{type(error).__name__}: {error}", exit_code=1)
         raise
-    tell("end", step, part=part, **json.loads(json.dumps(details)))
 
 
 class _WarningEvents(logging.Handler):
@@ -63,8 +73,3 @@ class _WarningEvents(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tell("warning", self._step, message=record.getMessage())
-
-
-def _end_in_order(signal_number: int, frame: FrameType | None) -> None:
-    """Let the step's own clean-up run: temporary folders go, and its MLflow run is marked as killed."""
-    sys.exit(128 + signal_number)

@@ -8,9 +8,11 @@ from typing import Any
 from pydantic import Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
 
-from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.errors import UserError
+from components.shared.failures import named_failures
 from components.shared.logs import configure_logs
 from components.shared.step_config import StepConfig, read_config_file, user_error
+from components.shared.step_program import ends_in_order, exit_code_of
 
 
 class _CommandLine(BaseSettings):
@@ -43,10 +45,12 @@ def step_main(step: str, config_model: type[StepConfig], run: Callable[[Any], An
     """
     configure_logs()
     try:
-        run(config_from_arguments(step, config_model, arguments))
+        with ends_in_order(step):
+            config = config_from_arguments(step, config_model, arguments)
+            with named_failures(step, config):
+                run(config)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_CODE_USER_ERROR
+        return exit_code_of(error)
     except KeyboardInterrupt:
         print("interrupted: nothing half-written was kept", file=sys.stderr)
         return 130

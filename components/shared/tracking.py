@@ -186,7 +186,8 @@ def step_run(step: str, parameters: Mapping[str, Any]) -> Iterator[TrackedRun]:
 
     ``parameters`` become the nested run's (cut at 6000 characters; whole in its artifact ``config.json``), never
     the parent's: KFP's own plugin logs its inputs there, and a second value would reject the whole batch.
-    An exception in the block marks the run FAILED (KILLED for an interrupt) and propagates. The status of a run
+    An exception in the block marks the run FAILED (KILLED for an interrupt), is its tag ``deepsynth.error``, and
+    propagates. The status of a run
     that was attached to by ``MLFLOW_RUN_ID`` is left to its owner.
     """
     uri = mlflow_connection.store_uri()
@@ -199,6 +200,9 @@ def step_run(step: str, parameters: Mapping[str, Any]) -> Iterator[TrackedRun]:
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
+        raise
+    except Exception as error:
+        tracked.set_tags({"deepsynth.error": f"{type(error).__name__}: {error}"})
         raise
     finally:
         tracked._finish(status)

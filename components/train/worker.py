@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.failures import named_failures
 from components.shared.logs import configure_logs
 from components.train.config import TrainConfig
 
@@ -28,7 +29,8 @@ def main(folder: Path) -> int:
     configure_logs()
     config = TrainConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     try:
-        run(config)
+        with named_failures("train", config):
+            run(config)
     except UserError as error:
         said = error_file(folder, int(os.environ["RANK"]))
         said.write_text(json.dumps(str(error)), encoding="utf-8")
