@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
+RANDOM_PASSWORD = $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))'
+
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint system-packages ui compile clean
+.PHONY: help install quickstart test test-slow lint system-packages ui compile manifests local-secrets clean
 
 help: ## show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -43,6 +45,23 @@ ui: $(INSTALLED) ## open the MLflow UI over the runs
 
 compile: $(INSTALLED) ## write pipeline.yaml for a Kubeflow Pipelines cluster
 	$(BIN)/deepsynth compile -o pipeline.yaml
+
+manifests: ## for kubectl apply -k build/manifests/NAME: the overlays with the images' names (REGISTRY=... TAG=...)
+	test -n "$(TAG)" || { echo "which images? make manifests TAG=... REGISTRY=..., as in make images" >&2; exit 2; }
+	for path in overlays/local overlays/production jobs/mlflow-db-upgrade; do \
+		folder=build/manifests/$$(basename $$path) && mkdir -p $$folder && \
+		printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' "resources: [../../../manifests/$$path]" images: \
+			$(foreach image,deepsynth-mlflow deepsynth-pipelines-python,'- name: $(image)' \
+			'  newName: $(if $(REGISTRY),$(REGISTRY)/)$(image)' '  newTag: "$(TAG)"') > $$folder/kustomization.yaml; \
+	done
+
+local-secrets: ## random passwords for manifests/overlays/local, where there are none yet
+	cd manifests/overlays/local && umask 077 && \
+	if [ ! -e mlflow-backend-store.env ]; then password=$$($(RANDOM_PASSWORD)) && \
+		printf '%s\n' "POSTGRES_PASSWORD=$$password" \
+			"MLFLOW_BACKEND_STORE_URI=postgresql://mlflow:$$password@postgres:5432/mlflow" > mlflow-backend-store.env; fi && \
+	if [ ! -e mlflow-artifact-store.env ]; then \
+		printf '%s\n' "AWS_ACCESS_KEY_ID=mlflow" "AWS_SECRET_ACCESS_KEY=$$($(RANDOM_PASSWORD))" > mlflow-artifact-store.env; fi
 
 clean: ## remove the virtual environment and the caches, keep the runs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
