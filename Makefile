@@ -59,7 +59,7 @@ local-secrets: ## random passwords for manifests/overlays/local, where there are
 	cd manifests/overlays/local && umask 077 && \
 	if [ ! -e mlflow-backend-store.env ]; then password=$$($(RANDOM_PASSWORD)) && \
 		printf '%s\n' "POSTGRES_PASSWORD=$$password" \
-			"MLFLOW_BACKEND_STORE_URI=postgresql://mlflow:$$password@postgres:5432/mlflow" > mlflow-backend-store.env; fi && \
+			"MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow:$$password@postgres:5432/mlflow" > mlflow-backend-store.env; fi && \
 	if [ ! -e mlflow-artifact-store.env ]; then \
 		printf '%s\n' "AWS_ACCESS_KEY_ID=mlflow" "AWS_SECRET_ACCESS_KEY=$$($(RANDOM_PASSWORD))" > mlflow-artifact-store.env; fi
 
