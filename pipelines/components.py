@@ -10,6 +10,8 @@ from components.shared.lineage import tool_version
 
 # Cache keys ignore the code inside the image, so its tag is immutable. KFP's subprocess runner wants to read "python".
 IMAGE = os.environ.get("DEEPSYNTH_IMAGE") or f"deepsynth-pipelines-python:{tool_version().replace('+', '-')}"
+# Of the steps that use a GPU where there is one.
+GPU_IMAGE = os.environ.get("DEEPSYNTH_GPU_IMAGE") or IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -26,9 +28,13 @@ def configure(
     r: Optional[int] = None,
     lora_alpha: Optional[int] = None,
     load_in_4bit: Optional[bool] = None,
+    skip_if_unchanged: bool = False,
+    *,
+    plan: dsl.Output[dsl.Markdown],
 ) -> NamedTuple(  # type: ignore[valid-type]
     "StepSettings",
     [
+        ("decision", str),
         ("source_digest", str),
         ("champion", str),
         ("prepare", str),
@@ -40,12 +46,14 @@ def configure(
     ],
 ):
     """Check the whole configuration before anything runs, and give each step its own part of it."""
-    parameters = {name: value for name, value in locals().items() if name != "config"}
-    from pipelines.resolution import resolve
+    parameters = {name: value for name, value in locals().items() if name not in ("config", "plan")}
+    from pipelines.resolution import resolve, say_decision
     from pipelines.task_entry import task
 
     with task("configure"):
-        return resolve(config, parameters)
+        settings = resolve(config, parameters)
+        say_decision(settings, plan.path)
+        return settings
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -96,19 +104,21 @@ def assemble_dataset(
     describe_dataset(dataset, source_digest, preview)
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
 def train(
     config: str, dataset: dsl.Input[dsl.Dataset], adapter: dsl.Output[dsl.Model], metrics: dsl.Output[dsl.Metrics]
 ) -> None:
     """Fine-tune the base model on the dataset's training pages."""
     from pipelines.artifact_metadata import describe_adapter
+    from pipelines.persistent_folders import kept_checkpoints
     from pipelines.task_entry import run_task
 
-    run_task("train", config, dataset_dir=dataset.path, output_dir=adapter.path)
+    with kept_checkpoints(config) as settings:
+        run_task("train", settings, dataset_dir=dataset.path, output_dir=adapter.path)
     describe_adapter(adapter, metrics)
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
 def evaluate(
     config: str,
     champion: str,
@@ -129,7 +139,7 @@ def evaluate(
     describe_evaluation(evaluation, report, metrics)
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
 def benchmark(
     config: str,
     dataset: dsl.Input[dsl.Dataset],
@@ -187,3 +197,11 @@ def export(
         output_dir=package.path,
     )
     describe_package(package, model_card)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def close_run(status: dsl.PipelineTaskFinalStatus) -> None:
+    """Tell MLflow how the pipeline ended: KFP starts this last of all, after a failure too."""
+    from pipelines.closing_task import close_run
+
+    close_run(status.state)

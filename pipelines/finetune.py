@@ -3,15 +3,16 @@
 
 from typing import Any, Optional
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 
 from pipelines import components
+from pipelines.environment import PIPELINE_NAME, Environment
+from pipelines.kubernetes_settings import Kind, apply_settings, keep_checkpoints, pipeline_limits, retry
 
-# The label that KFP puts on each pod; a cached input would give a later run the id of an earlier one.
-_RUN_ID_LABEL = "metadata.labels['pipeline/runid']"
 
-
-def finetune_pipeline(prepare_partitions: int = 1, drawn_at_once: int | None = None) -> Any:
+def finetune_pipeline(
+    prepare_partitions: int = 1, drawn_at_once: int | None = None, environment: Environment | None = None
+) -> Any:
     """Return the pipeline.
 
     Whether the pages are drawn in partitions is settled here and not while it runs: with 1 partition the loop's three
@@ -21,10 +22,14 @@ def finetune_pipeline(prepare_partitions: int = 1, drawn_at_once: int | None = N
         prepare_partitions: 1: one task prepares the dataset; more: that many tasks draw its pages, and one merges them
             to the same bytes.
         drawn_at_once: partitions that are drawn at the same time; None: as many as the cluster has room for.
+        environment: the cluster's images, resources, volumes and addresses; None: images by DEEPSYNTH_IMAGE and
+            DEEPSYNTH_GPU_IMAGE, and no Kubernetes settings but the run's id.
     """
+    steps = _Steps(environment)
 
     @dsl.pipeline(
-        name="deepsynth-finetune",
+        name=PIPELINE_NAME,
+        pipeline_config=pipeline_limits(environment),
         description="Documents in; out come a fine-tuned adapter, its evaluation against the base, and a package.",
     )
     def finetune(
@@ -40,6 +45,7 @@ def finetune_pipeline(prepare_partitions: int = 1, drawn_at_once: int | None = N
         r: Optional[int] = None,
         lora_alpha: Optional[int] = None,
         load_in_4bit: Optional[bool] = None,
+        skip_if_unchanged: bool = False,
     ) -> None:
         """Fine-tune and evaluate.
 
@@ -57,74 +63,93 @@ def finetune_pipeline(prepare_partitions: int = 1, drawn_at_once: int | None = N
             r: rank of the adapter's matrices.
             lora_alpha: the adapter's output is scaled by lora_alpha / r.
             load_in_4bit: load the frozen weights in 4 bits.
+            skip_if_unchanged: do nothing where the champion (evaluate.champion) was trained on the same documents.
         """
         given = locals()
-        # The inputs of configure are the parameters above, by name.
+        # The inputs of configure are the parameters above, by name. It stands outside of the exit handler: KFP 2.17's
+        # backend cannot hand a parameter that was not given into a sub-pipeline. MLflow has no run yet if it fails.
         configured = components.configure(**{name: given[name] for name in components.configure.component_spec.inputs})
         # Never cached: the source's content may have changed under the same name.
-        _described(configured, "Check the configuration").set_caching_options(False)
-        _add_steps(configured.outputs, prepare_partitions, drawn_at_once)
+        steps.described(configured, "Check the configuration", "control").set_caching_options(False)
+        settings = configured.outputs
+
+        closing = components.close_run()
+        steps.described(closing, "Close the run in MLflow", "control").set_caching_options(False)
+        with (
+            dsl.ExitHandler(closing, name="until-the-run-is-closed"),
+            dsl.If(settings["decision"] == "train", name="train"),
+        ):
+            steps.add(settings, prepare_partitions, drawn_at_once)
 
     return finetune
 
 
-def _add_steps(settings: Any, prepare_partitions: int, drawn_at_once: int | None) -> None:
-    if prepare_partitions == 1:
-        dataset = _prepared(settings)
-    else:
-        dataset = _prepared_in_partitions(settings, prepare_partitions, drawn_at_once)
+class _Steps:
+    """The tasks of the six steps, each with what the environment says about its kind."""
 
-    trained = components.train(config=settings["train"], dataset=dataset)
-    _described(trained, "Train the adapter")
-    adapter = trained.outputs["adapter"]
+    def __init__(self, environment: Environment | None) -> None:
+        self._environment = environment
 
-    evaluated = components.evaluate(
-        config=settings["evaluate"], champion=settings["champion"], dataset=dataset, adapter=adapter
-    )
-    _described(evaluated, "Evaluate base and adapter")
+    def add(self, settings: Any, prepare_partitions: int, drawn_at_once: int | None) -> None:
+        """Add all tasks; ``settings`` are the outputs of configure."""
+        if prepare_partitions == 1:
+            dataset = self._prepared(settings)
+        else:
+            dataset = self._prepared_in_partitions(settings, prepare_partitions, drawn_at_once)
 
-    # After train, so that two trainings do not share one device.
-    benchmarked = components.benchmark(config=settings["benchmark"], dataset=dataset).after(trained)
-    _described(benchmarked, "Benchmark the trainers")
+        trained = components.train(config=settings["train"], dataset=dataset)
+        keep_checkpoints(self._step(trained, "Train the adapter", "gpu"), self._environment)
+        adapter = trained.outputs["adapter"]
 
-    evaluation = evaluated.outputs["evaluation"]
-    judged = components.gate(config=settings["gate"], evaluation=evaluation)
-    _described(judged, "Decide on the promotion").set_caching_options(False)
-
-    # Where the gate says no, the run ends here, as a success.
-    with dsl.If(judged.outputs["Output"] == "promoted", name="promoted"):
-        exported = components.export(
-            config=settings["export"],
-            dataset=dataset,
-            adapter=adapter,
-            evaluation=evaluation,
-            verdict=judged.outputs["verdict"],
+        evaluated = components.evaluate(
+            config=settings["evaluate"], champion=settings["champion"], dataset=dataset, adapter=adapter
         )
-        _described(exported, "Export the package").set_caching_options(False)
+        self._step(evaluated, "Evaluate base and adapter", "gpu")
 
+        # After train, so that two trainings do not share one device.
+        benchmarked = components.benchmark(config=settings["benchmark"], dataset=dataset).after(trained)
+        self._step(benchmarked, "Benchmark the trainers", "gpu")
 
-def _prepared(settings: Any) -> Any:
-    """Add the one task that prepares the dataset; return its dataset."""
-    prepared = components.prepare(config=settings["prepare"], source_digest=settings["source_digest"])
-    return _described(prepared, "Prepare the dataset").outputs["dataset"]
+        evaluation = evaluated.outputs["evaluation"]
+        judged = components.gate(config=settings["gate"], evaluation=evaluation)
+        self._step(judged, "Decide on the promotion", "control").set_caching_options(False)
 
+        # Where the gate says no, the run ends here, as a success.
+        with dsl.If(judged.outputs["Output"] == "promoted", name="promoted"):
+            exported = components.export(
+                config=settings["export"],
+                dataset=dataset,
+                adapter=adapter,
+                evaluation=evaluation,
+                verdict=judged.outputs["verdict"],
+            )
+            self._step(exported, "Export the package", "export").set_caching_options(False)
 
-def _prepared_in_partitions(settings: Any, partitions: int, at_once: int | None) -> Any:
-    """Add the tasks that select documents, draw them in a loop, and merge the pages; return the merged dataset."""
-    digest = settings["source_digest"]
-    selected = components.select_documents(config=settings["prepare"], source_digest=digest)
-    selection = _described(selected, "Select the documents").outputs["selection"]
+    def _prepared(self, settings: Any) -> Any:
+        """Add the one task that prepares the dataset; return its dataset."""
+        prepared = components.prepare(config=settings["prepare"], source_digest=settings["source_digest"])
+        return self._step(prepared, "Prepare the dataset", "prepare").outputs["dataset"]
 
-    with dsl.ParallelFor(list(range(partitions)), name="draw-partitions", parallelism=at_once) as partition:
-        drawn = components.draw_pages(partition=partition, partitions=partitions, selection=selection)
-        _described(drawn, "Draw one partition's pages")
+    def _prepared_in_partitions(self, settings: Any, partitions: int, at_once: int | None) -> Any:
+        """Add the tasks that select documents, draw them in a loop, and merge the pages; return the merged dataset."""
+        digest = settings["source_digest"]
+        selected = components.select_documents(config=settings["prepare"], source_digest=digest)
+        selection = self._step(selected, "Select the documents", "prepare").outputs["selection"]
 
-    pages = dsl.Collected(drawn.outputs["pages"])
-    assembled = components.assemble_dataset(source_digest=digest, selection=selection, pages=pages)
-    return _described(assembled, "Assemble the dataset").outputs["dataset"]
+        with dsl.ParallelFor(list(range(partitions)), name="draw-partitions", parallelism=at_once) as partition:
+            drawn = components.draw_pages(partition=partition, partitions=partitions, selection=selection)
+            self._step(drawn, "Draw one partition's pages", "prepare")
 
+        pages = dsl.Collected(drawn.outputs["pages"])
+        assembled = components.assemble_dataset(source_digest=digest, selection=selection, pages=pages)
+        return self._step(assembled, "Assemble the dataset", "prepare").outputs["dataset"]
 
-def _described(task: Any, name: str) -> Any:
-    """Give a task its display name, and its step the id of the pipeline run."""
-    kubernetes.use_field_path_as_env(task, env_name="KFP_RUN_ID", field_path=_RUN_ID_LABEL)
-    return task.set_display_name(name)
+    def _step(self, task: Any, name: str, kind: Kind) -> Any:
+        """Describe a task that is tried again when it fails."""
+        retry(task, self._environment)
+        return self.described(task, name, kind)
+
+    def described(self, task: Any, name: str, kind: Kind) -> Any:
+        """Give a task its display name, and what the environment says about its kind."""
+        apply_settings(task, kind, self._environment)
+        return task.set_display_name(name)

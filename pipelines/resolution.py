@@ -1,13 +1,21 @@
 """The pipeline's first task: parameters and configuration become one checked setting per step."""
 
+import logging
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.shared.base_models import check_base_model_can_be_had
-from components.shared.model_registry import champion_of
+from components.shared.model_registry import SOURCE_DIGEST_TAG, RegisteredAdapter, champion_of
+from components.shared.pipeline_run import tag_pipeline_run
 from components.shared.step_config import parse_config_text, validated
 from pipelines.config import parameter_text, pipeline_config, quickstart_values, with_overrides
 from pipelines.step_sections import STEP_CONFIGS
 
+logger = logging.getLogger(__name__)
+
+TRAIN = "train"
+UNCHANGED = "unchanged"
+"""What a run decides to do: all of its steps or, since the champion was trained on this data already, none."""
 PARAMETER_KEYS = {
     "source": "source",
     "base_model": "base_model",
@@ -25,8 +33,12 @@ PARAMETER_KEYS = {
 
 
 class StepSettings(NamedTuple):
-    """One JSON text per step, the digest of the content of all sources, and which version is the champion now."""
+    """One JSON text per step, the digest of the content of all sources, and which version is the champion now.
 
+    ``decision`` is ``TRAIN`` or ``UNCHANGED``.
+    """
+
+    decision: str
     source_digest: str
     champion: str
     prepare: str
@@ -40,7 +52,8 @@ class StepSettings(NamedTuple):
 def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
     """Return every step's settings; ``config`` is YAML or JSON text, empty for the quickstart preset.
 
-    Parameters that are None override nothing.
+    Parameters that are None override nothing. With ``skip_if_unchanged`` the decision is ``UNCHANGED`` where the
+    champion was trained on the same source content.
 
     Raises:
         UserError: a key or value is wrong, or the source, the base model or the champion's registry cannot be had.
@@ -50,16 +63,34 @@ def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
 
     values = parse_config_text(config, "config") if config.strip() else quickstart_values()
     pipeline_config(values, "config")
-    given = {PARAMETER_KEYS[name]: value for name, value in parameters.items() if value is not None}
+    given = {key: parameters[name] for name, key in PARAMETER_KEYS.items() if parameters.get(name) is not None}
     checked = pipeline_config(with_overrides(values, given), "pipeline parameters")
     settings = {step: checked.step_settings(step) for step in STEP_CONFIGS}
     check_base_model_can_be_had(checked.base_model, checked.revision)
     digest = sources_digest(validated(PrepareConfig, settings["prepare"] | {"output_dir": "."}, "prepare"))
+    # Asked now, so that a registry that is down costs no training.
+    name = settings["evaluate"].get("champion")
+    champion = champion_of(name) if name else None
+    decision = _decision(digest, champion) if parameters.get("skip_if_unchanged") else TRAIN
     texts = {step: parameter_text(values) for step, values in settings.items()}
-    return StepSettings(source_digest=digest, champion=_champion(settings["evaluate"].get("champion")), **texts)
+    return StepSettings(decision=decision, source_digest=digest, champion=str(champion or "none"), **texts)
 
 
-def _champion(name: str | None) -> str:
-    """Return the champion's name and version; asked now, so that a registry that is down costs no training."""
-    registered = champion_of(name) if name else None
-    return str(registered) if registered else "none"
+def _decision(digest: str, champion: RegisteredAdapter | None) -> str:
+    if champion is None:
+        logger.info("skip_if_unchanged: there is no champion (evaluate.champion), so the run trains")
+        return TRAIN
+    return UNCHANGED if champion.tags.get(SOURCE_DIGEST_TAG) == digest else TRAIN
+
+
+def say_decision(settings: StepSettings, page: str) -> None:
+    """Write the Markdown ``page`` that says what the run does, and tag its MLflow run where that is nothing."""
+    digest = settings.source_digest
+    if settings.decision == UNCHANGED:
+        text = f"Nothing is trained: {settings.champion}, the champion, knows this data already (`{digest}`)."
+        tag_pipeline_run({"deepsynth.decision": UNCHANGED, "mlflow.note.content": text})
+        logger.info(text)
+    else:
+        text = f"The run trains on the data `{digest}`. Champion: {settings.champion}."
+    Path(page).parent.mkdir(parents=True, exist_ok=True)
+    Path(page).write_text(f"# What this run does\n\n{text}\n", encoding="utf-8")

@@ -22,6 +22,7 @@ class DatasetLink(_Link):
     """The dataset that the evaluation read, and from which the adapter was trained where ``on_this_dataset``."""
 
     digest: str
+    source_digest: str | None = None
     manifest_sha256: str
     shards: dict[str, list[ShardLink]]
 

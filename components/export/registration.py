@@ -10,6 +10,7 @@ from components.export.lineage_schema import GateLink
 from components.shared.model_registry import (
     CHALLENGER,
     CHAMPION,
+    SOURCE_DIGEST_TAG,
     RegisteredAdapter,
     champion_of,
     register,
@@ -83,6 +84,7 @@ def version_tags(package: FinishedPackage) -> dict[str, str | int | float | None
         "adapter_sha256": lineage.adapter.sha256,
         "dataset_digest": lineage.dataset.digest,
         "training_dataset_digest": lineage.training.dataset_digest,
+        SOURCE_DIGEST_TAG: lineage.dataset.source_digest if lineage.training.on_this_dataset else None,
         "base_model": lineage.base_model.base_model,
         "base_revision": lineage.base_model.revision,
         "git_commit": lineage.versions.get("git_commit"),

@@ -24,6 +24,8 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 FILES_TAG = "deepsynth.files_sha256"
 """``sha256_folder`` of a version's files, as they were registered."""
+SOURCE_DIGEST_TAG = "source_digest"
+"""What the documents were that a version was trained on: ``sources_digest`` of the prepare step."""
 _ARTIFACT_PATH = "adapter"
 _LONGEST_TAG = 5000
 _EXPERIMENT = "deepsynth-adapters"

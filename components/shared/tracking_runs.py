@@ -1,6 +1,8 @@
 """The MLflow runs of a pipeline: its experiment, its one parent run, and the parent's status."""
 
+import datetime
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,11 +39,23 @@ def parent_run(client: Any, experiment_id: str, pipeline_run: str) -> str:
     if found := _parents(client, experiment_id, pipeline_run):
         return found[0]
     tags = {PIPELINE_RUN_TAG: pipeline_run, "deepsynth.pipeline": "true"}
-    created = client.create_run(experiment_id, tags=tags, run_name=f"pipeline {pipeline_run}").info.run_id
+    created = client.create_run(experiment_id, tags=tags, run_name=_parent_name(pipeline_run)).info.run_id
     oldest = _parents(client, experiment_id, pipeline_run)[0]
     if oldest != created:
         client.delete_run(created)
     return oldest
+
+
+def existing_parent(client: Any, experiment_id: str, pipeline_run: str) -> str | None:
+    """Return the id of the run that ``parent_run`` made; None where no step has asked for it."""
+    return next(iter(_parents(client, experiment_id, pipeline_run)), None)
+
+
+def _parent_name(pipeline_run: str) -> str:
+    """Return a name that sorts by time: a local run's id does, a cluster's is a UUID."""
+    if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", pipeline_run):
+        return f"pipeline {datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S} {pipeline_run[:8]}"
+    return f"pipeline {pipeline_run}"
 
 
 def _parents(client: Any, experiment_id: str, pipeline_run: str) -> list[str]:
@@ -51,12 +65,24 @@ def _parents(client: Any, experiment_id: str, pipeline_run: str) -> list[str]:
     return [run.info.run_id for run in sorted(parents, key=lambda run: (run.info.start_time, run.info.run_id))]
 
 
-def settle_parent(client: Any, parent_id: str) -> None:
-    """Set the parent's status from the latest nested run of each step: a retried step counts once."""
+def _nested(client: Any, experiment_id: str, parent_id: str) -> list[Any]:
+    runs = client.search_runs([experiment_id], f"tags.`mlflow.parentRunId` = '{parent_id}'")
+    return sorted(runs, key=lambda run: run.info.start_time)
+
+
+def kill_running(client: Any, experiment_id: str, parent_id: str) -> None:
+    """Mark all nested runs of the parent, and theirs, that count as running as killed."""
+    for run in _nested(client, experiment_id, parent_id):
+        kill_running(client, experiment_id, run.info.run_id)
+        if run.info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, status="KILLED")
+
+
+def settle_parent(client: Any, parent_id: str) -> str:
+    """Set the parent's status from the latest nested run of each step, and return it: a retried step counts once."""
     experiment_id = client.get_run(parent_id).info.experiment_id
-    nested = client.search_runs([experiment_id], f"tags.`mlflow.parentRunId` = '{parent_id}'")
     latest: dict[str, str] = {}
-    for run in sorted(nested, key=lambda run: run.info.start_time):
+    for run in _nested(client, experiment_id, parent_id):
         latest[run.data.tags.get("deepsynth.step", run.info.run_id)] = run.info.status
     for status in ("RUNNING", "FAILED", "KILLED"):
         if status in latest.values():
@@ -67,6 +93,7 @@ def settle_parent(client: Any, parent_id: str) -> None:
         client.update_run(parent_id, status=status)
     else:
         client.set_terminated(parent_id, status=status)
+    return status
 
 
 def log_parameters(client: Any, run_id: str, parameters: Mapping[str, Any], longest: int) -> None:

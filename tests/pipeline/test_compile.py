@@ -38,9 +38,22 @@ def in_partitions(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, A
     return spec, platform
 
 
+def inside(spec: dict[str, Any], *task_names: str) -> dict[str, Any]:
+    """Return the tasks of the sub-pipeline that is reached from the root by ``task_names``."""
+    tasks = spec["root"]["dag"]["tasks"]
+    for name in task_names:
+        tasks = spec["components"][tasks[name]["componentRef"]["name"]]["dag"]["tasks"]
+    return dict(tasks)
+
+
+def steps_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the steps' tasks, which the exit handler and the decision to train enclose."""
+    return inside(spec, "exit-handler-1", "condition-2")
+
+
 def the_loop(spec: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Return the only ParallelFor: its task's name, its task, and the component that it repeats."""
-    ((name, task),) = [(n, t) for n, t in spec["root"]["dag"]["tasks"].items() if "parameterIterator" in t]
+    ((name, task),) = [(n, t) for n, t in steps_of(spec).items() if "parameterIterator" in t]
     return name, task, spec["components"][task["componentRef"]["name"]]
 
 
@@ -60,6 +73,7 @@ def test_it_loads_and_has_optional_parameters_only(package: Path, documents: tup
         "r",
         "lora_alpha",
         "load_in_4bit",
+        "skip_if_unchanged",
     }
     assert parameters["config"]["defaultValue"] == ""
     assert all(parameter["isOptional"] for parameter in parameters.values())
@@ -68,40 +82,65 @@ def test_it_loads_and_has_optional_parameters_only(package: Path, documents: tup
 
 
 def test_the_tasks_their_order_and_their_names(documents: tuple[dict, dict]) -> None:
-    tasks = documents[0]["root"]["dag"]["tasks"]
-    assert {name: set(task.get("dependentTasks", [])) for name, task in tasks.items()} == {
+    root, tasks = documents[0]["root"]["dag"]["tasks"], steps_of(documents[0])
+    assert {name: set(task.get("dependentTasks", [])) for name, task in (root | tasks).items()} == {
         "configure": set(),
-        "prepare": {"configure"},
-        "train": {"configure", "prepare"},
-        "evaluate": {"configure", "prepare", "train"},
-        "benchmark": {"configure", "prepare", "train"},
-        "gate": {"configure", "evaluate"},
-        "condition-1": {"configure", "prepare", "train", "evaluate", "gate"},
+        "exit-handler-1": {"configure"},
+        "close-run": {"exit-handler-1"},
+        "prepare": set(),
+        "train": {"prepare"},
+        "evaluate": {"prepare", "train"},
+        "benchmark": {"prepare", "train"},
+        "gate": {"evaluate"},
+        "condition-3": {"prepare", "train", "evaluate", "gate"},
     }
+    tasks |= root
     assert all(task["taskInfo"]["name"] != name for name, task in tasks.items()), "every task has a display name"
 
 
 def test_export_is_done_only_where_the_gate_promoted_and_neither_is_ever_cached(documents: tuple[dict, dict]) -> None:
     spec, _ = documents
-    condition = spec["root"]["dag"]["tasks"]["condition-1"]
+    condition = steps_of(spec)["condition-3"]
     # The local runner finds no output by a name: "Output" is that of a return value without one.
     assert condition["triggerPolicy"]["condition"] == (
         "inputs.parameter_values['pipelinechannel--gate-Output'] == 'promoted'"
     )
-    inside = spec["components"]["comp-condition-1"]["dag"]["tasks"]
-    assert set(inside) == {"export"}
-    assert set(inside["export"]["inputs"]["artifacts"]) == {"dataset", "adapter", "evaluation", "verdict"}
-    for task in (inside["export"], spec["root"]["dag"]["tasks"]["gate"]):
+    promoted = inside(spec, "exit-handler-1", "condition-2", "condition-3")
+    assert set(promoted) == {"export"}
+    assert set(promoted["export"]["inputs"]["artifacts"]) == {"dataset", "adapter", "evaluation", "verdict"}
+    for task in (promoted["export"], steps_of(spec)["gate"]):
         assert not task["cachingOptions"].get("enableCache") and task["taskInfo"]["name"] not in ("export", "gate")
 
 
 def test_the_cache_of_evaluate_sees_another_champion(documents: tuple[dict, dict]) -> None:
-    inputs = documents[0]["root"]["dag"]["tasks"]["evaluate"]["inputs"]["parameters"]
-    assert inputs["champion"]["taskOutputParameter"]["outputParameterKey"] == "champion"
+    inputs = steps_of(documents[0])["evaluate"]["inputs"]["parameters"]
+    assert inputs["champion"]["componentInputParameter"] == "pipelinechannel--configure-champion"
+
+
+def test_where_the_data_is_unchanged_no_step_is_started(documents: tuple[dict, dict]) -> None:
+    spec, _ = documents
+    within = inside(spec, "exit-handler-1")
+    assert set(within) == {"condition-2"}, "every step hangs on the decision"
+    assert within["condition-2"]["triggerPolicy"]["condition"] == (
+        "inputs.parameter_values['pipelinechannel--configure-decision'] == 'train'"
+    )
+
+
+def test_the_exit_task_gets_the_final_state_and_no_sub_pipeline_a_parameter_that_may_be_unset(
+    documents: tuple[dict, dict],
+) -> None:
+    spec, _ = documents
+    closing = spec["root"]["dag"]["tasks"]["close-run"]
+    assert closing["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert closing["inputs"]["parameters"]["status"]["taskFinalStatus"]["producerTask"] == "exit-handler-1"
+    # A null that KFP 2.17's backend resolves for a sub-pipeline's input is an error ("the resolved input parameter is
+    # null", backend/src/v2/driver/resolve.go): the exit handler may only get what configure has put out.
+    given = spec["root"]["dag"]["tasks"]["exit-handler-1"]["inputs"]["parameters"].values()
+    assert {value["taskOutputParameter"]["producerTask"] for value in given} == {"configure"}
 
 
 def test_what_is_cached(documents: tuple[dict, dict]) -> None:
-    tasks = documents[0]["root"]["dag"]["tasks"]
+    tasks = documents[0]["root"]["dag"]["tasks"] | steps_of(documents[0])
     cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
     assert cached == {"prepare", "train", "evaluate", "benchmark"}
 
@@ -109,9 +148,11 @@ def test_what_is_cached(documents: tuple[dict, dict]) -> None:
 def test_the_cache_of_prepare_sees_its_own_settings_and_the_sources_content_alone(
     documents: tuple[dict, dict],
 ) -> None:
-    inputs = documents[0]["root"]["dag"]["tasks"]["prepare"]["inputs"]["parameters"]
-    outputs = {name: value["taskOutputParameter"]["outputParameterKey"] for name, value in inputs.items()}
-    assert outputs == {"config": "prepare", "source_digest": "source_digest"}
+    inputs = steps_of(documents[0])["prepare"]["inputs"]["parameters"]
+    assert {name: value["componentInputParameter"] for name, value in inputs.items()} == {
+        "config": "pipelinechannel--configure-prepare",
+        "source_digest": "pipelinechannel--configure-source_digest",
+    }
 
 
 @pytest.mark.parametrize("variant", ["documents", "in_partitions"])
@@ -131,30 +172,27 @@ def test_partitions_are_a_parallel_for_and_a_merge_of_what_it_collects(in_partit
     assert task["parameterIterator"]["items"] == {"raw": "[0, 1, 2]"}
     assert "iteratorPolicy" not in task, "the cluster decides how many are drawn at once"
     assert set(body["dag"]["tasks"]) == {"draw-pages"}
-    assert {name: set(task.get("dependentTasks", [])) for name, task in spec["root"]["dag"]["tasks"].items()} == {
-        "configure": set(),
-        "select-documents": {"configure"},
+    assert {name: set(task.get("dependentTasks", [])) for name, task in steps_of(spec).items()} == {
+        "select-documents": set(),
         loop: {"select-documents"},
-        "assemble-dataset": {"configure", "select-documents", loop},
-        "train": {"configure", "assemble-dataset"},
-        "evaluate": {"configure", "assemble-dataset", "train"},
-        "benchmark": {"configure", "assemble-dataset", "train"},
-        "gate": {"configure", "evaluate"},
-        "condition-3": {"configure", "assemble-dataset", "train", "evaluate", "gate"},
+        "assemble-dataset": {"select-documents", loop},
+        "train": {"assemble-dataset"},
+        "evaluate": {"assemble-dataset", "train"},
+        "benchmark": {"assemble-dataset", "train"},
+        "gate": {"evaluate"},
+        "condition-5": {"assemble-dataset", "train", "evaluate", "gate"},
     }
     # Collected: the merge gets the loop's list itself, not through a sub-pipeline, where KFP 2.17 loses all but one.
-    pages = spec["root"]["dag"]["tasks"]["assemble-dataset"]["inputs"]["artifacts"]["pages"]["taskOutputArtifact"]
+    pages = steps_of(spec)["assemble-dataset"]["inputs"]["artifacts"]["pages"]["taskOutputArtifact"]
     assert pages["producerTask"] == loop
     assert body["outputDefinitions"]["artifacts"][pages["outputArtifactKey"]]["isArtifactList"]
     assert spec["components"]["comp-assemble-dataset"]["inputDefinitions"]["artifacts"]["pages"]["isArtifactList"]
 
 
-def test_the_loop_gets_no_other_tasks_parameter(in_partitions: tuple[dict, dict]) -> None:
+def test_the_tasks_of_the_loop_get_no_other_tasks_parameter(in_partitions: tuple[dict, dict]) -> None:
     # KFP 2.17's local runner would replace each by the loop's item; see pipelines/partition_tasks.py.
     _, task, body = the_loop(in_partitions[0])
-    assert "parameters" not in task["inputs"] and set(task["inputs"]["artifacts"]) == set(
-        body["inputDefinitions"]["artifacts"]
-    )
+    assert set(task["inputs"]["artifacts"]) == set(body["inputDefinitions"]["artifacts"])
     inputs = body["dag"]["tasks"]["draw-pages"]["inputs"]["parameters"]
     assert inputs["partitions"]["runtimeValue"]["constant"] == 3
     assert inputs["partition"] == {"componentInputParameter": task["parameterIterator"]["itemInput"]}
@@ -163,12 +201,14 @@ def test_the_loop_gets_no_other_tasks_parameter(in_partitions: tuple[dict, dict]
 def test_what_is_cached_in_partitions(in_partitions: tuple[dict, dict]) -> None:
     spec, _ = in_partitions
     loop, _, body = the_loop(spec)
-    tasks = {name: task for name, task in spec["root"]["dag"]["tasks"].items() if name != loop} | body["dag"]["tasks"]
+    tasks = {name: task for name, task in steps_of(spec).items() if name != loop} | body["dag"]["tasks"]
     cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
     assert cached == {"select-documents", "draw-pages", "assemble-dataset", "train", "evaluate", "benchmark"}
     inputs = tasks["select-documents"]["inputs"]["parameters"]
-    outputs = {name: value["taskOutputParameter"]["outputParameterKey"] for name, value in inputs.items()}
-    assert outputs == {"config": "prepare", "source_digest": "source_digest"}
+    assert {name: value["componentInputParameter"] for name, value in inputs.items()} == {
+        "config": "pipelinechannel--configure-prepare",
+        "source_digest": "pipelinechannel--configure-source_digest",
+    }
     assert all(task["taskInfo"]["name"] != name for name, task in tasks.items()), "every task has a display name"
 
 
