@@ -32,6 +32,12 @@ class EvaluateConfig(StepConfig):
     """pages per batch; halved where the device runs out of memory"""
     max_new_tokens: int = Field(default=512, ge=1)
     """longest answer in tokens; a page that reaches it without an end counts as truncated"""
+    base_size: int | None = Field(default=None, ge=1)
+    """DeepSeek-OCR-2: pixels of the view of the whole page; without it, the model's own (1024)"""
+    image_size: int | None = Field(default=None, ge=1)
+    """DeepSeek-OCR-2: pixels of a tile, or of the one view where crop_mode is off; without it, the model's own (768)"""
+    crop_mode: bool | None = None
+    """DeepSeek-OCR-2: cut pages larger than a tile into tiles; without it, as the model does by itself (on)"""
     normalization: Annotated[Profile, BeforeValidator(newest_version)] = "nfkc-ws-v1"
     """what is done to label and prediction before they are compared: ``none``, ``nfc``, ``nfkc-ws`` or ``lenient``; a
     name without a version is its newest one"""
@@ -46,5 +52,9 @@ class EvaluateConfig(StepConfig):
     classic_ocr: bool = True
     """add a row for Tesseract where the ``tesseract`` program is installed, and one for RapidOCR where the package
     ``rapidocr`` is"""
+    bertscore_model: Path | None = None
+    """folder of a text encoder (transformers), e.g. a BERT: adds BERTScore with it; nothing is downloaded"""
+    bertscore_layer: int | None = Field(default=None, ge=0)
+    """whose hidden states are compared: 0 is the embeddings; without it, the last layer"""
     worst_pages: int = Field(default=10, ge=0)
     """how many of the worst pages the HTML report shows with picture and difference"""

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import traceback
 from dataclasses import dataclass, field
 
 import torch
@@ -54,7 +55,7 @@ def transcribe(pages: EvaluationPages, transcriber: Transcriber, batch_size: int
             try:
                 answers = transcriber.read([pages[position] for position in batch])
             except torch.OutOfMemoryError as error:
-                torch.cuda.empty_cache()
+                _release(error)
                 if len(batch) > 1:
                     batch_size = len(batch) // 2
                     halvings += 1
@@ -64,6 +65,7 @@ def transcribe(pages: EvaluationPages, transcriber: Transcriber, batch_size: int
             except torch.AcceleratorError:
                 raise  # the device's context is broken: every later page would fail with it
             except Exception as error:
+                _release(error)
                 answers = [_read_alone(transcriber, pages[position]) for position in batch]
                 first_error = first_error or error
             found.update(zip(batch, answers, strict=True))
@@ -85,7 +87,15 @@ def _read_alone(transcriber: Transcriber, page: Sample) -> Prediction:
         raise
     except Exception as error:  # whatever it is, it is this page's score: an empty prediction with its error
         logger.warning("page %s failed: %s", page.key, error)
+        _release(error)
         return _failure(error)
+
+
+def _release(error: Exception) -> None:
+    """Give the failed batch's memory back: the frames in the error's traceback still hold its tensors."""
+    traceback.clear_frames(error.__traceback__)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _failure(error: Exception) -> Prediction:

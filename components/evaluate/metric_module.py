@@ -2,8 +2,11 @@
 
     evaluate.load("components/evaluate/metric_module.py", "cer").compute(predictions=[...], references=[...])
 
-or, without ``evaluate``'s copy of the file in its cache, ``load_metric("cer")``.
+or, without ``evaluate``'s copy of the file in its cache, ``load_metric("cer")``. BERTScore takes its encoder's folder:
+``load_metric("bertscore").compute(..., model="my-bert")``.
 """
+
+from typing import Any
 
 import datasets
 import evaluate
@@ -24,14 +27,14 @@ class PageTexts(evaluate.Metric):
         return evaluate.MetricInfo(
             description=METRICS[self.config_name].__doc__ or "",
             citation="",
-            inputs_description="predictions: what was read, references: the labels; one text a page",
+            inputs_description="predictions: what was read, None for a page that failed; references: the labels",
             features=datasets.Features(
                 {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
             ),
         )
 
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        metric = METRICS[self.config_name]()
+    def _compute(self, predictions: list[str | None], references: list[str], **options: Any) -> dict[str, float]:
+        metric = METRICS[self.config_name](**options)
         for prediction, reference in zip(predictions, references, strict=True):
             metric.update(reference, prediction)
         return dict(metric.summary())

@@ -68,6 +68,7 @@ def write_html(
     text = environment.get_template("report.html.jinja").render(
         report=report,
         judged=judged.name,
+        with_bertscore=report["rows"][0]["bertscore"] is not None,
         colours=COLOURS,
         # matplotlib's own output, drawn from numbers and our model names only: nothing in it comes from a page.
         plot=Markup(cer_plot({scores.name: [page.characters.rate for page in scores.pages] for scores in models})),

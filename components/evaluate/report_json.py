@@ -21,6 +21,7 @@ from components.shared.statistics import PairedComparison
 from components.shared.text_normalization import MEANINGS
 
 SCHEMA_VERSION = 1
+_PATHS = {"dataset_dir", "adapter_dir", "output_dir", "bertscore_model"}  # of the machine that evaluated
 
 
 def report_content(
@@ -46,7 +47,7 @@ def report_content(
         "versions": software_versions(),
         "device": device_name(device),
         "dtype": str(default_dtype(device)).removeprefix("torch."),
-        "config": config.model_dump(mode="json", exclude={"dataset_dir", "adapter_dir", "output_dir"}),
+        "config": config.model_dump(mode="json", exclude=_PATHS),
         "rows": [row.as_json() for row in rows],
         "comparison": comparison.as_json() if comparison else None,
         "definitions": definitions(config),
@@ -71,6 +72,18 @@ def _adapter(config: EvaluateConfig) -> dict[str, Any] | None:
     return {"kind": adapter_kind(config.adapter_dir), "sha256": sha256_folder(config.adapter_dir)}
 
 
+def _bertscore(config: EvaluateConfig) -> dict[str, str]:
+    """Return what the figure means, where it was asked for; the encoder's folder is named by its content too."""
+    if config.bertscore_model is None:
+        return {}
+    layer = "last layer" if config.bertscore_layer is None else f"layer {config.bertscore_layer}"
+    encoder = f"{config.bertscore_model.name}, sha256 {sha256_folder(config.bertscore_model)[:12]}, {layer}"
+    return {
+        "bertscore": f"mean F-measure over the pages of the cosines between token vectors ({encoder}), without idf "
+        "weights, not rescaled; 0 for an empty prediction"
+    }
+
+
 def device_name(device: torch.device) -> str:
     """Return the GPU's name, or the processor's architecture and the threads that torch uses."""
     if device.type == "cuda":
@@ -90,6 +103,7 @@ def definitions(config: EvaluateConfig) -> dict[str, str]:
         "words; each ideograph, kana or Hangul syllable is a word",
         "bleu": f"sacrebleu, each page a segment: {bleu(['a'], ['a'])[1]}",
         "chrf": f"sacrebleu, each page a segment: {chrf(['a'], ['a'])[1]}",
+        **_bertscore(config),
         "exact_page_rate": "share of pages whose normalised prediction equals the normalised label",
         "failure_rate": "share of pages without a transcription because of an error; each is scored as empty text",
         "loop_rate": f"{LOOP_DEFINITION}: share of predictions that end in a unit of 1 to 50 characters repeated over "

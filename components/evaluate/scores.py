@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from components.evaluate.bert_score import BertScorer
 from components.evaluate.generation import Transcription
 from components.evaluate.metrics import rouge
 from components.evaluate.pages import EvaluationPages
@@ -44,6 +45,7 @@ class PageScore:
     words: EditCounts
     rouge: dict[str, float]
     loop: bool
+    bertscore: float | None = None
 
     @property
     def exact(self) -> bool:
@@ -63,7 +65,8 @@ class ModelScores:
 class ModelRow:
     """One row of the report; rates are 0 to 1 (CER and WER can exceed 1), BLEU and chrF 0 to 100, times in seconds.
 
-    Intervals are 95 % bootstrap intervals over documents, None with fewer than two documents.
+    Intervals are 95 % bootstrap intervals over documents, None with fewer than two documents. BERTScore is None where
+    it was not asked for.
     """
 
     name: str
@@ -79,6 +82,8 @@ class ModelRow:
     rougeL_interval: Interval | None  # noqa: N815
     bleu: float
     chrf: float
+    bertscore: float | None
+    bertscore_interval: Interval | None
     cer_median: float
     cer_p90: float
     exact_page_rate: float
@@ -119,17 +124,25 @@ def labels_of(pages: EvaluationPages, normalise: Callable[[str], str]) -> list[L
 
 
 def score(
-    name: str, labels: Sequence[Label], transcription: Transcription, normalise: Callable[[str], str]
+    name: str,
+    labels: Sequence[Label],
+    transcription: Transcription,
+    normalise: Callable[[str], str],
+    bert_scorer: BertScorer | None = None,
 ) -> ModelScores:
-    """Score every prediction against its page's label."""
+    """Score every prediction against its page's label; by BERTScore too where there is a scorer."""
+    texts = [normalise(prediction.text) for prediction in transcription.predictions]
+    near: Sequence[float | None] = [None] * len(texts)
+    if bert_scorer:
+        near = bert_scorer.f_measures([label.normalised for label in labels], texts)
     pages = [
-        _page_score(label, prediction, normalise(prediction.text))
-        for label, prediction in zip(labels, transcription.predictions, strict=True)
+        _page_score(label, prediction, text, bertscore)
+        for label, prediction, text, bertscore in zip(labels, transcription.predictions, texts, near, strict=True)
     ]
     return ModelScores(name, pages, transcription)
 
 
-def _page_score(label: Label, prediction: Prediction, normalised: str) -> PageScore:
+def _page_score(label: Label, prediction: Prediction, normalised: str, bertscore: float | None) -> PageScore:
     return PageScore(
         label=label,
         prediction=prediction,
@@ -138,6 +151,7 @@ def _page_score(label: Label, prediction: Prediction, normalised: str) -> PageSc
         words=word_edits(label.normalised, normalised),
         rouge=rouge(label.normalised, normalised),
         loop=is_loop(normalised, label.normalised),
+        bertscore=bertscore,
     )
 
 
@@ -146,6 +160,7 @@ def row_of(scores: ModelScores, bootstrap: DocumentBootstrap) -> ModelRow:
     pages, count = scores.pages, len(scores.pages)
     characters, words = [page.characters for page in pages], [page.words for page in pages]
     rouge_l = [page.rouge["rougeL"] for page in pages]
+    near = [page.bertscore for page in pages if page.bertscore is not None]
     rates = [counts.rate for counts in characters]
     return ModelRow(
         name=scores.name,
@@ -157,6 +172,8 @@ def row_of(scores: ModelScores, bootstrap: DocumentBootstrap) -> ModelRow:
         wer_interval=bootstrap.interval(edits(words), lengths(words)),
         **_text_figures(pages),
         rougeL_interval=bootstrap.interval(rouge_l, [1.0] * count),
+        bertscore=sum(near) / count if near else None,
+        bertscore_interval=bootstrap.interval(near, [1.0] * count) if near else None,
         cer_median=float(np.median(rates)),
         cer_p90=float(np.percentile(rates, 90)),
         exact_page_rate=sum(page.exact for page in pages) / count,

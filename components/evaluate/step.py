@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from components.evaluate.bert_score import BertScorer
 from components.evaluate.breakdowns import breakdowns
 from components.evaluate.champion import Champion, fetch_champion
 from components.evaluate.classic_engines import engine_versions, installed_engines
@@ -33,6 +34,7 @@ from components.shared.adapter_loading import (
     load_fine_tuned,
     load_fine_tuned_processor,
 )
+from components.shared.image_settings import ImageSettings, with_image_settings
 from components.shared.model_families import family_of
 from components.shared.model_loading import default_device, default_dtype, load_model, load_processor, model_type_of
 from components.shared.output_folder import finished_folder
@@ -68,7 +70,9 @@ def run(config: EvaluateConfig) -> EvaluateResult:
         step_run("evaluate", _parameters(config)) as tracked,
         _champion(config) as champion,
     ):
-        _check_fine_tuned(config)  # what is wrong is said now, not after the base has read everything
+        # What is wrong is said now, not after the base has read everything.
+        _check_fine_tuned(config)
+        bert_scorer = BertScorer(config.bertscore_model, config.bertscore_layer) if config.bertscore_model else None
         dataset = ShardDataset(config.dataset_dir, config.split)
         shared = check_training_documents(dataset, config.split)
         pages = EvaluationPages(dataset, config.max_pages, config.seed)
@@ -77,7 +81,7 @@ def run(config: EvaluateConfig) -> EvaluateResult:
         labels = labels_of(pages, normalise)
 
         found = dict(_transcriptions(config, champion, pages))
-        models = [score(name, labels, found[name], normalise) for name in ROWS if name in found]
+        models = [score(name, labels, found[name], normalise, bert_scorer) for name in ROWS if name in found]
         bootstrap = DocumentBootstrap([label.source_id for label in labels], config.bootstrap_resamples, config.seed)
         rows = [row_of(scores, bootstrap) for scores in models]
         comparison = _comparison(models, bootstrap)
@@ -136,13 +140,14 @@ def _read_with_model(
     source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     device = default_device()
     placed: dict[str, Any] = {"dtype": default_dtype(device), "device": device, **source}
-    family = family_of(model_type_of(config.base_model, **source))
     if adapter_dir is None:
         processor = load_processor(config.base_model, **source)
         model = load_model(config.base_model, **placed).eval()
     else:
         processor = load_fine_tuned_processor(config.base_model, adapter_dir, **source)
         model = load_fine_tuned(config.base_model, adapter_dir, **placed)
+    family = family_of(model_type_of(config.base_model, **source))
+    family = with_image_settings(ImageSettings.of(config.model_dump()), processor, family)
     transcriber = Transcriber(model, processor, family, config.max_new_tokens)
     try:
         return transcribe(pages, transcriber, config.per_device_eval_batch_size, name)

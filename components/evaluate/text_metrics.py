@@ -1,12 +1,15 @@
 """The metrics of a set of pages, each fed page by page (``update``) and asked at the end (``summary``).
 
-All take texts as they are: normalise them first. ``metric_module.py`` puts them behind Hugging Face's ``evaluate``.
+All take texts as they are: normalise them first. A prediction of None is a page that failed; to all but the failure
+rate it is the empty text. ``metric_module.py`` puts them behind Hugging Face's ``evaluate``.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from components.evaluate.bert_score import BertScorer
 from components.evaluate.metrics import ROUGE_TYPES, bleu, chrf, rouge
 from components.evaluate.repetition import is_loop
 from components.shared.edit_counts import EditCounts, character_edits, error_rate, word_edits
@@ -16,7 +19,7 @@ class TextMetric(ABC):
     """A figure, or several, over pages of label and prediction."""
 
     @abstractmethod
-    def update(self, label: str, prediction: str) -> None:
+    def update(self, label: str, prediction: str | None) -> None:
         """Take one more page."""
 
     @abstractmethod
@@ -34,8 +37,8 @@ class _ErrorRate(TextMetric):
         self._edits = edits
         self._pages: list[EditCounts] = []
 
-    def update(self, label: str, prediction: str) -> None:
-        self._pages.append(self._edits(label, prediction))
+    def update(self, label: str, prediction: str | None) -> None:
+        self._pages.append(self._edits(label, prediction or ""))
 
     def summary(self) -> dict[str, float]:
         return {self._name: error_rate(self._pages)}
@@ -79,8 +82,8 @@ class Rouge(TextMetric):
     def __init__(self) -> None:
         self._pages: list[dict[str, float]] = []
 
-    def update(self, label: str, prediction: str) -> None:
-        self._pages.append(rouge(label, prediction))
+    def update(self, label: str, prediction: str | None) -> None:
+        self._pages.append(rouge(label, prediction or ""))
 
     def summary(self) -> dict[str, float]:
         _require_pages(len(self._pages))
@@ -94,9 +97,9 @@ class _CorpusScore(TextMetric):
         self._labels: list[str] = []
         self._predictions: list[str] = []
 
-    def update(self, label: str, prediction: str) -> None:
+    def update(self, label: str, prediction: str | None) -> None:
         self._labels.append(label)
-        self._predictions.append(prediction)
+        self._predictions.append(prediction or "")
 
     def summary(self) -> dict[str, float]:
         _require_pages(len(self._labels))
@@ -130,13 +133,13 @@ class Chrf(_CorpusScore):
 
 
 class _Share(TextMetric):
-    def __init__(self, name: str, holds: Callable[[str, str], bool]) -> None:
+    def __init__(self, name: str, holds: Callable[[str, str | None], bool]) -> None:
         self._name = name
         self._holds = holds
         self._pages = 0
         self._held = 0
 
-    def update(self, label: str, prediction: str) -> None:
+    def update(self, label: str, prediction: str | None) -> None:
         self._pages += 1
         self._held += self._holds(label, prediction)
 
@@ -168,7 +171,43 @@ class LoopRate(_Share):
     """
 
     def __init__(self) -> None:
-        super().__init__("loop_rate", lambda label, prediction: is_loop(prediction, label))
+        super().__init__("loop_rate", lambda label, prediction: is_loop(prediction or "", label))
+
+
+class FailureRate(_Share):
+    """Pages that failed, so that there is no prediction / pages.
+
+    >>> metric = FailureRate()
+    >>> metric.update("read", ""); metric.update("not read", None)
+    >>> metric.summary()
+    {'failure_rate': 0.5}
+    """
+
+    def __init__(self) -> None:
+        super().__init__("failure_rate", lambda label, prediction: prediction is None)
+
+
+class BertScore(TextMetric):
+    """BERTScore: the mean of the pages' F = 2PR / (P + R) over cosines of token vectors, see ``bert_score.py``.
+
+    ``model`` is the folder of an encoder, ``layer`` the one whose hidden states are compared.
+
+    >>> BertScore("no/such/folder")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    components.shared.errors.UserError: bertscore_model 'no/such/folder': no such folder; ...
+    """
+
+    def __init__(self, model: str | Path, layer: int | None = None) -> None:
+        self._scorer = BertScorer(Path(model), layer)
+        self._pages: list[tuple[str, str]] = []
+
+    def update(self, label: str, prediction: str | None) -> None:
+        self._pages.append((label, prediction or ""))
+
+    def summary(self) -> dict[str, float]:
+        _require_pages(len(self._pages))
+        figures = self._scorer.f_measures(*zip(*self._pages, strict=True))
+        return {"bertscore": sum(figures) / len(figures)}
 
 
 def _require_pages(pages: int) -> None:
@@ -183,6 +222,8 @@ METRICS: dict[str, Callable[[], Any]] = {
     "bleu": Bleu,
     "chrf": Chrf,
     "exact_page_rate": ExactPageRate,
+    "failure_rate": FailureRate,
     "loop_rate": LoopRate,
+    "bertscore": BertScore,
 }
 """By the name that ``metric_module.load_metric`` takes."""

@@ -10,12 +10,11 @@ from transformers import PreTrainedModel
 
 from components.export.config import ExportConfig
 from components.export.held_out_pages import CheckedPages
-from components.export.sources import PackageSources
+from components.export.sources import PackageSources, evaluated_family
 from components.export.verification import PackageVerificationError, fine_tuned_transcriber
 from components.shared.adapter_loading import load_fine_tuned, load_fine_tuned_processor
 from components.shared.lineage import sha256_folder
-from components.shared.model_families import family_of
-from components.shared.model_loading import default_device, default_dtype, load_model, load_processor, model_type_of
+from components.shared.model_loading import default_device, default_dtype, load_model, load_processor
 from components.shared.text_normalization import normalizer
 from components.shared.transcriber import Transcriber
 
@@ -46,7 +45,7 @@ def write_merged(config: ExportConfig, sources: PackageSources, checked: Checked
     _release_memory()
     _merge(config, folder)
     _release_memory()
-    by_merged = _readings(_merged_transcriber(config, folder, max_new_tokens), checked)
+    by_merged = _readings(_merged_transcriber(config, sources, folder, max_new_tokens), checked)
     _release_memory()
     normalise = normalizer(sources.report["normalization"])
     differing = [
@@ -78,14 +77,16 @@ def _merge(config: ExportConfig, folder: Path) -> None:
     load_fine_tuned_processor(config.base_model, config.adapter_dir, **source).save_pretrained(folder)
 
 
-def _merged_transcriber(config: ExportConfig, folder: Path, max_new_tokens: int) -> Transcriber:
+def _merged_transcriber(
+    config: ExportConfig, sources: PackageSources, folder: Path, max_new_tokens: int
+) -> Transcriber:
     device = default_device()
     location = str(folder.absolute())
     model = load_model(
         location, dtype=default_dtype(device), device=device, trust_remote_code=config.trust_remote_code
     ).eval()
-    family = family_of(model_type_of(config.base_model, config.revision, config.trust_remote_code))
     processor = load_processor(location, trust_remote_code=config.trust_remote_code)
+    family = evaluated_family(config, sources, processor)
     return Transcriber(model, processor, family, max_new_tokens, graphed=False)  # as fine_tuned_transcriber
 
 

@@ -18,6 +18,7 @@ _MEASURED = {
     "rougeL": "ROUGE-L",
     "bleu": "BLEU",
     "chrf": "chrF",
+    "bertscore": "BERTScore F1",
     "exact_page_rate": "Pages without any error",
     "loop_rate": "Pages that end in a repetition loop",
 }

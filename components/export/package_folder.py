@@ -15,13 +15,12 @@ from components.export.package_layout import (
     REPORT_FILE,
     restored_adapter_config,
 )
-from components.export.sources import PackageSources
+from components.export.sources import PackageSources, evaluated_family
 from components.shared.adapter_loading import load_fine_tuned_processor
 from components.shared.dataset_manifest import MANIFEST_FILE
 from components.shared.gate_verdict import VERDICT_FILE
 from components.shared.hub import hub_is_reachable
 from components.shared.image_text_inputs import prompt_text
-from components.shared.model_families import family_of
 from components.shared.model_loading import model_type_of
 
 _REQUIREMENTS = ("torch", "transformers", "peft", "pillow")
@@ -40,13 +39,12 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
     )
     if not (folder / "tokenizer_config.json").is_file():
         processor.save_pretrained(folder)
-    model_type = model_type_of(config.base_model, config.revision, config.trust_remote_code)
-    family = family_of(model_type)
     if sources.include_base:
         _copy_base(config, sources, folder / BASE_FOLDER)
     base_model = _base_reference(config, sources)
     if sources.kind == "adapter":
         _point_at_base(folder / ADAPTER_CONFIG, base_model or Path(sources.base_location).name, sources.base.revision)
+    family = evaluated_family(config, sources, processor)
     inference = {
         "kind": sources.kind,
         "base_model": base_model,
@@ -54,21 +52,24 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
         "revision": None if sources.include_base else sources.base.revision,
         "base": sources.base.as_json() if sources.kind == "adapter" else None,
         "trust_remote_code": config.trust_remote_code,
-        "model_type": model_type,
+        "model_type": model_type_of(config.base_model, config.revision, config.trust_remote_code),
         "prompt": prompt_text(processor, family, instruction),
         "image_options": family.image_options,
         "max_new_tokens": config.max_new_tokens,
         "dtype": {"cuda": "bfloat16", "cpu": "float32"},  # components.shared.model_loading.default_dtype
     }
     _write_json(folder / "inference_config.json", inference)
-    evidence = folder / EVIDENCE_FOLDER
-    evidence.mkdir()
-    shutil.copyfile(config.dataset_dir / MANIFEST_FILE, evidence / MANIFEST_FILE)
-    shutil.copyfile(config.evaluation_dir / REPORT_FILE, evidence / REPORT_FILE)
-    if config.gate_dir is not None:
-        shutil.copyfile(config.gate_dir / VERDICT_FILE, evidence / VERDICT_FILE)
+    _copy_evidence(config, folder / EVIDENCE_FOLDER)
     shutil.copyfile(_SCRIPT, folder / "inference.py")
     (folder / "requirements.txt").write_text(requirements(sources), encoding="utf-8")
+
+
+def _copy_evidence(config: ExportConfig, folder: Path) -> None:
+    folder.mkdir()
+    shutil.copyfile(config.dataset_dir / MANIFEST_FILE, folder / MANIFEST_FILE)
+    shutil.copyfile(config.evaluation_dir / REPORT_FILE, folder / REPORT_FILE)
+    if config.gate_dir is not None:
+        shutil.copyfile(config.gate_dir / VERDICT_FILE, folder / VERDICT_FILE)
 
 
 def requirements(sources: PackageSources) -> str:

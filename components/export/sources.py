@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from transformers import ProcessorMixin
 
 from components.export.base_identity import BaseIdentity, base_identity
 from components.export.config import ExportConfig
@@ -21,7 +22,10 @@ from components.shared.base_models import TINY_BASE, base_model_location
 from components.shared.dataset_manifest import DatasetManifest, read_manifest
 from components.shared.errors import UserError
 from components.shared.gate_verdict import VERDICT_FILE, GateVerdict, read_verdict
+from components.shared.image_settings import ImageSettings, with_image_settings
 from components.shared.lineage import sha256_folder
+from components.shared.model_families import ModelFamily, family_of
+from components.shared.model_loading import model_type_of
 
 _LARGEST_BASE_BY_DEFAULT = 100_000_000  # bytes
 
@@ -96,6 +100,12 @@ def read_sources(config: ExportConfig) -> PackageSources:
         verdict=_read_verdict(config.gate_dir, adapter_sha256, manifest.digest),
         name=config.model_name or _package_name(base_name, kind, adapter_sha256),
     )
+
+
+def evaluated_family(config: ExportConfig, sources: PackageSources, processor: ProcessorMixin) -> ModelFamily:
+    """Return the model's family with the evaluation's image settings, which ``processor`` gets too."""
+    family = family_of(model_type_of(config.base_model, config.revision, config.trust_remote_code))
+    return with_image_settings(ImageSettings.of(sources.report["config"]), processor, family)
 
 
 def _check_evaluation(

@@ -66,6 +66,8 @@ class PageReader:
         self.max_new_tokens = arguments.max_new_tokens
         self.image_options = settings["image_options"]
         self.processor = load_processor(settings)
+        for name, value in self.image_options.items():  # it counts a picture's tokens by its own attributes
+            setattr(self.processor.image_processor, name, value)
         self.model = load_model(settings, arguments.base_model, getattr(torch, settings["dtype"][device]))
         self.model = self.model.to(device).eval()
         self.end_tokens = end_tokens(self.model, self.processor.tokenizer)

@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 from components.export.config import ExportConfig
 from components.export.fresh_environment import fresh_python
-from components.export.sources import PackageSources
+from components.export.sources import PackageSources, evaluated_family
 from components.shared.adapter_loading import load_fine_tuned, load_fine_tuned_processor
-from components.shared.model_families import family_of
-from components.shared.model_loading import default_device, default_dtype, model_type_of
+from components.shared.model_loading import default_device, default_dtype
 from components.shared.shard_reader import Sample
 from components.shared.text_normalization import normalizer
 from components.shared.transcriber import Transcriber
@@ -86,10 +85,11 @@ def fine_tuned_transcriber(config: ExportConfig, sources: PackageSources, max_ne
     """Load the adapter as the evaluate step does."""
     device = default_device()
     source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    processor = load_fine_tuned_processor(config.base_model, config.adapter_dir, **source)
     return Transcriber(
         load_fine_tuned(config.base_model, config.adapter_dir, dtype=default_dtype(device), device=device, **source),
-        load_fine_tuned_processor(config.base_model, config.adapter_dir, **source),
-        family_of(model_type_of(config.base_model, **source)),
+        processor,
+        evaluated_family(config, sources, processor),
         max_new_tokens,
         graphed=False,  # the packaged script's kernels, so that its text can be compared letter by letter
     )

@@ -81,6 +81,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
                 max_new_tokens=8,
                 classic_ocr=False,
                 bootstrap_resamples=100,
+                base_size=192,  # not the model's own 256: package and merged weights have to see pages so too
                 **common,
             )
         )
@@ -153,6 +154,17 @@ def test_the_standard_trainer_was_benchmarked(journey: Journey) -> None:
     assert len(measured["step_seconds"]) == 2 and measured["median_step_seconds"] > 0
     # The same seed, data and settings as the train step: the same training.
     assert measured["losses"] == pytest.approx(journey.trained.training["losses"], rel=1e-3)
+
+
+def test_the_package_sees_pages_as_the_evaluation_did(journey: Journey) -> None:
+    assert journey.report["config"]["base_size"] == 192
+    with zipfile.ZipFile(journey.exported.archive) as archive:
+        settings = json.loads(archive.read(f"{journey.exported.archive.stem}/inference_config.json"))
+    assert settings["image_options"] == {
+        "size": {"height": 192, "width": 192},
+        "tile_size": 192,
+        "crop_to_patches": True,
+    }
 
 
 def test_the_package_was_run(journey: Journey) -> None:
