@@ -3,48 +3,18 @@
 python -m components.evaluate --dataset_dir DATASET --adapter_dir ADAPTER --output_dir EVALUATION
 """
 
-import gc
-import json
-import logging
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from components.evaluate.bert_score import BertScorer
-from components.evaluate.breakdowns import breakdowns
-from components.evaluate.champion import Champion, fetch_champion
-from components.evaluate.classic_engines import engine_versions, installed_engines
-from components.evaluate.comparisons import comparisons
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.generation import Transcription, transcribe
-from components.evaluate.pages import EvaluationPages
-from components.evaluate.report_html import write_html
-from components.evaluate.report_json import models_content, report_content
-from components.evaluate.samples_file import write_samples
-from components.evaluate.scores import ROWS, ModelRow, ModelScores, edits, labels_of, lengths, row_of, score
-from components.evaluate.shared_documents import check_training_documents
-from components.shared.adapter_loading import (
-    check_adapter_weights,
-    check_base_of_adapter,
-    load_fine_tuned,
-    load_fine_tuned_processor,
-)
-from components.shared.image_settings import ImageSettings, with_image_settings
-from components.shared.model_families import family_of
-from components.shared.model_loading import default_device, default_dtype, load_model, load_processor, model_type_of
-from components.shared.output_folder import finished_folder
-from components.shared.shard_reader import ShardDataset
-from components.shared.statistics import DocumentBootstrap, PairedComparison
-from components.shared.text_normalization import normalizer
-from components.shared.tracking import TrackedRun, step_run
-from components.shared.transcriber import Transcriber
+from components.shared.unsloth_inference import import_unsloth
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from components.evaluate.scores import ModelRow
+    from components.shared.statistics import PairedComparison
 
 
 @dataclass(frozen=True)
@@ -63,123 +33,11 @@ def run(config: EvaluateConfig) -> EvaluateResult:
     Raises:
         UserError: no such dataset, model or adapter, an adapter for another base, weights that are cut, NaN or
             infinite, a registry or a champion that cannot be had, a split without pages, pages of documents that
-            were trained on, an output folder in use, or labels without text.
+            were trained on, an output folder in use, labels without text, image settings that the model does not
+            have, no encoder for BERTScore, or Unsloth where it cannot run.
     """
-    with (
-        finished_folder(config.output_dir) as folder,
-        step_run("evaluate", _parameters(config)) as tracked,
-        _champion(config) as champion,
-    ):
-        # What is wrong is said now, not after the base has read everything.
-        _check_fine_tuned(config)
-        bert_scorer = BertScorer(config.bertscore_model, config.bertscore_layer) if config.bertscore_model else None
-        dataset = ShardDataset(config.dataset_dir, config.split)
-        shared = check_training_documents(dataset, config.split)
-        pages = EvaluationPages(dataset, config.max_pages, config.seed)
-        tracked.log_dataset(pages.manifest.digest, str(pages.manifest.config.get("source")), "evaluation")
-        normalise = normalizer(config.normalization)
-        labels = labels_of(pages, normalise)
+    if config.backend == "unsloth":
+        import_unsloth()
+    from components.evaluate.evaluation import evaluate  # imports transformers, which Unsloth wants to patch before
 
-        found = dict(_transcriptions(config, champion, pages))
-        models = [score(name, labels, found[name], normalise, bert_scorer) for name in ROWS if name in found]
-        bootstrap = DocumentBootstrap([label.source_id for label in labels], config.bootstrap_resamples, config.seed)
-        rows = [row_of(scores, bootstrap) for scores in models]
-        comparison = _comparison(models, bootstrap)
-
-        report = {
-            **report_content(config, pages, shared, rows, comparison),
-            "models": models_content(config, champion, engine_versions(found)),
-            "comparisons": comparisons(models, bootstrap),
-            "breakdowns": breakdowns(models, labels, config.bootstrap_resamples, config.seed),
-        }
-        text = json.dumps(report, indent=2, ensure_ascii=False)
-        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-        write_samples(folder / "samples.parquet", models, config.normalization)
-        write_html(folder / "report.html", report, models, pages, config.worst_pages)
-        _track(tracked, rows, comparison, folder)
-    for row in rows:
-        logger.info("%s: CER %.4f, WER %.4f, %.2f pages/s", row.name, row.cer, row.wer, row.pages_per_second)
-    return EvaluateResult(config.output_dir, rows, comparison, pages.manifest.digest)
-
-
-@contextmanager
-def _champion(config: EvaluateConfig) -> Iterator[Champion | None]:
-    if config.champion is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="champion-") as folder:
-        yield fetch_champion(config.champion, config.base_model, config.revision, Path(folder) / "files")
-
-
-def _transcriptions(
-    config: EvaluateConfig, champion: Champion | None, pages: EvaluationPages
-) -> Iterator[tuple[str, Transcription]]:
-    """Yield each row's name and its transcription; one model at a time is in memory.
-
-    The adapter comes first: one that does not fit the base is found before the base has read everything.
-    """
-    if config.adapter_dir is not None:
-        yield "adapter", _read_with_model(config, pages, "adapter", config.adapter_dir)
-    yield "base", _read_with_model(config, pages, "base", None)
-    if champion is not None:
-        yield "champion", _read_with_model(config, pages, "champion", champion.folder)
-    if config.classic_ocr:
-        for engine in installed_engines():
-            yield engine.name, engine.transcribe(pages)
-
-
-def _check_fine_tuned(config: EvaluateConfig) -> None:
-    if config.adapter_dir is not None:
-        check_base_of_adapter(config.base_model, config.revision, config.adapter_dir)
-        check_adapter_weights(config.adapter_dir)
-
-
-def _read_with_model(
-    config: EvaluateConfig, pages: EvaluationPages, name: str, adapter_dir: Path | None
-) -> Transcription:
-    source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    device = default_device()
-    placed: dict[str, Any] = {"dtype": default_dtype(device), "device": device, **source}
-    if adapter_dir is None:
-        processor = load_processor(config.base_model, **source)
-        model = load_model(config.base_model, **placed).eval()
-    else:
-        processor = load_fine_tuned_processor(config.base_model, adapter_dir, **source)
-        model = load_fine_tuned(config.base_model, adapter_dir, **placed)
-    family = family_of(model_type_of(config.base_model, **source))
-    family = with_image_settings(ImageSettings.of(config.model_dump()), processor, family)
-    transcriber = Transcriber(model, processor, family, config.max_new_tokens)
-    try:
-        return transcribe(pages, transcriber, config.per_device_eval_batch_size, name)
-    finally:
-        del model, transcriber
-        _release_memory()
-
-
-def _release_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _comparison(models: list[ModelScores], bootstrap: DocumentBootstrap) -> PairedComparison | None:
-    counts = {scores.name: [page.characters for page in scores.pages] for scores in models}
-    if "adapter" not in counts:
-        return None
-    return bootstrap.compare(edits(counts["base"]), edits(counts["adapter"]), lengths(counts["base"]))
-
-
-def _parameters(config: EvaluateConfig) -> dict[str, str | int | float | bool | None]:
-    return config.model_dump(mode="json", exclude={"output_dir"})
-
-
-def _track(tracked: TrackedRun, rows: list[ModelRow], comparison: PairedComparison | None, folder: Path) -> None:
-    for row in rows:
-        figures = {name: value for name, value in row.as_json().items() if isinstance(value, int | float)}
-        tracked.log_metrics({f"{row.name}_{name}": float(value) for name, value in figures.items()})
-    if comparison:
-        tracked.log_metrics({"cer_difference": comparison.difference})
-        if comparison.ratio is not None:
-            tracked.log_metrics({"cer_ratio": comparison.ratio})
-    for name in ("report.html", "report.json", "samples.parquet"):
-        tracked.log_artifact(folder / name)
+    return evaluate(config)

@@ -140,7 +140,7 @@ def load_fine_tuned(
         _check_finite(dict(model.named_parameters()), str(adapter_dir))
         return model.eval()
     base = load_model(base_model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
-    return _with_adapter(base, base_model, adapter_dir).eval()
+    return with_adapter(base, base_model, adapter_dir).eval()
 
 
 def load_fine_tuned_processor(
@@ -154,7 +154,12 @@ def load_fine_tuned_processor(
     return load_processor(base_model, revision=revision, trust_remote_code=trust_remote_code)
 
 
-def _with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> PreTrainedModel:
+def with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> PreTrainedModel:
+    """Put the adapter in ``adapter_dir`` on ``base``, which was loaded from ``base_model``.
+
+    Raises:
+        UserError: it does not fit, or its weights are cut, NaN or infinite.
+    """
     from peft import PeftModel, get_peft_model_state_dict
 
     where = str(adapter_dir)

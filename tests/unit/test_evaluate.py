@@ -428,6 +428,27 @@ def test_a_base_model_that_does_not_exist_is_a_user_error(dataset: Path, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it may run here")
+def test_unsloth_without_a_cuda_device_is_refused(base: Path, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="backend: Unsloth cannot run: no CUDA device on this machine"):
+        run(settings(base, dataset, tmp_path / "out", backend="unsloth"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_unsloth_patches_is_not_imported_before_it() -> None:
+    program = "import sys, components.evaluate.__main__; print({'transformers', 'peft', 'torch'} & sys.modules.keys())"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert answer.stdout.strip() == "set()", answer.stderr
+
+
+def test_an_encoder_for_bertscore_that_is_none_is_named_before_anything_is_read(
+    base: Path, dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"bertscore_model .*: cannot be loaded"):
+        run(settings(base, dataset, tmp_path / "out", bertscore_model=dataset))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_program_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "components.evaluate", "--output_dir", str(tmp_path / "out")]
     answer = subprocess.run([*command, "--dataset_dir", str(tmp_path / "nowhere")], capture_output=True, text=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from components.shared.errors import UserError
 from components.shared.model_families import ModelFamily
+from components.shared.unsloth_inference import obstacle_to_unsloth
 from components.train.backends.compile_cache import use_compile_cache
 from components.train.config import TrainConfig
 
@@ -72,7 +73,7 @@ def choose_backend(config: TrainConfig) -> tuple[Backend, str]:
         )
     if config.backend == "standard":
         return _standard(), "asked for by the config"
-    obstacle = _obstacle_to_unsloth(config)
+    obstacle = obstacle_to_unsloth()
     if config.backend == "unsloth":
         if obstacle:
             raise UserError(f"Unsloth cannot run: {obstacle}", where="backend", mend="set it to standard or auto")
@@ -80,16 +81,6 @@ def choose_backend(config: TrainConfig) -> tuple[Backend, str]:
     if obstacle:
         return _standard(), obstacle
     return _unsloth(config), "a CUDA device and the unsloth package are there"
-
-
-def _obstacle_to_unsloth(config: TrainConfig) -> str | None:
-    import torch
-
-    if not torch.cuda.is_available():
-        return "no CUDA device on this machine"
-    if importlib.util.find_spec("unsloth") is None:
-        return "the unsloth package is not installed"
-    return None
 
 
 def _standard() -> Backend:

@@ -1,0 +1,130 @@
+"""How many pages a second the evaluation reads, against a loop that reads one page after the other.
+
+    python docs/benchmarks/evaluation/evaluation_speed.py OUT.json --model FOLDER --data DATASET
+
+The cases are read by one model in one process, with the code of the evaluate step (``evaluate/generation.py``,
+``shared/transcriber.py``). OUT.json and OUT.md, a table of it, are written after each case.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.evaluate.generation import transcribe
+from components.evaluate.pages import EvaluationPages
+from components.evaluate.report_json import device_name
+from components.shared.lineage import software_versions
+from components.shared.model_families import family_of
+from components.shared.model_loading import default_device, default_dtype, load_model, load_processor
+from components.shared.shard_reader import ShardDataset
+from components.shared.transcriber import Transcriber
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way of reading: pages at once, and whether decoding steps are recorded, which takes a CUDA device."""
+
+    name: str
+    pages: int
+    batch_size: int
+    graphed: bool
+
+
+def cases(options: argparse.Namespace) -> list[Case]:
+    """Return the cases, the evaluate step's own way first."""
+    batched = f"batches of {options.batch_size}"
+    found = [Case(batched, options.pages, options.batch_size, False), Case("one by one", options.alone, 1, False)]
+    if torch.cuda.is_available():
+        recorded = Case(f"{batched}, recorded steps", options.pages, options.batch_size, True)
+        found[0] = Case(found[0].name, options.alone * options.batch_size, options.batch_size, False)
+        found = [recorded, *found, Case("one by one, recorded steps", options.alone, 1, True)]
+    return found
+
+
+def measured(case: Case, model: Any, processor: Any, dataset: ShardDataset, options: argparse.Namespace) -> dict:
+    """Read the case's pages once and return its figures; seconds are those of the report's ``pages_per_second``."""
+    pages = EvaluationPages(dataset, case.pages, options.seed)
+    reader = Transcriber(model, processor, family_of(model.config.model_type), options.max_new_tokens, case.graphed)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    found = transcribe(pages, reader, case.batch_size, case.name)
+    seconds = time.perf_counter() - started
+    characters = sum(len(prediction.text) for prediction in found.predictions)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
+    return {
+        "case": case.name,
+        "pages": len(pages),
+        "seconds": seconds,
+        "pages_per_second": len(pages) / seconds,
+        "characters_written": characters,
+        "truncated": sum(prediction.truncated for prediction in found.predictions),
+        "failed": sum(prediction.error is not None for prediction in found.predictions),
+        "batch_size": found.batch_size,
+        "memory_halvings": found.memory_halvings,
+        "peak_memory_gib": peak,
+    }
+
+
+def table(content: dict) -> str:
+    """Return the cases as Markdown, each with its speed over that of the loop without recorded steps."""
+    alone = next((case for case in content["cases"] if case["case"] == "one by one"), None)
+    lines = [
+        "| case | pages | s | pages/s | against one by one | peak GiB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for case in content["cases"]:
+        ratio = f"{case['pages_per_second'] / alone['pages_per_second']:.2f}x" if alone else ""
+        peak = f"{case['peak_memory_gib']:.1f}" if case["peak_memory_gib"] else ""
+        figures = f"{case['pages']} | {case['seconds']:.1f} | {case['pages_per_second']:.3f}"
+        lines.append(f"| {case['case']} | {figures} | {ratio} | {peak} |")
+    machine = f"{content['device']}, {content['dtype']}, torch {content['versions']['torch']}"
+    said = f"{content['model']}, {content['max_new_tokens']} tokens a page at most, {machine}"
+    return "\n".join([f"`{content['data']}` read by `{said}`", "", *lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="JSON file to write; the table goes beside it")
+    parser.add_argument("--model", default="tiny-base", help="folder, or tiny-base")
+    parser.add_argument("--data", type=Path, required=True, help="a dataset; its eval split is read")
+    parser.add_argument("--pages", type=int, default=1000, help="pages of the evaluate step's own way")
+    parser.add_argument("--alone", type=int, default=20, help="pages that are read one by one")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--max_new_tokens", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    device = default_device()
+    dataset = ShardDataset(options.data, "eval")
+    model = load_model(options.model, dtype=default_dtype(device), device=device).eval()
+    processor = load_processor(options.model)
+    content: dict[str, Any] = {
+        "model": Path(options.model).name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "data": options.data.name,
+        "dataset_digest": dataset.manifest.digest,
+        "max_new_tokens": options.max_new_tokens,
+        "device": device_name(device),
+        "dtype": str(default_dtype(device)).removeprefix("torch."),
+        "versions": software_versions(),
+        "date": time.strftime("%Y-%m-%d"),
+        "cases": [],
+    }
+    # What a process does once (kernels loaded, cuBLAS set up) belongs to no case.
+    warm_up = Case("warm-up", min(2, options.alone), 2, False)
+    measured(warm_up, model, processor, dataset, options)
+    for case in cases(options):
+        content["cases"].append(measured(case, model, processor, dataset, options))
+        options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        options.out.with_suffix(".md").write_text(table(content), encoding="utf-8")
+    print(table(content))
+
+
+if __name__ == "__main__":
+    main()
