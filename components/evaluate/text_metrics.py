@@ -215,7 +215,7 @@ def _require_pages(pages: int) -> None:
         raise ValueError("no pages were given, so there is no figure")
 
 
-METRICS: dict[str, Callable[[], Any]] = {
+METRICS: dict[str, Callable[..., Any]] = {
     "cer": CharacterErrorRate,
     "wer": WordErrorRate,
     "rouge": Rouge,
