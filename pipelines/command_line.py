@@ -13,9 +13,11 @@ import typer
 import yaml
 from rich.console import Console
 
-from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.errors import UserError
 from components.shared.failures import named_failures
+from components.shared.logs import configure_logs, exit_code_of, logs_are_json
 from components.shared.step_config import StepConfig
+from components.shared.tracing import pipeline_span
 from pipelines.adapters_command import adapters
 from pipelines.estimate_command import estimate, presets
 from pipelines.package_commands import push, register, verify
@@ -83,7 +85,8 @@ def run(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError("may hold letters, digits, dots, - and _ only", where=f"--run-id {name!r}")
     try:
-        outcome = run_pipeline(checked, runs_dir, name, prepare_partitions)
+        with pipeline_span(name, "deepsynth-finetune"):
+            outcome = run_pipeline(checked, runs_dir, name, prepare_partitions)
     except KeyboardInterrupt as interrupt:
         print("interrupted: nothing half-written was kept", file=sys.stderr)
         raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
@@ -172,15 +175,18 @@ def main() -> None:
 
     try:
         with named_failures("deepsynth"):
+            if logs_are_json():
+                configure_logs()
             app(standalone_mode=True)
     except UserError as error:
-        _fail(error, EXIT_CODE_USER_ERROR)
+        exit_code = exit_code_of(error)
+        _end(error, exit_code)
     except StepFailedError as error:
-        _fail(error, 1)
+        print(f"error: {error}", file=sys.stderr)
+        _end(error, 1)
 
 
-def _fail(error: Exception, exit_code: int) -> None:
-    print(f"error: {error}", file=sys.stderr)
+def _end(error: Exception, exit_code: int) -> None:
     for note in getattr(error, "__notes__", []):
         print(note, file=sys.stderr)
     sys.exit(exit_code)

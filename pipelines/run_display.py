@@ -1,13 +1,17 @@
 """What a user sees while the pipeline runs: bars in a terminal, a line per step's start and end elsewhere."""
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.console import Console
 from rich.progress import TaskID
 
-from components.shared.progress import progress_display
+from components.shared.logs import logs_are_json
+from components.shared.progress import ProgressLog, bars_are_seen, progress_display
 from pipelines.run_events import task_title
+
+logger = logging.getLogger(__name__)
 
 
 class RunDisplay:
@@ -19,11 +23,12 @@ class RunDisplay:
 
     def __init__(self, tasks: int) -> None:
         self._tasks = tasks
-        self._progress = progress_display() if Console(stderr=True).is_terminal else None
+        self._progress = progress_display() if bars_are_seen() else None
         self._console = self._progress.console if self._progress else Console(stderr=True)
         self._overall: TaskID | None = None
         self._work: TaskID | None = None
         self._work_name = ""
+        self._log = ProgressLog(self._log_line)
         self._number = 0
         self._started = 0.0
 
@@ -52,6 +57,8 @@ class RunDisplay:
             self._say(f"[{self._number}/{self._tasks}] {task_title(line)} done in {seconds:.1f} s")
         elif "event" not in line and self._progress:
             self._show_work(line)
+        elif "event" not in line:
+            self._log_work(line)
 
     def _name_task(self, title: str) -> None:
         if self._progress and self._overall is not None:
@@ -68,10 +75,22 @@ class RunDisplay:
             self._work = self._progress.add_task(f"  {self._work_name}", total=line["total"], note="")
         self._progress.update(self._work, completed=line["done"], total=line["total"], note=line["note"])
 
+    def _log_work(self, line: dict[str, Any]) -> None:
+        if line["description"] != self._work_name:
+            self._work_name = line["description"]
+            self._log = ProgressLog(self._log_line)
+        self._log.say(line["description"], line["done"], line["total"], line["note"])
+
+    def _log_line(self, text: str, *arguments: Any, extra: dict[str, Any]) -> None:
+        self._say(text % arguments, **extra)
+
     def _drop_work(self) -> None:
         if self._progress and self._work is not None:
             self._progress.remove_task(self._work)
         self._work = None
 
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+    def _say(self, text: str, **fields: Any) -> None:
+        if logs_are_json():
+            logger.info("%s", text, extra=fields)
+        else:
+            self._console.print(text, markup=False, highlight=False)

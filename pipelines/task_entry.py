@@ -11,9 +11,10 @@ from typing import Any
 
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.failures import named_failures
-from components.shared.logs import configure_logs
+from components.shared.logs import configure_logs, exit_code_of
 from components.shared.step_config import parse_config_text, validated
-from components.shared.step_program import ends_in_order, exit_code_of
+from components.shared.step_program import ends_in_order
+from components.shared.tracing import step_span
 from pipelines.run_events import tell
 from pipelines.step_sections import STEP_CONFIGS
 
@@ -37,12 +38,13 @@ def task(step: str, part: str | None = None, **details: Any) -> Iterator[None]:
 
     ``part`` says in words which of its tasks this is, where a step has several.
     """
-    configure_logs()
+    with failing_in_order(step, part):
+        configure_logs(step)
     warnings = _WarningEvents(step)
     for package in ("components", "pipelines"):
         logging.getLogger(package).addHandler(warnings)
     tell("start", step, part=part)
-    with failing_in_order(step, part):
+    with failing_in_order(step, part), step_span(step, part):
         yield
     tell("end", step, part=part, **json.loads(json.dumps(details)))
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from components.benchmark.config import BenchmarkConfig, Contender
 from components.benchmark.module_process import OUT_OF_TIME, run_module, seconds_until
 from components.benchmark.probes import probe
+from components.shared.tracing import span
 
 BACKENDS: dict[Contender, dict[str, Any]] = {
     "standard": {"backend": "standard"},
@@ -104,7 +105,8 @@ def measure(
         settings = train_settings(contender, config, scratch / "adapter")
         started = time.perf_counter()
         log = logs / f"{contender}-{repeat}.log"
-        failure = run_module("components.train", settings, scratch / "train.json", log, seconds_until(deadline))
+        with span(f"train with {contender}", repeat=repeat):
+            failure = run_module("components.train", settings, scratch / "train.json", log, seconds_until(deadline))
         wall_seconds = time.perf_counter() - started
         if failure:
             return Measurement(contender=contender, repeat=repeat, status="failed", reason=failure)

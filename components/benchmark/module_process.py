@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.shared.termination_message import FILE_VARIABLE
+from components.shared.tracing import below_this_span
+
 OUT_OF_TIME = "the benchmark's time_limit_minutes are over"
 _LAST_LINES = 5
 
@@ -22,8 +25,8 @@ def run_module(
     """
     settings_file.write_text(json.dumps(settings), encoding="utf-8")
     command = [sys.executable, "-m", module, "--config", str(settings_file)]
-    # Only the benchmark itself is tracked: the contenders' runs would look like trainings of their own.
-    environment = os.environ | {"MLFLOW_TRACKING_URI": "off"}
+    # Only the benchmark itself is tracked, and has last words: the contenders' would look like those of a train step.
+    environment = os.environ | {"MLFLOW_TRACKING_URI": "off", FILE_VARIABLE: os.devnull} | below_this_span()
     with log.open("w", encoding="utf-8") as output:
         try:
             answer = subprocess.run(

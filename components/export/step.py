@@ -26,6 +26,7 @@ from components.export.zip_archive import write_zip
 from components.shared.lineage import sha256_file
 from components.shared.model_registry import RegisteredAdapter, RegistryUnavailableError
 from components.shared.output_folder import finished_folder
+from components.shared.tracing import span
 from components.shared.tracking import TrackedRun, step_run
 
 logger = logging.getLogger(__name__)
@@ -78,14 +79,17 @@ def _packed(config: ExportConfig, tracked: TrackedRun) -> ExportResult:
     with finished_folder(config.output_dir) as output:
         sources = read_sources(config)
         tracked.log_dataset(sources.manifest.digest, str(sources.manifest.config.get("source")), "evaluation")
-        checked = checked_pages(config, sources, _CHECKED_PAGES)
-        merged = write_merged(config, sources, checked, output / "merged") if config.merge else None
+        with span("read the pages to check with"):
+            checked = checked_pages(config, sources, _CHECKED_PAGES)
+        with span("merge the weights"):
+            merged = write_merged(config, sources, checked, output / "merged") if config.merge else None
         with tempfile.TemporaryDirectory(dir=output) as scratch:
             package = Path(scratch) / sources.name
             package.mkdir()
             write_package_files(config, sources, checked.instruction, package)
             write_model_card(config, sources, package / CARD_FILE)
-            verification = _verified(package, config, sources, checked) if config.verify else None
+            with span("verify the package"):
+                verification = _verified(package, config, sources, checked) if config.verify else None
             lineage = lineage_content(config, sources, package, verification, merged.as_json() if merged else None)
             _write_json(package / LINEAGE_FILE, lineage)
             archive = output / f"{sources.name}.zip"

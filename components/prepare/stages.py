@@ -27,6 +27,7 @@ from components.shared.dataset_manifest import MANIFEST_FILE, DatasetManifest, S
 from components.shared.errors import UserError
 from components.shared.output_folder import finished_folder
 from components.shared.progress import track
+from components.shared.tracing import span
 from components.shared.tracking import TrackedRun, step_run
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ def select_with(pool: WorkerPool, config: PrepareConfig, selection_dir: Path) ->
     faces = find_fonts(config.fonts)
     with finished_folder(selection_dir) as folder:
         (folder / _SOURCE_DIGEST_FILE).write_text(sources_digest(config), encoding="utf-8")
-        selection = select_from_sources(config, folder, pool)
+        with span("select documents"):
+            selection = select_from_sources(config, folder, pool)
         _check_documents(selection, config)
         uncovered = check_scripts(selection.scripts, selection.characters, faces)
         if any(script.documents > config.max_uncovered_share * selection.count for script in uncovered):
@@ -141,7 +143,8 @@ def write_dataset(
     manifest = build_manifest(config, source_digest, records[0], splits, documents, dropped)
     _check_pages(manifest, selection, config)
     (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    write_preview(folder, manifest, partial(pool.map, name=lambda sample: sample.key))
+    with span("write the preview"):
+        write_preview(folder, manifest, partial(pool.map, name=lambda sample: sample.key))
     _log(manifest, config, folder, tracked)
     return manifest
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from components.shared.errors import UserError
+from components.shared.logs import configure_logs
 
 _TASKS_PER_WORKER = 3
 """Tasks that wait for each worker: enough that none is idle, few enough that memory does not grow."""
@@ -36,7 +37,9 @@ class WorkerPool:
     def __enter__(self) -> Self:
         if self.workers > 1:
             # Spawned, not forked: the progress bar's thread may hold a lock at the moment of a fork.
-            self._pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
+            self._pool = ProcessPoolExecutor(
+                self.workers, multiprocessing.get_context("spawn"), configure_logs, ("prepare",)
+            )
             with _processes_that_ignore_ctrl_c():
                 self._starting = [self._pool.submit(self._warm_up) for _ in range(self.workers)]
         return self

@@ -10,9 +10,10 @@ from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, 
 
 from components.shared.errors import UserError
 from components.shared.failures import named_failures
-from components.shared.logs import configure_logs
+from components.shared.logs import configure_logs, exit_code_of
 from components.shared.step_config import StepConfig, read_config_file, user_error
-from components.shared.step_program import ends_in_order, exit_code_of
+from components.shared.step_program import ends_in_order
+from components.shared.tracing import step_span
 
 
 class _CommandLine(BaseSettings):
@@ -43,11 +44,11 @@ def step_main(step: str, config_model: type[StepConfig], run: Callable[[Any], An
 
     Flags win over the values of the ``--config`` file.
     """
-    configure_logs()
     try:
         with ends_in_order(step):
+            configure_logs(step)
             config = config_from_arguments(step, config_model, arguments)
-            with named_failures(step, config):
+            with step_span(step), named_failures(step, config):
                 run(config)
     except UserError as error:
         return exit_code_of(error)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.errors import UserError
 from components.shared.failures import named_failure
 from components.shared.termination_message import leave_termination_message
 
@@ -40,12 +40,6 @@ def ends_in_order(step: str) -> Iterator[None]:
             if end.code == EXIT_CODE_TERMINATED:
                 leave_termination_message(f"{step}: terminated by SIGTERM (preempted, deleted, or out of time)")
             raise
-
-
-def exit_code_of(error: UserError) -> int:
-    """Say ``error`` as one line on standard error and return the exit code."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    return EXIT_CODE_USER_ERROR
 
 
 @contextmanager

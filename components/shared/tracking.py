@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from components.shared import mlflow_connection, tracking_runs
+from components.shared.json_logs import log_context, set_log_context
 from components.shared.lineage import git_commit, tool_version
 from components.shared.mlflow_connection import TRACKING_OFF
+from components.shared.tracing import annotate_step
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +51,16 @@ class TrackedRun:
         self._last_batch = time.monotonic()
         self._next_attempt = 0.0
         self._warned = False
+        self._outer_run_id = log_context().get("mlflow_run_id")
+        """the run that this one is nested in within the process, e.g. the benchmark's"""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Buffer ``metrics`` (name -> value) for ``step``, e.g. the optimizer step; cheap enough for each of them."""
+        """Buffer ``metrics`` (name -> value) for ``step``, e.g. the optimizer step; cheap enough for each of them.
+
+        Those without a step are attributes of the step's OpenTelemetry span as well; so are tags.
+        """
+        if step is None:
+            self._annotate(metrics)
         if self.run_id is None:
             return
         now = int(time.time() * 1000)
@@ -64,6 +73,7 @@ class TrackedRun:
 
         MLflow keeps 36 characters of a digest; the whole one is in the tag ``deepsynth.dataset_digest``.
         """
+        self._annotate({"dataset_digest": digest})
         self._attempt(lambda: tracking_runs.log_dataset(self._client, self.run_id, digest, source, context))
 
     def log_artifact(self, path: Path) -> None:
@@ -83,12 +93,17 @@ class TrackedRun:
 
     def set_tags(self, tags: Mapping[str, str | int | float | bool | None]) -> None:
         """Set tags on the nested run."""
+        self._annotate(tags)
         if self.run_id is None:
             return
         from mlflow.entities import RunTag
 
         entities = [RunTag(name, str(value)[:_LONGEST_VALUE]) for name, value in tags.items()]
         self._attempt(lambda: self._client.log_batch(self.run_id, tags=entities, synchronous=True))
+
+    def _annotate(self, attributes: Mapping[str, str | int | float | bool | None]) -> None:
+        if self._outer_run_id is None:
+            annotate_step(attributes)
 
     def _start(self, step: str, parameters: Mapping[str, Any]) -> None:
         try:
@@ -100,6 +115,8 @@ class TrackedRun:
         if run_id is None:
             return
         self.run_id = run_id
+        set_log_context(mlflow_run_id=run_id)
+        self._annotate({"mlflow_run_id": run_id})
         self._attempt(lambda: tracking_runs.log_parameters(self._client, run_id, parameters, _LONGEST_VALUE))
         self._attempt(self._start_monitor)
 
@@ -139,6 +156,7 @@ class TrackedRun:
         self._next_attempt = 0.0  # the server may be back: one last attempt
         self._send_metrics()
         self._attempt(lambda: self._close(status))
+        set_log_context(mlflow_run_id=self._outer_run_id)
         if self._metrics:
             logger.warning("MLflow: %d values were not logged; the results on disk are complete", len(self._metrics))
 

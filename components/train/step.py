@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from components.shared.lineage import software_versions
 from components.shared.output_folder import finished_folder
+from components.shared.tracing import span
 from components.shared.tracking import TRACKING_OFF, TrackedRun, step_run
 from components.train.backends.protocol import TrainableModel, choose_backend
 from components.train.config import TrainConfig
@@ -80,7 +81,8 @@ def _run(config: TrainConfig) -> TrainResult:
         tracked.log_dataset(dataset.manifest.digest, str(dataset.manifest.config.get("source")), "training")
         tracked.set_tags({"backend": backend.name, "backend_reason": reason})
         transformers.set_seed(config.seed)
-        trainable = backend.load(config)
+        with span("load the model"):
+            trainable = backend.load(config)
         loading_memory = peak_memory_of_processes()
         start_memory_peak()
         measurements = train(trainable, dataset, config, checkpoints, tracked, identity, termination)
@@ -104,7 +106,8 @@ def _run(config: TrainConfig) -> TrainResult:
             "versions": software_versions(),
         }
         if first:
-            _save(trainable, config, folder)
+            with span("save the adapter"):
+                _save(trainable, config, folder)
             (folder / TRAINING_FILE).write_text(json.dumps(training, indent=1), encoding="utf-8")
             tracked.log_metrics({"final_loss": measurements.losses[-1], "steps": training["steps"]})
             tracked.log_artifact(folder / TRAINING_FILE)

@@ -26,7 +26,7 @@ def main(folder: Path) -> int:
     from components.train.launch import CONFIG_FILE, error_file
     from components.train.step import run
 
-    configure_logs()
+    configure_logs("train")
     config = TrainConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     try:
         with named_failures("train", config):

@@ -1,0 +1,159 @@
+"""OpenTelemetry spans of a step: one for the step, one below it for each of its phases.
+
+They are sent where ``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` says (OTLP over HTTP);
+without it nothing is imported and nothing happens. All steps of a pipeline run are in one trace: that of
+``TRACEPARENT`` where it is given, else one whose id is computed from ``KFP_RUN_ID``.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from components.shared.json_logs import log_context, set_log_context
+from components.shared.lineage import software_versions, tool_version
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_RUN_ID_VARIABLE = "KFP_RUN_ID"
+
+Attribute = str | int | float | bool
+
+
+class _OpenStep:
+    """The step's span, and what makes spans below it."""
+
+    def __init__(self, tracer: Any, span: Any) -> None:
+        self.tracer = tracer
+        self.span = span
+
+
+_step: _OpenStep | None = None
+
+
+def tracing_endpoint() -> str | None:
+    """Return where spans are sent; None where they are not."""
+    off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
+    return None if off else next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
+
+
+@contextmanager
+def step_span(step: str, part: str | None = None) -> Iterator[None]:
+    """Trace the block as a step of the pipeline run; an error in it is the span's, and propagates."""
+    global _step
+    if _step is not None or tracing_endpoint() is None:
+        yield
+        return
+    from components.shared.span_export import parent_of_steps, tracer_of_run
+
+    run_id = os.environ.get(_RUN_ID_VARIABLE)
+    with tracer_of_run() as tracer:
+        attributes = {f"version.{name}": version for name, version in software_versions().items()}
+        attributes |= {"deepsynth.step": step, "kfp.run_id": run_id or "", "deepsynth.part": part or ""}
+        kept = {name: value for name, value in attributes.items() if value}
+        span = tracer.start_span(f"{step}: {part}" if part else step, parent_of_steps(run_id), attributes=kept)
+        _step = _OpenStep(tracer, span)
+        _log_ids(span)
+        try:
+            with _ended(span):
+                yield
+        finally:
+            _step = None
+            set_log_context(trace_id=None, span_id=None)
+
+
+@contextmanager
+def pipeline_span(run_id: str, name: str) -> Iterator[None]:
+    """Trace the block as the whole run, above the spans of its steps; for whoever sees it from start to end."""
+    if tracing_endpoint() is None or os.environ.get("TRACEPARENT"):
+        yield
+        return
+    from components.shared.span_export import tracer_of_run
+
+    ids = trace_id_of(run_id), root_span_id_of(run_id)
+    with tracer_of_run(ids) as tracer:
+        span = tracer.start_span(name, attributes={"kfp.run_id": run_id, "version.deepsynth-pipelines": tool_version()})
+        with _ended(span):
+            yield
+
+
+def trace_id_of(run_id: str) -> int:
+    """Return the trace of a pipeline run, 128 bits, the same in all of its steps."""
+    return int.from_bytes(hashlib.sha256(f"trace {run_id}".encode()).digest()[:16], "big")
+
+
+def root_span_id_of(run_id: str) -> int:
+    """Return the span above all steps of a pipeline run, 64 bits."""
+    return int.from_bytes(hashlib.sha256(f"root {run_id}".encode()).digest()[:8], "big")
+
+
+@contextmanager
+def span(name: str, **attributes: Attribute) -> Iterator[None]:
+    """Trace the block as a phase of the step."""
+    opened = open_span(name, **attributes)
+    if opened is None or _step is None:
+        yield
+        return
+    _log_ids(opened)
+    try:
+        with _ended(opened):
+            yield
+    finally:
+        _log_ids(_step.span)
+
+
+def open_span(name: str, **attributes: Attribute) -> Any | None:
+    """Start a phase's span, for ``close_span``; None where nothing is traced."""
+    if _step is None:
+        return None
+    from opentelemetry.trace import set_span_in_context
+
+    return _step.tracer.start_span(name, set_span_in_context(_step.span), attributes=attributes)
+
+
+def close_span(opened: Any | None, error: BaseException | None = None, **attributes: Attribute | None) -> None:
+    """End what ``open_span`` started."""
+    if opened is None:
+        return
+    opened.set_attributes({name: value for name, value in attributes.items() if value is not None})
+    if error is not None and not isinstance(error, GeneratorExit):
+        _note_error(opened, error)
+    opened.end()
+
+
+def annotate_step(attributes: Mapping[str, Attribute | None]) -> None:
+    """Set attributes of the step's span, ``deepsynth.`` before their names: digests, counts, figures."""
+    if _step is not None:
+        known = {f"deepsynth.{name}": value for name, value in attributes.items() if value is not None}
+        _step.span.set_attributes(known)
+
+
+def below_this_span() -> dict[str, str]:
+    """Return the environment variable that puts a child process's spans below the innermost one open now."""
+    ids = log_context()
+    if _step is None or "trace_id" not in ids:
+        return {}
+    return {"TRACEPARENT": f"00-{ids['trace_id']}-{ids['span_id']}-01"}
+
+
+@contextmanager
+def _ended(opened: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        _note_error(opened, error)
+        raise
+    finally:
+        opened.end()
+
+
+def _note_error(opened: Any, error: BaseException) -> None:
+    from opentelemetry.trace import StatusCode
+
+    opened.record_exception(error)
+    opened.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+
+
+def _log_ids(opened: Any) -> None:
+    context = opened.get_span_context()
+    set_log_context(trace_id=f"{context.trace_id:032x}", span_id=f"{context.span_id:016x}")
