@@ -7,10 +7,9 @@ import re
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 
 from components.shared.errors import UserError
@@ -19,8 +18,12 @@ from components.shared.logs import configure_logs, exit_code_of, logs_are_json
 from components.shared.step_config import StepConfig
 from components.shared.tracing import pipeline_span
 from pipelines.adapters_command import adapters
+from pipelines.command_settings import checked_config
+from pipelines.compile_command import PreparePartitions, compile_pipeline
 from pipelines.estimate_command import estimate, presets
 from pipelines.package_commands import push, register, verify
+from pipelines.schedule_command import schedule
+from pipelines.submit_command import follow, submit
 
 EXIT_CODE_INTERRUPTED = 130
 
@@ -40,10 +43,6 @@ class Runner(StrEnum):
 
 
 RunsDir = Annotated[Path, typer.Option(help="The folder of all runs and of their MLflow store.")]
-PreparePartitions = Annotated[
-    int,
-    typer.Option(min=1, max=1000, help="Draw the pages in this many tasks and merge them; same dataset, any number."),
-]
 
 
 @app.command()
@@ -80,7 +79,7 @@ def run(
     from pipelines.local_runner import run_pipeline, tracking_uri
     from pipelines.run_summary import print_summary
 
-    checked = _checked_config(config, set_ or [])
+    checked = checked_config(config, set_ or [])
     name = run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError("may hold letters, digits, dots, - and _ only", where=f"--run-id {name!r}")
@@ -101,42 +100,7 @@ def show_config(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting.")] = None,
 ) -> None:
     """Print every setting with its meaning, as YAML that `deepsynth run --config` reads."""
-    print("\n".join(_commented_lines(_checked_config(config, set_ or []))))
-
-
-@app.command("compile")
-def compile_pipeline(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write (.yaml).")] = Path("pipeline.yaml"),
-    image: Annotated[
-        str | None, typer.Option(envvar="DEEPSYNTH_IMAGE", help="The steps' container image, with an immutable tag.")
-    ] = None,
-    prepare_partitions: PreparePartitions = 1,
-) -> None:
-    """Compile the pipeline to KFP's IR YAML, to be submitted to a cluster.
-
-    **Examples**
-
-    - `deepsynth compile -o pipeline.yaml --image ghcr.io/me/deepsynth-pipelines-python:0.1.0-abc123`
-
-    - more documents than one machine should draw: `deepsynth compile -o pipeline.yaml --prepare-partitions 16`
-    """
-    if output.suffix not in (".yaml", ".yml"):
-        raise UserError("the file's name must end in .yaml", where=f"--output {output}")
-    if not output.absolute().parent.is_dir():
-        raise UserError("no such folder", where=str(output.absolute().parent))
-    if image:
-        os.environ["DEEPSYNTH_IMAGE"] = image
-    from kfp.compiler import Compiler
-
-    from pipelines.finetune import finetune_pipeline
-
-    partial = output.with_name(f".{output.stem}.partial-{os.getpid()}.yaml")
-    try:
-        Compiler().compile(finetune_pipeline(prepare_partitions), str(partial))
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
-    _output().print(f"{output} is ready", markup=False, highlight=False, soft_wrap=True)
+    print("\n".join(_commented_lines(checked_config(config, set_ or []))))
 
 
 @app.command()
@@ -161,6 +125,10 @@ def ui(
     os.execv(sys.executable, [*command, "--backend-store-uri", uri])
 
 
+app.command("compile")(compile_pipeline)
+app.command()(submit)
+app.command()(follow)
+app.add_typer(schedule, name="schedule")
 app.command()(estimate)
 app.command()(presets)
 app.command()(verify)
@@ -190,32 +158,6 @@ def _end(error: Exception, exit_code: int) -> None:
     for note in getattr(error, "__notes__", []):
         print(note, file=sys.stderr)
     sys.exit(exit_code)
-
-
-def _checked_config(path: Path | None, settings: list[str]) -> Any:
-    from pipelines.config import config_values, pipeline_config, with_overrides
-
-    values, where = config_values(path)
-    checked = pipeline_config(values, where)
-    if not settings:
-        return checked
-    overrides = dict(parsed_setting(setting) for setting in settings)
-    return pipeline_config(with_overrides(values, overrides), "--set")
-
-
-def parsed_setting(setting: str) -> tuple[str, Any]:
-    """Return key and value of ``KEY=VALUE``; the value is YAML.
-
-    Raises:
-        UserError: there is no key, or the value is not YAML.
-    """
-    key, separator, text = setting.partition("=")
-    if not separator or not key:
-        raise UserError("must be KEY=VALUE, e.g. train.learning_rate=1e-4", where=f"--set {setting}")
-    try:
-        return key.strip(), yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"the value is not valid YAML ({error})", where=f"--set {setting}") from error
 
 
 def _commented_lines(config: StepConfig, indent: str = "") -> list[str]:

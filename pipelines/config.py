@@ -63,8 +63,10 @@ PipelineConfig = create_model(
 )
 
 
-def pipeline_config(values: dict[str, Any], where: str) -> SharedSettings:
+def pipeline_config(values: dict[str, Any], where: str, *, runs_here: bool = True) -> SharedSettings:
     """Return ``values`` as a ``PipelineConfig`` that every step has accepted.
+
+    Folders are looked for only where the pipeline ``runs_here``: a cluster has its own.
 
     Raises:
         UserError: a key is unknown or a value is wrong, for the pipeline or for a step; or no such base model folder.
@@ -73,7 +75,8 @@ def pipeline_config(values: dict[str, Any], where: str) -> SharedSettings:
     for step, model in STEP_CONFIGS.items():
         folders = {name: "." for name in FOLDER_FIELDS if name in model.model_fields}
         validated(model, config.step_settings(step) | folders, f"{where}: {step}")
-    base_model_location(config.base_model)
+    if runs_here:
+        base_model_location(config.base_model)
     return config
 
 

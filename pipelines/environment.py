@@ -7,6 +7,7 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -44,6 +45,17 @@ def _http_address(value: str) -> str:
 
 
 HttpAddress = Annotated[str, AfterValidator(_http_address)]
+
+
+def _time_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError("no such time zone; give one such as UTC or Europe/Berlin") from error
+    return value
+
+
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
 
 
 class Toleration(StepConfig):
@@ -161,9 +173,7 @@ class Environment(StepConfig):
     tag: str | None = None
     """both images' tag; without it, version-commit of this code"""
     namespace: DnsLabel = "deepsynth"
-    """where runs and their pods are (KFP: the profile, in a multi-user installation)"""
-    multi_user: bool = False
-    """KFP is a multi-user installation: the namespace is told to its API"""
+    """where runs and their pods are: kubeflow in a standalone KFP, the profile in a multi-user one"""
     experiment: str = Field(PIPELINE_NAME, min_length=1)
     """KFP's experiment of the runs; --experiment wins"""
     service_account: DnsName = "deepsynth-pipeline"
@@ -196,6 +206,9 @@ class Environment(StepConfig):
     """DEEPSYNTH_LOG: how the steps log"""
     retries: Retries = Retries()
     limits: Limits = Limits()
+    scheduler_timezone: TimeZone = "UTC"
+    """the zone in which KFP's scheduler reads cron fields: cronScheduleTimezone in its ConfigMap
+    pipeline-install-config"""
 
     @model_validator(mode="after")
     def _images_can_be_named(self) -> Self:
@@ -210,6 +223,11 @@ class Environment(StepConfig):
         return self
 
     @property
+    def version(self) -> str:
+        """The images' tag, which is the pipeline version's name too."""
+        return self.tag or code_tag()
+
+    @property
     def image(self) -> str:
         """The CPU image's name with its tag."""
         return self._named(CPU_IMAGE)
@@ -220,7 +238,7 @@ class Environment(StepConfig):
         return self._named(GPU_IMAGE if self.gpu.count else CPU_IMAGE)
 
     def _named(self, image: str) -> str:
-        return f"{self.registry + '/' if self.registry else ''}{image}:{self.tag or code_tag()}"
+        return f"{self.registry + '/' if self.registry else ''}{image}:{self.version}"
 
 
 def read_environment(path: Path) -> Environment:

@@ -72,7 +72,7 @@ def estimate(
 
 def _train_config(base_model: str, preset: str | None, settings: list[str]) -> Any:
     from components.train.config import TrainConfig
-    from pipelines.command_line import parsed_setting
+    from pipelines.command_settings import parsed_setting
 
     values = {"base_model": base_model, "dataset_dir": "dataset", "output_dir": "adapter"}
     if preset:

@@ -64,13 +64,13 @@ def build_summary(folder: Path, run_id: str, seconds: dict[str, float], memory: 
     }
 
 
-def print_summary(summary: dict[str, Any], folder: Path, tracking_uri: str, console: Console) -> None:
-    """Print the table of models, the verdict, the benchmark's outcome, where the results lie, and each step's time."""
+def models_table(rows: list[dict[str, Any]]) -> Table:
+    """Return the table of the evaluation's rows: base, adapter, and others that read the same pages."""
     table = Table(title="held-out pages", title_justify="left")
     table.add_column("model")
     for name in ("CER", "95 % interval", "WER", "ROUGE-L", "loop rate", "pages/s"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in summary["rows"]:
+    for row in rows:
         interval = row["cer_interval"]
         table.add_row(
             row["name"],
@@ -81,7 +81,12 @@ def print_summary(summary: dict[str, Any], folder: Path, tracking_uri: str, cons
             f"{row['loop_rate']:.2%}",
             f"{row['pages_per_second']:.2f}",
         )
-    console.print(table)
+    return table
+
+
+def print_summary(summary: dict[str, Any], folder: Path, tracking_uri: str, console: Console) -> None:
+    """Print the table of models, the verdict, the benchmark's outcome, where the results lie, and each step's time."""
+    console.print(models_table(summary["rows"]))
     for line in _benchmark_lines(summary["benchmark"]):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     gate = summary["gate"]

@@ -78,14 +78,18 @@ def kill_running(client: Any, experiment_id: str, parent_id: str) -> None:
             client.set_terminated(run.info.run_id, status="KILLED")
 
 
+def latest_steps(client: Any, experiment_id: str, parent_id: str) -> dict[str, Any]:
+    """Return step -> its latest nested run: a retried step counts once."""
+    nested = _nested(client, experiment_id, parent_id)
+    return {run.data.tags.get("deepsynth.step", run.info.run_id): run for run in nested}
+
+
 def settle_parent(client: Any, parent_id: str) -> str:
-    """Set the parent's status from the latest nested run of each step, and return it: a retried step counts once."""
+    """Set the parent's status from the latest nested run of each step, and return it."""
     experiment_id = client.get_run(parent_id).info.experiment_id
-    latest: dict[str, str] = {}
-    for run in _nested(client, experiment_id, parent_id):
-        latest[run.data.tags.get("deepsynth.step", run.info.run_id)] = run.info.status
+    latest = {run.info.status for run in latest_steps(client, experiment_id, parent_id).values()}
     for status in ("RUNNING", "FAILED", "KILLED"):
-        if status in latest.values():
+        if status in latest:
             break
     else:
         status = "FINISHED"
