@@ -19,6 +19,7 @@ from components.shared.step_config import StepConfig
 from components.shared.tracing import pipeline_span
 from pipelines.adapters_command import adapters
 from pipelines.command_settings import checked_config
+from pipelines.compare_command import compare
 from pipelines.compile_command import PreparePartitions, compile_pipeline
 from pipelines.estimate_command import estimate, presets
 from pipelines.package_commands import push, register, verify
@@ -131,6 +132,7 @@ app.command()(follow)
 app.add_typer(schedule, name="schedule")
 app.command()(estimate)
 app.command()(presets)
+app.command()(compare)
 app.command()(verify)
 app.command()(register)
 app.command()(push)

@@ -1,0 +1,62 @@
+"""Runs of ``deepsynth run``: folders with ``summary.json``, which is written last."""
+
+import datetime
+from pathlib import Path
+
+from components.shared.errors import UserError
+from components.shared.step_config import read_config_file
+from pipelines.comparison.compared_run import DOCUMENTS, SAMPLES, ComparedRun, check_schema, flattened, read_document
+from pipelines.run_summary import SCHEMA_VERSION, SUMMARY_FILE
+
+_CONFIG_FILE = "config.yaml"
+_FOLDERS = {
+    "prepare": "dataset",
+    "train": "adapter",
+    "evaluate": "evaluation",
+    "gate": "gate",
+    "benchmark": "benchmark",
+}
+
+
+def local_folder(run: str, runs_dir: Path) -> Path | None:
+    """Return the folder of a finished run by its id or its own path; None where there is no such folder.
+
+    Raises:
+        UserError: the run failed, or has not finished.
+    """
+    for folder in (runs_dir / run, Path(run)):
+        if folder.is_dir():
+            if (folder / SUMMARY_FILE).is_file():
+                return folder
+            raise UserError(f"not a finished run: it has no {SUMMARY_FILE}", where=str(folder))
+    if (log := runs_dir / f"{run}.failed.log").is_file():
+        raise UserError("the run failed", where=run, mend=f"its log is {log}")
+    if any(runs_dir.glob(f".{run}.partial-*")):
+        raise UserError(
+            "the run has not finished", where=run, mend="wait for it; a killed one leaves such a folder, too"
+        )
+    return None
+
+
+def read_local_run(folder: Path) -> ComparedRun:
+    """Read a finished run's folder.
+
+    Raises:
+        UserError: a file of it cannot be read, or has another schema version.
+    """
+    where = str(folder)
+    summary = read_document(folder / SUMMARY_FILE, where)
+    check_schema(SUMMARY_FILE, summary, SCHEMA_VERSION, where)
+    paths = {step: folder / _FOLDERS[step] / name for step, name in DOCUMENTS.items()}
+    samples = folder / _FOLDERS["evaluate"] / SAMPLES
+    finished = datetime.datetime.fromtimestamp((folder / SUMMARY_FILE).stat().st_mtime, datetime.UTC)
+    return ComparedRun(
+        name=str(summary["run_id"]),
+        where=where,
+        finished=f"{finished:%Y-%m-%d %H:%M}",
+        config=flattened(read_config_file(folder / _CONFIG_FILE)),
+        documents={step: read_document(path, where) for step, path in paths.items() if path.exists()},
+        seconds=dict(summary["seconds_per_step"]) | {"total": summary["seconds_total"]},
+        samples=samples if samples.is_file() else None,
+        notes=[f"there is no {path.relative_to(folder)}" for path in (*paths.values(), samples) if not path.exists()],
+    )

@@ -1,0 +1,132 @@
+"""The adapters of two runs over the same pages: the difference with an interval, because it is paired."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.shared.errors import UserError
+from components.shared.sign_test import SignTest, sign_test
+from components.shared.statistics import DocumentBootstrap, Interval
+from pipelines.comparison.compared_run import ComparedRun
+
+RESAMPLES = 10_000
+_SEED = 0
+_MODEL = "adapter"
+_COLUMNS = {"CER": ("edits", "reference_length"), "WER": ("word_edits", "reference_words"), "loop rate": ("loop", None)}
+_READ = ("model", "key", "source_id", "text", "edits", "reference_length", "word_edits", "reference_words", "loop")
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """One rate of two adapters over the same pages; lower is better.
+
+    Attributes:
+        difference: the first run's rate less the other's: above zero, the other run's adapter reads better.
+        interval: its 95 % interval over documents; None with fewer than two documents.
+    """
+
+    metric: str
+    first: float
+    other: float
+    difference: float
+    interval: Interval | None
+
+    def finding(self, first: str, other: str) -> str:
+        """Say in words which run's adapter is better, or that the difference may be chance."""
+        if self.difference == 0:
+            return f"equal: both adapters have the same {self.metric}"
+        better = other if self.difference > 0 else first
+        points = f"{100 * abs(self.difference):.2f} points"
+        if self.interval is None:
+            return f"{better}'s {self.metric} is {points} lower; there is no interval with one document"
+        if self.interval[0] <= 0 <= self.interval[1]:
+            return f"not beyond chance: {better}'s {self.metric} is {points} lower, and the interval holds zero"
+        return f"{better} is better: its {self.metric} is {points} lower"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The first run and another one; ``reason`` says why they are not paired, and is None where they are."""
+
+    first: str
+    other: str
+    reason: str | None = None
+    pages: int = 0
+    documents: int = 0
+    left_out: int = 0
+    """pages that only one of the two runs evaluated"""
+    differences: tuple[PairedDifference, ...] = ()
+    signs: SignTest | None = None
+    """pages on which the other run's adapter makes fewer (better) or more (worse) character edits"""
+
+
+def paired(first: ComparedRun, other: ComparedRun) -> Pairing:
+    """Compare the adapters of two runs, if they read the same pages.
+
+    Raises:
+        UserError: a file of predictions cannot be read.
+    """
+    if reason := _not_paired(first, other):
+        return Pairing(first.name, other.name, reason)
+    assert first.samples and other.samples
+    mine, theirs = _pages(first.samples), _pages(other.samples)
+    keys = sorted(mine.keys() & theirs.keys())
+    if not keys:
+        return Pairing(first.name, other.name, "they evaluated different pages of the dataset, and share none")
+    if any(mine[key]["text"] != theirs[key]["text"] for key in keys):
+        return Pairing(
+            first.name, other.name, "the labels of their pages differ although the dataset's digest does not"
+        )
+    bootstrap = DocumentBootstrap([mine[key]["source_id"] for key in keys], RESAMPLES, _SEED)
+    edits = {run: [float(pages[key]["edits"]) for key in keys] for run, pages in ((1, mine), (2, theirs))}
+    return Pairing(
+        first.name,
+        other.name,
+        pages=len(keys),
+        documents=bootstrap.documents,
+        left_out=len(mine.keys() ^ theirs.keys()),
+        differences=tuple(
+            _difference(metric, [mine[key] for key in keys], [theirs[key] for key in keys], bootstrap)
+            for metric in _COLUMNS
+        ),
+        signs=sign_test(edits[2], edits[1]),
+    )
+
+
+def _not_paired(first: ComparedRun, other: ComparedRun) -> str | None:
+    for run in (first, other):
+        if "evaluate" not in run.documents or run.samples is None:
+            return f"the predictions of {run.name} page by page are missing"
+        if run.figures(_MODEL) is None:
+            return f"{run.name} evaluated no adapter"
+    reports = [run.documents["evaluate"] for run in (first, other)]
+    digests = [report["dataset"]["digest"] for report in reports]
+    if digests[0] != digests[1]:
+        return f"they evaluated different pages (dataset digest {digests[0][:12]}… against {digests[1][:12]}…)"
+    splits = [report["dataset"]["split"] for report in reports]
+    if splits[0] != splits[1]:
+        return f"they evaluated different splits ({splits[0]} against {splits[1]})"
+    profiles = [report["normalization"] for report in reports]
+    if profiles[0] != profiles[1]:
+        return f"their texts were normalised differently ({profiles[0]} against {profiles[1]})"
+    return None
+
+
+def _pages(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        rows = pq.read_table(path, columns=list(_READ), filters=[("model", "=", _MODEL)]).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"the predictions cannot be read ({error})", where=str(path)) from error
+    return {row["key"]: row for row in rows}
+
+
+def _difference(
+    metric: str, mine: list[dict[str, Any]], theirs: list[dict[str, Any]], bootstrap: DocumentBootstrap
+) -> PairedDifference:
+    counted, length = _COLUMNS[metric]
+    lengths = [float(row[length]) if length else 1.0 for row in mine]
+    result = bootstrap.compare([float(row[counted]) for row in mine], [float(row[counted]) for row in theirs], lengths)
+    return PairedDifference(metric, result.base, result.adapter, result.difference, result.difference_interval)

@@ -1,0 +1,159 @@
+"""Runs in MLflow: the parent run by its id or by the pipeline run's (tag ``kfp.run_id``), and what its steps logged."""
+
+import datetime
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from components.shared import mlflow_connection
+from components.shared.errors import UserError
+from components.shared.tracking_runs import PIPELINE_RUN_TAG
+from pipelines.comparison.compared_run import DOCUMENTS, SAMPLES, ComparedRun, flattened, read_document
+from pipelines.step_sections import FOLDER_FIELDS, SHARED_FIELDS
+
+_STEP_TAG = "deepsynth.step"
+_PARENT_TAG = "mlflow.parentRunId"
+_CONFIG = "config.json"
+_SET_BY_THE_BENCHMARK = "train"
+
+
+@contextmanager
+def store(uri: str) -> Iterator[Any]:
+    """Yield a client of the tracking store.
+
+    Raises:
+        UserError: the store is down, refuses, or is switched off.
+    """
+    if uri.lower() == mlflow_connection.TRACKING_OFF:
+        raise UserError("tracking is off, so no run can be looked up", where="MLFLOW_TRACKING_URI")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small file
+    try:
+        yield mlflow_connection.connect(uri)
+    except mlflow_connection.store_errors() as error:
+        said = re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))[:300]
+        place = re.sub(r"//[^/@\s]*@", "//", uri)
+        mend = "start it, or correct MLFLOW_TRACKING_URI"
+        raise UserError(f"MLflow cannot be asked for runs ({said})", where=place, mend=mend) from error
+
+
+def find_parent(client: Any, run: str) -> Any | None:
+    """Return the MLflow run of a whole pipeline run; None where there is none.
+
+    Raises:
+        UserError: it failed, was killed, has not finished, or is the run of a single step.
+    """
+    found = _by_id(client, run) or _by_pipeline_run(client, run)
+    if found is None:
+        return None
+    if _STEP_TAG in found.data.tags:
+        parent = found.data.tags.get(_PARENT_TAG)
+        mend = f"name its pipeline's run: {parent}" if parent else "name a pipeline's run"
+        raise UserError("it is the run of one step, not of a pipeline", where=run, mend=mend)
+    status = found.info.status
+    if status == "RUNNING":
+        raise UserError("the run has not finished (MLflow says RUNNING)", where=run, mend="wait for it")
+    if status != "FINISHED":
+        raise UserError(f"the run did not finish well (MLflow says {status})", where=run, mend="name a finished run")
+    return found
+
+
+def read_tracked_run(client: Any, parent: Any, uri: str, folder: Path) -> ComparedRun:
+    """Read what the steps of ``parent`` logged, by way of ``folder``, which is to be empty.
+
+    Raises:
+        UserError: a file cannot be read, or has another schema version.
+    """
+    where = f"MLflow run {parent.info.run_id}"
+    steps = _steps(client, parent)
+    files = {step: _fetched(client, uri, run, step, folder) for step, run in steps.items()}
+    wanted = {step: files.get(step, {}).get(name) for step, name in DOCUMENTS.items()}
+    samples = files.get("evaluate", {}).get(SAMPLES)
+    missing = [(step, DOCUMENTS[step]) for step, path in wanted.items() if path is None]
+    missing += [] if samples else [("evaluate", SAMPLES)]
+    return ComparedRun(
+        name=parent.data.tags.get(PIPELINE_RUN_TAG) or parent.info.run_name or parent.info.run_id,
+        where=where,
+        finished=_time(parent.info.end_time),
+        config=_config({step: read_document(one[_CONFIG], where) for step, one in files.items() if _CONFIG in one}),
+        documents={step: read_document(path, where) for step, path in wanted.items() if path},
+        seconds={step: _seconds(run) for step, run in steps.items()} | {"total": _seconds(parent)},
+        samples=samples,
+        notes=[
+            f"there is no {name}: {step} {'did not log it' if step in steps else 'has no run (cached, or not tracked)'}"
+            for step, name in missing
+        ],
+    )
+
+
+def _by_id(client: Any, run: str) -> Any | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+
+
+def _by_pipeline_run(client: Any, run: str) -> Any | None:
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    value = run.replace("'", "")
+    found = client.search_runs(experiments, f"tags.`{PIPELINE_RUN_TAG}` = '{value}'") if experiments else []
+    parents = [each for each in found if _STEP_TAG not in each.data.tags]
+    return max(parents, key=lambda each: each.info.start_time, default=None)
+
+
+def _steps(client: Any, parent: Any) -> dict[str, Any]:
+    """Return each step's last finished run; KFP's MLflow plugin has a run of its own between parent and step."""
+    steps: dict[str, Any] = {}
+    for run in _children(client, parent):
+        step = run.data.tags.get(_STEP_TAG)
+        for each in [run] if step else _children(client, run):
+            name = each.data.tags.get(_STEP_TAG)
+            if name and each.info.status == "FINISHED":
+                steps[name] = each
+    return steps
+
+
+def _children(client: Any, run: Any) -> list[Any]:
+    found = client.search_runs([run.info.experiment_id], f"tags.`{_PARENT_TAG}` = '{run.info.run_id}'")
+    return sorted(found, key=lambda each: each.info.start_time)
+
+
+def _fetched(client: Any, uri: str, run: Any, step: str, folder: Path) -> dict[str, Path]:
+    """Download what the comparison reads of a step's artifacts; return name -> path."""
+    from mlflow.artifacts import download_artifacts
+
+    logged = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    wanted = {_CONFIG, DOCUMENTS.get(step), SAMPLES if step == "evaluate" else None} & logged
+    place = folder / step
+    place.mkdir(parents=True)
+    with mlflow_connection.artifact_timeout():
+        for name in sorted(name for name in wanted if name):
+            download_artifacts(run_id=run.info.run_id, artifact_path=name, dst_path=str(place), tracking_uri=uri)
+    return {path.name: path for path in place.iterdir()}
+
+
+def _config(steps: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the steps' settings as the pipeline's configuration has them: shared ones once, no folders."""
+    shared: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
+    for step, values in steps.items():
+        left_out = {*SHARED_FIELDS, *FOLDER_FIELDS} | ({_SET_BY_THE_BENCHMARK} if step == "benchmark" else set())
+        sections[step] = {name: value for name, value in values.items() if name not in left_out}
+        shared |= {name: values[name] for name in SHARED_FIELDS if name in values}
+    return flattened(shared | sections)
+
+
+def _seconds(run: Any) -> float:
+    return (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else 0.0
+
+
+def _time(milliseconds: int | None) -> str:
+    if not milliseconds:
+        return "–"
+    return f"{datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC):%Y-%m-%d %H:%M}"
