@@ -9,5 +9,5 @@ def close_run(state: str) -> None:
 
     It tells the watcher of a local run nothing: it is no step, and after a failure the first error counts.
     """
-    configure_logs()
+    configure_logs("close")
     close_pipeline_run(state)

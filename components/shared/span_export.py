@@ -16,11 +16,10 @@ from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from components.shared.lineage import tool_version
-from components.shared.tracing import root_span_id_of, trace_id_of, tracing_endpoint
+from components.shared.tracing import trace_id_of, tracing_endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +29,15 @@ _OPENTELEMETRY = "opentelemetry"
 
 
 @contextmanager
-def tracer_of_run(first_ids: tuple[int, int] | None = None) -> Iterator[Any]:
-    """Yield a tracer; what it made is sent when the block has ended.
+def open_tracer(run_id: str | None) -> Iterator[Any]:
+    """Yield a tracer; what it made is sent, at the latest, when the block has ended.
 
     Args:
-        first_ids: trace and span id of the first span that has no parent; without it, they are random.
+        run_id: the pipeline run, whose trace has the spans that have no parent; None: a trace of their own.
     """
     name = os.environ.get("OTEL_SERVICE_NAME") or "deepsynth"
     resource = Resource.create({SERVICE_NAME: name, SERVICE_VERSION: tool_version()})
-    provider = TracerProvider(resource=resource, id_generator=_Ids(first_ids), shutdown_on_exit=False)
+    provider = TracerProvider(resource=resource, id_generator=_Ids(run_id), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(_QuietExporter()))
     try:
         yield provider.get_tracer("deepsynth", tool_version())
@@ -49,31 +48,21 @@ def tracer_of_run(first_ids: tuple[int, int] | None = None) -> Iterator[Any]:
         closing.join(_SECONDS_AT_THE_END)
 
 
-def parent_of_steps(run_id: str | None) -> Context | None:
-    """Return what the steps' spans are below: ``TRACEPARENT``, else the run's root span; None for a step alone."""
-    if given := os.environ.get("TRACEPARENT"):
-        carrier = {"traceparent": given, "tracestate": os.environ.get("TRACESTATE", "")}
-        return TraceContextTextMapPropagator().extract(carrier)
-    if not run_id:
+def given_parent() -> Context | None:
+    """Return the span that ``TRACEPARENT`` names; None where it is not set."""
+    given = os.environ.get("TRACEPARENT")
+    if not given:
         return None
-    sampled = TraceFlags(TraceFlags.SAMPLED)
-    root = SpanContext(trace_id_of(run_id), root_span_id_of(run_id), is_remote=True, trace_flags=sampled)
-    return set_span_in_context(NonRecordingSpan(root))
+    carrier = {"traceparent": given, "tracestate": os.environ.get("TRACESTATE", "")}
+    return TraceContextTextMapPropagator().extract(carrier, Context())
 
 
 class _Ids(RandomIdGenerator):
-    def __init__(self, first_ids: tuple[int, int] | None) -> None:
-        self._first_ids = first_ids
-        self._span_given = False
+    def __init__(self, run_id: str | None) -> None:
+        self._run_id = run_id
 
     def generate_trace_id(self) -> int:
-        return self._first_ids[0] if self._first_ids else super().generate_trace_id()
-
-    def generate_span_id(self) -> int:
-        if self._first_ids and not self._span_given:
-            self._span_given = True
-            return self._first_ids[1]
-        return super().generate_span_id()
+        return trace_id_of(self._run_id) if self._run_id else super().generate_trace_id()
 
 
 class _QuietExporter(SpanExporter):

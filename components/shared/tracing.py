@@ -2,7 +2,7 @@
 
 They are sent where ``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` says (OTLP over HTTP);
 without it nothing is imported and nothing happens. All steps of a pipeline run are in one trace: that of
-``TRACEPARENT`` where it is given, else one whose id is computed from ``KFP_RUN_ID``.
+``TRACEPARENT`` where it is given, as ``deepsynth run`` does, else one whose id is computed from ``KFP_RUN_ID``.
 """
 
 import hashlib
@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from components.shared.json_logs import log_context, set_log_context
+from components.shared.json_logs import set_log_context
 from components.shared.lineage import software_versions, tool_version
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _RUN_ID_VARIABLE = "KFP_RUN_ID"
+_PARENT_VARIABLE = "TRACEPARENT"  # W3C Trace Context
 
 Attribute = str | int | float | bool
 
@@ -29,6 +30,7 @@ class _OpenStep:
 
 
 _step: _OpenStep | None = None
+_innermost: Any = None
 
 
 def tracing_endpoint() -> str | None:
@@ -44,14 +46,14 @@ def step_span(step: str, part: str | None = None) -> Iterator[None]:
     if _step is not None or tracing_endpoint() is None:
         yield
         return
-    from components.shared.span_export import parent_of_steps, tracer_of_run
+    from components.shared.span_export import given_parent, open_tracer
 
     run_id = os.environ.get(_RUN_ID_VARIABLE)
-    with tracer_of_run() as tracer:
+    with open_tracer(run_id) as tracer:
         attributes = {f"version.{name}": version for name, version in software_versions().items()}
         attributes |= {"deepsynth.step": step, "kfp.run_id": run_id or "", "deepsynth.part": part or ""}
         kept = {name: value for name, value in attributes.items() if value}
-        span = tracer.start_span(f"{step}: {part}" if part else step, parent_of_steps(run_id), attributes=kept)
+        span = tracer.start_span(f"{step}: {part}" if part else step, given_parent(), attributes=kept)
         _step = _OpenStep(tracer, span)
         _log_ids(span)
         try:
@@ -64,17 +66,27 @@ def step_span(step: str, part: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def pipeline_span(run_id: str, name: str) -> Iterator[None]:
-    """Trace the block as the whole run, above the spans of its steps; for whoever sees it from start to end."""
-    if tracing_endpoint() is None or os.environ.get("TRACEPARENT"):
+    """Trace the block as the whole run, above the spans of the steps that it starts as processes.
+
+    On a cluster nobody sees a run from start to end: there, the steps' spans stand side by side in their trace.
+    """
+    if tracing_endpoint() is None:
         yield
         return
-    from components.shared.span_export import tracer_of_run
+    from components.shared.span_export import given_parent, open_tracer
 
-    ids = trace_id_of(run_id), root_span_id_of(run_id)
-    with tracer_of_run(ids) as tracer:
-        span = tracer.start_span(name, attributes={"kfp.run_id": run_id, "version.deepsynth-pipelines": tool_version()})
-        with _ended(span):
-            yield
+    before = os.environ.get(_PARENT_VARIABLE)
+    with open_tracer(run_id) as tracer:
+        attributes = {"kfp.run_id": run_id, "version.deepsynth-pipelines": tool_version()}
+        span = tracer.start_span(name, given_parent(), attributes=attributes)
+        os.environ[_PARENT_VARIABLE] = _traceparent(span)
+        try:
+            with _ended(span):
+                yield
+        finally:
+            del os.environ[_PARENT_VARIABLE]
+            if before is not None:
+                os.environ[_PARENT_VARIABLE] = before
 
 
 def trace_id_of(run_id: str) -> int:
@@ -82,24 +94,22 @@ def trace_id_of(run_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"trace {run_id}".encode()).digest()[:16], "big")
 
 
-def root_span_id_of(run_id: str) -> int:
-    """Return the span above all steps of a pipeline run, 64 bits."""
-    return int.from_bytes(hashlib.sha256(f"root {run_id}".encode()).digest()[:8], "big")
-
-
 @contextmanager
 def span(name: str, **attributes: Attribute) -> Iterator[None]:
     """Trace the block as a phase of the step."""
+    global _innermost
     opened = open_span(name, **attributes)
     if opened is None or _step is None:
         yield
         return
+    outer, _innermost = _innermost, opened
     _log_ids(opened)
     try:
         with _ended(opened):
             yield
     finally:
-        _log_ids(_step.span)
+        _innermost = outer
+        _log_ids(outer or _step.span)
 
 
 def open_span(name: str, **attributes: Attribute) -> Any | None:
@@ -108,7 +118,7 @@ def open_span(name: str, **attributes: Attribute) -> Any | None:
         return None
     from opentelemetry.trace import set_span_in_context
 
-    return _step.tracer.start_span(name, set_span_in_context(_step.span), attributes=attributes)
+    return _step.tracer.start_span(name, set_span_in_context(_innermost or _step.span), attributes=attributes)
 
 
 def close_span(opened: Any | None, error: BaseException | None = None, **attributes: Attribute | None) -> None:
@@ -130,10 +140,7 @@ def annotate_step(attributes: Mapping[str, Attribute | None]) -> None:
 
 def below_this_span() -> dict[str, str]:
     """Return the environment variable that puts a child process's spans below the innermost one open now."""
-    ids = log_context()
-    if _step is None or "trace_id" not in ids:
-        return {}
-    return {"TRACEPARENT": f"00-{ids['trace_id']}-{ids['span_id']}-01"}
+    return {} if _step is None else {_PARENT_VARIABLE: _traceparent(_innermost or _step.span)}
 
 
 @contextmanager
@@ -152,6 +159,11 @@ def _note_error(opened: Any, error: BaseException) -> None:
 
     opened.record_exception(error)
     opened.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+
+
+def _traceparent(opened: Any) -> str:
+    context = opened.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def _log_ids(opened: Any) -> None:

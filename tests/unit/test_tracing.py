@@ -110,13 +110,13 @@ def test_a_step_is_a_span_with_its_phases_and_figures(tmp_path: Path) -> None:
         assert span.end_time_unix_nano <= step.end_time_unix_nano
 
 
-def test_all_steps_of_a_run_are_in_one_trace_and_below_one_span(tmp_path: Path) -> None:
+def test_all_steps_of_a_run_are_in_one_trace(tmp_path: Path) -> None:
     with receiving() as receiver:
         for step, run_id in (("prepare", "run-7"), ("train", "run-7"), ("evaluate", "run-8")):
             assert ran(["-c", TASK, step], tmp_path, receiver.address, KFP_RUN_ID=run_id).returncode == 0
     prepare, train, other = (receiver.named(step) for step in ("prepare", "train", "evaluate"))
     assert prepare.trace_id == train.trace_id != other.trace_id
-    assert prepare.parent_span_id == train.parent_span_id != b""
+    assert prepare.parent_span_id == train.parent_span_id == b""  # no span that nobody sends
     assert prepare.span_id != train.span_id
 
 
@@ -180,3 +180,15 @@ def test_nothing_is_imported_and_sent_where_tracing_is_off(off: dict[str, str], 
     with receiving() as receiver:
         answer = ran(["-c", looked, "train"], tmp_path, receiver.address if off else None, **off)
     assert (answer.returncode, answer.stdout, receiver.spans) == (0, "[]\n", [])
+
+
+def test_the_local_run_is_the_span_above_its_steps(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("deepsynth")), "run", "--run-id", "r1", "--set", "source=nowhere.txt"]
+    with receiving() as receiver:
+        answer = ran(command, tmp_path, receiver.address)
+    assert answer.returncode == 2 and "nowhere.txt" in answer.stderr, answer.stderr
+    whole, step = receiver.named("deepsynth-finetune"), receiver.named("configure")
+    assert step.parent_span_id == whole.span_id and step.trace_id == whole.trace_id
+    assert whole.parent_span_id == b"" and attributes(whole)["kfp.run_id"] == "r1"
+    assert whole.status.code == step.status.code == 2
+    assert "nowhere.txt" in step.status.message
