@@ -54,7 +54,7 @@ class BertScorer:
     def _of_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         vectors = dict(zip(texts, self._encoded(texts), strict=True))
-        return [_f_measure(vectors[label], vectors[prediction]) for label, prediction in pairs]
+        return [_nearness(vectors[label], vectors[prediction]) for label, prediction in pairs]
 
     def _encoded(self, texts: Sequence[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return each text's unit vectors, shape (tokens, dimensions), and which of them are no marks."""
@@ -84,12 +84,12 @@ class BertScorer:
                 yield number, row[: len(marks)], ~marks
 
 
-def _f_measure(label: tuple[torch.Tensor, torch.Tensor], prediction: tuple[torch.Tensor, torch.Tensor]) -> float:
+def _nearness(label: tuple[torch.Tensor, torch.Tensor], prediction: tuple[torch.Tensor, torch.Tensor]) -> float:
     """Return the F-measure of two texts, each its tokens' unit vectors and which of them are no marks.
 
     >>> label = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([True, True])
     >>> prediction = torch.tensor([[1.0, 0.0]]), torch.tensor([True])
-    >>> round(_f_measure(label, prediction), 4)  # P = 1, R = (1 + 0) / 2
+    >>> round(_nearness(label, prediction), 4)  # P = 1, R = (1 + 0) / 2
     0.6667
     """
     (expected, expected_words), (found, found_words) = label, prediction
@@ -114,7 +114,8 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot be loaded ({first_line})", where=where, mend=mend) from error
-    if not tokenizer.is_fast or getattr(model.config, "is_encoder_decoder", False):
-        raise UserError("no encoder with a fast tokenizer", where=where, mend=mend)
+    # A decoder alone would do; a model of pictures and text, or of encoder and decoder, has no one row of layers.
+    if not tokenizer.is_fast or model.config.is_encoder_decoder or not hasattr(model.config, "num_hidden_layers"):
+        raise UserError(f"a {model.config.model_type} is no text encoder with a fast tokenizer", where=where, mend=mend)
     tokenizer.padding_side = "right"
     return tokenizer, model.eval()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.shared.adapter_loading import adapter_kind, check_adapter_weights, check_base_of_adapter
+from components.shared.adapter_loading import adapter_kind, check_base_of_adapter, check_fine_tuned_weights
 from components.shared.errors import UserError
 from components.shared.lineage import sha256_folder
 from components.shared.model_registry import RegisteredAdapter, champion_of, download
@@ -41,7 +41,7 @@ def fetch_champion(name: str, base_model: str, revision: str | None, folder: Pat
     download(registered, folder)
     try:
         check_base_of_adapter(base_model, revision, folder)
-        check_adapter_weights(folder)
+        check_fine_tuned_weights(folder)
     except UserError as error:
         raise UserError(f"the champion cannot be read: {error.problem}", where=str(registered), mend=_MEND) from error
     return Champion(registered, folder)

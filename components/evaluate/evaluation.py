@@ -1,6 +1,5 @@
 """The evaluation from top to bottom: what is checked, who reads, what is counted and written."""
 
-import gc
 import json
 import logging
 import tempfile
@@ -9,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from components.evaluate.bert_score import BertScorer
@@ -27,14 +25,21 @@ from components.evaluate.scores import ROWS, ModelRow, ModelScores, edits, label
 from components.evaluate.shared_documents import check_training_documents
 from components.evaluate.step import EvaluateResult
 from components.shared.adapter_loading import (
-    check_adapter_weights,
     check_base_of_adapter,
+    check_fine_tuned_weights,
     load_fine_tuned,
     load_fine_tuned_processor,
 )
 from components.shared.image_settings import ImageSettings, with_image_settings
 from components.shared.model_families import family_of
-from components.shared.model_loading import default_device, default_dtype, load_model, load_processor, model_type_of
+from components.shared.model_loading import (
+    default_device,
+    default_dtype,
+    load_model,
+    load_processor,
+    model_type_of,
+    release_memory,
+)
 from components.shared.output_folder import finished_folder
 from components.shared.shard_reader import ShardDataset
 from components.shared.statistics import DocumentBootstrap, PairedComparison
@@ -114,7 +119,7 @@ def _transcriptions(
 def _check_fine_tuned(config: EvaluateConfig) -> None:
     if config.adapter_dir is not None:
         check_base_of_adapter(config.base_model, config.revision, config.adapter_dir)
-        check_adapter_weights(config.adapter_dir)
+        check_fine_tuned_weights(config.adapter_dir)
 
 
 def _read_with_model(
@@ -133,7 +138,7 @@ def _read_with_model(
         return transcribe(pages, transcriber, config.per_device_eval_batch_size, name)
     finally:
         del model, transcriber
-        _release_memory()
+        release_memory()
 
 
 def _loaded(config: EvaluateConfig, adapter_dir: Path | None) -> PreTrainedModel:
@@ -145,12 +150,6 @@ def _loaded(config: EvaluateConfig, adapter_dir: Path | None) -> PreTrainedModel
     if adapter_dir is None:
         return load_model(config.base_model, **placed).eval()
     return load_fine_tuned(config.base_model, adapter_dir, **placed)
-
-
-def _release_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _comparison(models: list[ModelScores], bootstrap: DocumentBootstrap) -> PairedComparison | None:

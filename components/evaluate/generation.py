@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from components.evaluate.pages import EvaluationPages
+from components.shared.model_loading import release_memory
 from components.shared.progress import ProgressReport
 from components.shared.shard_reader import Sample
 from components.shared.transcriber import Prediction, Transcriber
@@ -94,8 +95,7 @@ def _read_alone(transcriber: Transcriber, page: Sample) -> Prediction:
 def _release(error: Exception) -> None:
     """Give the failed batch's memory back: the frames in the error's traceback still hold its tensors."""
     traceback.clear_frames(error.__traceback__)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    release_memory()
 
 
 def _failure(error: Exception) -> Prediction:

@@ -18,7 +18,7 @@ from components.export.package_layout import (
     restored_adapter_config,
 )
 from components.export.sources import PackageSources
-from components.shared.dataset_manifest import MANIFEST_FILE
+from components.shared.dataset_manifest import MANIFEST_FILE, DatasetManifest
 from components.shared.gate_verdict import VERDICT_FILE
 from components.shared.lineage import file_digests, sha256_file, sha256_of_files, software_versions
 
@@ -33,23 +33,11 @@ def lineage_content(
     merged: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the lineage of the files in the folder ``package``, its own file left out."""
-    manifest, training, report = sources.manifest, sources.training, sources.report
+    training, report = sources.training, sources.report
     return {
         "schema_version": SCHEMA_VERSION,
         "name": sources.name,
-        "dataset": {
-            "source": manifest.config.get("source"),
-            "source_digest": manifest.source_digest,
-            "config": manifest.config,
-            "config_digest": manifest.config_digest,
-            "shards": {
-                split: [{"file": shard.url, "sha256": shard.sha256} for shard in index.shardlist]
-                for split, index in manifest.splits.items()
-            },
-            "manifest_sha256": sha256_file(config.dataset_dir / MANIFEST_FILE),
-            "digest": manifest.digest,
-            "tool_version": manifest.tool_version,
-        },
+        "dataset": _dataset(config, sources.manifest),
         "base_model": {
             "base_model": config.base_model,
             **sources.base.as_json(),
@@ -87,6 +75,22 @@ def lineage_content(
         "verification": verification,
         "merged": merged,
         "versions": software_versions(),
+    }
+
+
+def _dataset(config: ExportConfig, manifest: DatasetManifest) -> dict[str, Any]:
+    return {
+        "source": manifest.config.get("source"),
+        "source_digest": manifest.source_digest,
+        "config": manifest.config,
+        "config_digest": manifest.config_digest,
+        "shards": {
+            split: [{"file": shard.url, "sha256": shard.sha256} for shard in index.shardlist]
+            for split, index in manifest.splits.items()
+        },
+        "manifest_sha256": sha256_file(config.dataset_dir / MANIFEST_FILE),
+        "digest": manifest.digest,
+        "tool_version": manifest.tool_version,
     }
 
 

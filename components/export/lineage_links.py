@@ -20,7 +20,9 @@ from components.export.package_layout import (
 )
 from components.shared.dataset_manifest import MANIFEST_FILE, manifest_digest
 from components.shared.gate_verdict import VERDICT_FILE
-from components.shared.lineage import sha256_file, sha256_folder, sha256_of_files
+from components.shared.lineage import file_digests, sha256_file, sha256_of_files
+
+_NAMED = 5  # files of a folder that differ
 
 
 def check_dataset(findings: Findings, files: PackageFiles, lineage: Lineage, reach: Reach) -> None:
@@ -79,7 +81,14 @@ def check_adapter(
             findings.not_reached("adapter", name, "not in the package; give --adapter-dir")
     if reach.adapter_dir is not None:
         if reach.adapter_dir.is_dir():
-            findings.compare("adapter", str(reach.adapter_dir), sha256_folder(reach.adapter_dir), adapter.sha256)
+            found = file_digests(reach.adapter_dir)
+            others = [
+                name for name in found.keys() | adapter.files.keys() if found.get(name) != adapter.files.get(name)
+            ]
+            digest = sha256_of_files(found)
+            findings.compare(
+                "adapter", str(reach.adapter_dir), digest, adapter.sha256, ", ".join(sorted(others)[:_NAMED])
+            )
         else:
             findings.not_reached("adapter", str(reach.adapter_dir), "no such folder")
 

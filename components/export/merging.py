@@ -1,6 +1,5 @@
 """The adapter's matrices added into the base's weights, and the check that the result reads alike."""
 
-import gc
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from components.export.sources import PackageSources, evaluated_family
 from components.export.verification import PackageVerificationError, fine_tuned_transcriber
 from components.shared.adapter_loading import load_fine_tuned, load_fine_tuned_processor
 from components.shared.lineage import sha256_folder
-from components.shared.model_loading import default_device, default_dtype, load_model, load_processor
+from components.shared.model_loading import default_device, default_dtype, load_model, load_processor, release_memory
 from components.shared.text_normalization import normalizer
 from components.shared.transcriber import Transcriber
 
@@ -42,11 +41,11 @@ def write_merged(config: ExportConfig, sources: PackageSources, checked: Checked
     """
     max_new_tokens = int(sources.report["config"]["max_new_tokens"])
     by_adapter = _readings(fine_tuned_transcriber(config, sources, max_new_tokens), checked)
-    _release_memory()
+    release_memory()
     _merge(config, folder)
-    _release_memory()
+    release_memory()
     by_merged = _readings(_merged_transcriber(config, sources, folder, max_new_tokens), checked)
-    _release_memory()
+    release_memory()
     normalise = normalizer(sources.report["normalization"])
     differing = [
         page.key
@@ -93,9 +92,3 @@ def _merged_transcriber(
 def _readings(transcriber: Transcriber, checked: CheckedPages) -> list[str]:
     # One page at a time: padding beside a longer page would be another source of differences.
     return [transcriber.read([page])[0].text for page in checked.pages]
-
-
-def _release_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

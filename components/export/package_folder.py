@@ -1,10 +1,8 @@
 """The package's files: adapter, processor, base model, script and requirements."""
 
 import importlib.metadata
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from components.export.config import ExportConfig
 from components.export.package_layout import (
@@ -14,6 +12,7 @@ from components.export.package_layout import (
     NOT_PACKED_OF_BASE,
     REPORT_FILE,
     restored_adapter_config,
+    write_json,
 )
 from components.export.sources import PackageSources, evaluated_family
 from components.shared.adapter_loading import load_fine_tuned_processor
@@ -58,7 +57,7 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
         "max_new_tokens": config.max_new_tokens,
         "dtype": {"cuda": "bfloat16", "cpu": "float32"},  # components.shared.model_loading.default_dtype
     }
-    _write_json(folder / "inference_config.json", inference)
+    write_json(folder / "inference_config.json", inference)
     _copy_evidence(config, folder / EVIDENCE_FOLDER)
     shutil.copyfile(_SCRIPT, folder / "inference.py")
     (folder / "requirements.txt").write_text(requirements(sources), encoding="utf-8")
@@ -101,7 +100,3 @@ def _copy_base(config: ExportConfig, sources: PackageSources, target: Path) -> N
 def _point_at_base(path: Path, base_model: str, revision: str | None) -> None:
     changed = {"base_model_name_or_path": base_model, "revision": None if base_model == BASE_FOLDER else revision}
     path.write_bytes(restored_adapter_config(path.read_bytes(), changed))
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

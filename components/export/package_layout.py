@@ -17,6 +17,11 @@ EVIDENCE_FOLDER = "lineage"
 NOT_PACKED_OF_BASE = shutil.ignore_patterns(".*", "__pycache__", "*.py[co]")
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file for people to read too."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def base_files(folder: Path) -> dict[str, Path]:
     """Return relative path -> file of what a package takes from a base model's folder, in ``sha256_folder``'s order."""
     files: dict[str, Path] = {}

@@ -10,13 +10,12 @@ from transformers import ProcessorMixin
 
 from components.export.base_identity import BaseIdentity, base_identity
 from components.export.config import ExportConfig
-from components.export.model_weights import check_model_weights
 from components.export.package_layout import REPORT_FILE, SAMPLES_FILE, TRAINING_FILE
 from components.shared.adapter_loading import (
     AdapterKind,
     adapter_kind,
-    check_adapter_weights,
     check_base_of_adapter,
+    check_fine_tuned_weights,
 )
 from components.shared.base_models import TINY_BASE, base_model_location
 from components.shared.dataset_manifest import DatasetManifest, read_manifest
@@ -66,10 +65,7 @@ def read_sources(config: ExportConfig) -> PackageSources:
     """
     kind = adapter_kind(config.adapter_dir)
     check_base_of_adapter(config.base_model, config.revision, config.adapter_dir)
-    if kind == "model":
-        check_model_weights(config.adapter_dir)
-    else:
-        check_adapter_weights(config.adapter_dir)
+    check_fine_tuned_weights(config.adapter_dir)
     if config.merge and kind == "model":
         raise UserError(
             "there is no adapter to merge: the folder holds a whole model", where="merge", mend="leave merge off"

@@ -3,7 +3,6 @@
 python -m components.export --adapter_dir ADAPTER --dataset_dir DATASET --evaluation_dir EVALUATION --output_dir PACKAGE
 """
 
-import json
 import logging
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ from components.export.lineage_file import lineage_content
 from components.export.merging import write_merged
 from components.export.model_card import write_model_card
 from components.export.package_folder import write_package_files
-from components.export.package_layout import CARD_FILE, LINEAGE_FILE
+from components.export.package_layout import CARD_FILE, LINEAGE_FILE, write_json
 from components.export.registration import register_package
 from components.export.sources import PackageSources, read_sources
 from components.export.verification import verify_package
@@ -91,13 +90,13 @@ def _packed(config: ExportConfig, tracked: TrackedRun) -> ExportResult:
             with span("verify the package"):
                 verification = _verified(package, config, sources, checked) if config.verify else None
             lineage = lineage_content(config, sources, package, verification, merged.as_json() if merged else None)
-            _write_json(package / LINEAGE_FILE, lineage)
+            write_json(package / LINEAGE_FILE, lineage)
             archive = output / f"{sources.name}.zip"
             write_zip(package, archive)
             shutil.copyfile(package / CARD_FILE, output / CARD_FILE)
         # Beside the package the lineage also names the package's own bytes, which the copy inside cannot.
         lineage["archive"] = {"file": archive.name, "bytes": archive.stat().st_size, "sha256": sha256_file(archive)}
-        _write_json(output / LINEAGE_FILE, lineage)
+        write_json(output / LINEAGE_FILE, lineage)
         tracked.set_tags({"package_sha256": lineage["archive"]["sha256"], "adapter_sha256": sources.adapter_sha256})
         tracked.log_metrics({"package_bytes": lineage["archive"]["bytes"]})
         for name in (archive.name, CARD_FILE, LINEAGE_FILE):
@@ -137,7 +136,3 @@ def _verified(package: Path, config: ExportConfig, sources: PackageSources, chec
     found = verify_package(trial, config, sources, page, prediction)
     trial.unlink()
     return found.as_json()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ Both intervals are paired percentile bootstraps over documents, the statistic of
 from components.gate.config import GateConfig
 from components.gate.evaluation_folder import CHALLENGER, PairedPages
 from components.shared.gate_verdict import GateVerdict, RuleOutcome
-from components.shared.statistics import CONFIDENCE, DocumentBootstrap, Interval
+from components.shared.statistics import CONFIDENCE, DocumentBootstrap, Interval, negated
 
 _NAMES = {"cer": "CER", "wer": "WER"}
 
@@ -25,7 +25,7 @@ def judged(pages: PairedPages, config: GateConfig) -> GateVerdict:
     loops = bootstrap.compare(_numbers(pages.reference_loops), _numbers(pages.challenger_loops), [1.0] * count)
     # From the counts: a difference of two rates is 0.010000000000000009 where it should be 0.01.
     loop_increase = (sum(pages.challenger_loops) - sum(pages.reference_loops)) / count
-    loop_interval = _negated(loops.difference_interval)
+    loop_interval = negated(loops.difference_interval)
     rules = [
         _improvement_rule(errors.difference, errors.difference_interval, pages.reference, config),
         _loop_rule(loop_increase, loop_interval, pages.reference, config),
@@ -89,10 +89,6 @@ def _loop_rule(increase: float, interval: Interval | None, reference: str, confi
 
 def _numbers(flags: list[bool]) -> list[float]:
     return [float(flag) for flag in flags]
-
-
-def _negated(interval: Interval | None) -> Interval | None:
-    return (0.0 - interval[1], 0.0 - interval[0]) if interval else None
 
 
 def _points(rate: float) -> str:

@@ -1,7 +1,7 @@
 """``verdict.md``: the verdict for a reader, shown by KFP and MLflow."""
 
 from components.shared.gate_verdict import GateVerdict
-from components.shared.statistics import Interval
+from components.shared.statistics import Interval, negated
 
 PAGE_FILE = "verdict.md"
 
@@ -18,7 +18,7 @@ def verdict_page(verdict: GateVerdict) -> str:
         "",
         f"| | adapter | {verdict.reference} | difference | 95 % interval of the difference |",
         "|---|---|---|---|---|",
-        _row(metric, verdict.challenger_error, verdict.reference_error, _negated(verdict.improvement_interval)),
+        _row(metric, verdict.challenger_error, verdict.reference_error, negated(verdict.improvement_interval)),
         _row(
             "loop rate",
             verdict.challenger_loop_rate,
@@ -48,7 +48,3 @@ def verdict_page(verdict: GateVerdict) -> str:
 def _row(name: str, challenger: float, reference: float, interval: Interval | None) -> str:
     shown = f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}" if interval else "none (one document)"
     return f"| {name} | {challenger:.2%} | {reference:.2%} | {100 * (challenger - reference):+.2f} | {shown} |"
-
-
-def _negated(interval: Interval | None) -> Interval | None:
-    return (0.0 - interval[1], 0.0 - interval[0]) if interval else None

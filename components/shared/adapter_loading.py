@@ -3,13 +3,14 @@
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from components.shared.errors import UserError
 from components.shared.model_loading import load_model, load_processor
+from components.shared.weight_files import check_weight_files, is_finite, not_finite
 
 AdapterKind = Literal["adapter", "model"]
 
@@ -80,41 +81,16 @@ def _is_folder(base_model: str) -> bool:
     return Path(base_model).is_absolute() or base_model.startswith((".", "~")) or Path(base_model).is_dir()
 
 
-def check_adapter_weights(adapter_dir: Path) -> None:
-    """Read an adapter's weights without its base, and see that they are whole and finite.
+def check_fine_tuned_weights(adapter_dir: Path) -> None:
+    """Read an adapter's weights, or a whole model's, without its base, and see that they are whole and finite.
 
     Raises:
         UserError: no folder of a fine-tuned model, a truncated or corrupt file, or NaN or infinite weights.
     """
     if adapter_kind(adapter_dir) == "adapter":
-        _stored_weights(adapter_dir)
-
-
-def _stored_weights(adapter_dir: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = adapter_dir / _ADAPTER_WEIGHTS
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"the adapter's weights cannot be read: the file is truncated or corrupt ({error})",
-            where=str(path),
-            mend="copy it again, or train again",
-        ) from error
-    _check_finite(stored, str(path))
-    return stored
-
-
-def _check_finite(weights: dict[str, Any], where: str) -> None:
-    bad = sorted(name for name, weight in weights.items() if not torch.isfinite(weight).all())
-    if bad:
-        raise UserError(
-            f"{len(bad)} of {len(weights)} weights hold NaN or infinite values, first {bad[0]}",
-            where=where,
-            mend="train again with a lower learning_rate or max_grad_norm, or take an earlier checkpoint",
-        )
+        check_weight_files([adapter_dir / _ADAPTER_WEIGHTS])
+    else:
+        check_weight_files(sorted(adapter_dir.glob("*.safetensors")))
 
 
 def load_fine_tuned(
@@ -137,7 +113,9 @@ def load_fine_tuned(
     """
     if adapter_kind(adapter_dir) == "model":
         model = load_model(str(adapter_dir.absolute()), dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-        _check_finite(dict(model.named_parameters()), str(adapter_dir))
+        weights = dict(model.named_parameters())
+        if bad := [name for name, weight in weights.items() if not is_finite(weight)]:
+            raise not_finite(bad, len(weights), str(adapter_dir))
         return model.eval()
     base = load_model(base_model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
     return with_adapter(base, base_model, adapter_dir).eval()
@@ -161,10 +139,12 @@ def with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> P
         UserError: it does not fit, or its weights are cut, NaN or infinite.
     """
     from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
 
     where = str(adapter_dir)
     mend = f"is it the adapter of another base_model than {base_model!r}? if not, train again"
-    stored = _stored_weights(adapter_dir)
+    check_weight_files([adapter_dir / _ADAPTER_WEIGHTS])
+    stored = load_file(adapter_dir / _ADAPTER_WEIGHTS)
     try:
         with warnings.catch_warnings():
             # Missing keys are a warning to PEFT; below they are an error.

@@ -1,9 +1,11 @@
 """Processors and models by name or folder: one code path for every family that transformers knows."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -62,6 +64,12 @@ def load_model(
             **_hub_options(location),
             **options,
         )
+    except SafetensorError as error:
+        raise UserError(
+            f"the weights cannot be read: the file is truncated or corrupt ({error})",
+            where=f"base_model {base_model!r}",
+            mend="copy or download the model again",
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         raise _loading_error(base_model, error) from error
     return model
@@ -77,6 +85,13 @@ def model_type_of(base_model: str, revision: str | None = None, trust_remote_cod
     except (OSError, ValueError, KeyError) as error:
         raise _loading_error(base_model, error) from error
     return str(config.model_type)
+
+
+def release_memory() -> None:
+    """Give back what deleted models and batches held on the device, for the next one to take."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def default_device() -> torch.device:

@@ -21,6 +21,15 @@ _KEPT_COUNTS = 16_000_000  # 128 MB. 1,000 pages of as many documents: the first
 Interval = tuple[float, float]
 
 
+def negated(interval: Interval | None) -> Interval | None:
+    """Return the interval of the negative value; 0 stays 0 and does not become -0.
+
+    >>> negated((-0.25, 0.0)), negated(None)
+    ((0.0, 0.25), None)
+    """
+    return (0.0 - interval[1], 0.0 - interval[0]) if interval else None
+
+
 class DocumentBootstrap:
     """The same resamples of the documents for every figure, so that differences are paired.
 

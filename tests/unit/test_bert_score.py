@@ -11,6 +11,7 @@ from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFa
 
 from components.evaluate.bert_score import BertScorer
 from components.evaluate.metric_module import load_metric
+from components.shared.base_models import TINY_BASE_FOLDER
 from components.shared.errors import UserError
 
 WORDS = ["the", "cat", "sat", "lay", "on", "a", "mat", "dog", "été", "漢"]
@@ -89,5 +90,7 @@ def test_what_is_no_encoder_is_named(bert: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(UserError, match="cannot be loaded"):
         BertScorer(tmp_path)
+    with pytest.raises(UserError, match="a paddleocr_vl is no text encoder"):
+        BertScorer(TINY_BASE_FOLDER)
     with pytest.raises(UserError, match="bertscore_layer: the model has 2 layers; give 0 to 2"):
         BertScorer(bert, 3)

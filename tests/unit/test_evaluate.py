@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -283,6 +284,18 @@ class _SmallMemory(Transcriber):
         return super().read(pages)
 
 
+class _Holding(_SmallMemory):
+    """Fails while it holds a batch's tensors; the next batch has to find that memory free."""
+
+    held: weakref.ref[torch.Tensor] | None = None
+
+    def read(self, pages: list[Sample]) -> list[Prediction]:
+        assert self.held is None or self.held() is None, "the failed batch is still in memory"
+        batch = torch.zeros(len(pages))
+        self.held = weakref.ref(batch)
+        return super().read(pages)
+
+
 class _Faulty(Transcriber):
     def read(self, pages: list[Sample]) -> list[Prediction]:
         raise TypeError("a fault of the program")
@@ -294,6 +307,12 @@ def test_out_of_memory_halves_the_batch_and_goes_on(base: Path, dataset: Path) -
     assert found.memory_halvings == 2 and found.batch_size == 1  # 7 -> 3 -> 1
     plain = transcribe(pages, _transcriber(base), 1, "base")
     assert [p.text for p in found.predictions] == [p.text for p in plain.predictions]
+
+
+def test_a_batch_that_failed_leaves_its_memory_to_the_next_one(base: Path, dataset: Path) -> None:
+    pages = EvaluationPages(ShardDataset(dataset, "eval"), None, 0)  # one of them cannot be decoded: two kinds of error
+    found = transcribe(pages, _transcriber(base, _Holding), 7, "base")
+    assert found.memory_halvings == 2 and sum(bool(page.error) for page in found.predictions) == 1
 
 
 def test_a_fault_on_every_page_is_not_scored_as_bad_reading(base: Path, dataset: Path) -> None:
@@ -340,6 +359,18 @@ def test_an_adapter_whose_file_is_cut_is_named_before_anything_is_read(
         cut = _damaged(adapter, tmp_path / f"cut{length}", whole[:length])
         with pytest.raises(UserError, match=r"adapter_model.safetensors: .* truncated or corrupt"):
             run(settings(base, dataset, tmp_path / "out", adapter_dir=cut))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_or_a_whole_model_whose_file_is_cut_is_named(base: Path, dataset: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(base, cut)
+    whole = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(UserError, match=r"base_model '.*cut': the weights cannot be read: .*truncated or corrupt"):
+        run(settings(cut, dataset, tmp_path / "out"))
+    with pytest.raises(UserError, match=r"model\.safetensors: the weights cannot be read: .*truncated or corrupt"):
+        run(settings(base, dataset, tmp_path / "out", adapter_dir=cut))
     assert not (tmp_path / "out").exists()
 
 

@@ -158,6 +158,12 @@ def test_folders_that_are_others_are_named(result: ExportResult, made: Path, tmp
         "reader.zip and --sha256",
     }
     assert found[str(dataset / "train-000000.tar")] == "missing"
+    adapter = tmp_path / "adapter"
+    shutil.copytree(made / "adapter", adapter)
+    (adapter / "tokenizer.json").write_text("{}")
+    (adapter / "more.txt").write_text("")
+    found = differing(check_integrity(result.archive, Reach(adapter_dir=adapter)))
+    assert found == {str(adapter): "more.txt, tokenizer.json"}
 
 
 def test_a_zip_that_was_exchanged_in_the_output_folder_is_named(result: ExportResult, tmp_path: Path) -> None:

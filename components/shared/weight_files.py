@@ -1,0 +1,44 @@
+"""Safetensors files read tensor by tensor: whether they are whole, and whether what they hold are numbers."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from components.shared.errors import UserError
+
+
+def check_weight_files(files: Iterable[Path]) -> None:
+    """Read every tensor of ``files``, one at a time.
+
+    Raises:
+        UserError: a file is truncated or corrupt, or a tensor holds NaN or infinite values; names file and tensor.
+    """
+    for path in files:
+        try:
+            with safe_open(path, "pt") as stored:
+                names = list(stored.keys())
+                bad = [name for name in names if not is_finite(stored.get_tensor(name))]
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"the weights cannot be read: the file is truncated or corrupt ({error})",
+                where=str(path),
+                mend="copy it again, or train again",
+            ) from error
+        if bad:
+            raise not_finite(bad, len(names), str(path))
+
+
+def is_finite(weight: torch.Tensor) -> bool:
+    """Return whether no value is NaN or infinite."""
+    return bool(torch.isfinite(weight).all())
+
+
+def not_finite(bad: list[str], weights: int, where: str) -> UserError:
+    """Return the error for the weights named ``bad``, of so many."""
+    return UserError(
+        f"{len(bad)} of {weights} weights hold NaN or infinite values, first {min(bad)}",
+        where=where,
+        mend="train again with a lower learning_rate or max_grad_norm, or take an earlier checkpoint",
+    )
