@@ -30,6 +30,9 @@ class EvaluateConfig(StepConfig):
     """read at most this many pages, drawn at random with ``seed``; all of them where not given"""
     per_device_eval_batch_size: int = Field(default=32, ge=1)
     """pages per batch; halved where the device runs out of memory"""
+    dataloader_num_workers: int | None = Field(default=None, ge=0)
+    """threads that prepare the next batches' pictures, one batch each, while the model reads; without it, 4 where there
+    is a GPU, and none on a CPU"""
     backend: Literal["standard", "unsloth"] = "standard"
     """who loads and runs the models: transformers, or Unsloth's FastVisionModel with for_inference (CUDA); with
     recorded decoding steps both wrote 1,454 tokens/s (16-bit, 8 pages), and Unsloth takes half a minute more to load"""

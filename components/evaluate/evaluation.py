@@ -50,6 +50,8 @@ from components.shared.unsloth_inference import load_with_unsloth
 
 logger = logging.getLogger(__name__)
 
+_THREADS_BESIDE_A_GPU = 4
+
 
 def evaluate(config: EvaluateConfig) -> EvaluateResult:
     """Transcribe, score and report; see ``step.run``."""
@@ -135,10 +137,17 @@ def _read_with_model(
     family = with_image_settings(ImageSettings.of(config.model_dump()), processor, family)
     transcriber = Transcriber(model, processor, family, config.max_new_tokens)
     try:
-        return transcribe(pages, transcriber, config.per_device_eval_batch_size, name)
+        return transcribe(pages, transcriber, config.per_device_eval_batch_size, name, _threads(config))
     finally:
         del model, transcriber
         release_memory()
+
+
+def _threads(config: EvaluateConfig) -> int:
+    """On a CPU the model needs the cores itself."""
+    if config.dataloader_num_workers is not None:
+        return config.dataloader_num_workers
+    return _THREADS_BESIDE_A_GPU if default_device().type == "cuda" else 0
 
 
 def _loaded(config: EvaluateConfig, adapter_dir: Path | None) -> PreTrainedModel:

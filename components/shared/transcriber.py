@@ -1,10 +1,12 @@
 """A model that reads pages: greedy generation, the same for evaluation and for the checks of a package."""
 
+import copy
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
@@ -25,7 +27,7 @@ class Prediction:
     Attributes:
         text: the transcription; empty where ``error`` says that the page failed.
         truncated: it reached ``max_new_tokens`` without an end-of-sequence token.
-        seconds: the batch's time divided by its pages.
+        seconds: the batch's time, that of preparing it included, divided by its pages.
         error: why the page has no transcription.
     """
 
@@ -33,6 +35,15 @@ class Prediction:
     truncated: bool = False
     seconds: float = 0.0
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class PreparedPages:
+    """A batch of pages as the model's input tensors, in host memory; ``seconds`` were spent on it."""
+
+    inputs: BatchFeature
+    pages: int
+    seconds: float
 
 
 class Transcriber:
@@ -56,6 +67,7 @@ class Transcriber:
         graphed: bool = True,
     ) -> None:
         encode_in_microbatches(model)
+        self._of_thread, self._copying = threading.local(), threading.Lock()
         self._model: Any = model  # generate() is a mixin of the concrete classes, not of PreTrainedModel
         self._processor = processor
         self._family = family
@@ -63,18 +75,37 @@ class Transcriber:
         self._end_tokens = _end_tokens(model, processor)
         self._graphed = GraphedDecoding(model, self._end_tokens, self._pad_token) if graphed else None
 
-    @torch.inference_mode()
     def read(self, pages: Sequence[Sample]) -> list[Prediction]:
         """Transcribe pages as one batch; greedy, so that the same batch gives the same texts."""
+        return self.read_prepared(self.prepare(pages))
+
+    def prepare(self, pages: Sequence[Sample]) -> PreparedPages:
+        """Return a batch for ``read_prepared``; other threads may prepare others meanwhile."""
         started = time.perf_counter()
         inputs = generation_inputs(
-            self._processor, self._family, [page.image for page in pages], [page.instruction for page in pages]
-        ).to(self._model.device, self._model.dtype)
+            self._own_processor(), self._family, [page.image for page in pages], [page.instruction for page in pages]
+        ).to(self._model.dtype)
+        return PreparedPages(inputs, len(pages), time.perf_counter() - started)
+
+    @torch.inference_mode()
+    def read_prepared(self, prepared: PreparedPages) -> list[Prediction]:
+        """Transcribe a batch, as ``read`` does."""
+        started = time.perf_counter()
+        inputs = prepared.inputs.to(self._model.device)
         output = self._generated(inputs)
         answers = output[:, inputs["input_ids"].shape[1] :].tolist()
         decoded = [self._decoded(answer) for answer in answers]
-        seconds = (time.perf_counter() - started) / len(pages)
+        seconds = (prepared.seconds + time.perf_counter() - started) / prepared.pages
         return [Prediction(text, truncated, seconds) for text, truncated in decoded]
+
+    def _own_processor(self) -> ProcessorMixin:
+        """Return this thread's copy: a tokenizer cannot be used by two threads at once."""
+        if threading.current_thread() is threading.main_thread():
+            return self._processor
+        if not hasattr(self._of_thread, "processor"):
+            with self._copying:
+                self._of_thread.processor = copy.deepcopy(self._processor)
+        return cast(ProcessorMixin, self._of_thread.processor)
 
     def _generated(self, inputs: BatchFeature) -> torch.Tensor:
         if self._graphed and self._graphed.supports():

@@ -25,10 +25,10 @@ from components.shared.errors import UserError
 from components.shared.model_families import family_of
 from components.shared.model_loading import load_model, load_processor
 from components.shared.model_registry import register, set_alias
-from components.shared.shard_reader import Sample, ShardDataset
+from components.shared.shard_reader import ShardDataset
 from components.shared.text_normalization import normalizer
 from components.shared.tiny_models import save_blank_paddleocr_vl
-from components.shared.transcriber import Prediction, Transcriber
+from components.shared.transcriber import Prediction, PreparedPages, Transcriber
 
 PAGES = [
     Page("A first page <script>alert(1)</script>\nwith two lines", "one.txt"),
@@ -278,10 +278,10 @@ def _transcriber(base: Path, kind: type[Transcriber] = Transcriber, max_new_toke
 class _SmallMemory(Transcriber):
     """A device that holds two pages."""
 
-    def read(self, pages: list[Sample]) -> list[Prediction]:
-        if len(pages) > 2:
+    def read_prepared(self, prepared: PreparedPages) -> list[Prediction]:
+        if prepared.pages > 2:
             raise torch.OutOfMemoryError("no room")
-        return super().read(pages)
+        return super().read_prepared(prepared)
 
 
 class _Holding(_SmallMemory):
@@ -289,21 +289,22 @@ class _Holding(_SmallMemory):
 
     held: weakref.ref[torch.Tensor] | None = None
 
-    def read(self, pages: list[Sample]) -> list[Prediction]:
+    def read_prepared(self, prepared: PreparedPages) -> list[Prediction]:
         assert self.held is None or self.held() is None, "the failed batch is still in memory"
-        batch = torch.zeros(len(pages))
+        batch = torch.zeros(prepared.pages)
         self.held = weakref.ref(batch)
-        return super().read(pages)
+        return super().read_prepared(prepared)
 
 
 class _Faulty(Transcriber):
-    def read(self, pages: list[Sample]) -> list[Prediction]:
+    def read_prepared(self, prepared: PreparedPages) -> list[Prediction]:
         raise TypeError("a fault of the program")
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(base: Path, dataset: Path) -> None:
+@pytest.mark.parametrize("threads", [0, 2])
+def test_out_of_memory_halves_the_batch_and_goes_on(base: Path, dataset: Path, threads: int) -> None:
     pages = EvaluationPages(ShardDataset(dataset, "eval"), None, 0)
-    found = transcribe(pages, _transcriber(base, _SmallMemory), 7, "base")
+    found = transcribe(pages, _transcriber(base, _SmallMemory), 7, "base", threads)
     assert found.memory_halvings == 2 and found.batch_size == 1  # 7 -> 3 -> 1
     plain = transcribe(pages, _transcriber(base), 1, "base")
     assert [p.text for p in found.predictions] == [p.text for p in plain.predictions]
@@ -313,6 +314,18 @@ def test_a_batch_that_failed_leaves_its_memory_to_the_next_one(base: Path, datas
     pages = EvaluationPages(ShardDataset(dataset, "eval"), None, 0)  # one of them cannot be decoded: two kinds of error
     found = transcribe(pages, _transcriber(base, _Holding), 7, "base")
     assert found.memory_halvings == 2 and sum(bool(page.error) for page in found.predictions) == 1
+
+
+def test_batches_that_threads_prepare_are_read_alike(base: Path, tmp_path: Path) -> None:
+    """Five batches, four ahead; one page cannot be decoded, and is found in a thread."""
+    write_dataset(tmp_path / "more", [Page(f"page {'x' * i}", f"{i}") for i in range(9)] + [PAGES[BROKEN]])
+    pages = EvaluationPages(ShardDataset(tmp_path / "more", "eval"), None, 0)
+    plain = transcribe(pages, _transcriber(base), 2, "base")
+    ahead = transcribe(pages, _transcriber(base), 2, "base", threads=4)
+    assert [(p.text, p.error is None) for p in ahead.predictions] == [
+        (p.text, p.error is None) for p in plain.predictions
+    ]
+    assert sum(p.error is not None for p in ahead.predictions) == 1
 
 
 def test_a_fault_on_every_page_is_not_scored_as_bad_reading(base: Path, dataset: Path) -> None:

@@ -54,7 +54,7 @@ def measured(case: Case, model: Any, processor: Any, dataset: ShardDataset, opti
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    found = transcribe(pages, reader, case.batch_size, case.name)
+    found = transcribe(pages, reader, case.batch_size, case.name, options.threads if case.batch_size > 1 else 0)
     seconds = time.perf_counter() - started
     characters = sum(len(prediction.text) for prediction in found.predictions)
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
@@ -98,6 +98,9 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=20, help="pages that are read one by one")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--max_new_tokens", type=int, default=512)
+    parser.add_argument(
+        "--threads", type=int, default=4 if torch.cuda.is_available() else 0, help="that prepare batches"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     device = default_device()
@@ -110,6 +113,7 @@ def main() -> None:
         "data": options.data.name,
         "dataset_digest": dataset.manifest.digest,
         "max_new_tokens": options.max_new_tokens,
+        "threads": options.threads,
         "device": device_name(device),
         "dtype": str(default_dtype(device)).removeprefix("torch."),
         "versions": software_versions(),
