@@ -51,7 +51,8 @@ def load_model(
     """Load a model's weights in ``dtype`` onto ``device``; ``options`` go to ``from_pretrained``.
 
     Raises:
-        UserError: no such folder, no network for a hub model, an unknown architecture, or unreadable weights.
+        UserError: no such folder, no network for a hub model, an unknown architecture, unreadable weights, or a package
+            that the model asks for and that is not installed.
     """
     location = base_model_location(base_model)
     try:
@@ -70,7 +71,7 @@ def load_model(
             where=f"base_model {base_model!r}",
             mend="copy or download the model again",
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise _loading_error(base_model, error) from error
     return model
 
@@ -82,7 +83,7 @@ def model_type_of(base_model: str, revision: str | None = None, trust_remote_cod
         config = AutoConfig.from_pretrained(
             location, revision=revision, trust_remote_code=trust_remote_code, **_hub_options(location)
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise _loading_error(base_model, error) from error
     return str(config.model_type)
 
@@ -123,8 +124,7 @@ def _assembled_processor(location: str, options: dict[str, Any]) -> ProcessorMix
 
 def _loading_error(base_model: str, error: Exception) -> UserError:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(
-        f"the model cannot be loaded ({first_line})",
-        where=f"base_model {base_model!r}",
-        mend="check the folder; a hub id needs a network, or the model in the local hub cache",
-    )
+    mend = "check the folder; a hub id needs a network, or the model in the local hub cache"
+    if isinstance(error, ImportError):
+        mend = "install what it names; FlashAttention is not needed: write sdpa where the model's config.json names it"
+    return UserError(f"the model cannot be loaded ({first_line})", where=f"base_model {base_model!r}", mend=mend)
