@@ -1,6 +1,7 @@
 """manifests/: each kustomization renders, is what Kubernetes' types allow, and keeps the rules of pod security."""
 
 import copy
+import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -78,11 +79,18 @@ def pods_of(objects: list[Manifest]) -> list[tuple[str, Manifest]]:
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_kubernetes_types_allow_every_object(objects_of: dict[str, list[Manifest]], folder: str, version: str) -> None:
-    assert objects_of[folder]
-    for one in objects_of[folder]:
+def test_kubernetes_types_allow_every_object(objects_of: dict[str, list[Manifest]], version: str) -> None:
+    objects = {json.dumps(one, sort_keys=True): one for folder in FOLDERS for one in objects_of[folder]}
+    assert len(objects) > 40
+    for one in objects.values():
         kubernetes_validate.validate(one, version, strict=True)
+
+
+@pytest.mark.parametrize("folder", WHOLE)
+def test_everything_carries_the_projects_label(objects_of: dict[str, list[Manifest]], folder: str) -> None:
+    for one in objects_of[folder]:
+        labels = one["metadata"].get("labels", {})
+        assert labels.get("app.kubernetes.io/part-of") == "deepsynth", one["metadata"]
 
 
 def _set(*path: str | int, value: Any) -> Callable[[Manifest], None]:
@@ -251,6 +259,25 @@ def test_the_runs_account_has_no_more_rights_than_kfp_needs(objects_of: dict[str
             {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
         ]
         assert {one["metadata"]["namespace"] for one in (role, binding)} | {account["namespace"]} == {namespace}
+
+
+def test_the_volumes_job_fails_where_one_of_them_cannot_be_written(
+    objects_of: dict[str, list[Manifest]], tmp_path: Path
+) -> None:
+    job = find(objects_of["base/runs"], "Job", "deepsynth-volume-permissions")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    (script,) = container["args"]
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    results = {}
+    for missing in (None, "/checkpoints", "/cache"):
+        root = tmp_path / (missing or "none").strip("/")
+        for mount in mounts - {missing}:
+            (root / mount.strip("/")).mkdir(parents=True)
+        here = re.sub(r"(?<=[ ])(?=/c)", str(root), script)
+        done = subprocess.run([*container["command"], here], capture_output=True, text=True, timeout=30)
+        results[missing] = (done.returncode == 0, f"touch: cannot touch '{root}{missing}/.writable'" in done.stderr)
+        assert not list(root.rglob(".writable"))
+    assert results == {None: (True, False), "/checkpoints": (False, True), "/cache": (False, True)}
 
 
 @pytest.mark.parametrize("name", ["local", "production"])

@@ -85,6 +85,29 @@ def test_a_model_version_is_registered_and_its_files_come_back(client: MlflowCli
     assert (Path(fetched) / "adapter_config.json").read_text() == '{"r": 16}'
 
 
+def test_a_step_attaches_below_the_task_of_kfps_mlflow_plugin(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plugin makes a run for the pipeline and one for the task, logs the task's inputs, and closes both itself."""
+    experiment = client.create_experiment("deepsynth-finetune")
+    pipeline = client.create_run(experiment, run_name="weekly 12")
+    task = client.create_run(experiment, run_name="train", tags={"mlflow.parentRunId": pipeline.info.run_id})
+    monkeypatch.setenv("MLFLOW_RUN_ID", task.info.run_id)
+    monkeypatch.setenv("KFP_RUN_ID", "4f1c0b7e")
+    with step_run("train", {"r": 16}) as tracked:
+        tracked.log_metrics({"loss": 0.5}, step=1)
+    client.log_param(task.info.run_id, "r", "as KFP's input says it")
+    client.set_terminated(task.info.run_id, "FINISHED")
+    assert tracked.run_id
+    ours = client.get_run(tracked.run_id)
+    assert ours.data.tags["mlflow.parentRunId"] == task.info.run_id
+    assert ours.info.experiment_id == experiment
+    assert (ours.data.params["r"], ours.data.metrics["loss"]) == ("16", 0.5)
+    assert client.get_run(pipeline.info.run_id).info.status == "RUNNING"
+    assert client.get_run(task.info.run_id).data.params == {"r": "as KFP's input says it"}
+    assert len(client.search_runs([experiment])) == 3
+
+
 def test_runs_are_in_postgres_and_files_in_the_bucket_under_its_key(
     client: MlflowClient, stack: Stack, objects: list[Manifest]
 ) -> None:
