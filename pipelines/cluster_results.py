@@ -26,7 +26,7 @@ def print_results(run_id: str, environment: Environment, console: Console) -> No
         _say(console, "no table: the environment names no MLflow server (mlflow_tracking_uri)")
         return
     try:
-        rows, tags = _results(mlflow_connection.connect(uri), environment.mlflow_experiment, run_id)
+        rows, tags = _results(mlflow_connection.connect(uri), run_id)
     except mlflow_connection.store_errors() as error:
         reason = " ".join(str(error).split())[:200]
         _say(console, f"no table: MLflow at {uri} does not answer here ({reason})")
@@ -43,20 +43,17 @@ def print_results(run_id: str, environment: Environment, console: Console) -> No
         _say(console, f"{tags['gate'] + ':':<14}{tags.get('gate.reason', '')}")
 
 
-def _results(client: Any, experiment_name: str, run_id: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def _results(client: Any, run_id: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Return the report's rows, and the tags of the parent run and of the gate's."""
-    experiment = client.get_experiment_by_name(experiment_name)
-    parent = tracking_runs.existing_parent(client, experiment.experiment_id, run_id) if experiment else None
-    if parent is None:
-        return [], {}
-    tags = dict(client.get_run(parent).data.tags)
-    steps = tracking_runs.latest_steps(client, experiment.experiment_id, parent)
-    if gate := steps.get("gate"):
-        tags |= gate.data.tags
-    if (evaluated := steps.get("evaluate")) is None:
-        return [], tags
-    evaluation = evaluated.info.run_id
-    if all(entry.path != _REPORT for entry in client.list_artifacts(evaluation)):
+    tags: dict[str, str] = {}
+    evaluation = None
+    for run in tracking_runs.runs_of_pipeline(client, run_id):
+        step = run.data.tags.get("deepsynth.step")
+        if step in (None, "gate"):
+            tags |= run.data.tags
+        elif step == "evaluate":
+            evaluation = run.info.run_id
+    if evaluation is None or all(entry.path != _REPORT for entry in client.list_artifacts(evaluation)):
         return [], tags
     with TemporaryDirectory(prefix="deepsynth-results-") as folder:
         path = client.download_artifacts(evaluation, _REPORT, folder)

@@ -29,12 +29,11 @@ _SECONDS_WITHOUT_CONTACT = 600
 
 @dataclass
 class StepState:
-    """What is known of one step; a step of several tasks, such as draw-pages, is counted."""
+    """What is known of one step; the tasks of one that has several, such as draw-pages, are counted."""
 
     name: str
     states: list[str] = field(default_factory=list)
     error: str = ""
-    pod: str = ""
 
     @property
     def state(self) -> str:
@@ -62,6 +61,13 @@ def version_reference(version: UploadedVersion) -> Any:
     return V2beta1PipelineVersionReference(pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id)
 
 
+def plugins_input(environment: Environment) -> dict[str, Any] | None:
+    """Return what KFP's MLflow plugin is told, where the tracking is left to it: to use the pipeline's experiment."""
+    if environment.mlflow_tracking_uri is not None:
+        return None
+    return {"mlflow": {"experiment_name": environment.mlflow_experiment}}
+
+
 def start_run(
     api: KfpApi, environment: Environment, version: UploadedVersion, name: str, parameters: dict[str, Any]
 ) -> str:
@@ -72,6 +78,7 @@ def start_run(
         pipeline_version_reference=version_reference(version),
         runtime_config=V2beta1RuntimeConfig(parameters=parameters),
         service_account=environment.service_account,
+        plugins_input=plugins_input(environment),
     )
     return str(api.call("runs", "run_service_create_run", run=run).run_id)
 
@@ -109,33 +116,35 @@ def follow_run(api: KfpApi, run_id: str, say: Callable[[str], None], seconds_bet
 
 def step_states(run: Any) -> list[StepState]:
     """Return the steps that have begun, in the pipeline's order."""
+    tasks = (run.run_details.task_details if run.run_details else None) or []
     steps: dict[str, StepState] = {}
-    for task in (run.run_details.task_details if run.run_details else None) or []:
+    for task in tasks:
         if task.display_name in STEPS and task.state:
             step = steps.setdefault(task.display_name, StepState(task.display_name))
             step.states.append(task.state)
             if task.state == "FAILED":
-                step.error = step.error or _error_of(task)
-                step.pod = step.pod or task.pod_name or _child_pod(task)
+                step.error = step.error or _error_of(task, tasks)
     return sorted(steps.values(), key=lambda step: STEPS.index(step.name))
 
 
 def failure_of(run: Any) -> str:
-    """Return in words which step failed, with its error where KFP says one, and the pod that has the log."""
+    """Return in words which step failed, with its error where KFP says one."""
     failed = [step for step in step_states(run) if step.state == "FAILED"]
-    if not failed:
-        reason = run.error.message if run.error and run.error.message else ""
-        return f"the run ended as {run.state.lower()}" + (f": {' '.join(reason.split())}" if reason else "")
-    step = failed[0]
-    log = f"; its log: kubectl logs {step.pod}" if step.pod else ""
-    return f"{step.name} failed: {step.error or 'KFP says no reason'}{log}"
+    if failed:
+        return f"{failed[0].name} failed: {failed[0].error or 'KFP says no reason, the log does'}"
+    reason = run.error.message if run.error and run.error.message else ""
+    return f"the run ended as {run.state.lower()}" + (f": {' '.join(reason.split())}" if reason else "")
 
 
-def _error_of(task: Any) -> str:
-    errors = [task.error, *(status.error for status in task.state_history or [])]
-    messages = [error.message for error in errors if error and error.message]
+def _error_of(task: Any, tasks: list[Any]) -> str:
+    """Return what a task or, since it is a node of Argo's with the pod below it, one of its children says last."""
+    messages: list[str] = []
+    waiting, seen = [task], set[str]()
+    while waiting:
+        node = waiting.pop(0)
+        errors = [node.error, *(status.error for status in node.state_history or [])]
+        messages += [error.message for error in errors if error and error.message]
+        children = {child.pod_name or child.task_id for child in node.child_tasks or []} - seen
+        seen |= children
+        waiting += [one for one in tasks if one.pod_name in children or one.task_id in children]
     return " ".join(messages[-1].split()) if messages else ""
-
-
-def _child_pod(task: Any) -> str:
-    return next((child.pod_name for child in task.child_tasks or [] if child.pod_name), "")

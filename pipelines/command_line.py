@@ -37,6 +37,29 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from pipelines.environment import code_tag
+
+        print(code_tag())
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Print version-commit, the tag of this code's images.",
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 class Runner(StrEnum):
     """Where the steps of a local run work."""
 

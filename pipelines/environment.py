@@ -62,9 +62,13 @@ class Toleration(StepConfig):
     """One entry of ``spec.tolerations``."""
 
     key: LabelKey | None = None
+    """the taint's key; null: every taint"""
     operator: Literal["Exists", "Equal"] = "Exists"
+    """Exists: whatever the taint's value; Equal: with this value"""
     value: LabelValue | None = None
+    """the taint's value, with Equal"""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """the taint's effect; null: every effect"""
 
     @model_validator(mode="after")
     def _as_kubernetes_wants_it(self) -> Self:
@@ -94,6 +98,7 @@ class Resources(StepConfig):
     cpu_request: Cpu | None = None
     """cores, or thousandths of one with m: 500m"""
     cpu_limit: Cpu | None = None
+    """a task that wants more waits for it"""
     memory_request: Bytes | None = None
     """bytes, or with a unit: 4Gi"""
     memory_limit: Bytes | None = None
@@ -125,9 +130,10 @@ class Volume(StepConfig):
 
 
 class SecretEnv(StepConfig):
-    """Keys of a Secret as environment variables (``valueFrom.secretKeyRef``) of all tasks."""
+    """Keys of one Secret as environment variables."""
 
     name: DnsName
+    """the Secret's name"""
     keys: dict[str, EnvName]
     """the Secret's key: the variable's name"""
     optional: bool = True
@@ -151,16 +157,22 @@ class Limits(StepConfig):
     """``dsl.PipelineConfig``: how long a run may take, and how long its Workflow object and pods are kept."""
 
     active_deadline_seconds: Seconds | None = None
+    """a run that takes longer is ended, as failed"""
     ttl_seconds_after_success: Seconds | None = None
+    """a run's Workflow object and pods, and so their logs, are removed so long after a success"""
     ttl_seconds_after_failure: Seconds | None = None
+    """the same after a failure"""
 
 
 class SecurityContext(StepConfig):
     """``securityContext`` of the tasks' containers; KFP itself forbids privilege escalation and drops capabilities."""
 
     run_as_user: int | None = Field(None, ge=1)
+    """a user id other than the image's, 10001"""
     run_as_group: int | None = Field(None, ge=0)
+    """a group id other than the image's, 10001"""
     run_as_non_root: bool | None = None
+    """true: Kubernetes refuses to start a container as root"""
 
 
 class Environment(StepConfig):
@@ -193,11 +205,12 @@ class Environment(StepConfig):
     shared_memory: Bytes | None = None
     """/dev/shm of train, evaluate and benchmark: an emptyDir in memory, which counts against their memory_limit"""
     secrets: list[SecretEnv] = Field(default_factory=list)
+    """keys of Secrets as environment variables (valueFrom.secretKeyRef) of all tasks"""
     env: dict[EnvName, str] = Field(default_factory=dict)
     """further environment variables of all tasks, e.g. a proxy's; no secrets"""
     security_context: SecurityContext = SecurityContext()
     mlflow_tracking_uri: HttpAddress | Literal["off"] | None = None
-    """MLFLOW_TRACKING_URI; null: KFP's MLflow plugin sets it; off: nothing is tracked"""
+    """MLFLOW_TRACKING_URI; off: nothing is tracked; null: KFP's MLflow plugin sets it, and is told mlflow_experiment"""
     mlflow_experiment: str = Field(PIPELINE_NAME, min_length=1)
     """MLFLOW_EXPERIMENT_NAME: one experiment for all runs of the pipeline"""
     otlp_endpoint: HttpAddress | None = None

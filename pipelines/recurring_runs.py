@@ -11,7 +11,7 @@ from kfp_server_api import (
 )
 
 from components.shared.errors import UserError
-from pipelines.cluster_runs import experiment_id, version_reference
+from pipelines.cluster_runs import experiment_id, plugins_input, version_reference
 from pipelines.cron import next_time
 from pipelines.environment import Environment
 from pipelines.kfp_api import KfpApi
@@ -34,6 +34,7 @@ def create_recurring_run(
         pipeline_version_reference=version_reference(version),
         runtime_config=V2beta1RuntimeConfig(parameters=parameters),
         service_account=environment.service_account,
+        plugins_input=plugins_input(environment),
         max_concurrency="1",
         no_catchup=True,
         mode=RecurringRunMode.ENABLE,

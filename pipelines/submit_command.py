@@ -144,9 +144,16 @@ def _follow(api: "KfpApi", environment: "Environment", run_id: str, seconds: flo
     if run.state != "SUCCEEDED":
         print(f"error: {failure_of(run)}", file=sys.stderr)
         print(f"its page: {api.run_page(run_id)}", file=sys.stderr)
+        print(f"its logs: {_logs_command(environment, run_id)}", file=sys.stderr)
         raise typer.Exit(EXIT_CODE_RUN_FAILED)
     console = Console()
     print_results(run_id, environment, console if console.is_terminal else Console(width=100))
+
+
+def _logs_command(environment: "Environment", run_id: str) -> str:
+    # By label: a pod's name is not among what KFP says. Argo calls the container with the step main.
+    pods = f"--namespace {environment.namespace} --selector pipeline/runid={run_id}"
+    return f"kubectl logs {pods} --container main --prefix --tail 30"
 
 
 def _follow_command(api: "KfpApi", run_id: str, environment: Path | None) -> str:

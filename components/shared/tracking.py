@@ -126,16 +126,18 @@ class TrackedRun:
         tags = {"deepsynth.step": step, "deepsynth.version": tool_version()}
         if commit := git_commit():
             tags["mlflow.source.git.commit"] = commit
+        pipeline_run = os.environ.get("KFP_RUN_ID")
+        if pipeline_run:
+            tags[tracking_runs.PIPELINE_RUN_TAG] = pipeline_run
         if attached := os.environ.get("MLFLOW_RUN_ID"):
             self._parent_id = attached
             experiment_id = client.get_run(attached).info.experiment_id
         else:
             experiment_id = tracking_runs.experiment(client, self._uri, name)
-            if pipeline_run := os.environ.get("KFP_RUN_ID"):
+            if pipeline_run:
                 self._parent_id = tracking_runs.parent_run(client, experiment_id, pipeline_run)
                 self._owns_parent = True
                 client.update_run(self._parent_id, status="RUNNING")
-                tags[tracking_runs.PIPELINE_RUN_TAG] = pipeline_run
         if self._parent_id:
             tags["mlflow.parentRunId"] = self._parent_id
         return str(client.create_run(experiment_id, tags=tags, run_name=step).info.run_id)

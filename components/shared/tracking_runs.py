@@ -58,6 +58,14 @@ def _parent_name(pipeline_run: str) -> str:
     return f"pipeline {pipeline_run}"
 
 
+def runs_of_pipeline(client: Any, pipeline_run: str) -> list[Any]:
+    """Return all runs that bear the pipeline run's id, the oldest first, whatever their experiment and parent."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    value = pipeline_run.replace("'", "")
+    runs = client.search_runs(experiments, f"tags.`{PIPELINE_RUN_TAG}` = '{value}'")
+    return sorted(runs, key=lambda run: run.info.start_time)
+
+
 def _parents(client: Any, experiment_id: str, pipeline_run: str) -> list[str]:
     value = pipeline_run.replace("'", "")
     runs = client.search_runs([experiment_id], f"tags.`{PIPELINE_RUN_TAG}` = '{value}'")
@@ -78,18 +86,14 @@ def kill_running(client: Any, experiment_id: str, parent_id: str) -> None:
             client.set_terminated(run.info.run_id, status="KILLED")
 
 
-def latest_steps(client: Any, experiment_id: str, parent_id: str) -> dict[str, Any]:
-    """Return step -> its latest nested run: a retried step counts once."""
-    nested = _nested(client, experiment_id, parent_id)
-    return {run.data.tags.get("deepsynth.step", run.info.run_id): run for run in nested}
-
-
 def settle_parent(client: Any, parent_id: str) -> str:
-    """Set the parent's status from the latest nested run of each step, and return it."""
+    """Set the parent's status from the latest nested run of each step, and return it: a retried step counts once."""
     experiment_id = client.get_run(parent_id).info.experiment_id
-    latest = {run.info.status for run in latest_steps(client, experiment_id, parent_id).values()}
+    latest: dict[str, str] = {}
+    for run in _nested(client, experiment_id, parent_id):
+        latest[run.data.tags.get("deepsynth.step", run.info.run_id)] = run.info.status
     for status in ("RUNNING", "FAILED", "KILLED"):
-        if status in latest:
+        if status in latest.values():
             break
     else:
         status = "FINISHED"

@@ -54,7 +54,7 @@ class FakeKfp:
     token: str | None = None
     timeline: Timeline = field(default_factory=lambda: list(SUCCESS))
     errors: dict[str, str] = field(default_factory=dict)
-    """task -> the error of its state history, where it fails"""
+    """task -> the error of its pod, where it fails"""
     troubles: list[int] = field(default_factory=list)
     """statuses that the next looks at a run get instead of an answer"""
     pipelines: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -180,22 +180,22 @@ class FakeKfp:
             raise RefusedError(self.troubles.pop(0), "trouble")
         look = self.looks[run_id] = self.looks.get(run_id, -1) + 1
         state, tasks = self.timeline[min(look, len(self.timeline) - 1)]
-        details = [self._task(run_id, name, state) for name, state in tasks.items()]
+        details = [task for name, state in tasks.items() for task in self._tasks(run_id, name, state)]
         return {**run, "state": state, "run_details": {"task_details": details}}
 
-    def _task(self, run_id: str, name: str, state: str) -> dict[str, Any]:
+    def _tasks(self, run_id: str, name: str, state: str) -> list[dict[str, Any]]:
+        """Return a task and the pod below it, as KFP lists the nodes of Argo's workflow."""
         name, _, number = name.partition("#")  # draw-pages#0, draw-pages#1: tasks of one name
+        node = f"deepsynth-finetune-x-{name}{number}"
         history: list[dict[str, Any]] = [{"state": state}]
         if state == "FAILED" and name in self.errors:
             history.append({"state": state, "error": {"code": 13, "message": self.errors[name]}})
-        return {
-            "run_id": run_id,
-            "task_id": f"{name}{number}",
-            "display_name": name,
-            "state": state,
-            "state_history": history,
-            "child_tasks": [{"pod_name": f"deepsynth-finetune-x-{name}"}],
-        }
+        task = {"run_id": run_id, "task_id": str(uuid.uuid4()), "display_name": name, "state": state, "pod_name": node}
+        pod = task | {"task_id": str(uuid.uuid4()), "display_name": "executor", "pod_name": f"{node}-1"}
+        return [
+            task | {"state_history": [{"state": state}], "child_tasks": [{"pod_name": f"{node}-1"}]},
+            pod | {"state_history": history, "parent_task_id": task["task_id"]},
+        ]
 
     def _scheduled(self, wanted: dict[str, Any]) -> dict[str, Any]:
         self._check_source(wanted)

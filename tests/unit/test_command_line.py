@@ -14,6 +14,7 @@ import yaml
 from components.shared.errors import UserError
 from components.shared.tracking import step_run
 from pipelines.config import parameter_text, pipeline_config, quickstart_values, with_overrides
+from pipelines.environment import code_tag
 
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 
@@ -27,6 +28,10 @@ def test_help_teaches_with_examples(tmp_path: Path) -> None:
     assert {"run", "config", "compile", "ui"} <= set(deepsynth("--help", folder=tmp_path).stdout.split())
     text = deepsynth("run", "--help", folder=tmp_path).stdout
     assert "--set" in text and "train.learning_rate=1e-4" in text and "deepsynth config" in text
+
+
+def test_the_version_is_the_tag_of_the_images(tmp_path: Path) -> None:
+    assert deepsynth("--version", folder=tmp_path).stdout == f"{code_tag()}\n"
 
 
 def test_the_printed_config_is_a_config_with_the_same_values(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from components.shared.errors import UserError
 from pipelines.environment import Environment, code_tag, read_environment
+from pipelines.environment_reference import reference
 
 ENVIRONMENTS = Path(__file__).parents[2] / "manifests" / "environments"
 
@@ -78,3 +79,10 @@ def test_a_mistake_is_one_line_with_file_and_field(tmp_path: Path, text: str, sa
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.yaml: the config file cannot be read"):
         read_environment(tmp_path / "nowhere.yaml")
+
+
+def test_the_reference_in_the_docs_is_that_of_the_fields() -> None:
+    page = (ENVIRONMENTS.parents[1] / "docs" / "environments.md").read_text(encoding="utf-8")
+    assert page.endswith(f"\n{reference()}\n"), "python -m pipelines.environment_reference"
+    rows = reference().splitlines()[2:]
+    assert all(len(row.split(" | ")[2].strip(" |")) > 5 for row in rows), "every key says what it is"

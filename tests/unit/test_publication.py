@@ -80,6 +80,7 @@ def test_a_promoted_adapter_becomes_challenger_and_champion(
         "gate.improvement_interval": "0.5 to 0.75",
         "cer": "0.125",
         "dataset_digest": manifest["digest"],
+        "source_digest": manifest["source_digest"],
         "adapter_sha256": sha256_folder(made / "adapter"),
         "package_sha256": sha256_file(result.archive),
         "pipeline_run_id": "run-7",

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from components.shared.pipeline_run import tag_pipeline_run
 from components.shared.tracking import step_run
@@ -101,7 +102,9 @@ def test_a_failed_run_is_named_with_its_step_and_error(shell: Shell, kfp: FakeKf
     assert (
         "error: train failed: train: CUDA out of memory; lower per_device_train_batch_size (exit code 2)" in answer.err
     )
-    assert "kubectl logs deepsynth-finetune-x-train" in answer.err and "/#/runs/details/" in answer.err
+    (run,) = kfp.runs
+    assert f"its page: {kfp.url}/#/runs/details/{run}" in answer.err
+    assert f"its logs: kubectl logs --namespace deepsynth --selector pipeline/runid={run}" in answer.err
 
 
 def test_a_run_that_was_terminated_is_not_a_success(shell: Shell, kfp: FakeKfp) -> None:
@@ -252,6 +255,30 @@ def test_a_run_that_trained_nothing_says_so(
     kfp.timeline = [("SUCCEEDED", {"configure": "SUCCEEDED", "condition-2": "SKIPPED"})]
     answer = shell("follow", run_id, "--host", kfp.url, "--poll-seconds", "0.05")
     assert "Nothing is trained: x knows it." in answer.out
+
+
+def test_where_kfps_mlflow_plugin_tracks_the_run_it_is_told_the_experiment_and_the_table_is_found(
+    shell: Shell, kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(shell, kfp)
+    (shell.folder / "environment.yaml").write_text("tag: 1-a\nmlflow_experiment: letters\n")
+    submit(shell, kfp)
+    without, with_plugin = kfp.runs.values()
+    assert "plugins_input" not in without
+    assert with_plugin["plugins_input"] == {"mlflow": {"experiment_name": "letters"}}
+
+    # As in a task's pod: the plugin's run is to be attached to, in an experiment of the plugin's.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    attached = client.create_run(client.create_experiment("letters")).info.run_id
+    monkeypatch.setenv("KFP_RUN_ID", with_plugin["run_id"])
+    monkeypatch.setenv("MLFLOW_RUN_ID", attached)
+    row = {"name": "adapter", "cer": 0.25, "cer_interval": None, "wer": 0.5, "rougeL": 0.5, "loop_rate": 0.0}
+    (tmp_path / "report.json").write_text(json.dumps({"rows": [row | {"pages_per_second": 1.0}]}))
+    with step_run("evaluate", {}) as tracked:
+        tracked.log_artifact(tmp_path / "report.json")
+    answer = shell("follow", with_plugin["run_id"], "--host", kfp.url, "--poll-seconds", "0.05")
+    assert answer.code == 0 and "25.00%" in answer.out
 
 
 def test_ctrl_c_while_waiting_leaves_the_run_going(tmp_path: Path, kfp: FakeKfp) -> None:
