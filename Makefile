@@ -6,7 +6,8 @@ INSTALLED := .venv/.installed
 RANDOM_PASSWORD = $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint system-packages ui compile manifests local-secrets clean
+.PHONY: help install quickstart test test-slow test-docker lint system-packages images image-cuda push-images wheels ui \
+	compile manifests local-secrets clean
 
 help: ## show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -27,6 +28,9 @@ quickstart: $(INSTALLED) ## run the whole pipeline on Python's own documentation
 test: $(INSTALLED) lint ## lint, check types, run the tests
 	$(BIN)/python -m pytest
 
+test-docker: $(INSTALLED) ## build the images and run the pipeline in them; as root it starts an engine of its own where none runs
+	$(BIN)/python -m pytest -m docker
+
 test-slow: $(INSTALLED) ## run the tests that `make test` leaves out: whole runs, resumed trainings, memory estimates
 	$(BIN)/python -m pytest -m slow
 
@@ -39,6 +43,35 @@ system-packages: ## as root on Debian: the text engine Pango, fonts of all scrip
 	apt-get update --quiet --quiet
 	DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --quiet --no-install-recommends \
 		$$(sed 's/#.*//' images/debian-packages.txt images/debian-packages-test.txt)
+
+# Images: docs/docker.md. TAG names the code, so that no two contents share a tag.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+COMMIT := $(shell git rev-parse HEAD 2> /dev/null)
+TAG ?= $(VERSION)-$(shell echo $(COMMIT) | cut -c 1-12)$(if $(shell git status --porcelain 2> /dev/null),-dirty)
+SOURCE ?= $(shell git config --get remote.origin.url 2> /dev/null | sed 's,//[^/@]*@,//,')
+PREFIX = $(if $(REGISTRY),$(REGISTRY)/)
+BUILD = docker build --file images/Dockerfile --build-arg VERSION=$(VERSION) --build-arg GIT_COMMIT=$(COMMIT) \
+	--build-arg SOURCE=$(SOURCE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_OPTIONS)
+IMAGES = $(PREFIX)deepsynth-pipelines-python:$(TAG) $(PREFIX)deepsynth-mlflow:$(TAG)
+CUDA_IMAGE = $(PREFIX)deepsynth-pipelines-python-cuda:$(TAG)
+CHECK_TAG = $(if $(filter latest,$(TAG)),$(error TAG=latest says nothing about the code, and caches keep it: name another))
+
+images: ## build the steps' CPU image and the MLflow server's: REGISTRY= TAG= BASE_IMAGE= TORCH_CPU_INDEX=
+	$(CHECK_TAG)$(BUILD) --target cpu $(if $(TORCH_CPU_INDEX),--build-arg PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX)) \
+		--tag $(word 1,$(IMAGES)) .
+	$(BUILD) --target mlflow --tag $(word 2,$(IMAGES)) .
+	@docker images --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep --fixed-strings ':$(TAG) '
+
+image-cuda: ## build the steps' CUDA image, several GB: REGISTRY= TAG= BASE_IMAGE=
+	$(CHECK_TAG)$(BUILD) --target cuda --tag $(CUDA_IMAGE) .
+
+push-images: ## push the images of TAG that were built here to REGISTRY
+	$(if $(REGISTRY),,$(error REGISTRY= is needed))$(CHECK_TAG)for image in $(IMAGES) $(CUDA_IMAGE); do \
+		if docker image inspect $$image > /dev/null 2>&1; then docker push $$image || exit 1; fi; done
+
+wheels: ## download the wheels that `make images` then takes instead of pip's index: in builds without one
+	PYTHON=$(PYTHON) images/download-wheels.sh cpu
+	PYTHON=$(PYTHON) images/download-wheels.sh mlflow
 
 ui: $(INSTALLED) ## open the MLflow UI over the runs
 	$(BIN)/deepsynth ui

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Download an image's wheels with this machine's pip: images/download-wheels.sh cpu|cuda|mlflow
+#
+# For builds that reach no index of their own. pip's settings and variables hold; PYTHON names the Python whose pip is
+# used (3.11 or newer), PYTHON_VERSION the image's.
+set -euo pipefail
+image=${1:?usage: images/download-wheels.sh cpu|cuda|mlflow}
+cd "$(dirname "$0")"
+python=${PYTHON:-python3}
+folder=wheels/$image
+# From the start: a wheel of an earlier constraint would be a second answer.
+find "$folder" -name '*.whl' -delete
+mapfile -t requirements < <("$python" requirements.py "$image")
+download=("$python" -m pip download --quiet --disable-pip-version-check --constraint ../constraints.txt
+    --dest "$folder" --only-binary=:all: --python-version "${PYTHON_VERSION:-3.11}")
+"${download[@]}" "${requirements[@]}" pip setuptools
+[ "$image" = mlflow ] || "${download[@]}" --no-deps "$(grep '^kfp==' ../constraints.txt)"
+du --summarize --human-readable "$folder"
