@@ -27,7 +27,6 @@ if [ "$image" = code ]; then
 fi
 
 python3 -m venv --without-pip /opt/deepsynth
-python3 requirements.py "$image" > requirements.txt
 $install --requirement requirements.txt
 packages=$($python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 if [ "$image" != mlflow ]; then

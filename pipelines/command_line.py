@@ -64,6 +64,7 @@ class Runner(StrEnum):
     """Where the steps of a local run work."""
 
     SUBPROCESS = "subprocess"
+    DOCKER = "docker"
 
 
 RunsDir = Annotated[Path, typer.Option(help="The folder of all runs and of their MLflow store.")]
@@ -78,9 +79,17 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be given many times."),
     ] = None,
-    runner: Annotated[Runner, typer.Option(help="subprocess: each step in a process of this Python.")] = (
-        Runner.SUBPROCESS
-    ),
+    runner: Annotated[
+        Runner,
+        typer.Option(help="subprocess: each step in a process of this Python; docker: each in a container, as you."),
+    ] = Runner.SUBPROCESS,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DEEPSYNTH_IMAGE",
+            help="--runner docker: the steps' image; without it, what `make images` built from this code.",
+        ),
+    ] = None,
     runs_dir: RunsDir = Path("runs"),
     run_id: Annotated[str | None, typer.Option(help="The run's name; without it, the time in UTC.")] = None,
     prepare_partitions: PreparePartitions = 1,
@@ -98,6 +107,8 @@ def run(
 
     - a file of settings: `deepsynth config > my.yaml`, edit, `deepsynth run --config my.yaml`
 
+    - in containers, with the machine's GPU where there is one: `make images`, `deepsynth run --runner docker`
+
     The results are in `runs/<id>/`; `deepsynth config` lists every key with its meaning and default.
     """
     from pipelines.local_runner import run_pipeline, tracking_uri
@@ -108,14 +119,24 @@ def run(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError("may hold letters, digits, dots, - and _ only", where=f"--run-id {name!r}")
     try:
+        docker = _docker_run(name, runs_dir, image) if runner is Runner.DOCKER else None
         with pipeline_span(name, "deepsynth-finetune"):
-            outcome = run_pipeline(checked, runs_dir, name, prepare_partitions)
+            outcome = run_pipeline(checked, runs_dir, name, prepare_partitions, docker)
     except KeyboardInterrupt as interrupt:
         print("interrupted: nothing half-written was kept", file=sys.stderr)
         raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
     for warning in outcome.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print_summary(outcome.summary, outcome.folder, tracking_uri(runs_dir), _output())
+
+
+def _docker_run(run_id: str, runs_dir: Path, image: str | None) -> Any:
+    from pipelines.docker_run import docker_run
+
+    run = docker_run(run_id, runs_dir.absolute(), image)
+    for warning in run.images.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return run
 
 
 @app.command("config")

@@ -10,20 +10,26 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipelines.local_compilation import compiled_without_unset_parameters
 
 
 def main(job_file: str) -> int:
     """Run the pipeline that the job describes; return 0, or 1 where a task failed."""
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     from kfp import local
 
     with tempfile.TemporaryDirectory(prefix="deepsynth-") as scratch:
-        root = _root_without_python3(Path(job["pipeline_root"]), Path(scratch))
-        runner = local.SubprocessRunner(use_venv=False)
+        root = Path(job["pipeline_root"])
+        if "docker" in job:
+            runner = _docker_runner(job["docker"])
+        else:
+            _start_thread(_end_with_the_parent, lambda: None)
+            root = _root_without_python3(root, Path(scratch))
+            runner = local.SubprocessRunner(use_venv=False)
         local.init(runner, pipeline_root=str(root), workspace_root=str(Path(scratch) / "workspace"))
         try:
             package = Path(scratch) / "pipeline.yaml"
@@ -32,6 +38,28 @@ def main(job_file: str) -> int:
             print(error, file=sys.stderr)
             return 1
     return 0
+
+
+def _docker_runner(job: dict[str, Any]) -> Any:
+    """Return KFP's runner, whose containers are as ``pipelines.docker_run`` says and end with the parent."""
+    from docker import from_env, types
+    from kfp import local
+    from kfp.local import docker_task_handler
+
+    from pipelines.docker_containers import RUN_LABEL, ContainerRunner, RunContainers
+
+    arguments = job["arguments"]
+    run_container = ContainerRunner()
+
+    def end_containers() -> None:
+        run_container.ending = True
+        RunContainers(from_env(), arguments["labels"][RUN_LABEL]).end()
+
+    _start_thread(_end_with_the_parent, end_containers)
+    docker_task_handler.run_docker_container = run_container
+    mounts = [types.Mount(path, path, type="bind", read_only=only_read) for path, only_read in job["mounts"].items()]
+    devices = [types.DeviceRequest(count=-1, capabilities=[["gpu"]])] if job["gpus"] else []
+    return local.DockerRunner(mounts=mounts, device_requests=devices, **arguments)
 
 
 def _root_without_python3(root: Path, scratch: Path) -> Path:
@@ -43,10 +71,15 @@ def _root_without_python3(root: Path, scratch: Path) -> Path:
     return link
 
 
-def _end_with_the_parent() -> None:
+def _start_thread(target: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=target, args=arguments, daemon=True).start()
+
+
+def _end_with_the_parent(first: Callable[[], None]) -> None:
     # Not sys.stdin: its lock, held by this thread, would abort the interpreter's shutdown.
     while os.read(0, 1024):
         pass
+    first()
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGTERM)
 

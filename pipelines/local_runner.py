@@ -1,4 +1,4 @@
-"""``deepsynth run``: the pipeline on this machine, in KFP's subprocess runner, with its progress shown.
+"""``deepsynth run``: the pipeline on this machine, in KFP's subprocess or Docker runner, with its progress shown.
 
 The work is done in ``runs/.<id>.partial-<pid>``, which takes the name ``runs/<id>`` only when everything is there.
 """
@@ -24,6 +24,7 @@ from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.output_folder import finished_folder
 from components.shared.progress import PROGRESS_FILE_VARIABLE
 from pipelines.config import SharedSettings, parameter_text
+from pipelines.docker_run import DockerRun, configuration
 from pipelines.process_group import ProcessGroup
 from pipelines.run_display import RunDisplay
 from pipelines.run_events import EventReader, task_title
@@ -70,7 +71,11 @@ class _Watched:
     last_task: str = "before the first step"
     died: bool = False
     """the last task ended without a word"""
-    _running: bool = False
+    killed: str = ""
+    """why, where its container tells"""
+    largest_process: int = 0
+    """bytes, of the tasks that said it"""
+    running: bool = False
     _started: float = 0.0
 
     def note(self, line: dict[str, Any]) -> None:
@@ -78,12 +83,15 @@ class _Watched:
         event = line.get("event")
         if self.failed():
             return
-        if event == "start" and self._running:
+        if event == "start" and self.running:
             self.died = True
         elif event == "start":
-            self.last_task, self._running, self._started = task_title(line), True, line["time"]
+            self.last_task, self.running, self._started = task_title(line), True, line["time"]
+        elif event == "killed":
+            self._note_killed(line)
         elif event == "end":
-            self._running = False
+            self.running = False
+            self.largest_process = max(self.largest_process, line.get("largest_process", 0))
             self.seconds[line["step"]] = self.seconds.get(line["step"], 0.0) + line["time"] - self._started
             if "output_dir" in line:
                 self.outputs[line["step"]] = Path(line["output_dir"])
@@ -92,13 +100,24 @@ class _Watched:
         elif event == "error":
             self.error = line
 
+    def _note_killed(self, line: dict[str, Any]) -> None:
+        if line["again"]:
+            self.running = False
+            self.warnings.append(f"{self.last_task}: its container was killed ({line['reason']}) and started again")
+        else:
+            self.died, self.killed = True, f"killed, {line['reason']}, each time it was started; "
+
     def failed(self) -> bool:
         """Tell whether a task said that it failed, or died."""
         return self.died or self.error is not None
 
 
-def run_pipeline(config: SharedSettings, runs_dir: Path, run_id: str, prepare_partitions: int = 1) -> RunOutcome:
+def run_pipeline(
+    config: SharedSettings, runs_dir: Path, run_id: str, prepare_partitions: int = 1, docker: DockerRun | None = None
+) -> RunOutcome:
     """Run the pipeline and make ``runs_dir/run_id``; its pages are drawn in ``prepare_partitions`` tasks.
+
+    With ``docker`` each task is a container, else a process.
 
     Raises:
         UserError: the run exists, or a step found something that the user can mend.
@@ -113,8 +132,13 @@ def run_pipeline(config: SharedSettings, runs_dir: Path, run_id: str, prepare_pa
         failed_log = runs_dir / f"{run_id}.failed.log"
         failed_log.unlink(missing_ok=True)
         with _kept_log_of_a_failure(folder / LOG_FILE, failed_log):
-            job = _write_job(config, folder, prepare_partitions)
-            watched, memory = _watch(job, folder, run_id, tracking_uri(runs_dir), _tasks(prepare_partitions))
+            (folder / "kfp").mkdir()
+            job = {
+                "pipeline_root": str(folder / "kfp"),
+                "config": config.model_dump(mode="json", exclude_unset=True),
+                "prepare_partitions": prepare_partitions,
+            }
+            watched, memory = _watch(job, folder, run_id, runs_dir, docker)
         for step, output in watched.outputs.items():
             shutil.move(output, folder / _FOLDERS[step])
         shutil.rmtree(folder / "kfp")
@@ -137,42 +161,53 @@ def _tasks(prepare_partitions: int) -> int:
     return 7 if prepare_partitions == 1 else 6 + 1 + prepare_partitions + 1
 
 
-def _write_job(config: SharedSettings, folder: Path, prepare_partitions: int) -> Path:
-    path = folder / "kfp" / "job.json"
-    path.parent.mkdir()
-    job = {
-        "pipeline_root": str(path.parent),
-        "config": parameter_text(config.model_dump(mode="json", exclude_unset=True)),
-        "prepare_partitions": prepare_partitions,
-    }
-    path.write_text(json.dumps(job), encoding="utf-8")
-    return path
-
-
-def _watch(job: Path, folder: Path, run_id: str, uri: str, tasks: int) -> tuple[_Watched, dict[str, int]]:
-    events = job.with_name("events.jsonl")
-    environment = os.environ | {
+def _watch(
+    job: dict[str, Any], folder: Path, run_id: str, runs_dir: Path, docker: DockerRun | None
+) -> tuple[_Watched, dict[str, int]]:
+    """Run the job in a process of its own, and show what its tasks say."""
+    root = folder / "kfp"
+    events = root / "events.jsonl"
+    variables = {
         PROGRESS_FILE_VARIABLE: str(events),
-        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_TRACKING_URI": tracking_uri(runs_dir),
         "KFP_RUN_ID": run_id,
-        "PYTHONUNBUFFERED": "1",
     }
-    command = [sys.executable, "-m", "pipelines.local_run", str(job)]
+    if docker:
+        job["config"] = configuration(job["config"])
+        job["docker"] = docker.job(job["config"], root, runs_dir, variables)
+        variables |= docker.variables()
+    job["config"] = parameter_text(job["config"])
+    (root / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    command = [sys.executable, "-m", "pipelines.local_run", str(root / "job.json")]
     reader, watched = EventReader(events), _Watched()
-    with RunDisplay(tasks) as display, ProcessGroup(command, folder / LOG_FILE, environment) as group:
+    group = ProcessGroup(command, folder / LOG_FILE, os.environ | variables | {"PYTHONUNBUFFERED": "1"})
+    with RunDisplay(_tasks(job["prepare_partitions"])) as display, _ended_containers(docker), group:
         code, give_up_at = None, math.inf
         while code is None and time.monotonic() < give_up_at:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-            code = group.exit_code()
+            code = group.exit_code(docker.containers.memory_bytes() if docker else 0)
             for line in reader.new_lines():
                 watched.note(line)
                 display.show(line)
             if watched.failed():
                 give_up_at = min(give_up_at, time.monotonic() + _SECONDS_TO_END_AFTER_A_FAILURE)
-    if code != 0:
+    if code != 0 or watched.running or watched.failed():
         raise _failure(watched, code, folder / LOG_FILE)
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return watched, {"largest_process": largest, "all_processes": group.peak_memory_bytes}
+    return watched, {
+        "largest_process": max(largest, watched.largest_process),
+        "all_processes": group.peak_memory_bytes,
+    }
+
+
+@contextmanager
+def _ended_containers(docker: DockerRun | None) -> Iterator[None]:
+    """End the containers of the run when the process that starts them has ended, however it did."""
+    try:
+        yield
+    finally:
+        if docker and docker.containers.any_left():
+            docker.containers.end()
 
 
 def _failure(watched: _Watched, exit_code: int | None, log: Path) -> Exception:
@@ -180,7 +215,8 @@ def _failure(watched: _Watched, exit_code: int | None, log: Path) -> Exception:
         last_words = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2].strip()
         known = "" if exit_code is None else f"exit code {exit_code}; "
         return StepFailedError(
-            f"{watched.last_task}: its process ended without an error of its own ({known}killed, or out of memory?); "
+            f"{watched.last_task}: its process ended without an error of its own "
+            f"({watched.killed or known + 'killed, or out of memory?'}); "
             f"the log ends with: {last_words[:200]}"
         )
     message = f"{task_title(watched.error)}: {watched.error['message']}"

@@ -52,11 +52,14 @@ class ProcessGroup:
         if self._process.stdin:
             self._process.stdin.close()
 
-    def exit_code(self) -> int | None:
-        """Return the leader's exit code, None while it runs; each call also samples the memory."""
+    def exit_code(self, memory_elsewhere: int = 0) -> int | None:
+        """Return the leader's exit code, None while it runs; each call also samples the memory.
+
+        ``memory_elsewhere`` are bytes that it makes others use now, such as an engine's containers.
+        """
         code = self._process.poll()
         if code is None:
-            self._sample_memory()
+            self._sample_memory(memory_elsewhere)
         return code
 
     def _signal(self, number: int) -> bool:
@@ -66,8 +69,8 @@ class ProcessGroup:
             return False
         return True
 
-    def _sample_memory(self) -> None:
-        total = 0
+    def _sample_memory(self, memory_elsewhere: int) -> None:
+        total = memory_elsewhere
         with contextlib.suppress(psutil.NoSuchProcess):
             leader = psutil.Process(self._process.pid)
             for process in [leader, *leader.children(recursive=True)]:

@@ -30,6 +30,7 @@ class RunDisplay:
         self._work_name = ""
         self._log = ProgressLog(self._log_line)
         self._number = 0
+        self._again = False
         self._started = 0.0
 
     def __enter__(self) -> "RunDisplay":
@@ -48,9 +49,14 @@ class RunDisplay:
     def show(self, line: dict[str, Any]) -> None:
         """Show one event or one progress line."""
         if line.get("event") == "start":
-            self._number += 1
+            self._number += not self._again
+            self._again = False
             self._started = line["time"]
             self._name_task(task_title(line))
+        elif line.get("event") == "killed" and line["again"]:
+            self._again = True
+            self._drop_work()
+            self._say(f"the container was killed ({line['reason']}): it is started again")
         elif line.get("event") == "end":
             seconds = line["time"] - self._started
             self._drop_work()

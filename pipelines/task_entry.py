@@ -2,6 +2,7 @@
 
 import json
 import logging
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ def task(step: str, part: str | None = None, **details: Any) -> Iterator[None]:
     tell("start", step, part=part)
     with failing_in_order(step, part), step_span(step, part):
         yield
-    tell("end", step, part=part, **json.loads(json.dumps(details)))
+    tell("end", step, part=part, largest_process=_largest_process(), **json.loads(json.dumps(details)))
 
 
 @contextmanager
@@ -64,6 +65,12 @@ def failing_in_order(step: str, part: str | None = None) -> Iterator[None]:
     except Exception as error:
         tell("error", step, part=part, message=f"{type(error).__name__}: {error}", exit_code=1)
         raise
+
+
+def _largest_process() -> int:
+    """Return the highest resident memory, in bytes, of this process or of one of its children."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(usage.ru_maxrss for usage in usages) * 1024
 
 
 class _WarningEvents(logging.Handler):
