@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 RANDOM_PASSWORD = $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-docker lint system-packages images image-cuda push-images wheels ui \
+.PHONY: help install quickstart test test-slow test-docker lint system-packages docker-packages images image-cuda push-images wheels ui \
 	compile manifests local-secrets clean
 
 help: ## show what there is to make
@@ -43,6 +43,10 @@ system-packages: ## as root on Debian: the text engine Pango, fonts of all scrip
 	apt-get update --quiet --quiet
 	DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --quiet --no-install-recommends \
 		$$(sed 's/#.*//' images/debian-packages.txt images/debian-packages-test.txt)
+
+docker-packages: ## as root on Debian: the Docker engine, and what makes a base image without a registry
+	apt-get update --quiet --quiet
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --quiet --no-install-recommends docker.io debootstrap
 
 # Images: docs/docker.md. TAG names the code, so that no two contents share a tag.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)

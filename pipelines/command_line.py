@@ -7,7 +7,7 @@ import re
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -25,6 +25,9 @@ from pipelines.estimate_command import estimate, presets
 from pipelines.package_commands import push, register, verify
 from pipelines.schedule_command import schedule
 from pipelines.submit_command import follow, submit
+
+if TYPE_CHECKING:
+    from pipelines.docker_run import DockerRun
 
 EXIT_CODE_INTERRUPTED = 130
 
@@ -130,7 +133,7 @@ def run(
     print_summary(outcome.summary, outcome.folder, tracking_uri(runs_dir), _output())
 
 
-def _docker_run(run_id: str, runs_dir: Path, image: str | None) -> Any:
+def _docker_run(run_id: str, runs_dir: Path, image: str | None) -> "DockerRun":
     from pipelines.docker_run import docker_run
 
     run = docker_run(run_id, runs_dir.absolute(), image)

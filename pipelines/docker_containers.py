@@ -108,7 +108,7 @@ class ContainerRunner:
             code, out_of_memory = self._run(client, image, command, volumes, arguments)
             if code < 128 or self.ending:
                 return code
-            reason = "out of memory" if out_of_memory else "not by the pipeline"
+            reason = "out of memory" if out_of_memory else f"by {_signal_name(code - 128)}"
             tell("killed", "", exit_code=code, reason=reason, again=attempts_left > 0)
             print(f"the container was killed ({reason}), exit code {code}", flush=True)
         return code
@@ -135,3 +135,11 @@ class ContainerRunner:
         finally:
             with suppress(docker.errors.NotFound):
                 container.remove(force=True, v=True)
+
+
+def _signal_name(number: int) -> str:
+    if number == signal.SIGKILL:
+        return "SIGKILL, as the kernel does when memory runs out"
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"

@@ -17,8 +17,10 @@ from pipelines.persistent_folders import CHECKPOINTS_VARIABLE
 _WRITTEN_BY_TRAIN = ("checkpoint_dir", "compile_cache_dir", "vision_features_dir")
 _PREFIXES = ("images:",)
 # What a mount there, or above, would hide of the image: its programs, and the folder for temporary files.
-_OF_THE_IMAGE = ("/opt/deepsynth", "/opt/deepsynth-code", "/usr/bin", "/usr/lib", "/usr/local/bin", "/usr/local/lib")
-_OF_THE_IMAGE_TOO = ("/bin", "/lib", "/lib64", "/etc", "/tmp", "/proc", "/sys", "/dev", "/var", "/run")
+_OF_THE_IMAGE = (
+    *("/opt/deepsynth", "/opt/deepsynth-code", "/usr/bin", "/usr/lib", "/usr/local/bin", "/usr/local/lib"),
+    *("/bin", "/lib", "/lib64", "/etc", "/tmp", "/proc", "/sys", "/dev", "/var", "/run"),
+)
 
 
 def with_home_expanded(value: Any) -> Any:
@@ -50,7 +52,10 @@ def mounts(
     """
     read = set(_existing_paths(config)) | set(_existing_paths(dict(environment)))
     written = {runs_dir, *_written_by_steps(config, tracking_uri, environment)}
-    found = dict.fromkeys(read | {linked for path in read for linked in _linked_from(path)}, True)
+    for path in (*read, *written):
+        _check_hides_nothing(path)
+    linked = {target for path in read for target in _linked_from(path) if not _hides(target)}
+    found = dict.fromkeys(read | linked, True)
     for path in written:
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -61,8 +66,6 @@ def mounts(
             path.mkdir(parents=True, exist_ok=True)
             written.add(path.absolute())
     found |= dict.fromkeys(written, False)
-    for path in found:
-        _check_hides_nothing(path)
     return {str(path): found[path] for path in sorted(found)}
 
 
@@ -108,16 +111,21 @@ def _linked_from(path: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):
             entry = Path(folder, name)
-            if entry.is_symlink() and entry.exists() and not entry.resolve().is_relative_to(inside):
+            if entry.is_symlink() and os.path.exists(entry):  # noqa: PTH110 (False where it may not be asked)
                 target = entry.resolve()
+                if target.is_relative_to(inside):
+                    continue
                 yield target if target.is_dir() else target.parent
 
 
 def _check_hides_nothing(path: Path) -> None:
-    for own in (*_OF_THE_IMAGE, *_OF_THE_IMAGE_TOO):
-        if Path(own).is_relative_to(path):
-            raise UserError(
-                "cannot be shown to the steps' containers: it would hide the image's own files",
-                where=str(path),
-                mend="name a folder of your own, or use --runner subprocess",
-            )
+    if _hides(path):
+        raise UserError(
+            "cannot be shown to the steps' containers: it would hide the image's own files",
+            where=str(path),
+            mend="name a folder of your own, or use --runner subprocess",
+        )
+
+
+def _hides(path: Path) -> bool:
+    return any(Path(own).is_relative_to(path) for own in _OF_THE_IMAGE)

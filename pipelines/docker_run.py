@@ -20,7 +20,7 @@ from pipelines.persistent_folders import CHECKPOINTS_VARIABLE
 # Of this machine's variables, those that steps read; not DEEPSYNTH_GIT_COMMIT, which the image has of its own.
 _PASSED_ON = (
     *("HF_", "HUGGING_FACE_", "TRANSFORMERS_", "TOKENIZERS_", "MLFLOW_", "OTEL_", "AWS_", "GOOGLE_APPLICATION_"),
-    *("DEEPSYNTH_LOG", CHECKPOINTS_VARIABLE, "UNSLOTH_", "TORCH_", "PYTORCH_", "OMP_", "MKL_", "NCCL_", "KFP_"),
+    *("DEEPSYNTH_LOG", CHECKPOINTS_VARIABLE, "UNSLOTH_", "TORCH_", "PYTORCH_", "OMP_", "MKL_", "NCCL_", "TRACEPARENT"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
     *("SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "TZ"),
 )
@@ -34,24 +34,21 @@ class DockerRun:
     images: StepImages
     containers: RunContainers
     label: str
+    runs_dir: Path
+    """the folder of all runs"""
 
-    def job(self, config: Mapping[str, Any], folder: Path, runs_dir: Path, variables: Mapping[str, str]) -> dict:
+    def job(self, config: Mapping[str, Any], root: Path, variables: Mapping[str, str]) -> dict[str, Any]:
         """Return what ``pipelines.local_run`` makes containers with, as JSON values.
 
         Args:
             config: the pipeline's configuration as JSON values.
-            folder: KFP's pipeline root, where checkpoints live as long as the run.
-            runs_dir: the folder of all runs.
+            root: KFP's pipeline root, where checkpoints live as long as the run.
             variables: what the steps of this run are told besides the user's own variables.
         """
         environment = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-        environment |= {CHECKPOINTS_VARIABLE: str(folder / "checkpoints"), "HF_HOME": str(constants.HF_HOME)} | (
-            {name: environment[name] for name in (CHECKPOINTS_VARIABLE,) if name in environment}
-        )
-        environment |= variables
-        if user := os.environ.get("USER") or os.environ.get("LOGNAME"):
-            environment["USER"] = user  # MLflow notes it
-        seen = mounts(config, runs_dir, variables["MLFLOW_TRACKING_URI"], environment)
+        environment.setdefault(CHECKPOINTS_VARIABLE, str(root / "checkpoints"))
+        environment |= {"HF_HOME": constants.HF_HOME, **variables}
+        seen = mounts(config, self.runs_dir, variables["MLFLOW_TRACKING_URI"], environment)
         arguments: dict[str, Any] = {
             "user": f"{os.getuid()}:{os.getgid()}",
             "group_add": [str(group) for group in os.getgroups()],
@@ -84,7 +81,7 @@ def docker_run(run_id: str, runs_dir: Path, image: str | None) -> DockerRun:
     client = connected_engine()
     # The run's name alone may be another one's too, in another folder.
     label = f"{run_id}-{uuid.uuid4().hex}"
-    return DockerRun(step_images(client, image), RunContainers(client, label), label)
+    return DockerRun(step_images(client, image), RunContainers(client, label), label, runs_dir)
 
 
 def configuration(config: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from pipelines.run_summary import SUMMARY_FILE, build_summary
 
 LOG_FILE = "pipeline.log"
 CONFIG_FILE = "config.yaml"
+JOB_FILE = "job.json"
 _FOLDERS = {
     "prepare": "dataset",
     "train": "adapter",
@@ -131,14 +132,14 @@ def run_pipeline(
         (folder / CONFIG_FILE).write_text(config_text, encoding="utf-8")
         failed_log = runs_dir / f"{run_id}.failed.log"
         failed_log.unlink(missing_ok=True)
+        variables = {
+            PROGRESS_FILE_VARIABLE: str(folder / "kfp" / "events.jsonl"),
+            "MLFLOW_TRACKING_URI": tracking_uri(runs_dir),
+            "KFP_RUN_ID": run_id,
+        }
+        _write_job(config, folder / "kfp", prepare_partitions, variables, docker)
         with _kept_log_of_a_failure(folder / LOG_FILE, failed_log):
-            (folder / "kfp").mkdir()
-            job = {
-                "pipeline_root": str(folder / "kfp"),
-                "config": config.model_dump(mode="json", exclude_unset=True),
-                "prepare_partitions": prepare_partitions,
-            }
-            watched, memory = _watch(job, folder, run_id, runs_dir, docker)
+            watched, memory = _watch(folder, variables, _tasks(prepare_partitions), docker)
         for step, output in watched.outputs.items():
             shutil.move(output, folder / _FOLDERS[step])
         shutil.rmtree(folder / "kfp")
@@ -161,27 +162,29 @@ def _tasks(prepare_partitions: int) -> int:
     return 7 if prepare_partitions == 1 else 6 + 1 + prepare_partitions + 1
 
 
+def _write_job(
+    config: SharedSettings, root: Path, prepare_partitions: int, variables: dict[str, str], docker: DockerRun | None
+) -> None:
+    """Make ``root``, KFP's pipeline root, with what the process that runs KFP reads."""
+    root.mkdir()
+    values = config.model_dump(mode="json", exclude_unset=True)
+    job: dict[str, Any] = {"pipeline_root": str(root), "prepare_partitions": prepare_partitions}
+    if docker:
+        values = configuration(values)
+        job["docker"] = docker.job(values, root, variables)
+    (root / JOB_FILE).write_text(json.dumps(job | {"config": parameter_text(values)}), encoding="utf-8")
+
+
 def _watch(
-    job: dict[str, Any], folder: Path, run_id: str, runs_dir: Path, docker: DockerRun | None
+    folder: Path, variables: dict[str, str], tasks: int, docker: DockerRun | None
 ) -> tuple[_Watched, dict[str, int]]:
     """Run the job in a process of its own, and show what its tasks say."""
-    root = folder / "kfp"
-    events = root / "events.jsonl"
-    variables = {
-        PROGRESS_FILE_VARIABLE: str(events),
-        "MLFLOW_TRACKING_URI": tracking_uri(runs_dir),
-        "KFP_RUN_ID": run_id,
-    }
-    if docker:
-        job["config"] = configuration(job["config"])
-        job["docker"] = docker.job(job["config"], root, runs_dir, variables)
-        variables |= docker.variables()
-    job["config"] = parameter_text(job["config"])
-    (root / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    command = [sys.executable, "-m", "pipelines.local_run", str(root / "job.json")]
-    reader, watched = EventReader(events), _Watched()
-    group = ProcessGroup(command, folder / LOG_FILE, os.environ | variables | {"PYTHONUNBUFFERED": "1"})
-    with RunDisplay(_tasks(job["prepare_partitions"])) as display, _ended_containers(docker), group:
+    environment = os.environ | variables | {"PYTHONUNBUFFERED": "1"} | (docker.variables() if docker else {})
+    group = ProcessGroup(
+        [sys.executable, "-m", "pipelines.local_run", str(folder / "kfp" / JOB_FILE)], folder / LOG_FILE, environment
+    )
+    reader, watched = EventReader(Path(variables[PROGRESS_FILE_VARIABLE])), _Watched()
+    with RunDisplay(tasks) as display, _ended_containers(docker), group:
         code, give_up_at = None, math.inf
         while code is None and time.monotonic() < give_up_at:
             time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import HfApi, try_to_load_from_cache
 
 from components.shared.errors import UserError
-from components.shared.hub import hub_is_reachable
+from components.shared.hub import hub_is_reachable, named_refusals
 
 TINY_BASE = "tiny-base"
 TINY_BASE_FOLDER = Path(__file__).parent / "tiny_base"
@@ -35,7 +35,8 @@ def check_base_model_can_be_had(base_model: str, revision: str | None) -> None:
     """Check, without loading anything, that the model is a folder, in the local hub cache, or on a hub in reach.
 
     Raises:
-        UserError: no such folder, or a hub model that is not in the cache while the hub cannot be reached.
+        UserError: no such folder, or a hub model that is not in the cache while the hub cannot be reached, does not
+            know it, or refuses the token.
     """
     location = base_model_location(base_model)
     if Path(location).is_dir() or isinstance(try_to_load_from_cache(location, "config.json", revision=revision), str):
@@ -46,3 +47,5 @@ def check_base_model_can_be_had(base_model: str, revision: str | None) -> None:
             where=f"base_model {base_model!r}",
             mend=f"give a folder or {TINY_BASE!r}, or connect and try again",
         )
+    with named_refusals(f"base_model {base_model!r}"):
+        HfApi().model_info(location, revision=revision)

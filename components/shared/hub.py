@@ -1,11 +1,17 @@
-"""The Hugging Face hub: whether it can be reached, asked once and quickly."""
+"""The Hugging Face hub: whether it can be reached, asked once and quickly, and what it refuses."""
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from urllib.parse import urlparse
 
-from huggingface_hub import constants
+import httpx
+from huggingface_hub import constants, get_token
+from huggingface_hub.errors import HfHubHTTPError
+
+from components.shared.errors import UserError
 
 _SECONDS_TO_CONNECT = 5.0
 
@@ -28,3 +34,32 @@ def hub_is_reachable() -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def named_refusals(where: str) -> Iterator[None]:
+    """Turn a refusal of the hub within the block into an error that says whether the token is at fault.
+
+    Raises:
+        UserError: the hub answered with an error's status, or not at all; ``where`` is what was asked for.
+    """
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        said = " ".join((error.server_message or str(error)).split())[:300]
+        if status not in (401, 403):
+            raise UserError(f"the hub answers {status} ({said})", where=where) from error
+        if get_token():
+            problem = f"the hub refuses the token of HF_TOKEN ({status}: {said})"
+            mend = "make a new one in the hub's settings, with read access to this, and check the name"
+        else:
+            problem = f"the hub shows this to nobody without a token ({status}: {said})"
+            mend = "set HF_TOKEN to one with read access, and check the name"
+        raise UserError(problem, where=where, mend=mend) from error
+    except (httpx.HTTPError, OSError) as error:
+        raise UserError(
+            f"the hub at {constants.ENDPOINT} cannot be used ({' '.join(str(error).split())[:300]})",
+            where=where,
+            mend="check the network and the variables HF_ENDPOINT and HF_HUB_OFFLINE",
+        ) from error

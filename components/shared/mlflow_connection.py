@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -17,6 +18,7 @@ _HTTP_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_CREDENTIALS = "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 _ARTIFACT_SECONDS = "300"
 
 
@@ -68,3 +70,13 @@ def artifact_timeout() -> Iterator[None]:
     finally:
         if before is not None:
             os.environ[_TIMEOUT] = before
+
+
+def reason(error: Exception) -> str:
+    """Return in one line why the store failed, and where it refused the credentials, which variables hold them."""
+    said = " ".join(str(error).split())[:300]
+    # Of an answer that is no JSON, as basic auth's, MLflow's client says the status in words only.
+    code = getattr(error, "error_code", None)
+    if code not in ("UNAUTHENTICATED", "PERMISSION_DENIED") and not re.search(r"\b(401|403)\b", said):
+        return said
+    return f"the server refuses the credentials ({_CREDENTIALS}): {said}"

@@ -193,7 +193,7 @@ class TrackedRun:
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
-            reason = " ".join(str(error).split())[:300]
+            reason = mlflow_connection.reason(error)
             logger.warning(
                 "MLflow tracking at %s failed; the step goes on, its results are on disk: %s", self._uri, reason
             )

@@ -6,7 +6,7 @@ from components.prepare.source_settings import SourceSettings
 from components.prepare.sources.document import Document
 from components.prepare.sources.rows import check_columns, document_of_row, named_columns
 from components.shared.errors import UserError
-from components.shared.hub import hub_is_reachable
+from components.shared.hub import hub_is_reachable, named_refusals
 from components.shared.lineage import sha256_json
 
 
@@ -14,15 +14,15 @@ def read_hugging_face(name: str, settings: SourceSettings) -> Iterator[Document]
     """Yield the rows of ``settings.source_split``, in order, without downloading the whole dataset.
 
     Raises:
-        UserError: no network, no such dataset, configuration, split or column.
+        UserError: no network, no such dataset, configuration, split or column, or a token that is refused.
     """
-    _need_the_hub(name)
+    commit = _commit(name, settings)
     import datasets
     from datasets.exceptions import DatasetsError
 
     try:
         rows = datasets.load_dataset(
-            name, settings.source_name, split=settings.source_split, revision=settings.source_revision, streaming=True
+            name, settings.source_name, split=settings.source_split, revision=commit, streaming=True
         )
         if rows.column_names:
             check_columns(list(rows.column_names), settings, where=f"hf:{name}")
@@ -37,23 +37,20 @@ def hugging_face_digest(name: str, settings: SourceSettings) -> str:
     """Return a digest over the dataset's name and the commit that the revision stands for.
 
     Raises:
-        UserError: no network, or no such dataset.
+        UserError: no network, no such dataset, or a token that is refused.
     """
-    _need_the_hub(name)
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        commit = HfApi().dataset_info(name, revision=settings.source_revision).sha
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"the dataset cannot be found ({error})", where=f"hf:{name}") from error
-    return sha256_json([name, commit, settings.source_name, settings.source_split])
+    return sha256_json([name, _commit(name, settings), settings.source_name, settings.source_split])
 
 
-def _need_the_hub(name: str) -> None:
+def _commit(name: str, settings: SourceSettings) -> str | None:
     if not hub_is_reachable():
         raise UserError(
             "a Hugging Face dataset needs a network, and the hub cannot be reached",
             where=f"hf:{name}",
             mend="use a file or folder as source, or connect and try again",
         )
+    from huggingface_hub import HfApi
+
+    with named_refusals(f"hf:{name}"):
+        commit: str | None = HfApi().dataset_info(name, revision=settings.source_revision).sha
+    return commit

@@ -1,0 +1,103 @@
+"""What the images promise, asked of the built ones."""
+
+import os
+import re
+import subprocess
+import time
+from typing import Any
+
+import docker
+import pytest
+
+from components.shared.lineage import git_commit, tool_version
+from tests.docker.conftest import TREE, Images
+
+pytestmark = pytest.mark.docker
+
+
+def config(engine: docker.DockerClient, image: str) -> dict[str, Any]:
+    return dict(engine.images.get(image).attrs["Config"])
+
+
+def said(engine: docker.DockerClient, image: str, command: list[str], **arguments: Any) -> str:
+    return engine.containers.run(image, command, remove=True, stderr=True, **arguments).decode()
+
+
+def test_both_images_name_what_they_hold(engine: docker.DockerClient, images: Images) -> None:
+    for image in (images.step, images.mlflow):
+        labels = {
+            name.removeprefix("org.opencontainers.image."): value
+            for name, value in config(engine, image)["Labels"].items()
+        }
+        assert set(labels) == {"title", "source", "version", "revision", "licenses"}
+        assert labels["version"] == tool_version() and labels["licenses"] == "Apache-2.0"
+        assert re.fullmatch("[0-9a-f]{40}", labels["revision"])
+        assert config(engine, image)["User"] == "10001:10001"
+
+
+def test_a_step_knows_its_commit_and_version(engine: docker.DockerClient, images: Images) -> None:
+    program = "from components.shared.lineage import *; print(tool_version(), git_commit())"
+    known = git_commit() if "DEEPSYNTH_TEST_TAG" not in os.environ else None
+    version, commit = said(engine, images.step, ["python3", "-c", program]).split()
+    assert version == tool_version() and known in (None, commit)
+
+
+def test_a_step_can_install_nothing_and_has_no_test_packages(engine: docker.DockerClient, images: Images) -> None:
+    program = (
+        "import importlib.util as u\n"
+        "print([name for name in ('pip', 'ensurepip', 'pytest', 'hypothesis', 'mypy', 'jiwer', 'kubernetes')"
+        " if u.find_spec(name)])"
+    )
+    assert said(engine, images.step, ["python3", "-c", program]).strip() == "[]"
+
+
+def test_what_pip_would_say_of_the_versions_is_what_was_tested(engine: docker.DockerClient, images: Images) -> None:
+    program = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()), sep='\\n')"
+    pinned = dict(line.split("==") for line in (TREE / "constraints.txt").read_text().splitlines() if "==" in line)
+    of = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
+    for image in (images.step, images.mlflow):
+        for name, version in (line.split("==") for line in said(engine, image, ["python3", "-c", program]).split()):
+            expected = of.get(name.lower().replace("_", "-"))
+            assert expected == version or name in ("torch", "setuptools", "deepsynth-pipelines"), (name, version)
+
+
+@pytest.mark.parametrize("user", ["10001:10001", "54321:54321", "0:0"])
+def test_any_user_can_run_a_step(engine: docker.DockerClient, images: Images, user: str) -> None:
+    command = "python3 -m components.prepare --output_dir /tmp/dataset --max_documents 3 && ls /tmp/dataset"
+    variables = {"MLFLOW_TRACKING_URI": "off"}
+    answer = said(
+        engine, images.step, ["sh", "-c", command], user=user, environment=variables, read_only=True, tmpfs={"/tmp": ""}
+    )
+    assert "manifest.json" in answer
+
+
+def test_pango_and_fonts_of_all_scripts_are_there(engine: docker.DockerClient, images: Images) -> None:
+    fonts = said(engine, images.step, ["fc-list"])
+    assert "NotoSansDevanagari" in fonts and "wqy-microhei" in fonts
+
+
+def test_the_mlflow_server_gets_healthy_and_answers(engine: docker.DockerClient, images: Images) -> None:
+    check = config(engine, images.mlflow)["Healthcheck"]["Test"]
+    assert check[0] == "CMD" and "/health" in " ".join(check)
+    container = engine.containers.run(
+        images.mlflow, detach=True, read_only=True, tmpfs={"/tmp": "", "/var/lib/mlflow": ""}
+    )
+    try:
+        deadline = time.monotonic() + 180
+        while container.health != "healthy":
+            assert container.status != "exited" and time.monotonic() < deadline, container.logs().decode()[-2000:]
+            time.sleep(1)
+            container.reload()
+        program = (
+            "import mlflow; mlflow.set_tracking_uri('http://127.0.0.1:5000'); mlflow.log_text('read', 'a.txt');"
+            "print(mlflow.artifacts.load_text(mlflow.get_artifact_uri('a.txt')))"
+        )
+        code, output = container.exec_run(["python3", "-c", program])
+        assert code == 0 and b"read" in output, output
+    finally:
+        container.remove(force=True)
+
+
+def test_a_tag_that_says_nothing_is_refused() -> None:
+    answer = subprocess.run(["make", "images", "TAG=latest"], cwd=TREE, capture_output=True, text=True)
+    assert answer.returncode == 2 and "TAG=latest says nothing about the code" in answer.stderr
