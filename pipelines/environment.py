@@ -44,7 +44,23 @@ def _http_address(value: str) -> str:
     return value
 
 
+def _image_registry(value: str) -> str:
+    if value and not _REGISTRY.fullmatch(value):
+        raise ValueError("must be such as ghcr.io/owner, with no slash last")
+    return value
+
+
+def _image_tag(value: str) -> str:
+    if value == "latest":
+        raise ValueError("KFP's cache knows the image by its name only; name one that never changes")
+    if not re.fullmatch(_IN_IMAGE_TAG, value):
+        raise ValueError("not an image's tag")
+    return value
+
+
 HttpAddress = Annotated[str, AfterValidator(_http_address)]
+Registry = Annotated[str, AfterValidator(_image_registry)]
+ImageTag = Annotated[str, AfterValidator(_image_tag)]
 
 
 def _time_zone(value: str) -> str:
@@ -180,9 +196,9 @@ class Environment(StepConfig):
 
     host: HttpAddress | None = None
     """the KFP API's address; --host wins"""
-    registry: str = ""
+    registry: Registry = ""
     """what stands before the images' names, e.g. ghcr.io/OWNER; empty: images that the nodes have already"""
-    tag: str | None = None
+    tag: ImageTag | None = None
     """both images' tag; without it, version-commit of this code"""
     namespace: DnsLabel = "deepsynth"
     """where runs and their pods are: kubeflow in a standalone KFP, the profile in a multi-user one"""
@@ -224,15 +240,11 @@ class Environment(StepConfig):
     pipeline-install-config"""
 
     @model_validator(mode="after")
-    def _images_can_be_named(self) -> Self:
-        if self.registry and not _REGISTRY.fullmatch(self.registry):
-            raise ValueError(
-                f"registry {self.registry!r}: must be such as ghcr.io/owner, in small letters, no slash last"
-            )
-        if self.tag is not None and not re.fullmatch(_IN_IMAGE_TAG, self.tag):
-            raise ValueError(f"tag {self.tag!r}: not an image's tag")
-        if self.tag == "latest":
-            raise ValueError("tag 'latest': KFP's cache knows the image by its name only; name one that never changes")
+    def _places_differ(self) -> Self:
+        volumes = [volume for volume in (self.checkpoints, self.cache, *self.volumes) if volume]
+        places = [volume.mount_path.rstrip("/") for volume in volumes] + ["/dev/shm"]
+        if twice := {place for place in places if places.count(place) > 1}:
+            raise ValueError(f"two volumes have the mount_path {', '.join(sorted(twice))}")
         return self
 
     @property
