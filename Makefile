@@ -83,13 +83,12 @@ ui: $(INSTALLED) ## open the MLflow UI over the runs
 compile: $(INSTALLED) ## write pipeline.yaml for a Kubeflow Pipelines cluster
 	$(BIN)/deepsynth compile -o pipeline.yaml
 
-manifests: ## for kubectl apply -k build/manifests/NAME: the overlays with the images' names (REGISTRY=... TAG=...)
-	test -n "$(TAG)" || { echo "which images? make manifests TAG=... REGISTRY=..., as in make images" >&2; exit 2; }
-	for path in overlays/local overlays/production jobs/mlflow-db-upgrade; do \
+manifests: ## for kubectl apply -k build/manifests/NAME: the overlays with the images of REGISTRY= TAG=
+	$(CHECK_TAG)for path in overlays/local overlays/production jobs/mlflow-db-upgrade; do \
 		folder=build/manifests/$$(basename $$path) && mkdir -p $$folder && \
 		printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' "resources: [../../../manifests/$$path]" images: \
 			$(foreach image,deepsynth-mlflow deepsynth-pipelines-python,'- name: $(image)' \
-			'  newName: $(if $(REGISTRY),$(REGISTRY)/)$(image)' '  newTag: "$(TAG)"') > $$folder/kustomization.yaml; \
+			'  newName: $(PREFIX)$(image)' '  newTag: "$(TAG)"') > $$folder/kustomization.yaml; \
 	done
 
 local-secrets: ## random passwords for manifests/overlays/local, where there are none yet
