@@ -22,10 +22,18 @@ def kubectl() -> str:
     return found
 
 
+def files_of_the_repository() -> list[str]:
+    """Return the files of manifests/ that git has or would take; one that .gitignore names is not in a clone."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "manifests"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
 def copy_of_manifests(folder: Path) -> Path:
     """Copy manifests/ into ``folder`` with the example passwords, which a user replaces; return the copy."""
     copy = folder / "manifests"
-    shutil.copytree(ROOT / "manifests", copy, ignore=shutil.ignore_patterns("mlflow-*.env"))
+    for path in files_of_the_repository():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, folder / path)
     for example in (copy / "overlays" / "local").glob("*.env.example"):
         shutil.copy(example, example.with_suffix(""))
     return copy

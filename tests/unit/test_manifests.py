@@ -16,6 +16,7 @@ from tests.unit.rendered_manifests import (
     ROOT,
     Manifest,
     copy_of_manifests,
+    files_of_the_repository,
     pod_templates,
     references,
     rendered,
@@ -325,13 +326,7 @@ def test_the_namespace_is_restricted_where_only_our_pods_are(objects_of: dict[st
 
 def test_no_password_is_in_the_repository(objects_of: dict[str, list[Manifest]]) -> None:
     assert not of_kind(objects_of["overlays/production"], "Secret")
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "manifests"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
+    listed = files_of_the_repository()
     assert [path for path in listed if path.endswith(".env")] == ["manifests/base/mlflow/server.env"]
     for path in listed:
         if path.endswith(".env.example"):
