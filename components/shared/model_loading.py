@@ -123,8 +123,9 @@ def _assembled_processor(location: str, options: dict[str, Any]) -> ProcessorMix
 
 
 def _loading_error(base_model: str, error: Exception) -> UserError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    # The first line alone may be "There was a specific connection error"; the second says 401.
+    said = " ".join(str(error).split())[:300] or type(error).__name__
     mend = "check the folder; a hub id needs a network, or the model in the local hub cache"
     if isinstance(error, ImportError):
         mend = "install what it names; FlashAttention is not needed: write sdpa where the model's config.json names it"
-    return UserError(f"the model cannot be loaded ({first_line})", where=f"base_model {base_model!r}", mend=mend)
+    return UserError(f"the model cannot be loaded ({said})", where=f"base_model {base_model!r}", mend=mend)
