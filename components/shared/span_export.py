@@ -69,23 +69,23 @@ class _QuietExporter(SpanExporter):
     """Says once that the endpoint is down; OpenTelemetry says it for each attempt."""
 
     def __init__(self) -> None:
-        self._last_words = _LastWords()
+        self._reason = _Reason()
         self._exporter: OTLPSpanExporter | None = None
         self._warned = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
-            with self._last_words.heard():
+            with self._reason.heard():
                 # Made here: a wrong certificate or header is no reason for a step to fail.
                 timeout = None if os.environ.get("OTEL_EXPORTER_OTLP_TIMEOUT") else _SECONDS_FOR_A_BATCH
                 self._exporter = self._exporter or OTLPSpanExporter(timeout=timeout)
                 result = self._exporter.export(spans)
         except Exception as error:
-            self._last_words.text = f"{type(error).__name__}: {error}"
+            self._reason.text = f"{type(error).__name__}: {error}"
             result = SpanExportResult.FAILURE
         if result is not SpanExportResult.SUCCESS and not self._warned:
             self._warned = True
-            reason = " ".join(self._last_words.text.split())[:300]
+            reason = " ".join(self._reason.text.split())[:300]
             logger.warning("spans cannot be sent to %s, the step goes on: %s", tracing_endpoint(), reason)
         return result
 
@@ -94,8 +94,8 @@ class _QuietExporter(SpanExporter):
             self._exporter.shutdown()
 
 
-class _LastWords(logging.Handler):
-    """Keeps what OpenTelemetry's loggers said last."""
+class _Reason(logging.Handler):
+    """Keeps what OpenTelemetry's loggers said first of a batch: the reason; then they say that they gave up."""
 
     text = ""
 
@@ -104,10 +104,11 @@ class _LastWords(logging.Handler):
         talker = logging.getLogger(_OPENTELEMETRY)
         talker.addHandler(self)
         talker.propagate = False
+        self.text = ""
         try:
             yield
         finally:
             talker.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.text = record.getMessage()
+        self.text = self.text or record.getMessage()

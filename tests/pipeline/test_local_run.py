@@ -10,7 +10,16 @@ import psutil
 import pytest
 import yaml
 
-from tests.pipeline.deepsynth_run import command, finish_well, started, tasks_of, tracked_runs, wait_for
+from tests.pipeline.deepsynth_run import (
+    DEEPSYNTH,
+    command,
+    finish,
+    finish_well,
+    started,
+    tasks_of,
+    tracked_runs,
+    wait_for,
+)
 
 STEPS = {"prepare", "train", "evaluate", "benchmark", "gate", "export"}
 SETTINGS = {
@@ -61,6 +70,18 @@ def test_the_run_folder_holds_everything_and_nothing_else(finished: FinishedRun)
     assert config["train"]["max_steps"] == 2 and config["base_model"] == str(finished.model)
     training = json.loads((finished.folder / "adapter" / "training.json").read_text())
     assert len(training["step_seconds"]) == 2
+
+
+def test_the_folder_and_mlflow_say_the_same_of_the_run(finished: FinishedRun) -> None:
+    parent = tracked_runs(finished.root).parent.info.run_id
+    answer = finish([DEEPSYNTH, "compare", "r1", parent, "-o", str(finished.model.parent / "r1.html")], finished.root)
+    assert answer.returncode == 0, answer.stderr
+    for title in ("Configuration", "Data", "Versions"):
+        assert f"{title}: no difference is known" in answer.stdout
+    # Of what is shown, only where it was read from and the times, which processes take to start, differ.
+    differing = [line.split("│")[2].strip() for line in answer.stdout.splitlines() if line.startswith("│ ≠")]
+    assert set(differing) <= {"read from", "finished (UTC)", *STEPS, "total"}
+    assert "equal: both adapters have the same CER" in answer.stdout
 
 
 def test_the_summary_holds_the_reports_figures(finished: FinishedRun) -> None:
