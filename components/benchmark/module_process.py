@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.shared.logs import FORMAT_VARIABLE
 from components.shared.termination_message import FILE_VARIABLE
 from components.shared.tracing import below_this_span
 
@@ -26,7 +27,8 @@ def run_module(
     settings_file.write_text(json.dumps(settings), encoding="utf-8")
     command = [sys.executable, "-m", module, "--config", str(settings_file)]
     # Only the benchmark itself is tracked, and has last words: the contenders' would look like those of a train step.
-    environment = os.environ | {"MLFLOW_TRACKING_URI": "off", FILE_VARIABLE: os.devnull} | below_this_span()
+    apart = {"MLFLOW_TRACKING_URI": "off", FILE_VARIABLE: os.devnull, FORMAT_VARIABLE: "text"}  # people read its log
+    environment = os.environ | apart | below_this_span()
     with log.open("w", encoding="utf-8") as output:
         try:
             answer = subprocess.run(
