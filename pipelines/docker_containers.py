@@ -47,7 +47,8 @@ class RunContainers:
             return 0
         self._next_sample = time.monotonic() + 1.0
         total = 0
-        with suppress(docker.errors.APIError):  # it has just ended
+        # It has just ended, or the engine is busy: a figure less.
+        with suppress(docker.errors.APIError, OSError):
             for container in self._list():
                 memory = self._client.api.stats(container.id, stream=False, one_shot=True).get("memory_stats", {})
                 cached = memory.get("stats", {})

@@ -6,6 +6,7 @@ DEEPSYNTH_TEST_TAG names images that are there already, to be tested without bui
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,7 +45,11 @@ def images(engine: docker.DockerClient) -> Images:
 
 def _build(engine: docker.DockerClient, tag: str) -> None:
     # Both take minutes, and wait for a network most of the time.
-    jobs = [_started("make", "wheels")] if not list((TREE / "images" / "wheels" / "cpu").glob("*.whl")) else []
+    jobs = (
+        [_started("make", "wheels", f"PYTHON={sys.executable}")]
+        if not list((TREE / "images" / "wheels" / "cpu").glob("*.whl"))
+        else []
+    )
     options = ["make", "images", f"TAG={tag}"]
     if os.getuid() == 0 and shutil.which("debootstrap"):
         options.append(f"BASE_IMAGE={OFFLINE_BASE}")

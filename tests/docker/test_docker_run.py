@@ -169,7 +169,8 @@ def test_a_run_whose_command_is_killed_outright_ends_its_containers_and_no_other
 
 def one_line(answer: subprocess.CompletedProcess[str]) -> str:
     assert answer.returncode == 2, answer.stderr
-    (line,) = [line for line in answer.stderr.splitlines() if not line.startswith("warning:")]
+    (line,) = [line for line in answer.stderr.splitlines() if line.startswith("error:")]
+    assert "Traceback" not in answer.stderr
     return line
 
 
