@@ -28,8 +28,8 @@ quickstart: $(INSTALLED) ## run the whole pipeline on Python's own documentation
 test: $(INSTALLED) lint ## lint, check types, run the tests
 	$(BIN)/python -m pytest
 
-test-docker: $(INSTALLED) ## build the images and run the pipeline in them; as root it starts an engine of its own where none runs
-	$(BIN)/python -m pytest -m docker
+test-docker: $(INSTALLED) ## build the images, run the pipeline in them; root needs no running engine: the tests start one
+	$(BIN)/python -m pytest -m docker tests/docker
 
 test-slow: $(INSTALLED) ## run the tests that `make test` leaves out: whole runs, resumed trainings, memory estimates
 	$(BIN)/python -m pytest -m slow
