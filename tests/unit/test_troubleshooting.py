@@ -3,15 +3,18 @@
 import ast
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 from components.shared.base_models import base_model_location
 from components.shared.errors import UserError
 from components.shared.model_loading import load_model, model_type_of
+from pipelines.command_line import app
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "troubleshooting.md"
@@ -62,6 +65,25 @@ def test_a_model_that_asks_for_flash_attention_says_how_to_do_without(tmp_path: 
     config.write_text(json.dumps(settings | {"_attn_implementation": "sdpa"}))
     assert load_model(str(folder), **cpu).config._attn_implementation == "sdpa"
     assert model_type_of(str(folder)) == settings["model_type"]
+
+
+def test_the_commands_of_the_cluster_guides_exist() -> None:
+    commands, targets = set(), set()
+    for name in ("cluster.md", "environments.md", "troubleshooting.md"):
+        text = (ROOT / "docs" / name).read_text().replace("\\\n", " ")
+        commands |= set(re.findall(r"^(?:\.venv/bin/)?deepsynth ([^#\n]+)", text, re.MULTILINE))
+        targets |= set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
+    assert len(commands) > 4 and len(targets) > 4
+    for command in commands:
+        words = shlex.split(command)
+        found = typer.main.get_command(app)
+        while hasattr(found, "commands") and words[0] in found.commands:
+            found = found.commands[words.pop(0)]
+        options = {option for parameter in found.params for option in parameter.opts}
+        assert not hasattr(found, "commands"), command
+        assert {word for word in words if word.startswith("--")} <= options, command
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert targets <= known
 
 
 def test_the_guides_link_to_sections_that_exist() -> None:
