@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from components.shared.model_registry import register, versions_of
 from components.shared.tracking import step_run
 from tests.unit.rendered_manifests import Manifest, copy_of_manifests, rendered
-from tests.unit.tracking_stack import Stack, container_of, mlflow, tracking_stack
+from tests.unit.tracking_stack import Stack, container_of, mlflow, tracking_stack, upgraded
 
 pytestmark = pytest.mark.slow  # MLflow takes half a minute to make its tables
 
@@ -170,6 +170,18 @@ def test_two_workers_answer_and_nothing_is_written_outside_tmp(stack: Stack, obj
     assert len([line for line in children if "spawn_main" in line]) == 2
     assert "--workers=2" in container_of(objects, "mlflow")["args"]
     assert list(stack.workdir.iterdir()) == []
+
+
+def test_the_upgrade_job_leaves_a_database_of_this_version_as_it_is(
+    client: MlflowClient, stack: Stack, tmp_path: Path
+) -> None:
+    with step_run("gate", {"seed": 1}) as tracked:
+        pass
+    folder = copy_of_manifests(tmp_path / "kustomize") / "jobs" / "mlflow-db-upgrade"
+    (job,) = [one for one in rendered(folder) if one["kind"] == "Job"]
+    done = upgraded(job, stack.backend_store_uri, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert tracked.run_id and client.get_run(tracked.run_id).data.params == {"seed": "1"}
 
 
 def test_the_ingress_lets_the_ui_of_its_host_change_things(

@@ -132,6 +132,15 @@ def mlflow(
         yield Stack(address, uri, temporary, workdir, process)
 
 
+def upgraded(job: Manifest, uri: str, folder: Path) -> subprocess.CompletedProcess:
+    """Run the container of the Job ``mlflow-db-upgrade`` on a database, as Kubernetes expands its arguments."""
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    arguments = [argument.replace("$(MLFLOW_BACKEND_STORE_URI)", uri) for argument in container["args"]]
+    command = [*_PROGRAMS[container["command"][0]], *container["command"][1:], *arguments]
+    environment = _environment([], container, {"MLFLOW_BACKEND_STORE_URI": uri}) | {"HOME": str(folder)}
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=_SECONDS)
+
+
 def _replaced(argument: str, given: dict[str, str]) -> str:
     name = argument.partition("=")[0]
     return f"{name}={given[name]}" if name in given else argument
