@@ -15,12 +15,10 @@ from kfp_server_api import (
 from pipelines.environment import Environment
 from pipelines.kfp_api import KfpApi, LostContactError
 from pipelines.pipeline_package import UploadedVersion
+from pipelines.task_titles import TASK_TITLES
 
-STEPS = (
-    *("configure", "prepare", "select-documents", "draw-pages", "assemble-dataset", "train", "evaluate"),
-    *("benchmark", "gate", "export", "close-run"),
-)
-"""The tasks that do something; KFP lists their drivers and sub-pipelines too."""
+# KFP lists the tasks' drivers and sub-pipelines too; a task by its name or, depending on its version, by its title.
+_STEPS = {known: name for name, title in TASK_TITLES.items() for known in (name, title)}
 _ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 # The first that any of a step's tasks is in is the state of the step.
 _STATES_BY_WEIGHT = ("FAILED", "CANCELED", "RUNNING", "PENDING", "SUCCEEDED", "SKIPPED")
@@ -119,12 +117,13 @@ def step_states(run: Any) -> list[StepState]:
     tasks = (run.run_details.task_details if run.run_details else None) or []
     steps: dict[str, StepState] = {}
     for task in tasks:
-        if task.display_name in STEPS and task.state:
-            step = steps.setdefault(task.display_name, StepState(task.display_name))
+        name = _STEPS.get(task.display_name)
+        if name and task.state:
+            step = steps.setdefault(name, StepState(name))
             step.states.append(task.state)
             if task.state == "FAILED":
                 step.error = step.error or _error_of(task, tasks)
-    return sorted(steps.values(), key=lambda step: STEPS.index(step.name))
+    return sorted(steps.values(), key=lambda step: list(TASK_TITLES).index(step.name))
 
 
 def failure_of(run: Any) -> str:

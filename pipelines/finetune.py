@@ -8,6 +8,7 @@ from kfp import dsl
 from pipelines import components
 from pipelines.environment import PIPELINE_NAME, Environment
 from pipelines.kubernetes_settings import Kind, apply_settings, keep_checkpoints, pipeline_limits, retry
+from pipelines.task_titles import TASK_TITLES
 
 
 def finetune_pipeline(
@@ -70,14 +71,14 @@ def finetune_pipeline(
         # backend cannot hand a parameter that was not given into a sub-pipeline. MLflow has no run yet if it fails.
         configured = components.configure(**{name: given[name] for name in components.configure.component_spec.inputs})
         # Never cached: the source's content may have changed under the same name.
-        steps.described(configured, "Check the configuration", "control").set_caching_options(False)
+        steps.described(configured, "control").set_caching_options(False)
         settings = configured.outputs
 
         closing = components.close_run()
-        steps.described(closing, "Close the run in MLflow", "control").set_caching_options(False)
+        steps.described(closing, "control").set_caching_options(False)
         with (
-            dsl.ExitHandler(closing, name="until-the-run-is-closed"),
-            dsl.If(settings["decision"] == "train", name="train"),
+            dsl.ExitHandler(closing, name="steps"),
+            dsl.If(settings["decision"] == "train", name="data-is-new"),
         ):
             steps.add(settings, prepare_partitions, drawn_at_once)
 
@@ -98,21 +99,21 @@ class _Steps:
             dataset = self._prepared_in_partitions(settings, prepare_partitions, drawn_at_once)
 
         trained = components.train(config=settings["train"], dataset=dataset)
-        keep_checkpoints(self._step(trained, "Train the adapter", "gpu"), self._environment)
+        keep_checkpoints(self._step(trained, "gpu"), self._environment)
         adapter = trained.outputs["adapter"]
 
         evaluated = components.evaluate(
             config=settings["evaluate"], champion=settings["champion"], dataset=dataset, adapter=adapter
         )
-        self._step(evaluated, "Evaluate base and adapter", "gpu")
+        self._step(evaluated, "gpu")
 
         # After train, so that two trainings do not share one device.
         benchmarked = components.benchmark(config=settings["benchmark"], dataset=dataset).after(trained)
-        self._step(benchmarked, "Benchmark the trainers", "gpu")
+        self._step(benchmarked, "gpu")
 
         evaluation = evaluated.outputs["evaluation"]
         judged = components.gate(config=settings["gate"], evaluation=evaluation)
-        self._step(judged, "Decide on the promotion", "control").set_caching_options(False)
+        self._step(judged, "control").set_caching_options(False)
 
         # Where the gate says no, the run ends here, as a success.
         with dsl.If(judged.outputs["Output"] == "promoted", name="promoted"):
@@ -123,33 +124,33 @@ class _Steps:
                 evaluation=evaluation,
                 verdict=judged.outputs["verdict"],
             )
-            self._step(exported, "Export the package", "export").set_caching_options(False)
+            self._step(exported, "export").set_caching_options(False)
 
     def _prepared(self, settings: Any) -> Any:
         """Add the one task that prepares the dataset; return its dataset."""
         prepared = components.prepare(config=settings["prepare"], source_digest=settings["source_digest"])
-        return self._step(prepared, "Prepare the dataset", "prepare").outputs["dataset"]
+        return self._step(prepared, "prepare").outputs["dataset"]
 
     def _prepared_in_partitions(self, settings: Any, partitions: int, at_once: int | None) -> Any:
         """Add the tasks that select documents, draw them in a loop, and merge the pages; return the merged dataset."""
         digest = settings["source_digest"]
         selected = components.select_documents(config=settings["prepare"], source_digest=digest)
-        selection = self._step(selected, "Select the documents", "prepare").outputs["selection"]
+        selection = self._step(selected, "prepare").outputs["selection"]
 
         with dsl.ParallelFor(list(range(partitions)), name="draw-partitions", parallelism=at_once) as partition:
             drawn = components.draw_pages(partition=partition, partitions=partitions, selection=selection)
-            self._step(drawn, "Draw one partition's pages", "prepare")
+            self._step(drawn, "prepare")
 
         pages = dsl.Collected(drawn.outputs["pages"])
         assembled = components.assemble_dataset(source_digest=digest, selection=selection, pages=pages)
-        return self._step(assembled, "Assemble the dataset", "prepare").outputs["dataset"]
+        return self._step(assembled, "prepare").outputs["dataset"]
 
-    def _step(self, task: Any, name: str, kind: Kind) -> Any:
+    def _step(self, task: Any, kind: Kind) -> Any:
         """Describe a task that is tried again when it fails."""
         retry(task, self._environment)
-        return self.described(task, name, kind)
+        return self.described(task, kind)
 
-    def described(self, task: Any, name: str, kind: Kind) -> Any:
-        """Give a task its display name, and what the environment says about its kind."""
+    def described(self, task: Any, kind: Kind) -> Any:
+        """Give a task its title, and what the environment says about its kind."""
         apply_settings(task, kind, self._environment)
-        return task.set_display_name(name)
+        return task.set_display_name(TASK_TITLES[task.name])

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from kfp.components import load_component_from_file
 
+from pipelines.task_titles import TASK_TITLES
+
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 IMAGE = "registry.example/deepsynth-pipelines-python:1.2.3-abc"
 
@@ -95,6 +97,8 @@ def test_the_tasks_their_order_and_their_names(documents: tuple[dict, dict]) -> 
         "condition-3": {"prepare", "train", "evaluate", "gate"},
     }
     tasks |= root
+    titled = {name: task["taskInfo"]["name"] for name, task in tasks.items() if name in TASK_TITLES}
+    assert titled == {name: TASK_TITLES[name] for name in titled}
     assert all(task["taskInfo"]["name"] != name for name, task in tasks.items()), "every task has a display name"
 
 
