@@ -172,7 +172,9 @@ def _write_job(
     if docker:
         values = configuration(values)
         job["docker"] = docker.job(values, root, variables)
-    (root / JOB_FILE).write_text(json.dumps(job | {"config": parameter_text(values)}), encoding="utf-8")
+    path = root / JOB_FILE
+    path.touch(mode=0o600)  # the containers' variables may hold tokens
+    path.write_text(json.dumps(job | {"config": parameter_text(values)}), encoding="utf-8")
 
 
 def _watch(
