@@ -52,6 +52,7 @@ class FakeKfp:
     url: str = ""
     multi_user: bool = False
     token: str | None = None
+    cookie: str | None = None
     timeline: Timeline = field(default_factory=lambda: list(SUCCESS))
     errors: dict[str, str] = field(default_factory=dict)
     """task -> the error of its pod, where it fails"""
@@ -254,6 +255,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.kfp.token and self.headers.get("authorization") != f"Bearer {self.kfp.token}":
                 raise RefusedError(401, "Request header error: there is no user identity header")
+            if self.kfp.cookie and self.headers.get("Cookie") != self.kfp.cookie:
+                raise RefusedError(401, "no session")
             path = address.path.removeprefix("/apis/v2beta1")
             if path == address.path:
                 raise RefusedError(404, "Not Found")

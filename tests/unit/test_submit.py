@@ -131,13 +131,25 @@ def test_an_expired_token_while_waiting_leaves_the_run_alone(shell: Shell, kfp: 
     assert followed.code == 0 and "the run has ended: succeeded" in followed.out
 
 
-def test_the_token_is_sent(shell: Shell, kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_credentials_of_the_environment_are_sent(
+    shell: Shell, kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kfp.token = "secret"
     answer = submit(shell, kfp)
     assert answer.code == 2 and "wants a login" in answer.err and not kfp.runs
     monkeypatch.setenv("KFP_TOKEN", "secret")
     answer = submit(shell, kfp)
     assert answer.code == 0 and len(kfp.runs) == 1 and "secret" not in answer.out + answer.err
+    monkeypatch.delenv("KFP_TOKEN")
+    (shell.folder / "token").write_text("secret")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(shell.folder / "token"))
+    (run,) = kfp.runs
+    assert shell("follow", run, "--host", kfp.url, "--poll-seconds", "0.05").code == 0
+    monkeypatch.delenv("KF_PIPELINES_SA_TOKEN_PATH")
+    kfp.token, kfp.cookie = None, "authservice_session=abc"
+    assert shell("follow", run, "--host", kfp.url).code == 2
+    monkeypatch.setenv("KFP_COOKIES", "authservice_session=abc")
+    assert shell("follow", run, "--host", kfp.url, "--poll-seconds", "0.05").code == 0
 
 
 def test_a_multi_user_server_is_told_the_namespace(shell: Shell, kfp: FakeKfp) -> None:
