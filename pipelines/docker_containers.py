@@ -105,7 +105,10 @@ class ContainerRunner:
 
     def __call__(self, client: Any, image: str, command: list[str], volumes: dict[str, Any], **arguments: Any) -> int:
         """Return the exit code of a container that ran to its end."""
+        code = _KILLED
         for attempts_left in reversed(range(_ATTEMPTS)):
+            if self.ending:
+                break
             code, out_of_memory = self._run(client, image, command, volumes, arguments)
             if code < 128 or self.ending:
                 return code
