@@ -99,4 +99,4 @@ class RunDisplay:
         if logs_are_json():
             logger.info("%s", text, extra=fields)
         else:
-            self._console.print(text, markup=False, highlight=False)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -122,7 +122,7 @@ def test_a_training_whose_container_is_killed_goes_on_from_its_checkpoint(
     engine: docker.DockerClient, images: Images, place: Place
 ) -> None:
     checkpoints = place.root / "work" / "checkpoints"
-    training = {"train__max_steps": 60, "train__checkpoint_dir": "checkpoints", "train__save_steps": 5}
+    training = {"train__max_steps": 30, "train__checkpoint_dir": "checkpoints", "train__save_steps": 5}
     with place.started(place.command(images.step, **training)) as (process, said):
         wait_for(lambda: list(checkpoints.glob("*/checkpoint-*/checkpoint.json")), seconds=ENOUGH_SECONDS)
         engine.containers.get(containers_of_runs(engine)[0]).kill()
@@ -133,7 +133,7 @@ def test_a_training_whose_container_is_killed_goes_on_from_its_checkpoint(
         # The run is told to end while a step works: its container ends with it.
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 130
-    assert training_report["steps"] == 60 and min(training_report["resumed_after_steps"]) >= 5
+    assert training_report["steps"] == 30 and min(training_report["resumed_after_steps"]) >= 5
     assert list(checkpoints.iterdir()) == []
     words = said.read_text()
     assert (
