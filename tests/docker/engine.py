@@ -53,6 +53,8 @@ def _own_engine(folder: Path) -> Iterator[docker.DockerClient]:
     finally:
         process.terminate()
         process.wait(timeout=60)
+        # The engine leaves its network namespace mounted, and the folder could not be removed.
+        subprocess.run(["umount", "--lazy", str(folder / "exec" / "netns" / "default")], capture_output=True)
         if before is None:
             del os.environ["DOCKER_HOST"]
         else:
