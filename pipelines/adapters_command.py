@@ -13,6 +13,7 @@ from rich.text import Text
 
 from components.shared import model_registry
 from components.shared.errors import UserError
+from components.shared.mlflow_connection import missing_store
 from components.shared.model_registry import CHAMPION, RegisteredAdapter
 
 adapters = typer.Typer(no_args_is_help=True, help="List, compare and delete the adapters in the MLflow model registry.")
@@ -101,9 +102,9 @@ def _uri(runs_dir: Path) -> str:
 
     uri = tracking_uri(runs_dir)
     # Reading would make an empty store, and say that nothing is registered.
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if store := missing_store(uri):
         mend = "name the folder of the runs with --runs-dir, or set MLFLOW_TRACKING_URI"
-        raise UserError("there is no MLflow store", where=uri.removeprefix("sqlite:///"), mend=mend)
+        raise UserError("there is no MLflow store", where=str(store), mend=mend)
     return uri
 
 

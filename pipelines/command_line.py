@@ -157,13 +157,13 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open the MLflow UI over the runs' store: loss curves, figures, reports, packages."""
+    from components.shared.mlflow_connection import SQLITE, missing_store
     from pipelines.local_runner import tracking_uri
 
     uri = tracking_uri(runs_dir)
-    store = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not store.is_file():
+    if store := missing_store(uri):
         raise UserError("no runs yet", where=str(store), mend="start one with: deepsynth run")
-    if not uri.startswith("sqlite:///"):
+    if not uri.startswith(SQLITE):
         raise UserError(
             f"the runs are tracked at {uri}", where="MLFLOW_TRACKING_URI", mend="open that, or unset the variable"
         )

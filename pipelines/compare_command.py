@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from components.shared.errors import UserError
+from components.shared.mlflow_connection import missing_store
 from pipelines.comparison.compared_run import ComparedRun
 from pipelines.comparison.local_runs import local_folder, read_local_run
 from pipelines.comparison.paired_pages import Pairing, paired
@@ -83,7 +84,7 @@ def _read(names: Sequence[str], runs_dir: Path, uri: str, scratch: Path) -> list
         if folder:
             runs.append(read_local_run(folder))
             continue
-        if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        if missing_store(uri):
             raise UserError(
                 "no such run",
                 where=name,

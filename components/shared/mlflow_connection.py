@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 TRACKING_OFF = "off"
+SQLITE = "sqlite:///"
 # MLflow's own defaults keep a step waiting for minutes when the server is gone. Artifacts have their own timeout:
 # a server that passes a large file on to object storage answers late.
 _HTTP_DEFAULTS = {
@@ -25,6 +26,12 @@ _ARTIFACT_SECONDS = "300"
 def store_uri() -> str:
     """Return ``MLFLOW_TRACKING_URI``, or the SQLite file in the working folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def missing_store(uri: str) -> Path | None:
+    """Return the SQLite file that ``uri`` names where it is not there; whoever only reads would make an empty one."""
+    file = Path(uri.removeprefix(SQLITE))
+    return file if uri.startswith(SQLITE) and not file.is_file() else None
 
 
 def connect(uri: str) -> Any:

@@ -55,7 +55,7 @@ def close_pipeline_run(state: str) -> str | None:
     if os.environ.get("MLFLOW_RUN_ID"):
         logger.info("MLFLOW_RUN_ID is set: who set it closes that run")
         return None
-    if not pipeline_run:
+    if not pipeline_run or mlflow_connection.missing_store(mlflow_connection.store_uri()):
         return None
     status = _STATUS.get(state.upper())
     return _attempt(lambda client, _: _close(client, pipeline_run, status), "the run's final state was not written")

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.shared.mlflow_connection import SQLITE
+
 PIPELINE_RUN_TAG = "kfp.run_id"
-_SQLITE = "sqlite:///"
 _LONGEST_DIGEST = 36
 _PARAMETERS_PER_BATCH = 100
 
@@ -20,8 +21,8 @@ def experiment(client: Any, uri: str, name: str) -> str:
     if found := client.get_experiment_by_name(name):
         return str(found.experiment_id)
     location = None
-    if uri.startswith(_SQLITE):
-        location = (Path(uri.removeprefix(_SQLITE)).absolute().parent / "mlartifacts").as_uri()
+    if uri.startswith(SQLITE):
+        location = (Path(uri.removeprefix(SQLITE)).absolute().parent / "mlartifacts").as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:

@@ -121,7 +121,7 @@ def test_in_every_module_the_adapter_makes_up_for_quantisation(made: Path, chang
     facts = loaded.details["loftq"]
     norms = torch.tensor(errors).norm(dim=0)
     assert facts["modules"] == 35
-    assert facts["error_with_adapter"] == pytest.approx(float(norms[1] / norms[2]), rel=1e-3)
+    assert facts["error_with_adapter"] == pytest.approx(float(norms[1] / norms[2]), rel=1e-3, abs=1e-6)
     if config.loftq_iter == 1:  # else the weights are other ones by now
         assert facts["error"] == pytest.approx(float(norms[0] / norms[2]), rel=1e-3)
 
