@@ -197,8 +197,8 @@ def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on(
 @pytest.mark.slow
 def test_all_stop_early_at_the_same_step(made: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {**EVALUATION, "eval_steps": 1, "early_stopping_patience": 2, "max_steps": 20}
-    # So low that no evaluation is better than the first: a high one multiplies the processes' rounding, and at 0.3 one of
-    # the two trainings found a better third step.
+    # So low that no evaluation is better than the first: a high one multiplies the processes' rounding, and at 0.3 one
+    # of the two trainings found a better third step.
     settings |= {"learning_rate": 1e-30, "lr_scheduler_type": "constant"}
     one = run(train_config(made, tmp_path / "one", {**SETTINGS, **settings})).training
     settings |= {"per_device_train_batch_size": 2, "num_gpus": 2}
