@@ -1,11 +1,11 @@
 """MLflow with the manifest's own command line, before a real PostgreSQL and a real S3 store."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import psutil
 import psycopg2
 import pytest
 import requests
@@ -164,10 +164,9 @@ def test_another_site_cannot_change_anything_and_no_page_frames_the_ui(stack: St
 
 
 def test_two_workers_answer_and_nothing_is_written_outside_tmp(stack: Stack, objects: list[Manifest]) -> None:
-    children = subprocess.run(
-        ["ps", "--no-headers", "-o", "args", "--ppid", str(_uvicorn(stack))], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    assert len([line for line in children if "spawn_main" in line]) == 2
+    below = psutil.Process(stack.mlflow.pid).children(recursive=True)
+    commands = [" ".join(process.cmdline()) for process in below]
+    assert len([command for command in commands if "spawn_main" in command]) == 2, commands
     assert "--workers=2" in container_of(objects, "mlflow")["args"]
     assert list(stack.workdir.iterdir()) == []
 
@@ -201,12 +200,3 @@ def test_the_ingress_lets_the_ui_of_its_host_change_things(
 def _search(stack: Stack, headers: dict[str, str]) -> requests.Response:
     path = "/api/2.0/mlflow/experiments/search"
     return requests.post(stack.address + path, json={"max_results": 1}, headers=headers, timeout=10)
-
-
-def _uvicorn(stack: Stack) -> int:
-    """Return the process whose children are the workers: `mlflow server` starts it, or became it."""
-    listed = subprocess.run(
-        ["ps", "--no-headers", "-o", "pid,args", "--ppid", str(stack.mlflow.pid)], capture_output=True, text=True
-    ).stdout.splitlines()
-    uvicorn = [int(line.split()[0]) for line in listed if "uvicorn" in line]
-    return uvicorn[0] if uvicorn else stack.mlflow.pid
