@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 RANDOM_PASSWORD = $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-docker lint system-packages docker-packages images image-cuda push-images wheels ui \
+.PHONY: help install quickstart test test-slow test-docker lint system-packages docker-packages images image-cuda push-images wheels wheels-cuda ui \
 	compile manifests local-secrets clean
 
 help: ## show what there is to make
@@ -25,8 +25,11 @@ install: $(INSTALLED) ## create .venv and install everything into it
 quickstart: $(INSTALLED) ## run the whole pipeline on Python's own documentation, on this machine
 	$(BIN)/deepsynth run
 
+# A file's tests stay in one process, which shares their fixtures; in order, since the longest files come first.
+PYTEST_PARALLEL = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED) lint ## lint, check types, run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST_PARALLEL)
 
 test-docker: $(INSTALLED) ## build the images, run the pipeline in them; root needs no running engine: the tests start one
 	$(BIN)/python -m pytest -m docker tests/docker
@@ -58,16 +61,17 @@ BUILD = docker build --file images/Dockerfile --build-arg VERSION=$(VERSION) --b
 	--build-arg SOURCE=$(SOURCE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_OPTIONS)
 IMAGES = $(PREFIX)deepsynth-pipelines-python:$(TAG) $(PREFIX)deepsynth-mlflow:$(TAG)
 CUDA_IMAGE = $(PREFIX)deepsynth-pipelines-python-cuda:$(TAG)
+# Both images with the same: the classic builder makes the stages of the steps before those of the MLflow server.
+CPU = --build-arg ACCELERATOR=cpu $(if $(TORCH_CPU_INDEX),--build-arg PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX))
 CHECK_TAG = $(if $(filter latest,$(TAG)),$(error TAG=latest says nothing about the code, and caches keep it: name another))
 
 images: ## build the steps' CPU image and the MLflow server's: REGISTRY= TAG= BASE_IMAGE= TORCH_CPU_INDEX=
-	$(CHECK_TAG)$(BUILD) --target cpu $(if $(TORCH_CPU_INDEX),--build-arg PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX)) \
-		--tag $(word 1,$(IMAGES)) .
-	$(BUILD) --target mlflow --tag $(word 2,$(IMAGES)) .
+	$(CHECK_TAG)$(BUILD) $(CPU) --target step --tag $(word 1,$(IMAGES)) .
+	$(BUILD) $(CPU) --target mlflow --tag $(word 2,$(IMAGES)) .
 	@docker images --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep --fixed-strings ':$(TAG) '
 
 image-cuda: ## build the steps' CUDA image, several GB: REGISTRY= TAG= BASE_IMAGE=
-	$(CHECK_TAG)$(BUILD) --target cuda --tag $(CUDA_IMAGE) .
+	$(CHECK_TAG)$(BUILD) --target step --build-arg ACCELERATOR=cuda --tag $(CUDA_IMAGE) .
 
 push-images: ## push the images of TAG that were built here to REGISTRY
 	$(if $(REGISTRY),,$(error REGISTRY= is needed))$(CHECK_TAG)for image in $(IMAGES) $(CUDA_IMAGE); do \
@@ -76,6 +80,9 @@ push-images: ## push the images of TAG that were built here to REGISTRY
 wheels: ## download the wheels that `make images` then takes instead of pip's index: in builds without one
 	PYTHON=$(PYTHON) images/download-wheels.sh cpu
 	PYTHON=$(PYTHON) images/download-wheels.sh mlflow
+
+wheels-cuda: ## the same for `make image-cuda`: 3 GB
+	PYTHON=$(PYTHON) images/download-wheels.sh cuda
 
 ui: $(INSTALLED) ## open the MLflow UI over the runs
 	$(BIN)/deepsynth ui

@@ -1,8 +1,17 @@
 #!/bin/sh
-# Install the Debian packages that the given lists name, where they are missing; where none is, no network is needed.
+# Install the Debian packages of the steps' image (cpu or cuda) that are missing; where none is, no network is needed.
 set -eu
+image=$1
+cd "$(dirname "$0")"
+wanted=$(sed 's/#.*//' debian-packages.txt)
+if [ "$image" = cuda ]; then
+    wanted="$wanted $(sed 's/#.*//' debian-packages-cuda.txt)"
+    # Debian's Python has its headers in a package of its own; the python images have them.
+    headers=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
+    [ -e "$headers" ] || wanted="$wanted python3-dev"
+fi
 missing=""
-for package in $(sed 's/#.*//' "$@"); do
+for package in $wanted; do
     state=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2> /dev/null || true)
     [ "$state" = installed ] || missing="$missing $package"
 done

@@ -35,6 +35,12 @@ if [ "$image" != mlflow ]; then
     echo /opt/deepsynth-code > "$packages/deepsynth.pth"
 fi
 
+if [ "$image" = cuda ]; then
+    # Unsloth requires xformers, whose newest wheel (0.0.35) is built for torch 2.10 and loads no kernel with ours:
+    # Unsloth takes PyTorch's attention then, and advises to uninstall it.
+    $pip --python $python uninstall --quiet --yes xformers
+fi
+
 # The packages' own tests and test programs.
 find "$packages" -depth -type d -name tests -exec rm -rf {} +
 rm -rf "$packages/torch/test"

@@ -32,6 +32,8 @@ from components.train.config import TrainConfig
 from components.train.step import TrainResult
 from components.train.step import run as train
 
+pytestmark = pytest.mark.slow  # the journey through the steps takes two minutes
+
 TEXTS = (
     "The old lighthouse keeper wrote the weather into his book every evening.",
     "Seven barges went down the river, loaded with bricks and lime.",

@@ -318,6 +318,7 @@ def test_the_search_finds_what_fits(capacity: int, first: int, granule: int) -> 
     assert max(tried) <= limit and len(tried) == len(set(tried)) <= 24
 
 
+@pytest.mark.slow
 def test_trials_train_what_they_say(inputs: Path, tmp_path: Path) -> None:
     # This family in bfloat16 cannot be trained outside of autocast, which the second trial has to keep.
     save_tiny_deepseek_ocr2(tmp_path / "base")
