@@ -36,6 +36,10 @@ if [ "$image" != mlflow ]; then
 fi
 
 if [ "$image" = cuda ]; then
+    if ! find "$packages" -maxdepth 1 -name 'nvidia*' | grep -q .; then
+        echo "error: this is torch's CPU build; pip found another torch than PyPI's for Linux" >&2
+        exit 1
+    fi
     # Unsloth requires xformers, whose newest wheel (0.0.35) is built for torch 2.10 and loads no kernel with ours:
     # Unsloth takes PyTorch's attention then, and advises to uninstall it.
     $pip --python $python uninstall --quiet --yes xformers

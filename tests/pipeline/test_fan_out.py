@@ -195,6 +195,7 @@ def test_mlflow_has_one_run_of_prepare_with_the_result(finished: tuple[Path, str
     assert {"manifest.json", "preview.html"} <= artifacts
 
 
+@pytest.mark.slow
 def test_a_partition_whose_process_is_killed_is_named(model: Path, tmp_path: Path) -> None:
     # So much to draw that the second partition is still at it when it is killed.
     long = tmp_path / "long"

@@ -107,9 +107,15 @@ def assert_same_course(training: dict[str, Any], plain: dict[str, Any]) -> None:
     [
         ("base", {"eval_steps": 3, "max_eval_samples": 3, "eval_pages": 1}),
         ("base", {"group_by_length": True, "gradient_checkpointing": True, "dataloader_num_workers": 2}),
-        ("base", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}),
+        pytest.param(
+            "base", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}, marks=pytest.mark.slow
+        ),
         ("crops", {"max_steps": 4}),
-        ("no-crops", {"eval_steps": 6, "max_eval_samples": 2, "eval_pages": 0, "group_by_length": True}),
+        pytest.param(
+            "no-crops",
+            {"eval_steps": 6, "max_eval_samples": 2, "eval_pages": 0, "group_by_length": True},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_losses_are_the_same_and_a_second_training_computes_nothing(
