@@ -186,6 +186,7 @@ def test_the_name_comes_from_base_and_adapter(made: Path, tmp_path: Path) -> Non
     assert archive.name == f"base-adapter-{sha256_folder(made / 'lora')[:8]}.zip"
 
 
+@pytest.mark.slow
 def test_a_whole_model_is_packed_without_a_base(made: Path, tmp_path: Path) -> None:
     """Its evaluation is changed here, so the check also goes the way of a batch that gave another text."""
     evaluation = tmp_path / "evaluation"

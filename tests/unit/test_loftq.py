@@ -163,6 +163,7 @@ def test_the_whole_base_with_the_adapter_is_what_was_trained(made: Path, trained
     assert found == pytest.approx(reached, abs=0.05 * (base - reached))
 
 
+@pytest.mark.slow
 def test_a_resumed_training_ends_as_if_it_had_not_been_stopped(made: Path, tmp_path: Path) -> None:
     # Below 4,096 values bitsandbytes keeps an optimizer state in 32 bits; with rank 32 each matrix has 6,144 or more.
     changes = {"max_steps": 12, "per_device_train_batch_size": 2, "optim": "adamw_8bit", "r": 32}

@@ -76,6 +76,7 @@ def assert_same_training(training: dict[str, Any], expected: dict[str, Any]) -> 
     assert training["eval_losses"] == pytest.approx(expected["eval_losses"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_twice_the_batch(made: Path, tmp_path: Path) -> None:
     settings = {**EVALUATION, "max_length": 60}
     one = run(train_config(made, tmp_path / "one", {**SETTINGS, **settings})).training

@@ -202,6 +202,7 @@ def test_a_max_length_below_the_picture_is_said(made: Path, tmp_path: Path, work
     assert not multiprocessing.active_children(), "its data workers have ended"
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_ends_with_its_data_workers(made: Path, tmp_path: Path) -> None:
     settings = config_of(made, tmp_path / "out", max_length=16, dataloader_num_workers=1).model_dump(mode="json")
     (tmp_path / "train.json").write_text(json.dumps(settings))

@@ -122,6 +122,7 @@ def test_error_rates_are_over_all_pages() -> None:
     }
 
 
+@pytest.mark.slow
 def test_grouped_pages_need_less_padding_in_an_order_of_seed_and_epoch(
     made: Path, plain: dict[str, Any], tmp_path: Path
 ) -> None:

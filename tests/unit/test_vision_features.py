@@ -110,7 +110,7 @@ def assert_same_course(training: dict[str, Any], plain: dict[str, Any]) -> None:
         pytest.param(
             "base", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}, marks=pytest.mark.slow
         ),
-        ("crops", {"max_steps": 4}),
+        pytest.param("crops", {"max_steps": 4}, marks=pytest.mark.slow),
         pytest.param(
             "no-crops",
             {"eval_steps": 6, "max_eval_samples": 2, "eval_pages": 0, "group_by_length": True},
@@ -179,7 +179,7 @@ def test_batches_are_equal_tensor_by_tensor_but_for_the_pixels(
     assert bool(brought["pictures"]) == bool(left_out)
 
 
-@pytest.mark.parametrize("base", ["base", "no-crops"])
+@pytest.mark.parametrize("base", ["base", pytest.param("no-crops", marks=pytest.mark.slow)])
 def test_what_has_no_room_is_computed_in_the_steps(made: Path, tmp_path: Path, base: str) -> None:
     changes = {"base_model": str(made / base), "max_steps": 4}
     plain = trained(made, tmp_path / "plain", **changes)
