@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.shared.errors import EXIT_CODE_USER_ERROR
 from components.shared.logs import FORMAT_VARIABLE
 from components.shared.termination_message import FILE_VARIABLE
 from components.shared.tracing import below_this_span
@@ -47,5 +48,7 @@ def seconds_until(deadline: float) -> float | None:
 def _last_words(exit_code: int, log: Path) -> str:
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if exit_code == EXIT_CODE_USER_ERROR and lines and lines[-1].startswith("error: "):
+        return lines[-1].removeprefix("error: ")
     ended = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
     return f"{ended}: " + " | ".join(lines[-_LAST_LINES:]) if lines else ended

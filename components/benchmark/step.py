@@ -58,7 +58,7 @@ def run(config: BenchmarkConfig) -> Comparison:
 
 def _check_any_ran(measurements: list[Measurement]) -> None:
     if not any(run.status == "ok" for run in measurements):
-        reasons = "; ".join(f"{run.contender} {run.status} ({run.reason})" for run in measurements)
+        reasons = "; ".join(dict.fromkeys(f"{run.contender} {run.status} ({run.reason})" for run in measurements))
         raise UserError(f"no contender ran: {reasons}", where="benchmark", mend="see to the reasons named here")
 
 
