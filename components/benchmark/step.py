@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from components.benchmark.comparison import Comparison, compare
-from components.benchmark.config import BenchmarkConfig
+from components.benchmark.config import BenchmarkConfig, Contender
 from components.benchmark.contender import Measurement, measure
 from components.benchmark.nested_runs import log_contenders
 from components.benchmark.page import benchmark_page
@@ -36,11 +36,8 @@ def run(config: BenchmarkConfig) -> Comparison:
     parameters = config.model_dump(mode="json", exclude={"dataset_dir", "output_dir"})
     with step_run("benchmark", parameters) as tracked, finished_folder(config.output_dir) as folder:
         tracked.log_dataset(manifest.digest, str(config.dataset_dir), "training")
-        turns = [(contender, repeat) for repeat in range(1, config.repeats + 1) for contender in config.contenders]
         (folder / LOGS_FOLDER).mkdir()
-        shown = track(turns, "benchmark trainers", len(turns))
-        deadline = time.monotonic() + 60 * (config.time_limit_minutes or math.inf)
-        comparison = compare([measure(*turn, config, folder / LOGS_FOLDER, deadline) for turn in shown])
+        comparison = compare(_measured_in_turns(config, folder / LOGS_FOLDER))
         _check_any_ran(comparison.measurements)
         report = {
             "schema_version": SCHEMA_VERSION,
@@ -54,6 +51,22 @@ def run(config: BenchmarkConfig) -> Comparison:
         _log_figures(tracked, comparison, folder)
         log_contenders(tracked, comparison, parameters)
     return comparison
+
+
+def _measured_in_turns(config: BenchmarkConfig, logs: Path) -> list[Measurement]:
+    """Run each contender once, then each once more, and so on; one that failed at first is not tried again."""
+    deadline = time.monotonic() + 60 * (config.time_limit_minutes or math.inf)
+    turns = [(contender, repeat) for repeat in range(1, config.repeats + 1) for contender in config.contenders]
+    measurements: list[Measurement] = []
+    failed: set[Contender] = set()
+    for contender, repeat in track(turns, "benchmark trainers", len(turns)):
+        if contender in failed:
+            continue
+        measurement = measure(contender, repeat, config, logs, deadline)
+        measurements.append(measurement)
+        if repeat == 1 and measurement.status == "failed":
+            failed.add(contender)
+    return measurements
 
 
 def _check_any_ran(measurements: list[Measurement]) -> None:

@@ -144,13 +144,24 @@ def test_a_probe_that_cannot_run_says_why_and_the_others_are_measured(inputs: Pa
 
 def test_a_contender_that_fails_says_its_last_words_and_nothing_is_left(inputs: Path, tmp_path: Path) -> None:
     output = tmp_path / "benchmark"
-    answer = benchmark(inputs, output, contenders=["standard"], repeats=2, base_model=str(tmp_path / "nowhere"))
+    (startup := tmp_path / "startup").mkdir()
+    (startup / "sitecustomize.py").write_text(
+        f"import sys; print(*sys.orig_argv, file=open({str(startup / 'started')!r}, 'a'))"
+    )
+    answer = benchmark(
+        inputs,
+        output,
+        {"PYTHONPATH": str(startup)},
+        contenders=["standard"],
+        repeats=2,
+        base_model=str(tmp_path / "nowhere"),
+    )
     assert answer.returncode == 2
     (line,) = [line for line in answer.stderr.splitlines() if line.startswith("error:")]
     assert "no contender ran: standard failed (base_model" in line
-    assert line.count("no such model folder") == 1, "both runs failed alike"
+    assert (startup / "started").read_text().count("-m components.train ") == 1, "it is not tried again"
     assert "Traceback" not in answer.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["benchmark.config.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"benchmark.config.json", "startup"}
 
 
 @pytest.mark.parametrize(
