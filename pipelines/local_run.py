@@ -6,6 +6,7 @@ end of its standard input: when that closes, ``deepsynth run`` is gone and the g
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,6 +24,7 @@ def main(job_file: str) -> int:
     from kfp import local
 
     with tempfile.TemporaryDirectory(prefix="deepsynth-") as scratch:
+        _remove_when_terminated(scratch)
         root = Path(job["pipeline_root"])
         if "docker" in job:
             runner = _docker_runner(job["docker"])
@@ -38,6 +40,17 @@ def main(job_file: str) -> int:
             print(error, file=sys.stderr)
             return 1
     return 0
+
+
+def _remove_when_terminated(scratch: str) -> None:
+    """Let SIGTERM, with which ``deepsynth run`` ends this process at once, leave nothing in the temporary folder."""
+
+    def remove(number: int, _: Any) -> None:
+        shutil.rmtree(scratch, ignore_errors=True)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    signal.signal(signal.SIGTERM, remove)
 
 
 def _docker_runner(job: dict[str, Any]) -> Any:

@@ -132,9 +132,17 @@ def test_mlflow_has_one_parent_and_a_nested_run_per_step(finished: FinishedRun) 
     assert "report.html" in {entry.path for entry in client.list_artifacts(nested["evaluate"].info.run_id)}
 
 
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the run's programs put what they need for a while."""
+    (folder := tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
 def test_an_interrupted_run_leaves_nothing_that_looks_finished(
-    model: Path, tmp_path: Path, number: signal.Signals, code: int
+    model: Path, tmp_path: Path, scratch: Path, number: signal.Signals, code: int
 ) -> None:
     process, said = started(command(SETTINGS | {"base_model": model}), tmp_path, until="prepare ...")
     wait_for(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 3)
@@ -145,18 +153,19 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
     assert alive == []
     left = {path.name for path in (tmp_path / "runs").iterdir()}
     assert left <= {"mlflow.db", "mlartifacts"}
+    assert not list(scratch.glob("deepsynth-*"))
     error = said.read_text()
     assert "interrupted: nothing half-written was kept" in error and "Traceback" not in error
 
 
-def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_path: Path) -> None:
+def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_path: Path, scratch: Path) -> None:
     process, _ = started(command(SETTINGS | {"base_model": model}), tmp_path, until="prepare ...")
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
-    assert not (tmp_path / "runs" / "r1").exists()
+    assert not (tmp_path / "runs" / "r1").exists() and not list(scratch.glob("deepsynth-*"))
 
 
 def test_a_step_that_is_killed_is_an_error_with_its_log_kept(model: Path, tmp_path: Path) -> None:
