@@ -1,6 +1,7 @@
 """A real MLflow server with a SQLite store, in a process of its own."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -9,11 +10,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_PORTS = range(20_000, 32_000)
+"""Below those of outgoing connections (net.ipv4.ip_local_port_range, from 32768 on): one of them took a port that had
+been free a moment before a server wanted to listen on it."""
+_given: set[int] = set()
+
 
 def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nothing listens, each only once."""
+    any_port = random.SystemRandom()  # what seeds the other generators would make parallel tests choose alike
+    port = any_port.choice(_PORTS)
+    while port in _given or not _can_be_bound(port):
+        port = any_port.choice(_PORTS)
+    _given.add(port)
+    return port
+
+
+def _can_be_bound(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @contextmanager

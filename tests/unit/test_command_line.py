@@ -15,6 +15,7 @@ from components.shared.errors import UserError
 from components.shared.tracking import step_run
 from pipelines.config import parameter_text, pipeline_config, quickstart_values, with_overrides
 from pipelines.environment import code_tag
+from tests.unit.mlflow_server import free_port
 
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 
@@ -108,9 +109,7 @@ def test_ui_serves_the_store_of_the_runs(tmp_path: Path, monkeypatch: pytest.Mon
     with step_run("evaluate", {"seed": 0}) as tracked:
         tracked.log_artifact(tmp_path / "report.html")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with (tmp_path / "ui.log").open("w") as log:
         ui = subprocess.Popen([DEEPSYNTH, "ui", "--port", str(port)], cwd=tmp_path, stdout=log, stderr=log)
     try:

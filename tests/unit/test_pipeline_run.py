@@ -1,7 +1,6 @@
 """What the pipeline's exit task and its first task write into MLflow, in a real store."""
 
 import os
-import socket
 import subprocess
 import sys
 import textwrap
@@ -13,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from components.shared.pipeline_run import close_pipeline_run, tag_pipeline_run
 from components.shared.tracking import step_run
+from tests.unit.mlflow_server import free_port
 
 RUN_ID = "0b9b6b0c-4f0f-4ac5-9c58-1f1e35b4e7a1"
 
@@ -110,9 +110,7 @@ def test_a_run_of_another_owner_is_left_alone(client: MlflowClient, monkeypatch:
 def test_a_store_that_is_down_is_said_once_and_raises_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{probe.getsockname()[1]}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("KFP_RUN_ID", RUN_ID)
     assert close_pipeline_run("SUCCEEDED") is None

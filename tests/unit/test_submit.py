@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from components.shared.pipeline_run import tag_pipeline_run
 from components.shared.tracking import step_run
 from tests.unit.cluster_command import Shell
 from tests.unit.kfp_api_server import FakeKfp, kfp_api_server
+from tests.unit.mlflow_server import free_port
 
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 
@@ -199,10 +199,7 @@ def test_what_is_not_kfp_is_named(shell: Shell) -> None:
 )
 def test_bad_input_is_one_line_and_exit_code_2(shell: Shell, options: list[str], said: str) -> None:
     (shell.folder / "bad.yaml").write_text("gpus: 1\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        closed = str(probe.getsockname()[1])
-    answer = shell("submit", *[option.replace("{closed}", closed) for option in options])
+    answer = shell("submit", *[option.replace("{closed}", str(free_port())) for option in options])
     assert answer.code == 2
     (line,) = [line for line in answer.err.splitlines() if "WARNING" not in line]
     assert line.startswith("error: ") and said in line
