@@ -26,10 +26,8 @@ quickstart: $(INSTALLED) ## run the whole pipeline on Python's own documentation
 	$(BIN)/deepsynth run
 
 # A file's tests stay in one process, which shares their fixtures; in order, since the longest files come first.
-PYTEST_PARALLEL = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-
 test: $(INSTALLED) lint ## lint, check types, run the tests
-	$(PYTEST_PARALLEL)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-docker: $(INSTALLED) ## build the images, run the pipeline in them; root needs no running engine: the tests start one
 	$(BIN)/python -m pytest -m docker tests/docker

@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import constants
 
 from components.shared.errors import UserError
+from components.shared.mlflow_connection import SQLITE
 from pipelines.persistent_folders import CHECKPOINTS_VARIABLE
 
 _WRITTEN_BY_TRAIN = ("checkpoint_dir", "compile_cache_dir", "vision_features_dir")
@@ -73,8 +74,8 @@ def _written_by_steps(config: Mapping[str, Any], uri: str, environment: Mapping[
     for name in _WRITTEN_BY_TRAIN:
         if folder := (config.get("train") or {}).get(name):
             yield Path(folder).absolute()
-    if uri.startswith("sqlite:///"):
-        yield Path(uri.removeprefix("sqlite:///")).absolute().parent
+    if uri.startswith(SQLITE):
+        yield Path(uri.removeprefix(SQLITE)).absolute().parent
     elif uri.startswith("file:"):
         yield Path(uri.removeprefix("file://").removeprefix("file:")).absolute()
     if folder := environment.get(CHECKPOINTS_VARIABLE):

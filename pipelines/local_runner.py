@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.mlflow_connection import SQLITE
 from components.shared.output_folder import finished_folder
 from components.shared.progress import PROGRESS_FILE_VARIABLE
 from pipelines.config import SharedSettings, parameter_text
@@ -151,7 +152,7 @@ def run_pipeline(
 
 def tracking_uri(runs_dir: Path) -> str:
     """Return the user's MLflow address, or the SQLite file that all runs of the folder share."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_dir.absolute() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{runs_dir.absolute() / 'mlflow.db'}"
 
 
 def _tasks(prepare_partitions: int) -> int:

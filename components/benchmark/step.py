@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from components.benchmark.comparison import Comparison, compare
-from components.benchmark.config import BenchmarkConfig, Contender
+from components.benchmark.config import BenchmarkConfig
 from components.benchmark.contender import Measurement, measure
 from components.benchmark.nested_runs import log_contenders
 from components.benchmark.page import benchmark_page
@@ -58,14 +58,10 @@ def _measured_in_turns(config: BenchmarkConfig, logs: Path) -> list[Measurement]
     deadline = time.monotonic() + 60 * (config.time_limit_minutes or math.inf)
     turns = [(contender, repeat) for repeat in range(1, config.repeats + 1) for contender in config.contenders]
     measurements: list[Measurement] = []
-    failed: set[Contender] = set()
     for contender, repeat in track(turns, "benchmark trainers", len(turns)):
-        if contender in failed:
-            continue
-        measurement = measure(contender, repeat, config, logs, deadline)
-        measurements.append(measurement)
-        if repeat == 1 and measurement.status == "failed":
-            failed.add(contender)
+        first = next((run for run in measurements if run.contender == contender), None)
+        if first is None or first.status != "failed":
+            measurements.append(measure(contender, repeat, config, logs, deadline))
     return measurements
 
 

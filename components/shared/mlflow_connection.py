@@ -25,7 +25,7 @@ _ARTIFACT_SECONDS = "300"
 
 def store_uri() -> str:
     """Return ``MLFLOW_TRACKING_URI``, or the SQLite file in the working folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path.cwd() / 'mlflow.db'}"
 
 
 def missing_store(uri: str) -> Path | None:

@@ -59,7 +59,7 @@ def _run(config: TrainConfig) -> TrainResult:
     from components.train import distributed
     from components.train.checkpoints import training_folder, training_identity
     from components.train.estimate_preflight import check_free_memory
-    from components.train.measurements import highest_peak, peak_memory_of_processes, start_memory_peak
+    from components.train.measurements import peak_memory_of_processes, start_memory_peak
     from components.train.training import train
 
     distributed.join()
@@ -83,12 +83,11 @@ def _run(config: TrainConfig) -> TrainResult:
         transformers.set_seed(config.seed)
         with span("load the model"):
             trainable = backend.load(config)
-        loading_memory = peak_memory_of_processes()
+        loading = peak_memory_of_processes()
         start_memory_peak()
         measurements = train(trainable, dataset, config, checkpoints, tracked, identity, termination)
         if distributed.in_any_process(termination.requested):
             _leave(config, checkpoints)
-        peak_memory = peak_memory_of_processes()
         training = {
             "backend": backend.name,
             "backend_reason": reason,
@@ -99,9 +98,7 @@ def _run(config: TrainConfig) -> TrainResult:
             "processes": processes,
             "steps": len(measurements.step_seconds),
             **_model_facts(trainable),
-            "peak_memory_bytes": highest_peak(peak_memory),
-            "loading_peak_memory_bytes": highest_peak(loading_memory),
-            **({"peak_memory_bytes_of_processes": peak_memory} if processes > 1 else {}),
+            **_memory_facts(loading, peak_memory_of_processes()),
             **asdict(measurements),
             "versions": software_versions(),
         }
@@ -142,6 +139,14 @@ def _model_facts(trainable: TrainableModel) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "details": trainable.details,
     }
+
+
+def _memory_facts(loading: list[dict[str, int | None]], training: list[dict[str, int | None]]) -> dict[str, Any]:
+    """Return the highest peaks of all processes; with several, also each one's while training."""
+    from components.train.measurements import highest_peak
+
+    highest = {"peak_memory_bytes": highest_peak(training), "loading_peak_memory_bytes": highest_peak(loading)}
+    return highest | ({"peak_memory_bytes_of_processes": training} if len(training) > 1 else {})
 
 
 def _save(trainable: TrainableModel, config: TrainConfig, folder: Path) -> None:

@@ -158,7 +158,7 @@ def test_a_contender_that_fails_says_its_last_words_and_nothing_is_left(inputs: 
     )
     assert answer.returncode == 2
     (line,) = [line for line in answer.stderr.splitlines() if line.startswith("error:")]
-    assert "no contender ran: standard failed (base_model" in line
+    assert "no contender ran: standard failed (base_model" in line and "no such model folder" in line
     assert (startup / "started").read_text().count("-m components.train ") == 1, "it is not tried again"
     assert "Traceback" not in answer.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"benchmark.config.json", "startup"}
