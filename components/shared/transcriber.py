@@ -14,6 +14,7 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from components.shared.graphed_decoding import GraphedDecoding, RecordingError
 from components.shared.image_text_inputs import generation_inputs
 from components.shared.model_families import ModelFamily
+from components.shared.sam_attention import fold_position_biases
 from components.shared.shard_reader import Sample
 from components.shared.vision_microbatches import encode_in_microbatches
 
@@ -66,6 +67,7 @@ class Transcriber:
         max_new_tokens: int,
         graphed: bool = True,
     ) -> None:
+        fold_position_biases(model)
         encode_in_microbatches(model)
         self._of_thread, self._copying = threading.local(), threading.Lock()
         self._model: Any = model  # generate() is a mixin of the concrete classes, not of PreTrainedModel

@@ -26,9 +26,8 @@ def encode_in_microbatches(model: PreTrainedModel | PeftModel, pixels_at_once: i
     The features are the same up to the kernels' rounding. Returns whether the model's family allows it: each row of
     the encoder's input must be a picture of its own (``ModelFamily.vision_rows_are_pictures``).
     """
-    bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    encoder = getattr(getattr(bare, "model", bare), "vision_tower", None)
-    if encoder is None or not family_of(bare.config.model_type).vision_rows_are_pictures:
+    encoder = encoder_of_pictures(model)
+    if encoder is None:
         return False
     if getattr(encoder, _MARK, False):
         return True
@@ -45,6 +44,13 @@ def encode_in_microbatches(model: PreTrainedModel | PeftModel, pixels_at_once: i
     encoder.forward = forward_in_microbatches
     setattr(encoder, _MARK, True)
     return True
+
+
+def encoder_of_pictures(model: PreTrainedModel | PeftModel) -> Any:
+    """Return the vision encoder whose input has a picture, or a tile of one, in each row; None in other families."""
+    bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    encoder = getattr(getattr(bare, "model", bare), "vision_tower", None)
+    return encoder if family_of(bare.config.model_type).vision_rows_are_pictures else None
 
 
 def _joined(outputs: list[ModelOutput]) -> ModelOutput:

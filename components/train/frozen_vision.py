@@ -12,7 +12,9 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from components.shared.vision_microbatches import encode_in_microbatches
+from components.shared.sam_attention import fold_position_biases
+from components.shared.vision_microbatches import encode_in_microbatches, encoder_of_pictures
+from components.train.recorded_vision import recorded
 
 
 def inner_model(model: PreTrainedModel | PeftModel) -> Any:
@@ -32,11 +34,15 @@ def parts_before_the_language_model(model: PreTrainedModel | PeftModel) -> dict[
 def run_frozen_parts_without_gradients(model: PreTrainedModel | PeftModel) -> list[str]:
     """Make each part of ``model`` in front of the language model that has no trainable weight a plain function.
 
-    A frozen vision encoder takes the pictures in microbatches. Losses and the gradients of the trained weights stay
-    what they were. Returns the parts' names.
+    A frozen vision encoder takes the pictures in microbatches, on a GPU by replaying what it does with one. Losses and
+    the gradients of the trained weights stay what they were, up to rounding. Returns the parts' names.
     """
     parts = parts_before_the_language_model(model)
     frozen = [name for name, part in parts.items() if not any(weight.requires_grad for weight in part.parameters())]
+    fold_position_biases(model)
+    encoder = encoder_of_pictures(model)
+    if encoder is not None and encoder in [parts[name] for name in frozen]:
+        encoder.forward = recorded(encoder.forward)
     encode_in_microbatches(model)  # inside of the block without gradients: with them it takes all pictures at once
     for name in frozen:
         _run_without_gradients(parts[name])

@@ -1,0 +1,97 @@
+"""SAM's attention layers without their table of position biases.
+
+DeepSeek-OCR's first encoder is SAM's (Kirillov et al., 2023, "Segment Anything"). To the score of each pair of patches
+it adds what the query says of their distance in rows and in columns (Li et al., 2022, "MViTv2", section 4.1). PyTorch's
+fused attention takes that as a table of heads x patches x patches: 0.4 GB in 16 bits for a page of 1,024 pixels in each
+layer with global attention. The same sum is a scalar product: a query grows by what it says of each row and of each
+column, a key by ones at its own row and column.
+"""
+
+import functools
+from typing import Any
+
+import torch
+
+_MARK = "_folds_position_biases"
+_HEAD_SIZE_MULTIPLE = 8  # of the fused kernels
+
+
+def fold_position_biases(model: torch.nn.Module) -> int:
+    """Let the SAM layers of ``model`` attend without a table wherever no gradients are computed, from now on.
+
+    The outputs are the same up to rounding. Returns the number of such layers; other models stay as they are.
+    """
+    layers: list[Any] = [module for module in model.modules() if _is_sam_attention(module)]
+    for layer in layers:
+        if not getattr(layer, _MARK, False):
+            layer.forward = _without_table(layer)
+            setattr(layer, _MARK, True)
+    return len(layers)
+
+
+def _is_sam_attention(module: Any) -> bool:
+    parts = ("qkv", "proj", "rel_pos_h", "rel_pos_w", "num_attention_heads", "get_rel_pos")
+    fused = type(module).__name__.endswith("SamVisionSdpaAttention")
+    return fused and bool(getattr(module, "use_rel_pos", False)) and all(hasattr(module, part) for part in parts)
+
+
+def _without_table(layer: Any) -> Any:
+    forward = layer.forward
+    positions = _Positions(layer)
+
+    @functools.wraps(forward)
+    def folded_forward(hidden_states: torch.Tensor, output_attentions: Any = False) -> Any:
+        if torch.is_grad_enabled() or output_attentions:
+            return forward(hidden_states, output_attentions)
+        pages, height, width, _ = hidden_states.shape
+        qkv = layer.qkv(hidden_states).view(pages, height * width, 3, layer.num_attention_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (pages, heads, patches, head size) each
+        size = query.shape[-1]
+        said, own = positions.of(query, height, width)
+        query = torch.cat([query * size**-0.5, said], dim=-1)
+        key = torch.cat([key, own.expand(*key.shape[:2], -1, -1)], dim=-1)
+        # As long as the others: memory-efficient attention is all that takes another size for the values.
+        value = torch.nn.functional.pad(value, (0, key.shape[-1] - size))
+        output = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :size]
+        return layer.proj(output.transpose(1, 2).reshape(pages, height, width, -1)), None
+
+    return folded_forward
+
+
+class _Positions:
+    """What a layer's queries and keys grow by; made anew where the picture's size or the weights have changed."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+        self._made: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+
+    def of(self, query: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (pages, heads, patches, more) for the queries and (patches, more) for the keys.
+
+        ``query`` has the shape (pages, heads, height * width, head size).
+        """
+        weights = (self._layer.rel_pos_h, self._layer.rel_pos_w)
+        versions = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        place = (height, width, query.dtype, query.device)
+        by_version = self._made.get((*place, versions))
+        if by_version is None:
+            self._made = {known: made for known, made in self._made.items() if known[-1] == versions}
+            by_version = self._made[*place, versions] = self._new(query, height, width)
+        rows, columns, own = by_version
+        grid = query.unflatten(2, (height, width))
+        said = [torch.einsum("bnhwc,hkc->bnhwk", grid, rows), torch.einsum("bnhwc,wkc->bnhwk", grid, columns)]
+        if spare := own.shape[-1] - height - width:
+            said.append(query.new_zeros(1).expand(*grid.shape[:-1], spare))
+        return torch.cat(said, dim=-1).flatten(2, 3), own
+
+    def _new(self, query: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the relative positions, (rows, rows, head size) and for columns likewise, and the keys' ones."""
+        with torch.inference_mode(False), torch.no_grad():  # they outlive an inference mode around
+            layer = self._layer
+            rows = layer.get_rel_pos(height, height, layer.rel_pos_h).to(query.dtype)
+            columns = layer.get_rel_pos(width, width, layer.rel_pos_w).to(query.dtype)
+            more = height + width + -(query.shape[-1] + height + width) % _HEAD_SIZE_MULTIPLE
+            own = torch.zeros(height, width, more, dtype=query.dtype, device=query.device)
+            own[:, :, :height] = torch.eye(height, dtype=query.dtype, device=query.device)[:, None]
+            own[:, :, height : height + width] = torch.eye(width, dtype=query.dtype, device=query.device)
+            return rows, columns, own.flatten(0, 1)

@@ -1,0 +1,83 @@
+"""A frozen vision encoder as a replayed CUDA graph.
+
+Its pictures have one size or two and its weights stay as they are, so each step launches the same kernels anew, and
+the host takes longer for that than the GPU for the work. Here the encoder is recorded once for each shape of its input.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+# Pages and tiles, in microbatches of one to four pages or of up to seven tiles.
+_RECORDINGS = 12
+_CALLS_BEFORE_RECORDING = 2  # kernels are compiled and libraries take what they keep
+
+
+def recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``forward``, a vision encoder's, so that it is recorded for each shape of its pictures and then replayed.
+
+    The first argument are pictures of shape (pictures, channels, height, width). The recordings keep the memory that
+    one call takes. ``forward`` is called as it is where gradients are computed, on a CPU, for shapes beyond the first
+    twelve, and from then on where recording fails, which a warning says.
+    """
+    recordings: dict[tuple[Any, ...], _Recording] = {}
+    failed = False
+
+    @functools.wraps(forward)
+    def replayed_forward(pixel_values: torch.Tensor, *inputs: Any, **options: Any) -> Any:
+        nonlocal failed
+        plain = all(value is None or isinstance(value, bool) for value in options.values()) and not inputs
+        if failed or not plain or pixel_values.device.type != "cuda" or torch.is_grad_enabled():
+            return forward(pixel_values, *inputs, **options)
+        autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        case = (pixel_values.shape, pixel_values.dtype, autocast, *sorted(options.items()))
+        if case not in recordings and len(recordings) < _RECORDINGS:
+            pool = next((recording.pool for recording in recordings.values()), None)
+            try:
+                recordings[case] = _Recording(functools.partial(forward, **options), pixel_values, pool)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                log.warning("the vision encoder cannot be recorded: %s", str(error).splitlines()[0])
+                failed = True
+        if case not in recordings:
+            return forward(pixel_values, **options)
+        return recordings[case].replay(pixel_values)
+
+    return replayed_forward
+
+
+class _Recording:
+    """One shape of pictures: the tensor that a replay reads, the one that it writes, and the graph between them."""
+
+    def __init__(self, encode: Callable[[torch.Tensor], Any], pictures: torch.Tensor, pool: Any) -> None:
+        with torch.inference_mode(False), torch.no_grad():  # it outlives an inference mode around
+            self._pictures = pictures.clone()
+            side_stream = torch.cuda.Stream()
+            side_stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side_stream):
+                for _ in range(_CALLS_BEFORE_RECORDING):
+                    encode(self._pictures)
+            torch.cuda.current_stream().wait_stream(side_stream)
+            self._graph = torch.cuda.CUDAGraph()
+            # The thread that pins batches calls CUDA meanwhile.
+            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+                self._features = encode(self._pictures)
+        self.pool = self._graph.pool()
+
+    def replay(self, pictures: torch.Tensor) -> Any:
+        self._pictures.copy_(pictures)
+        self._graph.replay()
+        # Copies: the next replay of any recording of the pool writes into the same memory.
+        return type(self._features)(**{name: _copy(value) for name, value in self._features.items()})
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    return value if value is None else tuple(_copy(each) for each in value)
