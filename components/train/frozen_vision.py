@@ -16,6 +16,8 @@ from components.shared.sam_attention import fold_position_biases
 from components.shared.vision_microbatches import encode_in_microbatches, encoder_of_pictures
 from components.train.recorded_vision import recorded
 
+_MARK = "_runs_without_gradients"
+
 
 def inner_model(model: PreTrainedModel | PeftModel) -> Any:
     """Return the model without adapter and head, which has the vision encoder and ``language_model`` as its parts."""
@@ -35,17 +37,20 @@ def run_frozen_parts_without_gradients(model: PreTrainedModel | PeftModel) -> li
     """Make each part of ``model`` in front of the language model that has no trainable weight a plain function.
 
     A frozen vision encoder takes the pictures in microbatches, on a GPU by replaying what it does with one. Losses and
-    the gradients of the trained weights stay what they were, up to rounding. Returns the parts' names.
+    the gradients of the trained weights stay what they were, up to rounding. Returns the parts' names. A second call,
+    for a second training of the model, changes nothing.
     """
     parts = parts_before_the_language_model(model)
     frozen = [name for name, part in parts.items() if not any(weight.requires_grad for weight in part.parameters())]
     fold_position_biases(model)
+    new = [parts[name] for name in frozen if not getattr(parts[name], _MARK, False)]
     encoder = encoder_of_pictures(model)
-    if encoder is not None and encoder in [parts[name] for name in frozen]:
+    if encoder in new:
         encoder.forward = recorded(encoder.forward)
     encode_in_microbatches(model)  # inside of the block without gradients: with them it takes all pictures at once
-    for name in frozen:
-        _run_without_gradients(parts[name])
+    for part in new:
+        _run_without_gradients(part)
+        setattr(part, _MARK, True)
     return frozen
 
 

@@ -25,10 +25,14 @@ from components.benchmark.page import benchmark_page
 from components.benchmark.probes import PROBES, character_error_rate, probe_figures
 from components.prepare.config import PrepareConfig
 from components.prepare.step import run as prepare
+from components.shared.image_text_inputs import training_inputs
+from components.shared.model_families import FAMILIES
+from components.shared.model_loading import load_processor
 from components.shared.shard_reader import ShardDataset
 from components.shared.tiny_models import save_blank_paddleocr_vl, save_tiny_deepseek_ocr2
 from components.train.backends.protocol import choose_backend
-from components.train.capacity import largest_batch, largest_fitting, longest_context
+from components.train.capacity import CopiesOfOnePicture, largest_batch, largest_fitting, longest_context
+from components.train.collator import with_image_processor
 from components.train.config import TrainConfig
 from components.train.probe import ProbeConfig
 from components.train.probe import run as probe_model
@@ -328,6 +332,18 @@ def test_the_search_finds_what_fits(capacity: int, first: int, granule: int) -> 
     assert found <= best and found % granule == 0
     assert found == 0 if best < first * granule else best - found <= max(granule, found / 32)
     assert max(tried) <= limit and len(tried) == len(set(tried)) <= 24
+
+
+@pytest.mark.parametrize("family", ["deepseek_ocr2", "paddleocr_vl"])
+def test_copies_of_a_picture_are_computed_once(tmp_path: Path, family: str) -> None:
+    save_tiny_deepseek_ocr2(tmp_path / "base")
+    processor: Any = load_processor(str(tmp_path / "base") if family == "deepseek_ocr2" else "tiny-base")
+    copies = with_image_processor(processor, CopiesOfOnePicture(processor.image_processor))
+    pictures, texts = [Image.effect_noise((300, 200), 50)] * 3, ["one", "the second", ""]
+    expected = training_inputs(processor, FAMILIES[family], pictures, [None] * 3, texts)
+    found = training_inputs(copies, FAMILIES[family], pictures, [None] * 3, texts)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.slow

@@ -352,6 +352,14 @@ def test_a_trained_vision_encoder_keeps_its_gradients(deepseek: Path) -> None:
     assert run_frozen_parts_without_gradients(model) == ["multi_modal_projector"]
 
 
+def test_a_second_training_of_a_model_wraps_nothing_twice(deepseek: Path) -> None:
+    model = frozen_but_for_queries(deepseek)
+    first = run_frozen_parts_without_gradients(model)
+    forwards = [getattr(model.model, name).forward for name in first]
+    assert run_frozen_parts_without_gradients(model) == first
+    assert [getattr(model.model, name).forward for name in first] == forwards
+
+
 def test_compiled_kernels_go_where_the_config_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("UNSLOTH_COMPILE_LOCATION", "UNSLOTH_MEGA_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
