@@ -82,7 +82,7 @@ def _train_config(base_model: str, preset: str | None, settings: list[str]) -> A
 
 def _parts_table(predicted: Any, config: Any, pages: Any) -> Table:
     batch = config.per_device_train_batch_size
-    bound = ", an upper bound: Unsloth without gradient checkpointing" if predicted.upper_bound else ""
+    bound = ", an upper bound: Unsloth keeps less" if predicted.upper_bound else ""
     table = Table(
         "part",
         title=f"{config.base_model}, {predicted.backend} backend: {batch} pages of {pages.tokens} tokens"

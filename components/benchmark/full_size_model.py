@@ -7,6 +7,7 @@
 3 to 4 letters, so give it pages with as many bytes as the real one would have tokens.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -88,12 +89,12 @@ def _processor_and_config() -> tuple[DeepseekOcr2Processor, DeepseekOcr2Config]:
     return DeepseekOcr2Processor(image_processor=DeepseekOcr2ImageProcessorPil(), tokenizer=tokenizer), config
 
 
-def main(arguments: list[str]) -> int:
-    """Write the model into the one folder that ``arguments`` name and return the exit code."""
+def main() -> int:
+    """Write the model into the folder that the command line names and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="new or empty")
     try:
-        if len(arguments) != 1:
-            raise UserError("must be one folder", where=f"arguments {' '.join(arguments)!r}")
-        with finished_folder(Path(arguments[0])) as folder:
+        with finished_folder(parser.parse_args().folder) as folder:
             save_full_size_deepseek_ocr2(folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -102,4 +103,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

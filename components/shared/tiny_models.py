@@ -6,6 +6,7 @@
 Both folders load with ``AutoProcessor`` and ``AutoModelForImageTextToText`` like any other checkpoint.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -169,17 +170,15 @@ def save_tiny_deepseek_ocr2(folder: Path, seed: int = 0) -> None:
 MODELS = {"paddleocr_vl": save_blank_paddleocr_vl, "deepseek_ocr2": save_tiny_deepseek_ocr2}
 
 
-def main(arguments: list[str]) -> int:
-    """Write the model that ``arguments`` (name, folder) ask for and return the exit code."""
+def main() -> int:
+    """Write the model that the command line asks for and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("folder", type=Path, help="new or empty")
+    options = parser.parse_args()
     try:
-        if len(arguments) != 2 or arguments[0] not in MODELS:
-            raise UserError(
-                "must be a model's name and a folder",
-                where=f"arguments {' '.join(arguments)!r}",
-                mend=f"the models are {', '.join(MODELS)}",
-            )
-        with finished_folder(Path(arguments[1])) as folder:
-            MODELS[arguments[0]](folder)
+        with finished_folder(options.folder) as folder:
+            MODELS[options.model](folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_CODE_USER_ERROR
@@ -187,4 +186,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """What Unsloth does otherwise than transformers, as far as memory goes, for the meta device.
 
 Read from unsloth_zoo 2026.10.9: checkpointed layers keep their inputs in host memory (gradient_checkpointing.py), and
-the loss is computed in chunks that bring the hidden states' gradient with them (fused_losses/cross_entropy_loss.py).
+the loss is computed in chunks that bring the hidden states' gradient with them (fused_losses/fused_linear.py).
 """
 
 import math
@@ -11,24 +11,29 @@ from typing import Any
 
 import torch
 
-# _CE_TARGET_GB_CAP and _CE_BYTES_PER_LOGIT of unsloth_zoo; chunks come in multiples of four.
-_CHUNK_TARGET_BYTES = 4 * 2**30
-_BYTES_PER_LOGIT = 16
+# fused_linear.py of unsloth_zoo: _MIN_LOGITS, _MAX_ROWS (also the least rows that go through tiles, on a GPU of more
+# than 24.5 GiB) and _BWD_TILE_BYTES. Logits are float32.
+_LEAST_LOGITS = 512 * 151_936
+_MOST_ROWS = 4096
+_TILE_BYTES = 256 * 2**20
 
 
 class ChunkedLoss(torch.autograd.Function):
-    """The fused loss: hidden states of shape (pages, tokens, size) and the output layer's weight to a scalar."""
+    """The fused loss: hidden states of shape (pages, tokens, size) and the output layer's weight to a scalar.
+
+    The unlabelled rows, which Unsloth leaves out, are counted as labelled.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, output_weight: torch.Tensor) -> torch.Tensor:
-        """Hold one chunk's logits in 16 bits, in float32, as log-probabilities and as gradients."""
-        rows, vocabulary = hidden.shape[0] * hidden.shape[1], output_weight.shape[0]
-        chunks = 4 * math.ceil(rows * vocabulary * _BYTES_PER_LOGIT / _CHUNK_TARGET_BYTES / 4)
-        shape = (math.ceil(rows / min(max(chunks, 1), rows)), vocabulary)
+        """Hold one buffer of float32 logits, which the gradients replace, and the hidden states' gradient."""
+        rows, size, vocabulary = hidden.shape[0] * hidden.shape[1], hidden.shape[2], output_weight.shape[0]
+        chunk = _rows_of_a_chunk(rows, size, vocabulary)
+        logits = chunk * vocabulary if rows < _MOST_ROWS else min(chunk * vocabulary, _TILE_BYTES // 4)
         ctx.gradient = torch.empty_like(hidden)
-        _chunk = (
-            torch.empty(shape, dtype=hidden.dtype, device=hidden.device),
-            *(torch.empty(shape, dtype=torch.float32, device=hidden.device) for _ in range(3)),
+        _buffers = (
+            torch.empty(-(-logits // vocabulary), vocabulary, dtype=torch.float32, device=hidden.device),
+            torch.empty(min(rows, _MOST_ROWS), size, dtype=torch.float32, device=hidden.device),
         )
         return torch.empty((), dtype=torch.float32, device=hidden.device)
 
@@ -36,6 +41,17 @@ class ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Return the gradient that the forward pass left."""
         return ctx.gradient, None
+
+
+def _rows_of_a_chunk(rows: int, size: int, vocabulary: int) -> int:
+    """A power of two: as many rows as logits take the room of the hidden states, but at least 2^26 logits or so."""
+    least = min(max(_power_of_two_below(_LEAST_LOGITS / vocabulary), 512), _MOST_ROWS)
+    chunk = min(max(_power_of_two_below(rows * size / vocabulary), least), _MOST_ROWS)
+    return max(1, min(chunk, rows))
+
+
+def _power_of_two_below(value: float) -> int:
+    return 1 << max(math.floor(math.log2(max(value, 1))), 0)
 
 
 class _Offloaded(torch.autograd.Function):

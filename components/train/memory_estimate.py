@@ -106,7 +106,7 @@ def estimate_memory(config: TrainConfig, pages: Pages, backend: str) -> MemoryEs
         parts=parts,
         loading_peak_bytes=_loading_peak(model, config, backend, static["weights"]),
         peak_bytes=sum(parts.values()),
-        upper_bound=backend == "unsloth" and not config.gradient_checkpointing,
+        upper_bound=backend == "unsloth",
     )
 
 

@@ -61,16 +61,24 @@ def estimate(base_model: Path | str, pages: Pages, backend: str = "standard", **
     return estimate_memory(train_config(base_model, **settings), pages, backend)
 
 
-@pytest.mark.parametrize("name", ["16-standard", "16-standard-gc", "4-standard", "4-unsloth"])
+@pytest.mark.parametrize(
+    "name", ["16-standard", "16-standard-gc", "4-standard", "4-bit, standard", "4-bit below 24 GiB, standard"]
+)
 def test_peaks_measured_on_a_gpu_are_predicted_within_the_known_error(full_size: Path, name: str) -> None:
     table = measured_cases()
-    case = next(case for case in table.cases() if case["name"] == name)
+    case = next(case for case in (*table.cases(), *table.benchmark_cases()) if case["name"] == name)
     row = table.predicted(case, full_size)
     assert abs(row["error"]) < KNOWN_ERROR
     assert row["trainable_parameters"] == case["trainable_parameters"]
     assert abs(row["loading_peak_bytes"] / row["measured_loading_bytes"] - 1) < KNOWN_ERROR
     frozen = {name: counts["bytes"] for name, counts in case["details"]["frozen_weights"].items()}
     assert row["weight_bytes"] == frozen
+
+
+def test_unsloth_takes_no_more_than_predicted(full_size: Path) -> None:
+    table = measured_cases()
+    rows = [table.predicted(case, full_size) for case in table.benchmark_cases() if "unsloth" in case["name"]]
+    assert len(rows) >= 3 and all(row["error"] > -KNOWN_ERROR and row["upper_bound"] for row in rows)
 
 
 @pytest.mark.parametrize("settings", [{}, {"finetune_vision_layers": True, "r": 4}, {"peft": "none"}])
@@ -94,7 +102,7 @@ def test_what_saves_memory_is_seen_to_save_it(backend: str) -> None:
     assert single.parts["activations"] * 7 < plain.parts["activations"] < single.parts["activations"] * 9
     assert packed.parts["weights"] < 0.8 * plain.parts["weights"]
     assert packed.parameters == plain.parameters
-    assert plain.upper_bound == (backend == "unsloth") and not checkpointed.upper_bound
+    assert plain.upper_bound == checkpointed.upper_bound == (backend == "unsloth")
 
 
 def test_full_fine_tuning_holds_float32_weights_gradients_and_two_moments(tiny_deepseek: Path) -> None:

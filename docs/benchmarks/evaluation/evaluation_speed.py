@@ -41,7 +41,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
     found = [Case(batched, options.pages, options.batch_size, False), Case("one by one", options.alone, 1, False)]
     if torch.cuda.is_available():
         recorded = Case(f"{batched}, recorded steps", options.pages, options.batch_size, True)
-        found[0] = Case(found[0].name, options.alone * options.batch_size, options.batch_size, False)
+        found[0] = Case(found[0].name, 4 * options.batch_size, options.batch_size, False)
         found = [recorded, *found, Case("one by one, recorded steps", options.alone, 1, True)]
     return found
 
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny-base", help="folder, or tiny-base")
     parser.add_argument("--data", type=Path, required=True, help="a dataset; its eval split is read")
     parser.add_argument("--pages", type=int, default=1000, help="pages of the evaluate step's own way")
-    parser.add_argument("--alone", type=int, default=20, help="pages that are read one by one")
+    parser.add_argument("--alone", type=int, default=5, help="pages that are read one by one")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--max_new_tokens", type=int, default=512)
     parser.add_argument(

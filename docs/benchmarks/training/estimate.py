@@ -23,11 +23,18 @@ GIB = 2**30
 # the same batches (data order of seed 0): their tokens without padding are those that the runs wrote down.
 PAGES = {"page640": Pages(640, 640, 1291), "page1024": Pages(768, 1024, 2119)}
 
-# Measured before packed experts let checkpointing drop their activations (06fb130), or before the vision encoder took
-# four pages at a time (824bbdd): today's trainings need less, and are predicted to.
+# Measured before packed experts let checkpointing drop their activations (06fb130). Unsloth's of these runs are all
+# outdated: their peak was the vision encoder's table of position biases, which is gone (bb38977).
 OUTDATED = {
-    *("4-standard-gc", "4-standard-gc-2", "8-standard-gc", "4-standard-gc-b16", "4-standard-gc-crops"),
-    *("4-unsloth-b16", "4-unsloth-crops"),
+    *("4-standard-gc", "4-standard-gc-2", "4-standard-gc-3", "8-standard-gc", "4-standard-gc-b16"),
+    "4-standard-gc-crops",
+}
+
+# The benchmark step's reports: the name of their cases, and the longest row of a batch as it is padded.
+BENCHMARKS = {
+    "run-14-4-bit.json": ("4-bit", Pages(640, 640, 1216)),
+    "run-15-capacity.json": ("4-bit below 24 GiB", Pages(640, 640, 1216)),
+    "run-16-capacity-unsloth.json": ("4-bit below 24 GiB", Pages(640, 640, 1216)),
 }
 
 
@@ -38,18 +45,36 @@ def cases() -> Iterator[dict[str, Any]]:
         (path,) = FOLDER.glob(f"run-{number}-*.json")
         for case in json.loads(path.read_text(encoding="utf-8")):
             settings = dict(case["settings"])
-            if settings["backend"] == "unsloth" and number < 4:  # Unsloth checkpointed there in any case, see README.md
-                settings["gradient_checkpointing"] = True
+            if settings["backend"] == "unsloth":
+                continue
             key = json.dumps({**settings, "output_dir": ""}, sort_keys=True)
             if Path(settings["dataset_dir"]).name in PAGES and key not in seen and case["name"] not in OUTDATED:
                 seen.add(key)
                 yield {**case, "run": path.name, "settings": settings}
 
 
+def benchmark_cases() -> Iterator[dict[str, Any]]:
+    """Yield what each contender's training took in the benchmark's reports, and its largest batch below the cap."""
+    for file, (name, pages) in BENCHMARKS.items():
+        report = json.loads((FOLDER / file).read_text(encoding="utf-8"))
+        for measured in report["measurements"]:
+            if measured["status"] != "ok" or measured["repeat"] > 1:
+                continue
+            given = {"backend": measured["contender"], "dataset_dir": "page640", "output_dir": "adapter"}
+            settings = {**report["config"]["train"], **given}
+            case = {**measured, "name": f"{name}, {measured['contender']}", "run": file, "pages": pages}
+            largest = measured["probes"]["largest_batch"]
+            if largest["status"] != "ok":
+                yield {**case, "settings": settings}
+            else:
+                settings |= {"per_device_train_batch_size": largest["pages"]}
+                yield {**case, "settings": settings, "peak_memory_bytes": largest["peak_memory_bytes"]}
+
+
 def predicted(case: dict[str, Any], model: Path) -> dict[str, Any]:
     """Return the case's measured and predicted peak; ``model`` is a folder with config and processor."""
     settings = {**case["settings"], "base_model": str(model)}
-    pages = PAGES[Path(settings["dataset_dir"]).name]
+    pages = case.get("pages") or PAGES[Path(settings["dataset_dir"]).name]
     estimate = estimate_memory(TrainConfig.model_validate(settings), pages, settings["backend"])
     measured = case["peak_memory_bytes"]["allocated"]
     return {
@@ -69,7 +94,7 @@ def predicted(case: dict[str, Any], model: Path) -> dict[str, Any]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         save_without_weights(Path(scratch))
-        rows = [predicted(case, Path(scratch)) for case in cases()]
+        rows = [predicted(case, Path(scratch)) for case in (*cases(), *benchmark_cases())]
     (FOLDER / "estimate.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print("| case | batch × tokens | checkpointing | predicted GiB | measured GiB | error | reserved | loading |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
