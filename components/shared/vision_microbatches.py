@@ -1,7 +1,8 @@
 """A batch's pictures go through the vision encoder a few at a time: its activations are large, and nobody needs them.
 
-DeepSeek-OCR-2's first encoder attends over 4,096 patches of a page of 1,024 pixels: 0.82 GiB a page without gradients
-(``deepsynth estimate``), of which 4-bit trainings with Unsloth had their peak.
+Four pages of 1,024 pixels take 0.52 GiB in DeepSeek-OCR-2's encoder without gradients (H100,
+docs/benchmarks/training/run-13-vision-encoder.txt), and 3.2 GiB where SAM's attention has its table of position biases
+(``sam_attention.py``). A batch may hold a hundred pages and more.
 """
 
 import functools
@@ -14,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from components.shared.model_families import family_of
 
-# Four pages of 1,024 pixels: 3.3 GiB. Fewer at a time are more launches, which is what a step of 4 pages waits for.
+# Four pages of 1,024 pixels. Fewer at a time are more launches: 11.4 ms for one page, 34.9 ms for four.
 PIXELS_AT_ONCE = 4 * 1024 * 1024
 
 _MARK = "_encodes_in_microbatches"

@@ -28,7 +28,7 @@ def vision_digest(
     vision_config = getattr(inner.config, "vision_config", None)
     mode = {
         "vision_config": vision_config.to_dict() if vision_config else None,
-        "attention": getattr(vision_config, "_attn_implementation", None),
+        "attention": [getattr(vision_config, "_attn_implementation", None), "position biases folded"],
         "model": type(inner).__name__,
         "processor": [type(processor).__name__, processor.image_processor.to_dict(), family.image_options],
         "transformers": transformers.__version__,
