@@ -89,12 +89,12 @@ def _processor_and_config() -> tuple[DeepseekOcr2Processor, DeepseekOcr2Config]:
     return DeepseekOcr2Processor(image_processor=DeepseekOcr2ImageProcessorPil(), tokenizer=tokenizer), config
 
 
-def main() -> int:
-    """Write the model into the folder that the command line names and return the exit code."""
+def main(arguments: list[str]) -> int:
+    """Write the model into the folder that ``arguments`` name and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="new or empty")
     try:
-        with finished_folder(parser.parse_args().folder) as folder:
+        with finished_folder(parser.parse_args(arguments).folder) as folder:
             save_full_size_deepseek_ocr2(folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -103,4 +103,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -170,12 +170,12 @@ def save_tiny_deepseek_ocr2(folder: Path, seed: int = 0) -> None:
 MODELS = {"paddleocr_vl": save_blank_paddleocr_vl, "deepseek_ocr2": save_tiny_deepseek_ocr2}
 
 
-def main() -> int:
-    """Write the model that the command line asks for and return the exit code."""
+def main(arguments: list[str]) -> int:
+    """Write the model that ``arguments`` ask for and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("folder", type=Path, help="new or empty")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         with finished_folder(options.folder) as folder:
             MODELS[options.model](folder)
@@ -186,4 +186,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
