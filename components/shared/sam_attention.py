@@ -30,9 +30,8 @@ def fold_position_biases(model: torch.nn.Module) -> int:
 
 
 def _is_sam_attention(module: Any) -> bool:
-    parts = ("qkv", "proj", "rel_pos_h", "rel_pos_w", "num_attention_heads", "get_rel_pos")
-    fused = type(module).__name__.endswith("SamVisionSdpaAttention")
-    return fused and bool(getattr(module, "use_rel_pos", False)) and all(hasattr(module, part) for part in parts)
+    # By name: each family of models has a class of its own, and Unsloth compiles another one.
+    return type(module).__name__.endswith("SamVisionSdpaAttention") and bool(module.use_rel_pos)
 
 
 def _without_table(layer: Any) -> Any:
@@ -73,11 +72,10 @@ class _Positions:
         weights = (self._layer.rel_pos_h, self._layer.rel_pos_w)
         versions = tuple((weight.data_ptr(), weight._version) for weight in weights)
         place = (height, width, query.dtype, query.device)
-        by_version = self._made.get((*place, versions))
-        if by_version is None:
+        if (*place, versions) not in self._made:
             self._made = {known: made for known, made in self._made.items() if known[-1] == versions}
-            by_version = self._made[*place, versions] = self._new(query, height, width)
-        rows, columns, own = by_version
+            self._made[*place, versions] = self._new(query, height, width)
+        rows, columns, own = self._made[*place, versions]
         grid = query.unflatten(2, (height, width))
         said = [torch.einsum("bnhwc,hkc->bnhwk", grid, rows), torch.einsum("bnhwc,wkc->bnhwk", grid, columns)]
         if spare := own.shape[-1] - height - width:

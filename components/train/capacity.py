@@ -125,7 +125,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 class CopiesOfOnePicture:
-    """An image processor that computes the first picture and repeats it: 172 pages of 640 pixels took 15 s a batch."""
+    """An image processor that computes the first picture and repeats it, for trials of a hundred copies and more."""
 
     def __init__(self, image_processor: Any) -> None:
         self._image_processor = image_processor

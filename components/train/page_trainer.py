@@ -119,7 +119,7 @@ class PageTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: ``LanguageModelFlops`` counts, and transformers goes through all modules at each step for it.
 
-        5 to 7 ms of the host's time on an H100 machine with DeepSeek-OCR-2.
+        4 to 7 ms of the host's time with DeepSeek-OCR-2 beside an H100, docs/benchmarks/training/run-12-profile.json.
         """
         return 0
 

@@ -43,7 +43,8 @@ def recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                log.warning("the vision encoder cannot be recorded: %s", str(error).splitlines()[0])
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                log.warning("the vision encoder cannot be recorded: %s", reason)
                 failed = True
         if case not in recordings:
             return forward(pixel_values, **options)
