@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 _STEPS_BETWEEN_STOP_CHECKS = 16  # each check waits for the device; a finished batch makes at most so many idle steps
 _CACHE_GRANULE = 256  # tokens; prompts of like length then share one recorded step
 _SPARE_CACHE = 1024  # tokens; a longer cache than needed is taken, rather than recording anew
+# transformers hands a step the prompt's other tensors too (PaddleOCR-VL's mm_token_type_ids): as long as the prompt, so
+# not those of the next batch, and of no use to a token that has its position.
+_STEP_TENSORS = ("input_ids", "position_ids", "attention_mask")
 
 
 class RecordingError(Exception):
@@ -143,11 +146,11 @@ class _RecordedStep:
 
     def _take(self, inputs: dict[str, Any]) -> None:
         """Take a step's inputs; where a step is recorded, into the tensors that it was recorded on."""
-        tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
         if not self._inputs:
-            self._inputs = {**inputs, **{name: value.clone() for name, value in tensors.items()}}
-        for name, value in tensors.items():
-            self._inputs[name].copy_(value)
+            settings = {name: value for name, value in inputs.items() if not isinstance(value, torch.Tensor)}
+            self._inputs = settings | {name: inputs[name].clone() for name in _STEP_TENSORS}
+        for name in _STEP_TENSORS:
+            self._inputs[name].copy_(inputs[name])
 
     def _advance(self) -> None:
         """Make one token of each page, and set the inputs of the next."""

@@ -27,8 +27,9 @@ class Reader:
         self.family = family_of(self.model.config.model_type)
         self.end = self.processor.tokenizer.eos_token_id
 
-    def inputs(self, *texts: str) -> BatchFeature:
-        return generation_inputs(self.processor, self.family, [drawn(text) for text in texts], [None] * len(texts))
+    def inputs(self, *texts: str, height: int = 56) -> BatchFeature:
+        pages = [drawn(text, height) for text in texts]
+        return generation_inputs(self.processor, self.family, pages, [None] * len(texts))
 
     def greedy(self, inputs: BatchFeature) -> list[list[int]]:
         settings = {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, "pad_token_id": PAD, "eos_token_id": self.end}
@@ -45,8 +46,8 @@ def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Reader(str(folder))
 
 
-def drawn(text: str) -> Image.Image:
-    page = Image.new("RGB", (280, 56), "white")
+def drawn(text: str, height: int = 56) -> Image.Image:
+    page = Image.new("RGB", (280, height), "white")
     ImageDraw.Draw(page).text((8, 12), text, fill="black", font_size=22)
     return page
 
@@ -59,6 +60,16 @@ def test_the_tokens_are_those_of_greedy_search_batch_after_batch(reader: Reader)
         answers = decoding.generate(inputs, MAX_NEW_TOKENS)
         assert torch.equal(answers[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
         assert answers[:, inputs["input_ids"].shape[1] :].tolist() == reader.greedy(inputs)
+
+
+def test_pages_of_other_sizes_are_read_with_the_same_step(reader: Reader) -> None:
+    decoding = GraphedDecoding(reader.model, [reader.end], PAD)
+    lengths = set()
+    for height in (56, 112, 28):
+        inputs = reader.inputs("one line", height=height)
+        lengths.add(prompt := inputs["input_ids"].shape[1])
+        assert decoding.generate(inputs, MAX_NEW_TOKENS)[:, prompt:].tolist() == reader.greedy(inputs)
+    assert len(lengths) == 3, "a step that was recorded for one prompt serves another length"
 
 
 def test_an_answer_that_ends_is_padded_and_others_go_on(reader: Reader) -> None:

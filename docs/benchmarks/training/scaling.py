@@ -130,7 +130,7 @@ def main() -> None:
     with ThreadPoolExecutor(options.side_by_side or 1) as pool:
         jobs = {
             (case, gpus): pool.submit(measure, case, gpus, devices, options)
-            for gpus in sorted(counts, reverse=True)
+            for gpus in sorted(counts)
             for case in options.cases
         }
         results = {}
