@@ -40,7 +40,9 @@ class ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Return the gradient that the forward pass left."""
-        return ctx.gradient, None
+        gradient = ctx.gradient
+        del ctx.gradient
+        return gradient, None
 
 
 def _rows_of_a_chunk(rows: int, size: int, vocabulary: int) -> int:
@@ -59,29 +61,31 @@ class _Offloaded(torch.autograd.Function):
     def forward(
         ctx: Any, layer: Callable[..., Any], mode: AbstractContextManager[Any], hidden: torch.Tensor, *rest: Any
     ) -> Any:
-        ctx.layer, ctx.mode, ctx.rest = layer, mode, rest
-        ctx.kept = hidden.shape, hidden.dtype  # the values are in host memory
+        ctx.layer, ctx.mode, ctx.rest = layer, mode, rest[1:]
+        ctx.kept = rest[0]  # a buffer; the values are in host memory
         with torch.no_grad():
-            return layer(hidden, *rest)
+            return layer(hidden, *ctx.rest)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
-        shape, dtype = ctx.kept
-        hidden = torch.empty(shape, dtype=dtype, device=gradients[0].device, requires_grad=True)
+        hidden = ctx.kept.detach().requires_grad_()
         with torch.enable_grad(), ctx.mode:
             output = ctx.layer(hidden, *ctx.rest)
         torch.autograd.backward(output if isinstance(output, torch.Tensor) else output[0], gradients[0])
-        return None, None, hidden.grad, *(None for _ in ctx.rest)
+        return None, None, hidden.grad, None, *(None for _ in ctx.rest)
 
 
 def offload_layer_inputs(model: torch.nn.Module, mode: AbstractContextManager[Any]) -> None:
     """Checkpoint every layer of ``model`` that transformers can checkpoint, with its input in host memory.
 
-    ``mode`` is entered when a layer runs for the second time.
+    The inputs come back into two buffers, which stay. ``mode`` is entered when a layer runs for the second time.
     """
+    buffers: dict[torch.Size, list[torch.Tensor]] = {}
 
-    def checkpoint(layer: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        return _Offloaded.apply(layer, mode, *inputs)
+    def checkpoint(layer: Callable[..., Any], hidden: torch.Tensor, *inputs: Any, **options: Any) -> Any:
+        if hidden.shape not in buffers:
+            buffers[hidden.shape] = [torch.empty_like(hidden) for _ in range(2)]
+        return _Offloaded.apply(layer, mode, hidden, buffers[hidden.shape][0], *inputs)
 
     for module in model.modules():
         if hasattr(module, "gradient_checkpointing"):

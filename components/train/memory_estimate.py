@@ -26,11 +26,13 @@ from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.image_text_inputs import training_inputs
 from components.shared.model_families import family_of
 from components.shared.model_loading import load_processor
+from components.shared.vision_microbatches import PIXELS_AT_ONCE, encoder_of_pictures
 from components.train.backends.quantization import PackedWeight, packed_bits, weight_formats
 from components.train.config import TrainConfig
 from components.train.estimate_model import load_architecture, model_on_meta, packs_experts, scale_bytes
 from components.train.estimate_trace import GpuOnMeta, MemoryTrace
 from components.train.estimate_unsloth import ChunkedLoss, offload_layer_inputs
+from components.train.estimate_unsloth_layers import compile_layers
 from components.train.frozen_vision import run_frozen_parts_without_gradients
 from components.train.rope_positions import rope_positions_of
 
@@ -65,7 +67,8 @@ class MemoryEstimate:
     peak_bytes: int
     """of PyTorch's allocator; its fragments and the CUDA context come on top"""
     upper_bound: bool
-    """the real peak may lie far below: Unsloth's compiled layers keep less than is known here"""
+    """the real peak may lie below: vision features are kept, or Unsloth's layers keep less than is known here, which is
+    so without gradient checkpointing and with adapted experts"""
 
 
 def estimate_memory(config: TrainConfig, pages: Pages, backend: str) -> MemoryEstimate:
@@ -87,7 +90,7 @@ def estimate_memory(config: TrainConfig, pages: Pages, backend: str) -> MemoryEs
         + (scale_bytes(config, model) if packed_bits(config) else 0),
         "adapter" if config.peft == "lora" else "trained weights": _bytes(trainable),
         "optimizer": trained * (2 if config.optim == "adamw_8bit" else 8),
-        "workspace": WORKSPACE_BYTES,
+        "workspace": WORKSPACE_BYTES + _recording_bytes(model, batch),
         # Between several GPUs, gradients go through copies of them.
         **({"gradient buckets": _bytes(trainable)} if config.num_gpus > 1 else {}),
     }
@@ -106,7 +109,8 @@ def estimate_memory(config: TrainConfig, pages: Pages, backend: str) -> MemoryEs
         parts=parts,
         loading_peak_bytes=_loading_peak(model, config, backend, static["weights"]),
         peak_bytes=sum(parts.values()),
-        upper_bound=backend == "unsloth",
+        upper_bound=config.vision_features_dir is not None
+        or (backend == "unsloth" and (config.adapt_experts or not config.gradient_checkpointing)),
     )
 
 
@@ -141,6 +145,17 @@ def _batch_on_meta(model: PreTrainedModel | PeftModel, config: TrainConfig, page
     return {name: value.to("meta") if name in text else value for name, value in batch.items()}, shortest
 
 
+def _recording_bytes(model: PreTrainedModel | PeftModel, batch: dict[str, Any]) -> int:
+    """Return what a frozen vision encoder's recordings keep: pictures, and cuBLAS's workspaces of two more streams."""
+    encoder = encoder_of_pictures(model)
+    if encoder is None or any(weight.requires_grad for weight in encoder.parameters()):
+        return 0
+    pictures = [value for value in batch.values() if value.dim() == 4 and value.is_floating_point()]
+    return 2 * WORKSPACE_BYTES + sum(
+        value[: max(1, PIXELS_AT_ONCE // value[0, 0].numel())].numel() * value.element_size() for value in pictures
+    )
+
+
 def _traced(
     model: PreTrainedModel | PeftModel, batch: dict[str, Any], config: TrainConfig, backend: str, low: Any
 ) -> dict[str, int]:
@@ -148,6 +163,8 @@ def _traced(
     gpu = GpuOnMeta(low)
     run_frozen_parts_without_gradients(model)
     model.train()
+    if backend == "unsloth" and not config.adapt_experts:
+        compile_layers(model)
     if config.gradient_checkpointing:
         _checkpoint(model, backend, gpu)
     bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -185,8 +202,11 @@ def _loss(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
 
 
 def _unsloth_loss(bare: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    hidden = bare.model(**{name: value for name, value in inputs.items() if name != "labels"})[0]
-    loss: torch.Tensor = ChunkedLoss.apply(hidden, bare.get_output_embeddings().weight)
+    given = {name: value for name, value in inputs.items() if name != "labels"}
+    # Rows are filled up at their end, and Unsloth lets attention be causal without a mask. transformers makes one of
+    # tokens x tokens unless it is given one of four dimensions.
+    given["attention_mask"] = torch.empty((1, 1, 1, 1), dtype=torch.bool, device="meta")
+    loss: torch.Tensor = ChunkedLoss.apply(bare.model(**given)[0], bare.get_output_embeddings().weight)
     return loss
 
 

@@ -30,11 +30,21 @@ OUTDATED = {
     "4-standard-gc-crops",
 }
 
-# The benchmark step's reports: the name of their cases, and the longest row of a batch as it is padded.
+# The benchmark step's reports: the name of their cases, and the longest row among their steps as it is padded. A
+# search for the largest batch takes the page with the longest label.
+PAGE_640, PAGE_1024, LARGEST = Pages(640, 640, 1216), Pages(768, 1024, 2112), Pages(640, 640, 1216)
 BENCHMARKS = {
-    "run-14-4-bit.json": ("4-bit", Pages(640, 640, 1216)),
-    "run-15-capacity.json": ("4-bit below 24 GiB", Pages(640, 640, 1216)),
-    "run-16-capacity-unsloth.json": ("4-bit below 24 GiB", Pages(640, 640, 1216)),
+    "run-14-4-bit.json": ("4-bit", PAGE_640),
+    "run-17-16-bit.json": ("16-bit", PAGE_640),
+    "run-18-8-bit-standard.json": ("8-bit", PAGE_640),
+    "run-18-8-bit-unsloth.json": ("8-bit", PAGE_640),
+    "run-19-4-bit-crops.json": ("4-bit, crops", PAGE_1024),
+    "run-20-16-bit-crops-standard.json": ("16-bit, crops", PAGE_1024),
+    "run-20-16-bit-crops-unsloth.json": ("16-bit, crops", PAGE_1024),
+    "run-21-8-bit-crops-standard.json": ("8-bit, crops", PAGE_1024),
+    "run-21-8-bit-crops-unsloth.json": ("8-bit, crops", PAGE_1024),
+    "run-15-capacity.json": ("4-bit below 24 GiB", LARGEST),
+    "run-16-capacity-unsloth.json": ("4-bit below 24 GiB", LARGEST),
 }
 
 
@@ -54,7 +64,7 @@ def cases() -> Iterator[dict[str, Any]]:
 
 
 def benchmark_cases() -> Iterator[dict[str, Any]]:
-    """Yield what each contender's training took in the benchmark's reports, and its largest batch below the cap."""
+    """Yield what each contender's training took in the benchmark's reports, or its largest batch below the cap."""
     for file, (name, pages) in BENCHMARKS.items():
         report = json.loads((FOLDER / file).read_text(encoding="utf-8"))
         for measured in report["measurements"]:
@@ -63,12 +73,13 @@ def benchmark_cases() -> Iterator[dict[str, Any]]:
             given = {"backend": measured["contender"], "dataset_dir": "page640", "output_dir": "adapter"}
             settings = {**report["config"]["train"], **given}
             case = {**measured, "name": f"{name}, {measured['contender']}", "run": file, "pages": pages}
-            largest = measured["probes"]["largest_batch"]
-            if largest["status"] != "ok":
-                yield {**case, "settings": settings}
-            else:
+            largest = measured["probes"].get("largest_batch", {"status": "skipped"})
+            if largest["status"] == "ok":
                 settings |= {"per_device_train_batch_size": largest["pages"]}
-                yield {**case, "settings": settings, "peak_memory_bytes": largest["peak_memory_bytes"]}
+                case |= {"peak_memory_bytes": largest["peak_memory_bytes"]}
+            elif report["config"]["memory_cap_gib"]:
+                continue  # six steps of a configuration that another report has
+            yield {**case, "settings": settings}
 
 
 def predicted(case: dict[str, Any], model: Path) -> dict[str, Any]:
