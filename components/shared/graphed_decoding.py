@@ -21,9 +21,10 @@ log = logging.getLogger(__name__)
 _STEPS_BETWEEN_STOP_CHECKS = 16  # each check waits for the device; a finished batch makes at most so many idle steps
 _CACHE_GRANULE = 256  # tokens; prompts of like length then share one recorded step
 _SPARE_CACHE = 1024  # tokens; a longer cache than needed is taken, rather than recording anew
-# transformers hands a step the prompt's other tensors too (PaddleOCR-VL's mm_token_type_ids): as long as the prompt, so
-# not those of the next batch, and of no use to a token that has its position.
-_STEP_TENSORS = ("input_ids", "position_ids", "attention_mask")
+_STEP_TENSORS = {"input_ids", "position_ids", "attention_mask"}
+# transformers hands a step these too, in shapes that the next batch does not share: the prompt's token types, and what
+# was seen of its pictures. A token with a position has no use for them.
+_PROMPT_TENSORS = {"mm_token_type_ids", "image_grid_thw", "pixel_values", "pixel_values_local"}
 
 
 class RecordingError(Exception):
@@ -147,7 +148,10 @@ class _RecordedStep:
     def _take(self, inputs: dict[str, Any]) -> None:
         """Take a step's inputs; where a step is recorded, into the tensors that it was recorded on."""
         if not self._inputs:
-            settings = {name: value for name, value in inputs.items() if not isinstance(value, torch.Tensor)}
+            tensors = {name for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+            if odd := _STEP_TENSORS - tensors | tensors - _STEP_TENSORS - _PROMPT_TENSORS:
+                raise RecordingError(f"of {', '.join(sorted(odd))} it is not known what a step does with it")
+            settings = {name: value for name, value in inputs.items() if name not in tensors}
             self._inputs = settings | {name: inputs[name].clone() for name in _STEP_TENSORS}
         for name in _STEP_TENSORS:
             self._inputs[name].copy_(inputs[name])

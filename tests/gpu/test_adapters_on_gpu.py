@@ -216,7 +216,7 @@ def test_loftq_makes_up_for_quantisation(made: Path, trainings: Trainings, backe
 
 @pytest.mark.parametrize("name", ["standard-whole", "unsloth-whole", "unsloth-loftq"])
 def test_evaluate_and_export_read_the_adapter(made: Path, trainings: Trainings, tmp_path: Path, name: str) -> None:
-    for package in ("jinja2", "jiwer", "matplotlib", "pyarrow", "rouge_score", "sacrebleu"):
+    for package in ("evaluate", "jinja2", "jiwer", "matplotlib", "pyarrow", "sacrebleu"):
         pytest.importorskip(package)
     backend, training = name.split("-")
     trainings[backend][training].result()

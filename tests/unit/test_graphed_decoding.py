@@ -1,5 +1,6 @@
 """Recorded decoding chooses the tokens that transformers' own greedy search chooses; tests/gpu replays real graphs."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import BatchFeature
 
-from components.shared.graphed_decoding import GraphedDecoding
+from components.shared.graphed_decoding import GraphedDecoding, RecordingError
 from components.shared.image_text_inputs import generation_inputs
 from components.shared.model_families import family_of
 from components.shared.model_loading import load_model, load_processor
@@ -70,6 +71,20 @@ def test_pages_of_other_sizes_are_read_with_the_same_step(reader: Reader) -> Non
         lengths.add(prompt := inputs["input_ids"].shape[1])
         assert decoding.generate(inputs, MAX_NEW_TOKENS)[:, prompt:].tolist() == reader.greedy(inputs)
     assert len(lengths) == 3, "a step that was recorded for one prompt serves another length"
+
+
+def test_a_step_that_takes_an_unknown_tensor_is_not_recorded(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = reader.model.prepare_inputs_for_generation
+
+    @functools.wraps(prepare)  # transformers reads its signature
+    def with_another(*inputs: Any, **options: Any) -> dict[str, Any]:
+        prepared: dict[str, Any] = prepare(*inputs, **options)
+        return prepared if options.get("is_first_iteration") else {**prepared, "token_type_ids": torch.zeros(1, 1)}
+
+    decoding = GraphedDecoding(reader.model, [reader.end], PAD)
+    monkeypatch.setattr(reader.model, "prepare_inputs_for_generation", with_another)
+    with pytest.raises(RecordingError, match="token_type_ids"):
+        decoding.generate(reader.inputs("one line"), MAX_NEW_TOKENS)
 
 
 def test_an_answer_that_ends_is_padded_and_others_go_on(reader: Reader) -> None:
