@@ -26,13 +26,13 @@ from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.image_text_inputs import training_inputs
 from components.shared.model_families import family_of
 from components.shared.model_loading import load_processor
-from components.shared.vision_microbatches import PIXELS_AT_ONCE, encoder_of_pictures
 from components.train.backends.quantization import PackedWeight, packed_bits, weight_formats
 from components.train.config import TrainConfig
 from components.train.estimate_model import load_architecture, model_on_meta, packs_experts, scale_bytes
 from components.train.estimate_trace import GpuOnMeta, MemoryTrace
 from components.train.estimate_unsloth import ChunkedLoss, offload_layer_inputs
 from components.train.estimate_unsloth_layers import compile_layers
+from components.train.estimate_vision import encode_each_shape_once, recording_bytes
 from components.train.frozen_vision import run_frozen_parts_without_gradients
 from components.train.rope_positions import rope_positions_of
 
@@ -90,7 +90,7 @@ def estimate_memory(config: TrainConfig, pages: Pages, backend: str) -> MemoryEs
         + (scale_bytes(config, model) if packed_bits(config) else 0),
         "adapter" if config.peft == "lora" else "trained weights": _bytes(trainable),
         "optimizer": trained * (2 if config.optim == "adamw_8bit" else 8),
-        "workspace": WORKSPACE_BYTES + _recording_bytes(model, batch),
+        "workspace": WORKSPACE_BYTES + recording_bytes(model, batch, WORKSPACE_BYTES),
         # Between several GPUs, gradients go through copies of them.
         **({"gradient buckets": _bytes(trainable)} if config.num_gpus > 1 else {}),
     }
@@ -145,22 +145,12 @@ def _batch_on_meta(model: PreTrainedModel | PeftModel, config: TrainConfig, page
     return {name: value.to("meta") if name in text else value for name, value in batch.items()}, shortest
 
 
-def _recording_bytes(model: PreTrainedModel | PeftModel, batch: dict[str, Any]) -> int:
-    """Return what a frozen vision encoder's recordings keep: pictures, and cuBLAS's workspaces of two more streams."""
-    encoder = encoder_of_pictures(model)
-    if encoder is None or any(weight.requires_grad for weight in encoder.parameters()):
-        return 0
-    pictures = [value for value in batch.values() if value.dim() == 4 and value.is_floating_point()]
-    return 2 * WORKSPACE_BYTES + sum(
-        value[: max(1, PIXELS_AT_ONCE // value[0, 0].numel())].numel() * value.element_size() for value in pictures
-    )
-
-
 def _traced(
     model: PreTrainedModel | PeftModel, batch: dict[str, Any], config: TrainConfig, backend: str, low: Any
 ) -> dict[str, int]:
     """Return the bytes by part at the peak of a step, without what is there before and after it."""
     gpu = GpuOnMeta(low)
+    encode_each_shape_once(model)
     run_frozen_parts_without_gradients(model)
     model.train()
     if backend == "unsloth" and not config.adapt_experts:
