@@ -7,7 +7,8 @@ keep the queries, keys, values, the output and one float32 number a row.
 
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -102,12 +103,22 @@ class MemoryTrace(TorchDispatchMode):
         super().__init__()
         self.peak: dict[str, int] = {}
         self._vocabulary = vocabulary
+        self._counting = True
         self._live: Counter[str] = Counter()
         self._parts: weakref.WeakKeyDictionary[torch.UntypedStorage, list[str]] = weakref.WeakKeyDictionary()
 
     def leave_out(self, tensor: torch.Tensor) -> None:
         """Do not count ``tensor``."""
         self._parts[tensor.untyped_storage()] = []
+
+    @contextmanager
+    def not_counting(self) -> Iterator[None]:
+        """Within the context, count nothing that is made."""
+        self._counting = False
+        try:
+            yield
+        finally:
+            self._counting = True
 
     def count_as_gradient(self, weight: torch.Tensor) -> None:
         """Count the gradient of ``weight``, which is there for as long as the step lasts, as one."""
@@ -131,7 +142,7 @@ class MemoryTrace(TorchDispatchMode):
         if on_meta:  # numbers such as a picture's grid are real, and meet values that are not
             args, kwargs = tree_map(_moved_to_meta, (args, kwargs or {}))
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
+        for leaf in tree_leaves(result) if self._counting else ():
             if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
                 self._count(leaf)
         return result

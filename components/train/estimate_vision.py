@@ -1,4 +1,4 @@
-"""A frozen vision encoder on the meta device: what its recordings keep, and one microbatch in the place of many."""
+"""A frozen vision part on the meta device: recordings, one microbatch in the place of many, and kept features."""
 
 import functools
 from typing import Any
@@ -8,6 +8,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from components.shared.vision_microbatches import PIXELS_AT_ONCE, encoder_of_pictures
+from components.train.estimate_trace import MemoryTrace
+from components.train.frozen_vision import inner_model
 
 
 def recording_bytes(model: PreTrainedModel | PeftModel, batch: dict[str, Any], workspace: int) -> int:
@@ -61,3 +63,22 @@ def _same_size(kept: Any) -> Any:
         shape, dtype, device = kept
         return torch.empty(shape, dtype=dtype, device=device)
     return kept if kept is None else tuple(_same_size(each) for each in kept)
+
+
+def serve_kept_features(model: PreTrainedModel | PeftModel, trace: MemoryTrace) -> None:
+    """Let the batch have its pictures' features, which stay as long as it does, and count no vision part."""
+    inner = inner_model(model)
+    compute = inner.get_image_features
+    features: list[torch.Tensor] = []
+
+    def served(*inputs: Any, **options: Any) -> Any:
+        with trace.not_counting():
+            output = compute(*inputs, **options)
+        if not isinstance(getattr(output, "pooler_output", None), list | tuple):
+            raise ValueError("its vision part hands over something else than features of each picture")
+        if not features:
+            features.extend(torch.empty(each.shape, dtype=each.dtype, device="meta") for each in output.pooler_output)
+        output.pooler_output = tuple(features)
+        return output
+
+    inner.get_image_features = served

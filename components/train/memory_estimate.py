@@ -3,8 +3,8 @@
     python -m components.train.memory_estimate < train.json
 
 reads the config of a train step (JSON) and prints its estimate (JSON). Validated against measured peaks in
-docs/benchmarks/training/estimate.md. ``vision_features_dir`` is ignored: where the vision part's output is kept, the
-estimate is an upper bound.
+docs/benchmarks/training/estimate.md. With ``vision_features_dir`` it is that of a batch whose pictures' features are
+all kept.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from components.train.estimate_model import load_architecture, model_on_meta, pa
 from components.train.estimate_trace import GpuOnMeta, MemoryTrace
 from components.train.estimate_unsloth import ChunkedLoss, offload_layer_inputs
 from components.train.estimate_unsloth_layers import compile_layers
-from components.train.estimate_vision import encode_each_shape_once, recording_bytes
+from components.train.estimate_vision import encode_each_shape_once, recording_bytes, serve_kept_features
 from components.train.frozen_vision import run_frozen_parts_without_gradients
 from components.train.rope_positions import rope_positions_of
 
@@ -67,8 +67,8 @@ class MemoryEstimate:
     peak_bytes: int
     """of PyTorch's allocator; its fragments and the CUDA context come on top"""
     upper_bound: bool
-    """the real peak may lie below: vision features are kept, or Unsloth's layers keep less than is known here, which is
-    so without gradient checkpointing and with adapted experts"""
+    """the real peak may lie below: Unsloth's layers keep less than is known here, which is so without gradient
+    checkpointing and with adapted experts"""
 
 
 def estimate_memory(config: TrainConfig, pages: Pages, backend: str) -> MemoryEstimate:
@@ -109,8 +109,7 @@ def estimate_memory(config: TrainConfig, pages: Pages, backend: str) -> MemoryEs
         parts=parts,
         loading_peak_bytes=_loading_peak(model, config, backend, static["weights"]),
         peak_bytes=sum(parts.values()),
-        upper_bound=config.vision_features_dir is not None
-        or (backend == "unsloth" and (config.adapt_experts or not config.gradient_checkpointing)),
+        upper_bound=backend == "unsloth" and (config.adapt_experts or not config.gradient_checkpointing),
     )
 
 
@@ -163,11 +162,13 @@ def _traced(
         trace.leave_out(weight)
         if weight.requires_grad:
             weight.register_post_accumulate_grad_hook(trace.count_as_gradient)
+    if config.vision_features_dir:
+        serve_kept_features(model, trace)
     gc.collect()
     gc.disable()  # so that the peak does not depend on when the collector runs
     try:
         with trace, gpu:
-            inputs = {name: _fresh(value) for name, value in batch.items()}
+            inputs = _inputs(batch, config, trace)
             for _ in range(min(config.gradient_accumulation_steps, 2)):
                 loss = _unsloth_loss(bare, inputs) if backend == "unsloth" else _loss(model, inputs)
                 torch.autograd.backward([loss])
@@ -182,6 +183,13 @@ def _traced(
     finally:
         gc.enable()
     return trace.peak
+
+
+def _inputs(batch: dict[str, Any], config: TrainConfig, trace: MemoryTrace) -> dict[str, Any]:
+    pixels = [name for name in batch if config.vision_features_dir and name.startswith("pixel_values")]
+    with trace.not_counting():
+        kept = {name: _fresh(batch[name]) for name in pixels}  # only their shapes are asked for
+    return {name: _fresh(value) for name, value in batch.items() if name not in kept} | kept
 
 
 def _loss(model: Any, inputs: dict[str, Any]) -> torch.Tensor:

@@ -66,7 +66,7 @@ def estimate(base_model: Path | str, pages: Pages, backend: str = "standard", **
     [
         *("16-standard", "16-standard-gc", "4-standard", "4-bit, standard", "4-bit below 24 GiB, standard"),
         *("8-bit, standard", "4-bit, unsloth", "8-bit, unsloth", "16-bit, unsloth", "4-bit, crops, unsloth"),
-        "4-bit below 24 GiB, unsloth",
+        *("4-bit below 24 GiB, unsloth", "4-bit below 24 GiB, kept features, unsloth"),
     ],
 )
 def test_peaks_measured_on_a_gpu_are_predicted_within_the_known_error(full_size: Path, name: str) -> None:
@@ -118,6 +118,8 @@ def test_what_saves_memory_is_seen_to_save_it(backend: str) -> None:
     checkpointed = estimate("tiny-base", pages, backend, gradient_checkpointing=True)
     single = estimate("tiny-base", pages, backend, per_device_train_batch_size=1)
     packed = estimate("tiny-base", pages, backend, load_in_4bit=True)
+    seen = estimate("tiny-base", pages, backend, gradient_checkpointing=True, vision_features_dir="features")
+    assert seen.peak_bytes < checkpointed.peak_bytes
     assert checkpointed.peak_bytes < plain.peak_bytes
     assert single.parts["activations"] * 7 < plain.parts["activations"] < single.parts["activations"] * 9
     assert packed.parts["weights"] < 0.8 * plain.parts["weights"]

@@ -45,6 +45,7 @@ BENCHMARKS = {
     "run-21-8-bit-crops-unsloth.json": ("8-bit, crops", PAGE_1024),
     "run-15-capacity.json": ("4-bit below 24 GiB", LARGEST),
     "run-16-capacity-unsloth.json": ("4-bit below 24 GiB", LARGEST),
+    "run-22-capacity-features.json": ("4-bit below 24 GiB, kept features", LARGEST),
 }
 
 
