@@ -155,7 +155,9 @@ def _traced(
     if backend == "unsloth" and not config.adapt_experts:
         compile_layers(model)
     if config.gradient_checkpointing:
-        _checkpoint(model, backend, gpu)
+        _checkpoint(model, gpu)
+        if backend == "unsloth" and config.num_gpus == 1:  # for DDP it keeps them on the device, as transformers does
+            offload_layer_inputs(model, gpu)
     bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     trace = MemoryTrace(bare.config.get_text_config().vocab_size)
     for weight in [*model.parameters(), *model.buffers()]:
@@ -208,13 +210,11 @@ def _unsloth_loss(bare: Any, inputs: dict[str, Any]) -> torch.Tensor:
     return loss
 
 
-def _checkpoint(model: PreTrainedModel | PeftModel, backend: str, gpu: GpuOnMeta) -> None:
+def _checkpoint(model: PreTrainedModel | PeftModel, gpu: GpuOnMeta) -> None:
     contexts = {"use_reentrant": False, "context_fn": lambda: (contextlib.nullcontext(), gpu)}
     model.gradient_checkpointing_enable(contexts)
     if isinstance(model, PeftModel):
         model.enable_input_require_grads()
-    if backend == "unsloth":
-        offload_layer_inputs(model, gpu)
 
 
 def _loading_peak(model: torch.nn.Module, config: TrainConfig, backend: str, weights: int) -> int:

@@ -120,6 +120,9 @@ def test_what_saves_memory_is_seen_to_save_it(backend: str) -> None:
     packed = estimate("tiny-base", pages, backend, load_in_4bit=True)
     seen = estimate("tiny-base", pages, backend, gradient_checkpointing=True, vision_features_dir="features")
     assert seen.peak_bytes < checkpointed.peak_bytes
+    of_two = estimate("tiny-base", pages, backend, gradient_checkpointing=True, num_gpus=2)
+    kept_inputs = of_two.parts["activations"] - checkpointed.parts["activations"]
+    assert (kept_inputs > 0) == (backend == "unsloth"), "with DDP Unsloth does not offload"
     assert checkpointed.peak_bytes < plain.peak_bytes
     assert single.parts["activations"] * 7 < plain.parts["activations"] < single.parts["activations"] * 9
     assert packed.parts["weights"] < 0.8 * plain.parts["weights"]
