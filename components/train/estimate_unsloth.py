@@ -59,20 +59,24 @@ def _power_of_two_below(value: float) -> int:
 class _Offloaded(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, layer: Callable[..., Any], mode: AbstractContextManager[Any], hidden: torch.Tensor, *rest: Any
+        ctx: Any,
+        layer: Callable[..., Any],
+        mode: AbstractContextManager[Any],
+        buffer: torch.Tensor,
+        hidden: torch.Tensor,
+        *rest: Any,
     ) -> Any:
-        ctx.layer, ctx.mode, ctx.rest = layer, mode, rest[1:]
-        ctx.kept = rest[0]  # a buffer; the values are in host memory
+        ctx.layer, ctx.mode, ctx.buffer, ctx.rest = layer, mode, buffer, rest
         with torch.no_grad():
-            return layer(hidden, *ctx.rest)
+            return layer(hidden, *rest)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
-        hidden = ctx.kept.detach().requires_grad_()
+        hidden = ctx.buffer.detach().requires_grad_()  # the values were in host memory
         with torch.enable_grad(), ctx.mode:
             output = ctx.layer(hidden, *ctx.rest)
         torch.autograd.backward(output if isinstance(output, torch.Tensor) else output[0], gradients[0])
-        return None, None, hidden.grad, None, *(None for _ in ctx.rest)
+        return None, None, None, hidden.grad, *(None for _ in ctx.rest)
 
 
 def offload_layer_inputs(model: torch.nn.Module, mode: AbstractContextManager[Any]) -> None:
@@ -85,7 +89,7 @@ def offload_layer_inputs(model: torch.nn.Module, mode: AbstractContextManager[An
     def checkpoint(layer: Callable[..., Any], hidden: torch.Tensor, *inputs: Any, **options: Any) -> Any:
         if hidden.shape not in buffers:
             buffers[hidden.shape] = [torch.empty_like(hidden) for _ in range(2)]
-        return _Offloaded.apply(layer, mode, hidden, buffers[hidden.shape][0], *inputs)
+        return _Offloaded.apply(layer, mode, buffers[hidden.shape][0], hidden, *inputs)
 
     for module in model.modules():
         if hasattr(module, "gradient_checkpointing"):
