@@ -159,12 +159,24 @@ def _a_step_may_leave_weights_out(model: torch.nn.Module) -> bool:
     return any("language_model" not in name or ".experts." in name for name in trained)
 
 
+class OneDeviceArguments(TrainingArguments):
+    """A process trains on one device, whatever others it sees; ``num_gpus`` starts a process for each."""
+
+    @property
+    def n_gpu(self) -> int:
+        """Return 1, or 0 without a GPU: with more, transformers wraps the model in ``nn.DataParallel``.
+
+        Where a process saw two H100s, that doubled batch and losses with packed weights, and failed in 16 bits.
+        """
+        return min(1, super().n_gpu)
+
+
 def _training_arguments(
     config: TrainConfig, folder: Path, checkpointing: bool, find_unused_parameters: bool
-) -> TrainingArguments:
+) -> OneDeviceArguments:
     on_gpu = torch.cuda.is_available()
     bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and on_gpu)
-    return TrainingArguments(
+    return OneDeviceArguments(
         output_dir=str(folder),
         per_device_train_batch_size=config.per_device_train_batch_size,
         per_device_eval_batch_size=config.per_device_train_batch_size,

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from components.shared.command_line import step_main
@@ -102,6 +103,15 @@ def test_accumulated_batches_are_one_step(made: Path, lora: TrainResult, tmp_pat
     result = run(config_of(made, tmp_path / "out", **halves))
     assert result.training["samples_per_step"] == lora.training["samples_per_step"] == [4, 4, 4, 4]
     assert result.training["losses"] == pytest.approx(lora.training["losses"], rel=1e-3)
+
+
+def test_a_second_gpu_that_is_in_sight_changes_nothing(
+    made: Path, lora: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", property(lambda _: 2))  # as it counts those in sight
+    beside_another = run(config_of(made, tmp_path / "beside-another")).training
+    assert beside_another["samples_per_step"] == lora.training["samples_per_step"] == [4] * 4
+    assert beside_another["losses"] == lora.training["losses"]
 
 
 def test_it_learns(made: Path, tmp_path: Path) -> None:
