@@ -156,7 +156,7 @@ def _traced(
         compile_layers(model)
     if config.gradient_checkpointing:
         _checkpoint(model, gpu)
-        if backend == "unsloth" and config.num_gpus == 1:  # for DDP it keeps them on the device, as transformers does
+        if backend == "unsloth":  # with DDP too, in another way (NonReentrantActivationOffloader)
             offload_layer_inputs(model, gpu)
     bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     trace = MemoryTrace(bare.config.get_text_config().vocab_size)

@@ -47,10 +47,19 @@ BENCHMARKS = {
     "run-16-capacity-unsloth.json": ("4-bit below 24 GiB", PAGE_640),
     "run-22-capacity-features.json": ("4-bit below 24 GiB, kept features", PAGE_640),
 }
+# Drawn with the data order of seed 0: the second process has the batch with the longest page, as one GPU has.
+SCALING = "run-25-scaling.json"
 
 
 def cases() -> Iterator[dict[str, Any]]:
-    """Yield each measured configuration once, the first time it was measured, without the outdated ones."""
+    """Yield every measured configuration: its settings, pages and peaks."""
+    yield from cases_of_measure()
+    yield from benchmark_cases()
+    yield from cases_of_several_gpus()
+
+
+def cases_of_measure() -> Iterator[dict[str, Any]]:
+    """Yield each configuration of measure.py once, the first time it was measured, without the outdated ones."""
     seen: set[str] = set()
     for number in (2, 3, 4):
         (path,) = FOLDER.glob(f"run-{number}-*.json")
@@ -83,6 +92,17 @@ def benchmark_cases() -> Iterator[dict[str, Any]]:
             yield {**case, "settings": settings}
 
 
+def cases_of_several_gpus() -> Iterator[dict[str, Any]]:
+    """Yield the trainings of scaling.py on more than one GPU, with the highest peak of their processes."""
+    report = json.loads((FOLDER / SCALING).read_text(encoding="utf-8"))
+    for measured in report["cases"]:
+        settings = measured["settings"]
+        if measured["gpus"] > 1:
+            name = f"4-bit, {measured['gpus']} GPUs, {settings['backend']}"
+            peak = max(measured["peak_memory_bytes_of_processes"], key=lambda each: each["allocated"])
+            yield {**measured, "name": name, "run": SCALING, "pages": PAGE_640, "peak_memory_bytes": peak}
+
+
 def predicted(case: dict[str, Any], model: Path) -> dict[str, Any]:
     """Return the case's measured and predicted peak; ``model`` is a folder with config and processor."""
     settings = {**case["settings"], "base_model": str(model)}
@@ -97,7 +117,7 @@ def predicted(case: dict[str, Any], model: Path) -> dict[str, Any]:
         "checkpointing": settings.get("gradient_checkpointing", False),
         "measured_bytes": measured,
         "measured_reserved_bytes": case["peak_memory_bytes"]["reserved"],
-        "measured_loading_bytes": case["loading_peak_memory_bytes"]["allocated"],
+        "measured_loading_bytes": case.get("loading_peak_memory_bytes", {}).get("allocated"),
         "error": estimate.peak_bytes / measured - 1,
         **asdict(estimate),
     }
@@ -106,16 +126,18 @@ def predicted(case: dict[str, Any], model: Path) -> dict[str, Any]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         save_without_weights(Path(scratch))
-        rows = [predicted(case, Path(scratch)) for case in (*cases(), *benchmark_cases())]
+        rows = [predicted(case, Path(scratch)) for case in cases()]
     (FOLDER / "estimate.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print("| case | batch × tokens | checkpointing | predicted GiB | measured GiB | error | reserved | loading |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
+        loading = row["measured_loading_bytes"]
+        measured_loading = f"{loading / GIB:.2f}" if loading else "-"
         print(
             f"| {row['name']} | {row['batch']} × {row['pages']['tokens']} | {'yes' if row['checkpointing'] else 'no'}"
             f" | {row['peak_bytes'] / GIB:.2f} | {row['measured_bytes'] / GIB:.2f} | {row['error']:+.1%}"
             f" | {row['measured_reserved_bytes'] / GIB:.2f}"
-            f" | {row['loading_peak_bytes'] / GIB:.2f}, {row['measured_loading_bytes'] / GIB:.2f} |"
+            f" | {row['loading_peak_bytes'] / GIB:.2f}, {measured_loading} |"
         )
 
 

@@ -85,6 +85,7 @@ def figures(training: dict, warmup: int) -> dict:
         ),
         "data_wait_share": sum(waiting) / (sum(working) + sum(waiting)),
         "peak_memory_bytes_of_processes": memory,
+        "loading_peak_memory_bytes": training["loading_peak_memory_bytes"],
         "versions": training["versions"],
         **{key: training[key] for key in ("trainable_parameters", "step_seconds", "data_wait_seconds")},
         **{key: training[key] for key in ("samples_per_step", "tokens_per_step", "losses")},
