@@ -2,7 +2,7 @@
 
 python -m pytest -s tests/gpu/test_adapters_on_gpu.py        (needs a CUDA device, bitsandbytes and unsloth)
 
-The trainings of a backend run one after the other, those of the two backends side by side; -s shows their figures.
+The trainings run side by side, two of each backend; -s shows their figures.
 """
 
 import importlib.util
@@ -83,15 +83,16 @@ def test_a_training_that_does_not_fit_is_refused_unless_told_to_go_on(made: Path
 @pytest.fixture(scope="module")
 def trainings(made: Path) -> Iterator[Trainings]:
     """Per backend, in 4 bits ``whole``, ``loftq`` and ``resumed`` (stopped twice), in 16 bits ``experts``, adapted."""
-    pools = {backend: ThreadPoolExecutor(1) for backend in BACKENDS}
+    pools = {backend: ThreadPoolExecutor(2) for backend in BACKENDS}
     running: Trainings = {}
     for backend, pool in pools.items():
         settings = {"backend": backend, **FOUR_BITS}
         running[backend] = {
             "whole": pool.submit(trained, made, made / f"{backend}-whole", **settings),
+            # Second, because it starts three processes: the others follow the first one meanwhile.
+            "resumed": pool.submit(trained_with_interruptions, made, made / f"{backend}-resumed", **settings),
             "loftq": pool.submit(trained, made, made / f"{backend}-loftq", **settings, **LOFTQ),
             "experts": pool.submit(trained, made, made / f"{backend}-experts", **EXPERTS, backend=backend),
-            "resumed": pool.submit(trained_with_interruptions, made, made / f"{backend}-resumed", **settings),
         }
     yield running
     for pool in pools.values():

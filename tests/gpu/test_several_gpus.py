@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.gpu.gpu_training import base_and_dataset, log_of, settings_of, started, trained
+from tests.gpu.gpu_training import base_and_dataset, log_of, settings_of, started, trained, trained_side_by_side
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="needs two CUDA devices"),
 ]
+
+ON_TWO: dict[str, Any] = {"num_gpus": 2, "per_device_train_batch_size": 2}
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,7 @@ def test_two_gpus_train_like_one(made: Path, tmp_path: Path, backend: str, setti
         pytest.skip("needs unsloth")
     pytest.importorskip("bitsandbytes")
     evaluated = {**settings, "backend": backend, "eval_steps": 2, "max_eval_samples": 4, "eval_pages": 2}
-    one = trained(made, tmp_path / "one", **evaluated)
-    two = trained(made, tmp_path / "two", **evaluated, num_gpus=2, per_device_train_batch_size=2)
+    one, two = trained_side_by_side(made, tmp_path, evaluated, evaluated | ON_TWO)
     assert two["processes"] == 2
     assert two["samples_per_step"] == one["samples_per_step"] and two["tokens_per_step"] == one["tokens_per_step"]
     assert two["losses"] == pytest.approx(one["losses"], rel=5e-3)
@@ -47,13 +48,12 @@ def test_two_gpus_train_like_one(made: Path, tmp_path: Path, backend: str, setti
 
 def test_all_weights_train_on_two_gpus(made: Path, tmp_path: Path) -> None:
     settings = {"backend": "standard", "peft": "none", "learning_rate": 1e-4}
-    one = trained(made, tmp_path / "one", **settings)
-    two = trained(made, tmp_path / "two", **settings, num_gpus=2, per_device_train_batch_size=2)
+    one, two = trained_side_by_side(made, tmp_path, settings, settings | ON_TWO)
     assert two["losses"] == pytest.approx(one["losses"], rel=5e-3)
 
 
 def test_a_stopped_training_of_two_gpus_goes_on(made: Path, tmp_path: Path) -> None:
-    settings = {"backend": "standard", "num_gpus": 2, "max_steps": 60, "per_device_train_batch_size": 2}
+    settings = {"backend": "standard", "max_steps": 60, **ON_TWO}
     whole = trained(made, tmp_path / "whole", **settings)
     stopped = settings_of(
         made, tmp_path / "out", **settings, checkpoint_dir=str(tmp_path / "checkpoints"), save_steps=5

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.gpu.gpu_training import base_and_dataset, trained
+from tests.gpu.gpu_training import base_and_dataset, trained_side_by_side
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,8 +33,8 @@ def test_unsloth_and_standard_train_the_same(made: Path, tmp_path: Path, precisi
     pytest.importorskip("bitsandbytes")
     if importlib.util.find_spec("unsloth") is None:
         pytest.skip("needs unsloth")
-    standard = trained(made, tmp_path / "standard", backend="standard", **precision)
-    unsloth = trained(made, tmp_path / "unsloth", backend="unsloth", **precision)
+    backends = ({"backend": backend, **precision} for backend in ("standard", "unsloth"))
+    standard, unsloth = trained_side_by_side(made, tmp_path, *backends)
     assert standard["trainable_parameters"] == unsloth["trainable_parameters"]
     assert standard["tokens_per_step"] == unsloth["tokens_per_step"]
     assert standard["learning_rates"] == unsloth["learning_rates"]
@@ -43,8 +43,8 @@ def test_unsloth_and_standard_train_the_same(made: Path, tmp_path: Path, precisi
 
 def test_the_experts_are_in_four_bits(made: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    packed = trained(made, tmp_path / "packed", backend="standard", load_in_4bit=True)
-    left = trained(made, tmp_path / "left", backend="standard", load_in_4bit=True, quantize_experts=False)
+    settings = {"backend": "standard", "load_in_4bit": True}
+    packed, left = trained_side_by_side(made, tmp_path, settings, settings | {"quantize_experts": False})
     difference = (
         packed["details"]["frozen_weights"]["nf4"]["values"] - left["details"]["frozen_weights"]["nf4"]["values"]
     )

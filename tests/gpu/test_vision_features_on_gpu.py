@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.gpu.gpu_training import base_and_dataset, trained
+from tests.gpu.gpu_training import base_and_dataset, trained_side_by_side
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -32,15 +32,13 @@ def test_losses_are_the_same(made: Path, tmp_path: Path, backend: str, settings:
     pytest.importorskip("bitsandbytes")
     changes = {"backend": backend, "max_steps": 12, "dataloader_num_workers": 2, **settings}
     changes |= {"eval_steps": 6, "max_eval_samples": 4, "eval_pages": 2}
-    plain = trained(made, tmp_path / "plain", **changes)
-    folder = {"vision_features_dir": str(tmp_path / "features")}
-    first = trained(made, tmp_path / "first", **changes, **folder)
-    again = trained(made, tmp_path / "again", **changes, **folder)
+    kept = changes | {"vision_features_dir": str(tmp_path / "features")}
+    plain, first = trained_side_by_side(made, tmp_path, changes, kept)
     computed = first["vision_features"]["computed"]
-    assert computed and again["vision_features"]["reused"] == computed and not again["vision_features"]["computed"]
     half = first["vision_features"]["bytes"] / 2 / 2**30
-    bounded = {"vision_features_dir": str(tmp_path / "small"), "vision_features_gib": half}
-    crowded = trained(made, tmp_path / "crowded", **changes, **bounded)
+    bounded = changes | {"vision_features_dir": str(tmp_path / "small"), "vision_features_gib": half}
+    again, crowded = trained_side_by_side(made, tmp_path / "later", kept, bounded)
+    assert computed and again["vision_features"]["reused"] == computed and not again["vision_features"]["computed"]
     assert 0 < crowded["vision_features"]["left_out"] < computed
     for training in (first, again, crowded):
         assert training["losses"] == pytest.approx(plain["losses"], rel=5e-3)
@@ -51,7 +49,7 @@ def test_losses_are_the_same(made: Path, tmp_path: Path, backend: str, settings:
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_two_gpus_share_the_pass(made: Path, tmp_path: Path) -> None:
     changes = {"backend": "standard", "num_gpus": 2, "per_device_train_batch_size": 2, "max_steps": 8}
-    plain = trained(made, tmp_path / "plain", **changes)
-    kept = trained(made, tmp_path / "kept", **changes, vision_features_dir=str(tmp_path / "features"))
-    assert kept["vision_features"]["computed"] and not kept["vision_features"]["computed_in_steps"]
-    assert kept["losses"] == pytest.approx(plain["losses"], rel=5e-3)
+    kept = changes | {"vision_features_dir": str(tmp_path / "features")}
+    plain, first = trained_side_by_side(made, tmp_path, changes, kept)
+    assert first["vision_features"]["computed"] and not first["vision_features"]["computed_in_steps"]
+    assert first["losses"] == pytest.approx(plain["losses"], rel=5e-3)
