@@ -58,7 +58,10 @@ def _without_table(layer: Any) -> Any:
 
 
 class _Positions:
-    """What a layer's queries and keys grow by; made anew where the picture's size or the weights have changed."""
+    """What a layer's queries and keys grow by; made anew where the picture's size or trained weights have changed.
+
+    Recorded encoders read what was made: it must not go while frozen weights are the same. DDP writes them once more.
+    """
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
@@ -70,7 +73,7 @@ class _Positions:
         ``query`` has the shape (pages, heads, height * width, head size).
         """
         weights = (self._layer.rel_pos_h, self._layer.rel_pos_w)
-        versions = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        versions = tuple((weight.data_ptr(), weight._version if weight.requires_grad else 0) for weight in weights)
         place = (height, width, query.dtype, query.device)
         if (*place, versions) not in self._made:
             self._made = {known: made for known, made in self._made.items() if known[-1] == versions}

@@ -66,8 +66,12 @@ class _Recording:
                     encode(self._pictures)
             torch.cuda.current_stream().wait_stream(side_stream)
             self._graph = torch.cuda.CUDAGraph()
-            # The thread that pins batches calls CUDA meanwhile.
-            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            # Where a recording cannot be ended, torch.cuda.graph leaves its own stream as the current one. The thread
+            # that pins batches calls CUDA meanwhile.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"),
+            ):
                 self._features = encode(self._pictures)
         self.pool = self._graph.pool()
 

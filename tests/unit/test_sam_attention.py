@@ -62,6 +62,26 @@ def test_changed_weights_are_seen(base: Path) -> None:
     assert torch.allclose(after, attended(usual, *SIDES[0]), atol=1e-5)
 
 
+def test_frozen_weights_that_ddp_writes_once_more_are_the_same(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was recorded before reads what was made for it, and finds it where it was."""
+    folded = encoder(base).requires_grad_(False)
+    folded.register_parameter("trained", torch.nn.Parameter(torch.zeros(1)))
+    fold_position_biases(folded)
+    made: list[torch.Tensor] = []
+    make = torch.eye
+    monkeypatch.setattr(torch, "eye", lambda *size, **options: made.append(make(*size, **options)) or made[-1])
+    before = attended(folded, *SIDES[0])
+    version, count = folded.layers[0].attn.rel_pos_h._version, len(made)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        torch.nn.parallel.DistributedDataParallel(folded)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert folded.layers[0].attn.rel_pos_h._version > version, "or the test shows nothing"
+    assert torch.equal(attended(folded, *SIDES[0]), before)
+    assert count and len(made) == count
+
+
 def test_with_gradients_the_layers_are_as_they_were(base: Path) -> None:
     usual, folded = encoder(base), encoder(base)
     fold_position_biases(folded)
