@@ -33,8 +33,9 @@ class ExportConfig(StepConfig):
     merge: bool = False
     """also write the adapter merged into the base's weights (bfloat16) to output_dir/merged, and check that they
     transcribe alike"""
-    max_new_tokens: int = Field(default=512, ge=1)
-    """longest answer of the packaged script, in tokens"""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """longest answer of the packaged script, in tokens; without it, the evaluation's, for which the card's figures
+    hold"""
     license: str = "apache-2.0"
     """licence in the model card, as a hub identifier; the base model's own licence binds as well"""
     model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.export.findings import Reach
-from components.export.integrity import check_integrity, parsed_lineage
-from components.export.lineage_schema import Lineage
+from components.export.beside_zip import package_archive
+from components.export.findings import Findings, Reach
+from components.export.integrity import check_integrity
+from components.export.lineage_schema import Lineage, parsed_lineage
 from components.export.package_files import opened_package
 from components.export.package_layout import LINEAGE_FILE
 from components.shared.errors import UserError
@@ -36,7 +37,10 @@ def finished_package(path: Path) -> Iterator[FinishedPackage]:
     Raises:
         UserError: it is no package, or its files are not those of its lineage.
     """
-    differing = [finding for finding in check_integrity(path, Reach()) if finding.state == "differs"]
+    archive = package_archive(Findings(), path)
+    # The zip alone is sent: what else lies beside it in the export step's folder is no reason to refuse.
+    package = archive.path if archive else path
+    differing = [finding for finding in check_integrity(package, Reach()) if finding.state == "differs"]
     if differing:
         first = f"{differing[0].subject}: {differing[0].detail}"
         raise UserError(
@@ -44,29 +48,18 @@ def finished_package(path: Path) -> Iterator[FinishedPackage]:
             where=str(path),
             mend="see deepsynth verify, and export again",
         )
-    archive = _archive(path)
-    if archive is None:
-        yield FinishedPackage(path, parsed_lineage((path / LINEAGE_FILE).read_bytes(), str(path)), None)
-        return
     with tempfile.TemporaryDirectory(prefix="deepsynth-package-") as scratch:
         folder = Path(scratch) / "package"
-        _unpack(archive, folder)
-        lineage = parsed_lineage((folder / LINEAGE_FILE).read_bytes(), str(archive))
-        yield FinishedPackage(folder, lineage, sha256_file(archive))
+        _unpack(package, folder)
+        lineage = parsed_lineage((folder / LINEAGE_FILE).read_bytes(), str(package))
+        yield FinishedPackage(folder, lineage, sha256_file(package) if archive else None)
 
 
-def _archive(path: Path) -> Path | None:
-    if path.is_file():
-        return path
-    lineage = parsed_lineage((path / LINEAGE_FILE).read_bytes(), str(path))
-    return path / Path(lineage.archive.file).name if lineage.archive else None
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Write the files of a zip whose names were checked: unsafe ones are not among ``files``."""
-    with opened_package(archive) as package:
-        for name in package.files:
+def _unpack(package: Path, folder: Path) -> None:
+    """Write the files that were checked: of a zip those with safe names, of a folder not what the hub put there."""
+    with opened_package(package) as opened:
+        for name in opened.files:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with package.opened(name) as source, target.open("wb") as stream:
+            with opened.opened(name) as source, target.open("wb") as stream:
                 shutil.copyfileobj(source, stream, 1 << 20)

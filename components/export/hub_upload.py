@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 
 from components.export.finished_package import finished_package
+from components.export.package_layout import LINEAGE_FILE
 from components.shared.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "HF_TOKEN"
+_OF_A_NEW_REPOSITORY = {".gitattributes", "README.md"}
 
 
 class HubUnavailableError(UserError):
@@ -32,13 +34,14 @@ def required_token() -> str:
 
 
 def push_package(path: Path, repository: str, *, public: bool = False) -> str:
-    """Upload the package's files in one commit to ``repository`` (OWNER/NAME); return the commit's address.
+    """Make the package's files those of ``repository`` (OWNER/NAME) in one commit; return the commit's address.
 
-    A repository that is not there is made, private unless ``public``; one that is there stays as visible as it is.
+    The files of a package before, and what was added to it, stay in the repository's history alone. A repository that
+    is not there is made, private unless ``public``; one that is there stays as visible as it is.
 
     Raises:
         HubUnavailableError: the hub cannot be reached, or refuses.
-        UserError: no token, no package, or one that does not match its lineage.
+        UserError: no token, no package, one that does not match its lineage, or a repository that holds other things.
     """
     token = required_token()
     import httpx
@@ -49,8 +52,12 @@ def push_package(path: Path, repository: str, *, public: bool = False) -> str:
         api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
         try:
             api.create_repo(repository, private=not public, exist_ok=True)
+            _check_replaceable(repository, api.list_repo_files(repository))
             commit = api.upload_folder(
-                repo_id=repository, folder_path=package.folder, commit_message=f"Package {package.lineage.name}"
+                repo_id=repository,
+                folder_path=package.folder,
+                commit_message=f"Package {package.lineage.name}",
+                delete_patterns="*",  # those that are uploaded and .gitattributes stay
             )
         except HfHubHTTPError as error:
             status = error.response.status_code
@@ -66,6 +73,16 @@ def push_package(path: Path, repository: str, *, public: bool = False) -> str:
             ) from error
     logger.info("%s is at %s", repository, commit.commit_url)
     return str(commit.commit_url)
+
+
+def _check_replaceable(repository: str, files: list[str]) -> None:
+    others = sorted(set(files) - _OF_A_NEW_REPOSITORY)
+    if others and LINEAGE_FILE not in files:
+        raise UserError(
+            f"the repository holds other things than a package ({', '.join(others[:3])})",
+            where=repository,
+            mend="name another repository, or remove them there first: a package replaces all files",
+        )
 
 
 def _one_line(error: Exception) -> str:

@@ -2,7 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.export.package_files import parsed_json
+from components.export.package_layout import LINEAGE_FILE
+from components.shared.errors import UserError
 
 SCHEMA_VERSION: Literal[2] = 2
 
@@ -109,3 +113,22 @@ class Lineage(_Link):
     merged: MergedLink | None
     versions: dict[str, str]
     archive: ArchiveLink | None = None
+
+
+def parsed_lineage(content: bytes, where: str) -> Lineage:
+    """Return the lineage in a file's ``content``.
+
+    Raises:
+        UserError: it is not JSON, or lacks a link.
+    """
+    try:
+        return Lineage.model_validate(parsed_json(content))
+    except (ValidationError, ValueError, RecursionError) as error:
+        problem = str(error).splitlines()[0]
+        if isinstance(error, ValidationError):
+            problem = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors()[:5])
+        raise UserError(
+            f"{LINEAGE_FILE} is not one that this version writes ({problem})",
+            where=where,
+            mend="export again, or verify with the version that made the package",
+        ) from error

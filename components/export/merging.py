@@ -39,12 +39,11 @@ def write_merged(config: ExportConfig, sources: PackageSources, checked: Checked
     Raises:
         PackageVerificationError: a page reads otherwise; merging rounds every weight to bfloat16 once more.
     """
-    max_new_tokens = int(sources.report["config"]["max_new_tokens"])
-    by_adapter = _readings(fine_tuned_transcriber(config, sources, max_new_tokens), checked)
+    by_adapter = _readings(fine_tuned_transcriber(config, sources, sources.evaluated_tokens), checked)
     release_memory()
     _merge(config, folder)
     release_memory()
-    by_merged = _readings(_merged_transcriber(config, sources, folder, max_new_tokens), checked)
+    by_merged = _readings(_merged_transcriber(config, sources, folder), checked)
     release_memory()
     normalise = normalizer(sources.report["normalization"])
     differing = [
@@ -76,9 +75,7 @@ def _merge(config: ExportConfig, folder: Path) -> None:
     load_fine_tuned_processor(config.base_model, config.adapter_dir, **source).save_pretrained(folder)
 
 
-def _merged_transcriber(
-    config: ExportConfig, sources: PackageSources, folder: Path, max_new_tokens: int
-) -> Transcriber:
+def _merged_transcriber(config: ExportConfig, sources: PackageSources, folder: Path) -> Transcriber:
     device = default_device()
     location = str(folder.absolute())
     model = load_model(
@@ -86,7 +83,8 @@ def _merged_transcriber(
     ).eval()
     processor = load_processor(location, trust_remote_code=config.trust_remote_code)
     family = evaluated_family(config, sources, processor)
-    return Transcriber(model, processor, family, max_new_tokens, graphed=False)  # as fine_tuned_transcriber
+    # As fine_tuned_transcriber.
+    return Transcriber(model, processor, family, sources.evaluated_tokens, graphed=False)
 
 
 def _readings(transcriber: Transcriber, checked: CheckedPages) -> list[str]:

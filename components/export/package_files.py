@@ -27,6 +27,8 @@ _UNREADABLE = (
     NotImplementedError,
     OverflowError,
 )
+# A download from the hub has these beside the package's files: the repository's settings and the download's records.
+_HUBS_FILE, _HUBS_FOLDER = ".gitattributes", (".cache", "huggingface")
 _LARGEST_JSON = 256_000_000  # bytes; a manifest of 100,000 shards takes 15 MB
 
 
@@ -125,7 +127,10 @@ def _in_folder(folder: Path) -> PackageFiles:
     files: dict[str, Path | zipfile.ZipInfo] = {}
     unsafe: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
+        relative = path.relative_to(folder)
+        name = relative.as_posix()
+        if name == _HUBS_FILE or relative.parts[:2] == _HUBS_FOLDER:
+            continue
         if path.is_symlink():
             unsafe[name] = "a link"
         elif path.is_file():

@@ -54,7 +54,7 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
         "model_type": model_type_of(config.base_model, config.revision, config.trust_remote_code),
         "prompt": prompt_text(processor, family, instruction),
         "image_options": family.image_options,
-        "max_new_tokens": config.max_new_tokens,
+        "max_new_tokens": sources.packaged_tokens,
         "dtype": {"cuda": "bfloat16", "cpu": "float32"},  # components.shared.model_loading.default_dtype
     }
     write_json(folder / "inference_config.json", inference)

@@ -12,6 +12,8 @@ TRAINING_FILE = "training.json"
 REPORT_FILE = "report.json"
 SAMPLES_FILE = "samples.parquet"
 BASE_FOLDER = "base_model"
+MERGED_FOLDER = "merged"
+"""Beside the package."""
 EVIDENCE_FOLDER = "lineage"
 """In the package: copies of the small files that the digests in ``lineage.json`` are of."""
 NOT_PACKED_OF_BASE = shutil.ignore_patterns(".*", "__pycache__", "*.py[co]")

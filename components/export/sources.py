@@ -51,6 +51,10 @@ class PackageSources:
     """The adapter's rows of samples.parquet."""
     verdict: GateVerdict | None
     name: str
+    evaluated_tokens: int
+    """The longest answer that the evaluation allowed."""
+    packaged_tokens: int
+    """The longest answer that the packaged script allows."""
 
     @property
     def trained_on_this_dataset(self) -> bool:
@@ -79,6 +83,7 @@ def read_sources(config: ExportConfig) -> PackageSources:
     manifest = read_manifest(config.dataset_dir)
     adapter_sha256 = sha256_folder(config.adapter_dir)
     _check_evaluation(config, report, manifest, adapter_sha256)
+    evaluated_tokens = _evaluated_tokens(config, report)
     location = base_model_location(config.base_model)
     base_name = _base_name(config.base_model, location)
     return PackageSources(
@@ -95,6 +100,8 @@ def read_sources(config: ExportConfig) -> PackageSources:
         predictions=_read_predictions(config.evaluation_dir / SAMPLES_FILE),
         verdict=_read_verdict(config.gate_dir, adapter_sha256, manifest.digest),
         name=config.model_name or _package_name(base_name, kind, adapter_sha256),
+        evaluated_tokens=evaluated_tokens,
+        packaged_tokens=config.max_new_tokens or evaluated_tokens,
     )
 
 
@@ -123,6 +130,15 @@ def _check_evaluation(
             where=where,
             mend="give the dataset_dir that was evaluated",
         )
+
+
+def _evaluated_tokens(config: ExportConfig, report: dict[str, Any]) -> int:
+    try:
+        return int(report["config"]["max_new_tokens"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            "lacks config.max_new_tokens", where=str(config.evaluation_dir / REPORT_FILE), mend="evaluate again"
+        ) from error
 
 
 def _read_verdict(gate_dir: Path | None, adapter_sha256: str, dataset_digest: str) -> GateVerdict | None:

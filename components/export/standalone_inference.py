@@ -1,6 +1,6 @@
 """Transcribe pages with the model in this folder; needs what requirements.txt names, and nothing else.
 
-python inference.py page.png [page2.png ...] [--device auto|cpu|cuda] [--max_new_tokens 512]
+python inference.py page.png [page2.png ...] [--device auto|cpu|cuda] [--max_new_tokens N]
 """
 
 import argparse

@@ -17,7 +17,7 @@ from components.export.lineage_file import lineage_content
 from components.export.merging import write_merged
 from components.export.model_card import write_model_card
 from components.export.package_folder import write_package_files
-from components.export.package_layout import CARD_FILE, LINEAGE_FILE, write_json
+from components.export.package_layout import CARD_FILE, LINEAGE_FILE, MERGED_FOLDER, write_json
 from components.export.registration import register_package
 from components.export.sources import PackageSources, read_sources
 from components.export.verification import verify_package
@@ -77,11 +77,12 @@ def run(config: ExportConfig) -> ExportResult:
 def _packed(config: ExportConfig, tracked: TrackedRun) -> ExportResult:
     with finished_folder(config.output_dir) as output:
         sources = read_sources(config)
+        _say_another_length(sources)
         tracked.log_dataset(sources.manifest.digest, str(sources.manifest.config.get("source")), "evaluation")
         with span("read the pages to check with"):
             checked = checked_pages(config, sources, _CHECKED_PAGES)
         with span("merge the weights"):
-            merged = write_merged(config, sources, checked, output / "merged") if config.merge else None
+            merged = write_merged(config, sources, checked, output / MERGED_FOLDER) if config.merge else None
         with tempfile.TemporaryDirectory(dir=output) as scratch:
             package = Path(scratch) / sources.name
             package.mkdir()
@@ -103,6 +104,16 @@ def _packed(config: ExportConfig, tracked: TrackedRun) -> ExportResult:
             tracked.log_artifact(output / name)
     logger.info("%s: %.1f MB, verified: %s", archive.name, lineage["archive"]["bytes"] / 1e6, bool(verification))
     return ExportResult(config.output_dir, config.output_dir / archive.name, lineage)
+
+
+def _say_another_length(sources: PackageSources) -> None:
+    packaged, evaluated = sources.packaged_tokens, sources.evaluated_tokens
+    if packaged != evaluated:
+        logger.warning(
+            "the packaged script writes at most %d tokens, the evaluation's answers had %d at most: the figures hold"
+            " with --max_new_tokens %d; leave max_new_tokens out to package the evaluation's",
+            packaged, evaluated, evaluated,
+        )  # fmt: skip
 
 
 def _registered(config: ExportConfig) -> RegisteredAdapter | None:

@@ -34,8 +34,8 @@ class PackageVerification:
 
     Attributes:
         page: the key of the page that the script read.
-        compared_with: ``evaluation``, or ``single_page`` where the evaluation's batch gave a text that differs in
-            the last bits' effect and a fresh reading of the page alone gave the script's.
+        compared_with: ``evaluation``, or ``single_page`` where the evaluation gave another text, by the last bits'
+            effect in a batch or by another ``max_new_tokens``, and a fresh reading of the page alone gave the script's.
         normalization: what was done to both texts before they were compared.
         text: what the script printed.
         environment: ``this Python``, or ``requirements.txt`` for a fresh one with nothing else in it.
@@ -56,28 +56,29 @@ def verify_package(
 ) -> PackageVerification:
     """Unpack ``archive``, run its inference.py on ``page`` in a process of its own, compare with ``expected``.
 
-    On a GPU the batch that a page was in can change the last bits of its logits and so, rarely, a character. A
-    text that differs is therefore compared with a fresh reading of the page alone before it counts as a failure.
+    The script runs as the card says, without ``--max_new_tokens``, and so stops at the package's. Where that is not
+    the evaluation's, a page can end elsewhere; and on a GPU the batch that a page was in can change the last bits of
+    its logits and so, rarely, a character. A text that differs is therefore compared with a fresh reading of the page
+    alone, cut at the package's length, before it counts as a failure.
 
     Raises:
         PackageVerificationError: the script fails, or reads the page otherwise than the adapter does.
         UserError: ``fresh_environment``, and pip cannot install the package's requirements.
     """
     normalise = normalizer(sources.report["normalization"])
-    max_new_tokens = int(sources.report["config"]["max_new_tokens"])
-    text = _run_script(archive, config, sources, page, max_new_tokens)
+    text = _run_script(archive, config, sources, page)
     environment: Literal["this Python", "requirements.txt"] = (
         "requirements.txt" if config.fresh_environment else "this Python"
     )
     if normalise(text) == normalise(expected):
         return PackageVerification(page.key, "evaluation", sources.report["normalization"], text, environment)
-    alone = fine_tuned_transcriber(config, sources, max_new_tokens).read([page])[0].text
+    alone = fine_tuned_transcriber(config, sources, sources.packaged_tokens).read([page])[0].text
     if normalise(text) != normalise(alone):
         raise PackageVerificationError(
             f"the packaged script reads page {page.key} as {text!r}, the adapter as {alone!r}"
             f" (in the evaluation: {expected!r})"
         )
-    logger.info("page %s: the evaluation's batch gave another text than the page alone", page.key)
+    logger.info("page %s: the evaluation gave another text than the page alone", page.key)
     return PackageVerification(page.key, "single_page", sources.report["normalization"], text, environment)
 
 
@@ -95,7 +96,7 @@ def fine_tuned_transcriber(config: ExportConfig, sources: PackageSources, max_ne
     )
 
 
-def _run_script(archive: Path, config: ExportConfig, sources: PackageSources, page: Sample, max_new_tokens: int) -> str:
+def _run_script(archive: Path, config: ExportConfig, sources: PackageSources, page: Sample) -> str:
     with tempfile.TemporaryDirectory(prefix="deepsynth-verify-") as scratch:
         picture = Path(scratch) / "page.png"
         page.image.save(picture)
@@ -105,7 +106,7 @@ def _run_script(archive: Path, config: ExportConfig, sources: PackageSources, pa
         python = (
             fresh_python(folder / "requirements.txt", Path(scratch)) if config.fresh_environment else sys.executable
         )
-        command = [python, "inference.py", str(picture), "--max_new_tokens", str(max_new_tokens)]
+        command = [python, "inference.py", str(picture)]
         if config.trust_remote_code:
             command.append("--trust_remote_code")
         if sources.kind == "adapter" and sources.base_is_folder and not sources.include_base:

@@ -232,7 +232,7 @@ def test_evaluate_and_export_read_the_adapter(made: Path, trainings: Trainings, 
         and rows["adapter"]["failure_rate"] == 0
     )
     package = {"output_dir": str(tmp_path / "package"), "evaluation_dir": evaluation["output_dir"], **places}
-    finished("export", package | {"max_new_tokens": READING["max_new_tokens"]})
+    finished("export", package)
     lineage = json.loads((tmp_path / "package" / "lineage.json").read_text())
     assert lineage["verification"]["text"] is not None
     assert (tmp_path / "package" / lineage["archive"]["file"]).is_file()

@@ -1,4 +1,4 @@
-"""A Hugging Face hub for tests: it takes one commit by the hub's own protocol and keeps what was sent."""
+"""A Hugging Face hub for tests: it takes commits by the hub's own protocol and keeps their files."""
 
 import base64
 import json
@@ -16,12 +16,15 @@ class Hub:
 
     Attributes:
         refuse: the status that every request is answered with, None for success.
+        files: those of the repository as it is now.
+        commits: the count of them.
     """
 
     url: str = ""
     refuse: int | None = None
     created: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    commits: int = 0
     tokens: set[str] = field(default_factory=set)
 
 
@@ -31,10 +34,20 @@ def hub_server() -> Iterator[Hub]:
     hub = Hub()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert hub.refuse or "/tree/main" in self.path, self.path
+            self._send(
+                [{"type": "file", "path": name, "size": len(hub.files[name]), "oid": name} for name in hub.files]
+            )
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self._send({} if hub.refuse else self._answer(body))
+
+        def _send(self, answer: Any) -> None:
             hub.tokens.add(self.headers.get("Authorization", ""))
-            answer = {"error": "no"} if hub.refuse else self._answer(body)
+            if hub.refuse:
+                answer = {"error": "no"}
             content = json.dumps(answer).encode()
             self.send_response(hub.refuse or 200)
             self.send_header("Content-Type", "application/json")
@@ -52,8 +65,11 @@ def hub_server() -> Iterator[Hub]:
                 names = [file["path"] for file in json.loads(body)["files"]]
                 return {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
             assert "/commit/" in self.path, self.path
+            hub.commits += 1
             for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
+                if line["key"] == "deletedFile":
+                    del hub.files[line["value"]["path"]]
+                elif line["key"] == "file":
                     hub.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             return {"commitUrl": f"{hub.url}/me/reader/commit/abc", "commitOid": "abc"}
 

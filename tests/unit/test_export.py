@@ -2,6 +2,7 @@
 
 import ast
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,27 @@ def test_the_package_was_run_and_reads_as_evaluated(result: ExportResult, made: 
     assert " ".join(text.split()) == " ".join(
         adapter_predictions(made / "evaluation-lora")[verification["page"]].split()
     )
+
+
+def test_the_script_writes_as_many_tokens_as_were_evaluated(unpacked: Path) -> None:
+    assert json.loads((unpacked / "inference_config.json").read_text())["max_new_tokens"] == TOKENS
+    assert f"answers of at most {TOKENS} tokens" in (unpacked / "README.md").read_text(encoding="utf-8")
+
+
+def test_another_length_than_the_evaluated_one_is_kept_checked_and_said(
+    made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = run(settings(made, tmp_path / "out", verify=True, max_new_tokens=4, model_name="short"))
+    with zipfile.ZipFile(found.archive) as archive:
+        assert json.loads(archive.read("short/inference_config.json"))["max_new_tokens"] == 4
+    verification = found.lineage["verification"]
+    evaluated = adapter_predictions(made / "evaluation-lora")[verification["page"]]
+    assert evaluated.startswith(verification["text"]) and 0 < len(verification["text"]) < len(evaluated)
+    assert verification["compared_with"] == "single_page"
+    said = "at most 4 tokens, the evaluation's answers had 8 at most"
+    assert said in caplog.text
+    assert "writes at most 4 tokens; `--max_new_tokens 8`" in (tmp_path / "out" / "README.md").read_text("utf-8")
 
 
 def test_the_package_holds_what_it_needs(unpacked: Path) -> None:
@@ -227,6 +249,15 @@ def test_a_package_that_does_not_work_is_not_written(
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 
 
+def test_the_package_is_checked_as_its_card_says_to_run_it(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "script.py").write_text("import sys; sys.exit(f'given {sys.argv[2:]}')")
+    monkeypatch.setattr(package_folder, "_SCRIPT", tmp_path / "script.py")
+    with pytest.raises(PackageVerificationError, match=r"given \[\]$"):
+        run(settings(made, tmp_path / "out", verify=True))
+
+
 def test_merged_weights_that_read_otherwise_are_not_written(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +284,7 @@ def test_inputs_that_do_not_belong_together_are_user_errors(made: Path, tmp_path
     (no_training / "training.json").unlink()
     other_seed = edited_json(made / "lora", tmp_path / "seed", "training.json", seed=1)
     no_adapter = edited_json(made / "evaluation-lora", tmp_path / "base-only", "report.json", models={"base": {}})
+    no_length = edited_json(made / "evaluation-lora", tmp_path / "no-length", "report.json", config={})
     wrong = {
         "training.json: cannot be read": {"adapter_dir": no_training},
         "another adapter": {"adapter_dir": other_seed},
@@ -262,6 +294,7 @@ def test_inputs_that_do_not_belong_together_are_user_errors(made: Path, tmp_path
         "neither an adapter": {"adapter_dir": tmp_path},
         "no such model folder": {"base_model": "/no/such/folder"},
         "no adapter to merge": {"adapter_dir": made / "none", "merge": True},
+        r"report\.json: lacks config\.max_new_tokens": {"evaluation_dir": no_length},
     }
     for message, change in wrong.items():
         with pytest.raises(UserError, match=message):

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from components.export.config import ExportConfig
 from components.export.findings import Reach
+from components.export.hub_upload import push_package
 from components.export.integrity import check_integrity
 from components.export.registration import register_package
 from components.export.step import ExportResult, run
@@ -191,6 +192,51 @@ def test_the_package_is_uploaded_in_one_commit(made: Path, tmp_path: Path, hub: 
     answer = CliRunner().invoke(app, ["push", str(result.archive), "--to", "me/reader", "--public"])
     assert answer.exit_code == 0 and answer.output.strip() == result.pushed
     assert hub.created[1]["visibility"] == "public"
+
+
+@pytest.mark.usefixtures("_no_registry")
+def test_a_second_package_replaces_the_first_in_its_repository(made: Path, tmp_path: Path, hub: Hub) -> None:
+    hub.files[".gitattributes"] = b"*.safetensors filter=lfs"
+    exported(made, tmp_path / "one", push_to_hub="me/reader", include_base_model=True)
+    assert "base_model/model.safetensors" in hub.files
+    result = exported(made, tmp_path / "two", push_to_hub="me/reader")
+    with zipfile.ZipFile(result.archive) as archive:
+        files = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    assert hub.files == {".gitattributes": b"*.safetensors filter=lfs", **files}
+    assert hub.commits == 2
+
+
+@pytest.mark.usefixtures("_no_registry")
+def test_a_repository_of_other_things_is_left_alone(made: Path, tmp_path: Path, hub: Hub) -> None:
+    exported(made, tmp_path / "out")
+    there = {".gitattributes": b"*", "README.md": b"My data", "data.csv": b"1,2"}
+    hub.files |= there
+    with pytest.raises(UserError, match=r"holds other things than a package \(data.csv\)"):
+        push_package(tmp_path / "out", "me/data")
+    assert hub.files == there
+    del hub.files["data.csv"]
+    assert CliRunner().invoke(app, ["push", str(tmp_path / "out"), "--to", "me/data"]).exit_code == 0
+
+
+@pytest.mark.usefixtures("_no_registry")
+def test_a_downloaded_package_goes_on_without_what_the_hub_added(made: Path, tmp_path: Path, hub: Hub) -> None:
+    exported(made, tmp_path / "out", push_to_hub="me/reader")
+    first = dict(hub.files)
+    for name, content in {**first, ".gitattributes": b"* text", ".cache/huggingface/x.metadata": b"abc"}.items():
+        (path := tmp_path / "downloaded" / name).parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    hub.files.clear()
+    assert CliRunner().invoke(app, ["push", str(tmp_path / "downloaded"), "--to", "you/reader"]).exit_code == 0
+    assert hub.files == first
+
+
+@pytest.mark.usefixtures("_no_registry")
+def test_what_lies_beside_the_zip_is_not_sent_and_stops_nothing(made: Path, tmp_path: Path, hub: Hub) -> None:
+    result = exported(made, tmp_path / "out")
+    with zipfile.ZipFile(result.archive) as archive:
+        archive.extractall(result.folder)
+    assert CliRunner().invoke(app, ["push", str(result.folder), "--to", "me/reader"]).exit_code == 0
+    assert "inference.py" in hub.files and not any(name.startswith("reader/") for name in hub.files)
 
 
 @pytest.mark.usefixtures("_no_registry")

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def test_what_export_wrote_matches(result: ExportResult, unpacked: Path, made: P
     findings = check_integrity(package, everything(made))
     assert [finding for finding in findings if finding.state != "matches"] == []
     chain = {"package", "manifest", "shards", "training", "adapter", "base", "evaluation"}
-    assert links(findings, "matches") == chain | ({"archive"} if shape == "output folder" else set())
+    assert links(findings, "matches") == chain | ({"archive"} if shape != "unpacked" else set())
 
 
 def test_out_of_reach_is_said_with_what_would_help(entries: Entries, tmp_path: Path) -> None:
@@ -164,6 +164,77 @@ def test_folders_that_are_others_are_named(result: ExportResult, made: Path, tmp
     (adapter / "more.txt").write_text("")
     found = differing(check_integrity(result.archive, Reach(adapter_dir=adapter)))
     assert found == {str(adapter): "more.txt, tokenizer.json"}
+
+
+@pytest.mark.parametrize("spelt", [str.lower, str.upper, " {}\n".format])
+def test_the_zips_digest_may_be_spelt_otherwise(result: ExportResult, spelt: Callable[[str], str]) -> None:
+    digest = sha256_file(result.archive)
+    for package in (result.archive, result.folder):
+        findings = check_integrity(package, Reach(archive_sha256=spelt(digest)))
+        assert differing(findings) == {}
+        assert "reader.zip and --sha256" in {finding.subject for finding in findings if finding.state == "matches"}
+        assert set(differing(check_integrity(package, Reach(archive_sha256="")))) == {"reader.zip and --sha256"}
+
+
+def test_an_unpacked_folder_has_no_zip_to_compare_with_a_digest(result: ExportResult, unpacked: Path) -> None:
+    for digest in ("0" * 64, sha256_file(result.archive)):
+        with pytest.raises(UserError, match="an unpacked folder has no zip to compare with --sha256"):
+            check_integrity(unpacked, Reach(archive_sha256=digest))
+
+
+def test_what_lies_beside_the_zip_is_compared_too(result: ExportResult, tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    shutil.copytree(result.folder, folder)
+    (folder / "config.json").write_text("{}")  # MLflow's, among the artifacts of the export step's run
+    assert differing(check_integrity(folder, Reach())) == {}
+    (folder / "README.md").write_text((folder / "README.md").read_text().replace("12.50 %", "0.50 %"))
+    (folder / "evil.py").write_text("print('run me')")
+    (folder / "merged").mkdir()
+    found = differing(check_integrity(folder, Reach()))
+    assert set(found) == {"README.md beside the zip", "evil.py beside the zip", "merged beside the zip"}
+    assert found["evil.py beside the zip"] == "not in the lineage"
+    (folder / "README.md").unlink()
+    missing = {finding.subject for finding in check_integrity(folder, Reach()) if finding.state == "not reached"}
+    assert "README.md beside the zip" in missing
+
+
+def test_a_zip_given_by_itself_is_compared_with_the_lineage_beside_it(result: ExportResult, tmp_path: Path) -> None:
+    archive, lineage = tmp_path / "reader.zip", tmp_path / "lineage.json"
+    shutil.copyfile(result.archive, archive)
+    shutil.copyfile(result.folder / "lineage.json", lineage)
+    assert links(check_integrity(archive, Reach()), "matches") >= {"archive"}
+    with zipfile.ZipFile(archive, "a") as changed:
+        changed.comment = b"another zip"
+    assert set(differing(check_integrity(archive, Reach()))) == {"reader.zip"}
+
+
+@pytest.mark.parametrize("content", ['{"name": "of another program"}', "no JSON", None, "other.zip"])
+def test_a_lineage_beside_a_zip_that_is_not_of_it_is_no_fault(
+    result: ExportResult, entries: Entries, tmp_path: Path, content: str | None
+) -> None:
+    lineage = json.loads((result.folder / "lineage.json").read_text())
+    if content == "other.zip":
+        lineage["archive"]["file"] = content
+        content = json.dumps(lineage)
+    elif content is None:  # an unpacked package's
+        content = json.dumps({**lineage, "archive": None})
+    (tmp_path / "lineage.json").write_text(content)
+    findings = check_integrity(zipped(tmp_path / "reader.zip", entries), Reach())
+    assert differing(findings) == {}
+    assert [finding.subject for finding in findings if finding.link == "archive"] == ["lineage.json beside the zip"]
+    assert "archive" in links(findings, "not reached")
+
+
+def test_what_the_hub_adds_to_a_downloaded_package_is_passed_over(unpacked: Path) -> None:
+    (unpacked / ".cache" / "huggingface" / "download").mkdir(parents=True)
+    (unpacked / ".gitattributes").write_text("*.safetensors filter=lfs")
+    (unpacked / ".cache" / "huggingface" / "download" / "README.md.metadata").write_text("abc")
+    assert differing(check_integrity(unpacked, Reach())) == {}
+    elsewhere = ("lineage/.gitattributes", "lineage/.cache/huggingface/a", ".cache/other", ".cache/huggingface.py")
+    for name in elsewhere:
+        (unpacked / name).parent.mkdir(parents=True, exist_ok=True)
+        (unpacked / name).write_text("")
+    assert set(differing(check_integrity(unpacked, Reach()))) == set(elsewhere)
 
 
 def test_a_zip_that_was_exchanged_in_the_output_folder_is_named(result: ExportResult, tmp_path: Path) -> None:
@@ -311,7 +382,9 @@ def test_the_command_says_it_in_lines_and_exit_codes(result: ExportResult, unpac
     assert "differs: in\\x1b[2Jference.py: not in the lineage" in broken.output
 
 
-def test_no_package_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.command_line", "verify", str(tmp_path / "none.zip")]
-    answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+@pytest.mark.parametrize("arguments", [["none.zip"], [".", "--sha256", "0" * 64]])
+def test_what_cannot_be_verified_is_one_line_and_exit_code_2(unpacked: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "pipelines.command_line", "verify", *arguments]
+    environment = {**os.environ, "COLUMNS": "200"}
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=unpacked)
     assert answer.returncode == 2 and answer.stderr.startswith("error: ") and len(answer.stderr.splitlines()) == 1
