@@ -15,6 +15,7 @@ from components.export.package_layout import (
     write_json,
 )
 from components.export.sources import PackageSources, evaluated_family
+from components.shared import standalone_inference
 from components.shared.adapter_loading import load_fine_tuned_processor
 from components.shared.dataset_manifest import MANIFEST_FILE
 from components.shared.gate_verdict import VERDICT_FILE
@@ -23,7 +24,7 @@ from components.shared.image_text_inputs import prompt_text
 from components.shared.model_loading import model_type_of
 
 _REQUIREMENTS = ("torch", "transformers", "peft", "pillow")
-_SCRIPT = Path(__file__).with_name("standalone_inference.py")
+_SCRIPT = Path(standalone_inference.__file__)
 _NOT_PACKED_OF_ADAPTER = shutil.ignore_patterns("README.md", "checkpoint-*", ".*")
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow.parquet as pq
 from transformers import ProcessorMixin
 
-from components.export.base_identity import BaseIdentity, base_identity
 from components.export.config import ExportConfig
 from components.export.package_layout import REPORT_FILE, SAMPLES_FILE, TRAINING_FILE
 from components.shared.adapter_loading import (
@@ -17,6 +16,7 @@ from components.shared.adapter_loading import (
     check_base_of_adapter,
     check_fine_tuned_weights,
 )
+from components.shared.base_identity import BaseIdentity, base_identity
 from components.shared.base_models import TINY_BASE, base_model_location
 from components.shared.dataset_manifest import DatasetManifest, read_manifest
 from components.shared.errors import UserError

@@ -3,11 +3,13 @@
 import json
 import warnings
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
+from components.shared.base_identity import base_identity
+from components.shared.base_models import base_model_location
 from components.shared.errors import UserError
 from components.shared.model_loading import load_model, load_processor
 from components.shared.weight_files import check_weight_files, is_finite, not_finite
@@ -17,6 +19,7 @@ AdapterKind = Literal["adapter", "model"]
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _TRAINING = "training.json"
+_PACKAGED = "inference_config.json"
 _MODEL_CONFIG = "config.json"
 _MEND = "point adapter_dir at a folder that the train step made"
 
@@ -39,17 +42,21 @@ def adapter_kind(adapter_dir: Path) -> AdapterKind:
 
 
 def check_base_of_adapter(base_model: str, revision: str | None, adapter_dir: Path) -> None:
-    """Compare the names of the base that the adapter was trained on and of the one that it is to be put on.
+    """Compare the base that the adapter was trained on with the one that it is to be put on, which may be elsewhere.
 
-    Only names are compared: a folder is another folder on another machine, and whether its weights fit is seen when
-    they are loaded. A folder without ``training.json``, or with a whole model, passes.
+    Hub ids (and ``tiny-base``) are compared by name and revision, and every base by the digests that the train step
+    or the package wrote down; nothing else tells another checkpoint of the same architecture. What was not written
+    down, or a whole model, passes.
 
     Raises:
-        UserError: both are hub ids (or ``tiny-base``) and differ, or both revisions are given and differ.
+        UserError: it is another base, or it cannot be found.
     """
-    if adapter_kind(adapter_dir) == "model" or not (adapter_dir / _TRAINING).is_file():
+    if adapter_kind(adapter_dir) == "model":
         return
-    trained_on, trained_revision = _base_in_training_file(adapter_dir / _TRAINING)
+    training = training_facts(adapter_dir)
+    settings = training.get("config")
+    trained_on = training.get("base_model")
+    trained_revision = settings.get("revision") if isinstance(settings, dict) else None
     names = [name for name in (trained_on, base_model) if name is not None and not _is_folder(name)]
     if len(names) == 2 and names[0] != names[1]:
         raise UserError(
@@ -64,17 +71,53 @@ def check_base_of_adapter(base_model: str, revision: str | None, adapter_dir: Pa
             where=str(adapter_dir),
             mend=f"give revision {trained_revision!r}, or train an adapter for the other",
         )
+    _check_fingerprint(training.get("base") or _packaged_base(adapter_dir), base_model, revision, adapter_dir)
 
 
-def _base_in_training_file(path: Path) -> tuple[str | None, str | None]:
+def _packaged_base(adapter_dir: Path) -> Any:
+    path = adapter_dir / _PACKAGED
+    return json.loads(path.read_text(encoding="utf-8")).get("base") if path.is_file() else None
+
+
+def _check_fingerprint(recorded: Any, base_model: str, revision: str | None, adapter_dir: Path) -> None:
+    if not isinstance(recorded, dict):
+        return
+    try:
+        found = base_identity(base_model, base_model_location(base_model), revision).as_json()
+    except OSError:
+        return  # it is not here and cannot be had: the load says so
+    differing = [
+        what
+        for name, what in (
+            ("config_sha256", "its config.json says another model"),
+            ("weights_sample_sha256", "its weights are others"),
+        )
+        if recorded.get(name) and found[name] and recorded[name] != found[name]
+    ]
+    if differing:
+        raise UserError(
+            f"the adapter is for another base: {base_model!r} is not the one that it was trained on, {differing[0]}",
+            where=str(adapter_dir),
+            mend="give the base_model or revision that it was trained on, or train an adapter for this one",
+        )
+
+
+def training_facts(adapter_dir: Path) -> dict[str, Any]:
+    """Return what the train step wrote into ``training.json``; nothing where the folder has none.
+
+    Raises:
+        UserError: it is no JSON mapping.
+    """
+    path = adapter_dir / _TRAINING
+    if not path.is_file():
+        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read as JSON ({error})", where=str(path), mend=_MEND) from error
     if not isinstance(content, dict):
         raise UserError("holds no mapping", where=str(path), mend=_MEND)
-    settings = content.get("config")
-    return content.get("base_model"), settings.get("revision") if isinstance(settings, dict) else None
+    return content
 
 
 def _is_folder(base_model: str) -> bool:

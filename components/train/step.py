@@ -92,6 +92,7 @@ def _run(config: TrainConfig) -> TrainResult:
             "backend": backend.name,
             "backend_reason": reason,
             "base_model": config.base_model,
+            "base": _base(config) if first else None,
             "dataset_digest": dataset.manifest.digest,
             "config": config.model_dump(mode="json"),
             "seed": config.seed,
@@ -111,6 +112,13 @@ def _run(config: TrainConfig) -> TrainResult:
     distributed.part()
     log.info("%s is ready: %d steps, loss %.4f", config.output_dir, training["steps"], measurements.losses[-1])
     return TrainResult(config.output_dir, training)
+
+
+def _base(config: TrainConfig) -> dict[str, Any]:
+    from components.shared.base_identity import base_identity
+    from components.shared.base_models import base_model_location
+
+    return base_identity(config.base_model, base_model_location(config.base_model), config.revision).as_json()
 
 
 def _tracked(config: TrainConfig, first: bool) -> AbstractContextManager[TrackedRun]:

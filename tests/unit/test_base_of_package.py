@@ -12,10 +12,14 @@ import pytest
 import torch
 from dataset_fixture import drawn
 from export_fixture import export_config, make_sources, write_evaluation
+from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file, save_file
 
-from components.export.base_identity import base_identity
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.step import run as evaluate
 from components.export.step import run
+from components.shared.adapter_loading import check_base_of_adapter
+from components.shared.base_identity import base_identity
 from components.shared.errors import UserError
 from components.shared.lineage import sha256_folder
 
@@ -163,3 +167,28 @@ def test_an_adapter_for_another_base_is_named(made: Path, tmp_path: Path) -> Non
     (other / "training.json").write_text(json.dumps({**training, "base_model": "me/reader-7b"}))
     message = refusal(made, other, evaluation, base_model="tiny-base")
     assert "it was trained on 'me/reader-7b', base_model is 'tiny-base'" in message
+
+
+def test_an_adapter_is_not_put_on_a_base_with_other_weights(bare: Path, made: Path, tmp_path: Path) -> None:
+    """Neither a trained one nor a registered one, which the registry keeps as a package has it."""
+    trained = copied(made / "adapter", tmp_path / "trained")
+    training = json.loads((trained / "training.json").read_text())
+    base = base_identity("base", str(made / "base"), None).as_json()
+    (trained / "training.json").write_text(json.dumps({**training, "base": base}))
+    same = copied(made / "base", tmp_path / "same")
+    other = with_other_weights(copied(made / "base", tmp_path / "weights"))
+    for adapter in (trained, bare):
+        check_base_of_adapter(str(same), None, adapter)
+        with pytest.raises(UserError, match=r"for another base: .* its weights are others"):
+            check_base_of_adapter(str(other), None, adapter)
+
+
+def test_no_champion_is_read_on_another_base(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    run(export_config(made, tmp_path / "package", register_as="reader"))
+    MlflowClient().set_registered_model_alias("reader", "champion", "1")
+    settings = {"dataset_dir": made / "dataset", "output_dir": tmp_path / "out", "champion": "reader"}
+    other = with_other_weights(copied(made / "base", tmp_path / "weights"))
+    with pytest.raises(UserError, match="the champion cannot be read: the adapter is for another base"):
+        evaluate(EvaluateConfig.model_validate({**settings, "base_model": str(other)}))
+    assert not (tmp_path / "out").exists()

@@ -16,6 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from components.shared.base_identity import base_identity
 from components.shared.command_line import step_main
 from components.shared.dataset_manifest import read_manifest
 from components.shared.errors import UserError
@@ -187,6 +188,7 @@ def test_training_json_says_what_was_done(made: Path, lora: TrainResult) -> None
     assert (training["backend"], training["backend_reason"]) == ("standard", "asked for by the config")
     assert training["dataset_digest"] == read_manifest(made / "dataset").digest
     assert training["config"] == config_of(made, made / "lora").model_dump(mode="json")
+    assert training["base"] == base_identity(str(made / "base"), str(made / "base"), None).as_json()
     assert (training["seed"], training["steps"], training["truncated_samples"]) == (0, 4, 0)
     assert training["loss_steps"] == [1, 2, 3, 4]
     for name in ("losses", "learning_rates", "gradient_norms", "step_seconds", "tokens_per_step"):

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from components.export.standalone_inference import base_fingerprint
 from components.shared.hub import hub_is_reachable
+from components.shared.standalone_inference import base_fingerprint
 
 
 @dataclass(frozen=True)
