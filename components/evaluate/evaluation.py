@@ -22,7 +22,11 @@ from components.evaluate.report_html import write_html
 from components.evaluate.report_json import models_content, report_content
 from components.evaluate.samples_file import write_samples
 from components.evaluate.scores import ROWS, ModelRow, ModelScores, edits, labels_of, lengths, row_of, score
-from components.evaluate.shared_documents import check_training_documents
+from components.evaluate.shared_documents import (
+    TrainingDocuments,
+    check_training_documents,
+    training_documents_of,
+)
 from components.evaluate.step import EvaluateResult
 from components.shared.adapter_loading import (
     check_base_of_adapter,
@@ -65,6 +69,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         bert_scorer = BertScorer(config.bertscore_model, config.bertscore_layer) if config.bertscore_model else None
         dataset = ShardDataset(config.dataset_dir, config.split)
         shared = check_training_documents(dataset, config.split)
+        trained_on = _trained_on(config, champion, dataset, shared)
         pages = EvaluationPages(dataset, config.max_pages, config.seed)
         tracked.log_dataset(pages.manifest.digest, str(pages.manifest.config.get("source")), "evaluation")
         normalise = normalizer(config.normalization)
@@ -78,7 +83,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
 
         report = {
             **report_content(config, pages, shared, rows, comparison),
-            "models": models_content(config, champion, engine_versions(found)),
+            "models": models_content(config, champion, engine_versions(found), trained_on),
             "comparisons": comparisons(models, bootstrap),
             "breakdowns": breakdowns(models, labels, config.bootstrap_resamples, config.seed),
         }
@@ -99,6 +104,13 @@ def _champion(config: EvaluateConfig) -> Iterator[Champion | None]:
         return
     with tempfile.TemporaryDirectory(prefix="champion-") as folder:
         yield fetch_champion(config.champion, config.base_model, config.revision, Path(folder) / "files")
+
+
+def _trained_on(
+    config: EvaluateConfig, champion: Champion | None, dataset: ShardDataset, shared: TrainingDocuments
+) -> dict[str, TrainingDocuments]:
+    folders = {"adapter": config.adapter_dir, "champion": champion.folder if champion else None}
+    return {name: training_documents_of(name, each, dataset, shared) for name, each in folders.items() if each}
 
 
 def _transcriptions(

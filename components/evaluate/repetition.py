@@ -1,15 +1,15 @@
-"""Repetition loops: a model that does not stop writes the same few characters again and again."""
+"""Repetition loops: a model that does not stop writes the same characters, words or lines again and again."""
 
-LOOP_DEFINITION = "loop-v1"
-LONGEST_UNIT = 50
+LOOP_DEFINITION = "loop-v2"
+LONGEST_UNIT = 400
 SHORTEST_TAIL = 30
 FEWEST_REPEATS = 4
 
 
 def is_loop(prediction: str, label: str) -> bool:
-    """Return whether a prediction ends in a repetition that its label does not end in (definition ``loop-v1``).
+    """Return whether a prediction ends in a repetition that its label does not end in (definition ``loop-v2``).
 
-    Both texts are normalised ones. A text ends in a repetition where a unit of 1 to 50 characters is repeated so
+    Both texts are normalised ones. A text ends in a repetition where a unit of 1 to 400 characters is repeated so
     that the repeated tail is at least 30 characters long and holds the unit at least 4 times; the tail may break
     off, or begin, inside the unit. It is no loop where the label itself ends in a repetition of the same unit, such
     as the dots of a table of contents.
@@ -28,7 +28,7 @@ def is_loop(prediction: str, label: str) -> bool:
 
 
 def repeated_unit(text: str) -> str | None:
-    """Return the shortest unit that ``text`` ends in repeating, as ``loop-v1`` has it, else None.
+    """Return the shortest unit that ``text`` ends in repeating, as ``loop-v2`` has it, else None.
 
     >>> repeated_unit("so " + "ha" * 20)
     'ha'

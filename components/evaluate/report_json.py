@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from components.evaluate.classic_ocr import PAGE_SEGMENTATION_MODE
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.metrics import bleu, chrf
 from components.evaluate.pages import EvaluationPages
-from components.evaluate.repetition import LOOP_DEFINITION
+from components.evaluate.repetition import LONGEST_UNIT, LOOP_DEFINITION
 from components.evaluate.scores import ModelRow
+from components.evaluate.shared_documents import TrainingDocuments
 from components.shared.adapter_loading import adapter_kind
 from components.shared.lineage import sha256_folder, software_versions
 from components.shared.model_loading import default_device, default_dtype
@@ -55,21 +57,26 @@ def report_content(
 
 
 def models_content(
-    config: EvaluateConfig, champion: Champion | None, engine_versions: dict[str, str]
+    config: EvaluateConfig,
+    champion: Champion | None,
+    engine_versions: dict[str, str],
+    training_documents: dict[str, TrainingDocuments],
 ) -> dict[str, dict[str, Any] | None]:
-    """Return what each row was read with; None for a row that is not there."""
+    """Return what each row was read with; None for a row that is not there.
+
+    ``training_documents`` has the fine-tuned rows.
+    """
+    seen = {name: {"training_documents": found} for name, found in training_documents.items()}
     return {
         "base": {"base_model": config.base_model, "revision": config.revision},
-        "adapter": _adapter(config),
-        "champion": champion.as_json() if champion else None,
+        "adapter": _adapter(config.adapter_dir) | seen["adapter"] if config.adapter_dir else None,
+        "champion": champion.as_json() | seen["champion"] if champion else None,
         **{name: {"version": engine_versions[name]} if name in engine_versions else None for name in ENGINES},
     }
 
 
-def _adapter(config: EvaluateConfig) -> dict[str, Any] | None:
-    if config.adapter_dir is None:
-        return None
-    return {"kind": adapter_kind(config.adapter_dir), "sha256": sha256_folder(config.adapter_dir)}
+def _adapter(folder: Path) -> dict[str, Any]:
+    return {"kind": adapter_kind(folder), "sha256": sha256_folder(folder)}
 
 
 def _bertscore(config: EvaluateConfig) -> dict[str, str]:
@@ -106,8 +113,9 @@ def definitions(config: EvaluateConfig) -> dict[str, str]:
         **_bertscore(config),
         "exact_page_rate": "share of pages whose normalised prediction equals the normalised label",
         "failure_rate": "share of pages without a transcription because of an error; each is scored as empty text",
-        "loop_rate": f"{LOOP_DEFINITION}: share of predictions that end in a unit of 1 to 50 characters repeated over "
-        "at least 30 characters and at least 4 times, unless the label ends in a repetition of the same unit",
+        "loop_rate": f"{LOOP_DEFINITION}: share of predictions that end in a unit of 1 to {LONGEST_UNIT} characters "
+        "repeated over at least 30 characters and at least 4 times, unless the label ends in a repetition of the same "
+        "unit",
         "truncation_rate": f"share of predictions that reached max_new_tokens ({config.max_new_tokens}) without an end",
         "intervals": "95 % percentile bootstrap over documents (source_id), "
         f"{config.bootstrap_resamples} resamples, seed {config.seed}; null with fewer than two documents",
@@ -118,6 +126,8 @@ def definitions(config: EvaluateConfig) -> dict[str, str]:
         "does not",
         "breakdowns": "the pages of each language, task, font and resolution on their own; intervals as above",
         "champion": "the registered version that bears the alias champion, read with the same base",
+        "training_documents": "whether documents of these pages were trained on: of the dataset, between its two "
+        "splits; of adapter and champion, if they were trained on this dataset",
         "pages_per_second": "pages / seconds, where seconds is wall time of reading the shards, preparing the "
         "pictures, generating in batches and decoding, first batch included, loading the model not; of one run, so "
         "it varies with what else the machine does",

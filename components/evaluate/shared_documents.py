@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any, Literal
 
+from components.shared.adapter_loading import training_facts
 from components.shared.dataset_manifest import Split
 from components.shared.errors import UserError
 from components.shared.shard_reader import ShardDataset
@@ -11,7 +12,11 @@ from components.shared.shard_reader import ShardDataset
 logger = logging.getLogger(__name__)
 
 TrainingDocuments = Literal[
-    "none among these pages", "not checked: no shards of the train split", "these are the pages"
+    "none among these pages",
+    "not checked: no shards of the train split",
+    "not checked: trained on another dataset",
+    "not checked: no training.json says on what",
+    "these are the pages",
 ]
 _NAMED_IDS = 10
 _MEND = "prepare the data again: train and eval never share a document there; split 'train' reads the training's pages"
@@ -43,6 +48,21 @@ def check_training_documents(dataset: ShardDataset, split: Split) -> TrainingDoc
     if common:
         raise _refusal(dataset.folder, sorted({document[0] for document in common}))
     return "none among these pages"
+
+
+def training_documents_of(
+    name: str, folder: Path, dataset: ShardDataset, beside: TrainingDocuments
+) -> TrainingDocuments:
+    """Return what is known of the documents that a fine-tuned model was trained on.
+
+    ``beside`` is the answer for this dataset's own train split. Of another dataset nothing is known: prepared with
+    another seed, ``eval_fraction`` or ``holdout``, it had other documents held out.
+    """
+    trained_on = training_facts(folder).get("dataset_digest")
+    if trained_on == dataset.manifest.digest:
+        return beside
+    logger.warning("the %s was trained on another dataset: whether it has seen these pages is not known", name)
+    return "not checked: trained on another dataset" if trained_on else "not checked: no training.json says on what"
 
 
 def _documents(dataset: ShardDataset, with_text: bool) -> set[tuple[str, int | None]]:

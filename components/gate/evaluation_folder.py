@@ -99,9 +99,13 @@ def _report(path: Path) -> dict[str, Any]:
         told = [report["normalization"], report["dataset"]["digest"], report["models"][CHALLENGER]["sha256"]]
         if not all(isinstance(text, str) for text in told):
             raise ValueError("normalization, digest or sha256 is not a text")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        seen = report["dataset"].get("split") == "train"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"not an evaluation's report ({type(error).__name__}: {error})"
         raise UserError(reason, where=str(path), mend=_MEND) from error
+    if seen:
+        mend = "evaluate the split eval: how the adapter reads the pages of its training is no ground to promote it"
+        raise UserError("the pages are the training's own (split 'train')", where=str(path), mend=mend)
     return dict(report)
 
 

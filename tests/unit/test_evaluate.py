@@ -452,6 +452,31 @@ def test_training_pages_can_be_read_on_purpose_and_the_report_says_so(base: Path
     )
 
 
+@pytest.mark.parametrize(
+    ("trained_on", "said"),
+    [
+        ("this one", "none among these pages"),
+        ("f" * 64, "not checked: trained on another dataset"),
+        (None, "not checked: no training.json says on what"),
+    ],
+)
+def test_what_another_training_has_seen_is_not_vouched_for(
+    base: Path, adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, trained_on: str | None, said: str
+) -> None:
+    digest = write_dataset(tmp_path / "dataset", PAGES)
+    ours = shutil.copytree(adapter, tmp_path / "adapter")
+    if trained_on:
+        training = {"dataset_digest": digest if trained_on == "this one" else trained_on}
+        (ours / "training.json").write_text(json.dumps(training))
+    found = run(settings(base, tmp_path / "dataset", tmp_path / "out", adapter_dir=ours, max_pages=2))
+    report = json.loads((found.folder / "report.json").read_text())
+    assert report["models"]["adapter"]["training_documents"] == said
+    assert report["dataset"]["training_documents"] == "none among these pages"
+    shown = (found.folder / "report.html").read_text()
+    for text, place in (("whether it has seen these pages is not known", caplog.text), ("is not known</b>", shown)):
+        assert (text in place) == said.startswith("not checked")
+
+
 def test_a_split_without_pages_is_a_user_error(base: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "empty", [], PAGES[:1])
     with pytest.raises(UserError, match="the split 'eval' has no samples"):

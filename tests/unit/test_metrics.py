@@ -310,8 +310,9 @@ def test_a_profile_without_its_version_is_the_newest(name: str) -> None:
         ("x" + "0123456789" * 3, "x0", False),  # 30 characters, but three repeats
         ("x" + "0123456789" * 3 + "012345678", "x", False),  # 3.9 repeats
         ("x" + "0123456789" * 6 + "0123", "x", True),  # breaks off inside the unit
-        (("abcdefghijklmnopqrstuvwxyz" * 2)[:51] * 5, "x", False),  # a unit of 51 characters
-        (("abcdefghijklmnopqrstuvwxyz" * 2)[:50] * 5, "x", True),
+        ("".join(map(chr, range(0x4E00, 0x4E00 + 401))) * 5, "x", False),  # a unit of 401 characters
+        ("".join(map(chr, range(0x4E00, 0x4E00 + 400))) * 5, "x", True),
+        ("A whole line of the page, as models that lose their place repeat it. " * 20, "x", True),
         ("Contents" + " ." * 40, "Contents" + " ." * 30, False),  # the label does the same
         ("Contents" + " ." * 40, "Contents" + ". " * 30, False),  # the same unit, begun elsewhere
         ("Contents" + "-" * 40, "Contents" + "." * 40, True),  # the label repeats another unit
@@ -323,7 +324,7 @@ def test_loops(prediction: str, label: str, loop: bool) -> None:
     assert is_loop(prediction, label) is loop
 
 
-@given(st.text("abc", min_size=1, max_size=50), st.integers(4, 60))
+@given(st.text("abc", min_size=1, max_size=400), st.integers(4, 60))
 @settings(deadline=None)
 def test_every_long_repetition_has_a_unit(unit: str, repeats: int) -> None:
     found = repeated_unit(unit * repeats)
