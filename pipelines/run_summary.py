@@ -19,6 +19,7 @@ _VERDICT_FIELDS = {
     "improvement",
     "improvement_interval",
     "min_improvement",
+    "min_documents",
     "loop_rate_increase",
     "max_loop_rate_increase",
 }

@@ -1,7 +1,9 @@
 """The gate's rules.
 
-1. improvement: the lower bound of the improvement's interval is above ``min_improvement``. The adapter must prove
-   that it is better; where too few pages were read to tell, the model in use stays.
+1. improvement: the lower bound of the improvement's interval is above ``min_improvement``, and pages of at least
+   ``min_documents`` documents were read. The adapter must prove that it is better; where too little was read to tell,
+   the model in use stays. Of few documents the bootstrap's interval is too narrow (of two it is the range of both), so
+   that it lies above 0 by chance more often than its 95 % say.
 2. loop rate: the share of pages that end in a repetition loop may not grow by more than ``max_loop_rate_increase``
    (one page of a hundred that differs is chance), and not by any amount that is beyond chance, i.e. with a lower
    bound above 0 (on thousands of pages a smaller growth is certain).
@@ -12,7 +14,7 @@ Both intervals are paired percentile bootstraps over documents, the statistic of
 from components.gate.config import GateConfig
 from components.gate.evaluation_folder import CHALLENGER, PairedPages
 from components.shared.gate_verdict import GateVerdict, RuleOutcome
-from components.shared.statistics import CONFIDENCE, DocumentBootstrap, Interval, negated
+from components.shared.statistics import CONFIDENCE, DocumentBootstrap, Interval, PairedComparison, negated
 
 _NAMES = {"cer": "CER", "wer": "WER"}
 
@@ -27,7 +29,7 @@ def judged(pages: PairedPages, config: GateConfig) -> GateVerdict:
     loop_increase = (sum(pages.challenger_loops) - sum(pages.reference_loops)) / count
     loop_interval = negated(loops.difference_interval)
     rules = [
-        _improvement_rule(errors.difference, errors.difference_interval, pages.reference, config),
+        _improvement_rule(errors, pages.reference, config),
         _loop_rule(loop_increase, loop_interval, pages.reference, config),
     ]
     failed = [rule for rule in rules if not rule.passed]
@@ -44,6 +46,7 @@ def judged(pages: PairedPages, config: GateConfig) -> GateVerdict:
         improvement=errors.difference,
         improvement_interval=errors.difference_interval,
         min_improvement=config.min_improvement,
+        min_documents=config.min_documents,
         challenger_loop_rate=loops.adapter,
         reference_loop_rate=loops.base,
         loop_rate_increase=loop_increase,
@@ -57,14 +60,22 @@ def judged(pages: PairedPages, config: GateConfig) -> GateVerdict:
         normalization=pages.report["normalization"],
         dataset_digest=pages.report["dataset"]["digest"],
         adapter_sha256=str(pages.report["models"][CHALLENGER]["sha256"]),
+        training_documents={
+            name: str(model["training_documents"])
+            for name, model in pages.report["models"].items()
+            if model and "training_documents" in model
+        },
     )
 
 
-def _improvement_rule(difference: float, interval: Interval | None, reference: str, config: GateConfig) -> RuleOutcome:
-    name = _NAMES[config.metric]
+def _improvement_rule(errors: PairedComparison, reference: str, config: GateConfig) -> RuleOutcome:
+    name, difference, interval = _NAMES[config.metric], errors.difference, errors.difference_interval
     if interval is None:
         finding = f"the {name} cannot be judged: the pages are all of one document, which gives no interval"
         return RuleOutcome(rule="improvement", passed=False, finding=finding)
+    if errors.documents < config.min_documents:
+        few = f"{errors.documents} documents, fewer than min_documents ({config.min_documents})"
+        return RuleOutcome(rule="improvement", passed=False, finding=f"the {name} cannot be judged: {few}")
     passed = interval[0] > config.min_improvement
     finding = (
         f"the {name} is {_points(abs(difference))} {'lower' if difference >= 0 else 'higher'} than the {reference}'s; "

@@ -34,15 +34,23 @@ def verdict_page(verdict: GateVerdict) -> str:
         *rules,
         "",
         f"The {metric} must improve, at the lower bound of its interval, by more than "
-        f"{100 * verdict.min_improvement:.2f} points; the loop rate may grow by "
-        f"{100 * verdict.max_loop_rate_increase:.2f} points, if that is not beyond chance. Intervals: paired "
-        f"percentile bootstrap over documents, {verdict.bootstrap_resamples} resamples, seed {verdict.seed}.",
+        f"{100 * verdict.min_improvement:.2f} points, over {verdict.min_documents} documents or more; the loop rate "
+        f"may grow by {100 * verdict.max_loop_rate_increase:.2f} points, if that is not beyond chance. Intervals: "
+        f"paired percentile bootstrap over documents, {verdict.bootstrap_resamples} resamples, seed {verdict.seed}.",
         "",
+        *_not_known(verdict),
         f"Reference: the {verdict.reference}{f' ({reference})' if reference else ''}. "
         f"Adapter sha256: `{verdict.adapter_sha256}`. Dataset: `{verdict.dataset_digest}`.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _not_known(verdict: GateVerdict) -> list[str]:
+    unknown = [f"{name}: {said}" for name, said in verdict.training_documents.items() if said.startswith("not checked")]
+    if not unknown:
+        return []
+    return [f"**Whether these pages were trained on is not known** of {', '.join(unknown)}.", ""]
 
 
 def _row(name: str, challenger: float, reference: float, interval: Interval | None) -> str:

@@ -45,6 +45,8 @@ class GateVerdict(BaseModel):
     improvement: float
     improvement_interval: Interval | None
     min_improvement: float
+    min_documents: int = 2
+    """documents that the improvement asks for; a verdict that does not say so asked for an interval, which takes two"""
     challenger_loop_rate: float
     reference_loop_rate: float
     loop_rate_increase: float
@@ -58,6 +60,8 @@ class GateVerdict(BaseModel):
     normalization: str
     dataset_digest: str
     adapter_sha256: str
+    training_documents: dict[str, str] = {}
+    """by model: whether documents of these pages were trained on, as far as the evaluation could tell"""
 
     @property
     def decision(self) -> str:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.docker
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 STEPS = {"prepare", "train", "evaluate", "benchmark", "gate", "export"}
 FEW_PAGES = {"prepare__max_documents": 12, "prepare__max_train_pages": 16, "prepare__max_eval_pages": 4}
-ALWAYS_PROMOTED = {"gate__min_improvement": -1000, "gate__max_loop_rate_increase": 1}
+ALWAYS_PROMOTED = {"gate__min_improvement": -1000, "gate__min_documents": 2, "gate__max_loop_rate_increase": 1}
 ENOUGH_SECONDS = 900
 
 

@@ -46,6 +46,7 @@ def test_the_first_adapter_becomes_champion_and_an_equal_one_does_not_replace_it
         "prepare.max_train_pages": 16,
         "prepare.max_eval_pages": 4,
         "evaluate.champion": "page-reader",
+        "gate.min_documents": 2,
         "export.register_as": "page-reader",
     }
     everything_passes = {"gate.min_improvement": -1000, "gate.max_loop_rate_increase": 1}

@@ -28,6 +28,7 @@ SETTINGS = {
     "prepare.max_eval_pages": 4,
     # Two steps teach a blank model nothing: what it answers passes the gate, whatever it is; CER can exceed 1.
     "gate.min_improvement": -1000,
+    "gate.min_documents": 2,
     "gate.max_loop_rate_increase": 1,
 }
 

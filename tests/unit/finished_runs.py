@@ -45,7 +45,7 @@ def finished_run(
     _write_evaluation(folder / "evaluation", digest, list(enumerate(adapter_edits))[pages])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "off")
-        run_gate(GateConfig(evaluation_dir=folder / "evaluation", output_dir=folder / "gate"))
+        run_gate(GateConfig(evaluation_dir=folder / "evaluation", output_dir=folder / "gate", min_documents=2))
     step = {"median": 0.5, "lowest": 0.4, "highest": 0.6, "values": [0.4, 0.6]}
     contender = {"contender": "standard", "status": "ok", "reason": None, "figures": {"median_step_seconds": step}}
     _write(folder / "benchmark" / "benchmark.json", {"schema_version": 3, "contenders": [contender], "ratios": []})

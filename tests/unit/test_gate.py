@@ -43,17 +43,24 @@ def rows(model: str, edits: Sequence[int], loops: int = 0, pages_per_document: i
     ]
 
 
-def evaluation(folder: Path, *models: list[dict[str, Any]], champion: bool = False, profile: str = PROFILE) -> Path:
+def evaluation(
+    folder: Path,
+    *models: list[dict[str, Any]],
+    champion: bool = False,
+    profile: str = PROFILE,
+    split: str = "eval",
+    seen: str = "none among these pages",
+) -> Path:
     """Write the two files that the gate reads, with the columns that the evaluate step writes."""
     folder.mkdir()
     table = pa.Table.from_pylist([row for model in models for row in model], schema=SCHEMA)
     pq.write_table(table.replace_schema_metadata({"normalization": profile}), folder / "samples.parquet")
     report = {
         "normalization": PROFILE,
-        "dataset": {"digest": "d" * 64},
+        "dataset": {"digest": "d" * 64, "split": split},
         "models": {
             "base": {"base_model": "tiny-base", "revision": None},
-            "adapter": {"kind": "peft", "sha256": "a" * 64},
+            "adapter": {"kind": "peft", "sha256": "a" * 64, "training_documents": seen},
             "champion": {"registered_model": "ocr", "version": 7, "sha256": "c" * 64} if champion else None,
         },
     }
@@ -114,7 +121,7 @@ def test_documents_are_drawn_and_not_pages(tmp_path: Path) -> None:
     assert judged(tmp_path / "pages", rows("base", base), rows("adapter", adapter)).promoted
     adapter = [80] * 140 + [120] * 60
     models = rows("base", base, pages_per_document=50), rows("adapter", adapter, pages_per_document=50)
-    verdict = judged(tmp_path, *models)
+    verdict = judged(tmp_path, *models, min_documents=4)
     assert verdict.documents == 4 and not verdict.promoted
 
 
@@ -156,8 +163,24 @@ def test_one_document_gives_no_interval_and_no_promotion(tmp_path: Path) -> None
     assert "none (one document)" in (tmp_path / "verdict" / "verdict.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("documents", "settings", "promoted"),
+    [(10, {}, True), (9, {}, False), (9, {"min_documents": 9}, True), (10, {"min_documents": 11}, False)],
+)
+def test_too_few_documents_promote_nothing_however_good_the_adapter_is(
+    tmp_path: Path, documents: int, settings: dict[str, int], promoted: bool
+) -> None:
+    verdict = judged(tmp_path, rows("base", [900] * documents), rows("adapter", [0] * documents), **settings)
+    assert verdict.promoted is promoted and [rule.passed for rule in verdict.rules] == [promoted, True]
+    least = settings.get("min_documents", 10)
+    said = f"the CER cannot be judged: {documents} documents, fewer than min_documents ({least})"
+    assert (verdict.reason == said) is not promoted
+    assert verdict.improvement_interval == pytest.approx((0.9, 0.9)), "what was measured is there all the same"
+    assert f"over {least} documents or more" in (tmp_path / "verdict" / "verdict.md").read_text()
+
+
 def test_words_can_decide(tmp_path: Path) -> None:
-    verdict = judged(tmp_path, rows("base", [100] * 4), rows("adapter", [50] * 4), metric="wer")
+    verdict = judged(tmp_path, rows("base", [100] * 10), rows("adapter", [50] * 10), metric="wer")
     assert verdict.reference_error == pytest.approx(10 / 200) and "the WER is" in verdict.reason
 
 
@@ -247,6 +270,10 @@ def report_cut(folder: Path) -> None:
             "normalised by 'lenient-v1', the report says 'nfkc-ws-v1'",
         ),
         (Path.mkdir, r"report\.json: not an evaluation's report"),
+        (
+            lambda folder: evaluation(folder, rows("base", [9] * 20), rows("adapter", [1] * 20), split="train"),
+            "the pages are the training's own",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, broken: Callable[[Path], Any], message: str) -> None:
@@ -256,8 +283,17 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, broken: Callable[[Pa
     assert not (tmp_path / "verdict").exists()
 
 
+@pytest.mark.parametrize("seen", ["none among these pages", "not checked: trained on another dataset"])
+def test_the_verdict_says_where_it_is_not_known_what_was_trained_on(tmp_path: Path, seen: str) -> None:
+    folder = evaluation(tmp_path / "evaluation", rows("base", [9] * 20), rows("adapter", [1] * 20), seen=seen)
+    verdict = run(GateConfig(evaluation_dir=folder, output_dir=tmp_path / "verdict")).verdict
+    assert verdict.promoted and verdict.training_documents == {"adapter": seen}
+    page = (tmp_path / "verdict" / "verdict.md").read_text()
+    assert (f"is not known** of adapter: {seen}." in page) == seen.startswith("not checked")
+
+
 def test_the_program_says_not_promoted_and_ends_well(tmp_path: Path) -> None:
-    folder = evaluation(tmp_path / "evaluation", rows("base", [50] * 4), rows("adapter", [51] * 4))
+    folder = evaluation(tmp_path / "evaluation", rows("base", [50] * 10), rows("adapter", [51] * 10))
     program = [sys.executable, "-m", "components.gate"]
     answer = subprocess.run(
         [*program, "--evaluation_dir", str(folder), "--output_dir", str(tmp_path / "v")], capture_output=True, text=True
