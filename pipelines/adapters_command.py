@@ -81,18 +81,14 @@ def delete(
     **Example**: `deepsynth adapters delete page-reader 3 --yes`
     """
     uri = _uri(runs_dir)
-    found = _version(_known(name, uri), version)
-    if CHAMPION in found.aliases and not force:
-        mend = f"give the alias {CHAMPION} to another version first, or add --force"
-        raise UserError(
-            "is the champion: without it, the next adapter is compared with the base", where=str(found), mend=mend
-        )
+    found = _deletable(name, version, uri, force)
     if not yes:
         if not sys.stdin.isatty():
             raise UserError("deleting needs a yes", where=str(found), mend="add --yes")
         if not typer.confirm(f"Delete {found}{f' ({_aliases(found)})' if found.aliases else ''}?"):
             _console().print(Text("nothing was deleted"))
             return
+        found = _deletable(name, version, uri, force)  # a run may have made it the champion while the question stood
     model_registry.delete_version(found, uri=uri)
     _console().print(Text(f"deleted {found}"))
 
@@ -122,6 +118,16 @@ def _version(known: list[RegisteredAdapter], number: int) -> RegisteredAdapter:
             return version
     numbers = ", ".join(str(version.version) for version in known)
     raise UserError(f"there is no version {number}", where=known[0].name, mend=f"its versions: {numbers}")
+
+
+def _deletable(name: str, number: int, uri: str, force: bool) -> RegisteredAdapter:
+    found = _version(_known(name, uri), number)
+    if CHAMPION in found.aliases and not force:
+        mend = f"give the alias {CHAMPION} to another version first, or add --force"
+        raise UserError(
+            "is the champion: without it, the next adapter is compared with the base", where=str(found), mend=mend
+        )
+    return found
 
 
 def _champion_and_newest(known: list[RegisteredAdapter]) -> list[RegisteredAdapter]:

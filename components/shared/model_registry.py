@@ -28,6 +28,7 @@ SOURCE_DIGEST_TAG = "source_digest"
 """What the documents were that a version was trained on: ``sources_digest`` of the prepare step."""
 _ARTIFACT_PATH = "adapter"
 _LONGEST_TAG = 5000
+_MISSING = "RESOURCE_DOES_NOT_EXIST"
 _EXPERIMENT = "deepsynth-adapters"
 _VARIABLE = "MLFLOW_TRACKING_URI"
 
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 
 class RegistryUnavailableError(UserError):
-    """The registry is down, refuses, or is switched off: nothing can be said about what it holds."""
+    """The registry, or the store of its files, is down, refuses, or is switched off: what it holds is not known."""
 
 
 class RegisteredFilesError(UserError):
@@ -149,16 +150,15 @@ def set_alias(registered: RegisteredAdapter, alias: str, *, uri: str | None = No
 
 
 def delete_version(registered: RegisteredAdapter, *, uri: str | None = None) -> None:
-    """Delete a version with its aliases, and the MLflow run that holds its files where ``register`` made it.
+    """Delete a version, and the MLflow run that holds its files where ``register`` made it.
 
+    The aliases that point at it by then go with it; one that moved since ``registered`` was read stays where it is.
     MLflow keeps a deleted run's files until ``mlflow gc``.
 
     Raises:
         RegistryUnavailableError: the registry is down, refuses, or is switched off.
     """
     with _registry(uri) as (client, _):
-        for alias in registered.aliases:
-            client.delete_registered_model_alias(registered.name, alias)
         client.delete_model_version(registered.name, str(registered.version))
         if registered.run_id and FILES_TAG in registered.tags:
             _none_if_missing(lambda: client.delete_run(registered.run_id))
@@ -169,7 +169,8 @@ def download(registered: RegisteredAdapter, folder: Path, *, uri: str | None = N
 
     Raises:
         RegisteredFilesError: the files are gone, or their sha256 is not the one that was registered.
-        RegistryUnavailableError: the registry is down, refuses, or is switched off.
+        RegistryUnavailableError: the registry is down, refuses, or is switched off; or the store of the files does not
+            give them, or there is no room for them here, which is the error's cause then.
     """
     folder = Path(folder).absolute()
     where = f"{registered} ({registered.source})"
@@ -188,7 +189,7 @@ def download(registered: RegisteredAdapter, folder: Path, *, uri: str | None = N
 
 
 def _downloaded(client: Any, uri: str, registered: RegisteredAdapter, scratch: Path) -> Path | None:
-    """Return where the files arrived; None where they are gone although the registry answers."""
+    """Return where the files arrived; None where the store that held them says that there are none."""
     from mlflow.artifacts import download_artifacts
 
     source = client.get_model_version_download_uri(registered.name, str(registered.version))
@@ -196,10 +197,30 @@ def _downloaded(client: Any, uri: str, registered: RegisteredAdapter, scratch: P
         with mlflow_connection.artifact_timeout():
             return Path(download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri))
     except mlflow_connection.store_errors() as error:
-        # MLflow says "no such file" in a different way for each kind of store: the registry's own answer tells.
-        client.get_model_version(registered.name, str(registered.version))
-        logger.warning("%s: %s", registered, _one_line(error))
-        return None
+        if _are_gone(source, uri):
+            logger.warning("%s: %s", registered, _one_line(error))
+            return None
+        reason = f"the version's files cannot be fetched ({_one_line(error)})"
+        where = f"{registered} ({_without_password(source)})"
+        mend = "make the store that holds them answer, then run this again"
+        raise RegistryUnavailableError(reason, where=where, mend=mend) from error
+
+
+def _are_gone(source: str, uri: str) -> bool:
+    """Return whether the store says that nothing is there; a failed download's cause is often a text and no more."""
+    from mlflow.artifacts import list_artifacts
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    try:
+        if is_local_uri(source, is_tracking_or_registry_uri=False):
+            Path(local_file_uri_to_path(source)).stat()  # listed by MLflow, a broken mount is an empty folder
+            return False
+        return not list_artifacts(artifact_uri=source, tracking_uri=uri)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except mlflow_connection.store_errors() as error:
+        return getattr(error, "error_code", None) == _MISSING
 
 
 @contextmanager
@@ -236,7 +257,7 @@ def _none_if_missing(ask: Callable[[], T]) -> T | None:
     try:
         return ask()
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code != _MISSING:
             raise
         return None
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -10,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from components.shared import model_registry
 from components.shared.errors import UserError
+from pipelines import adapters_command
 from pipelines.command_line import app
 
 NAME = "page-reader"
@@ -97,6 +99,23 @@ def test_delete_takes_the_version_and_its_run_away(runs: Path) -> None:
     adapters(runs, "delete", "short-lived", "2", "--yes", "--force")
     assert model_registry.champion_of("short-lived", uri=uri) is None
     assert "nothing is registered as short-lived" in adapters(runs, "list", "short-lived").output
+
+
+def test_a_version_that_became_champion_while_the_question_stood_is_kept(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{runs / 'mlflow.db'}"
+    registered = model_registry.register(runs / "adapter", "risen", {}, uri=uri)
+
+    def yes(_: str) -> bool:
+        model_registry.set_alias(registered, "champion", uri=uri)
+        return True
+
+    monkeypatch.setattr(adapters_command.typer, "confirm", yes)
+    monkeypatch.setattr(adapters_command, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    with pytest.raises(UserError, match="risen version 1: is the champion"):
+        adapters(runs, "delete", "risen", "1")
+    assert model_registry.champion_of("risen", uri=uri).version == 1
 
 
 def test_no_store_is_an_error_and_is_not_made(tmp_path: Path) -> None:

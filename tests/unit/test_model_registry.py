@@ -1,13 +1,17 @@
 """The model registry, in a real SQLite store; the same against a real MLflow server."""
 
+import errno
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from components.shared import model_registry
 from components.shared.errors import UserError
+from components.shared.failures import named_failure
 from components.shared.model_registry import CHALLENGER, CHAMPION, RegisteredFilesError, RegistryUnavailableError
 from tests.unit.mlflow_server import end, free_port, mlflow_server
 
@@ -100,6 +104,57 @@ def test_files_that_are_gone_or_changed_are_named(adapter: Path, tmp_path: Path)
     with pytest.raises(RegisteredFilesError, match=r"ocr-latin version 1 .*: the version's files are gone"):
         model_registry.download(registered, tmp_path / "champion")
     assert not (tmp_path / "champion").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        # What MLflow makes of either where it copies several files: one error of text.
+        MlflowException("failures occurred while downloading: ##### File a ##### [Errno 28] No space left on device"),
+    ],
+    ids=["full disk", "store down", "full disk in words"],
+)
+def test_files_that_cannot_be_fetched_are_not_called_gone(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(**_: Any) -> str:
+        raise error
+
+    registered = model_registry.register(adapter, NAME, {})
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", fails)
+    with pytest.raises(RegistryUnavailableError, match="the version's files cannot be fetched") as caught:
+        model_registry.download(registered, tmp_path / "champion")
+    said = str(caught.value)
+    assert str(error) in said and "gone" not in said and "delete" not in said
+    assert caught.value.__cause__ is error
+    named = named_failure(caught.value, "evaluate")
+    assert (named is not None and "no space is left" in str(named)) == ("No space" in str(error))
+    assert not (tmp_path / "champion").exists()
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_called_gone(adapter: Path, tmp_path: Path) -> None:
+    registered = model_registry.register(adapter, NAME, {})
+    place = Path(registered.source.removeprefix("file://"))
+    shutil.rmtree(place)
+    place.symlink_to(place)  # as a mount that is broken: to ask for it is an error, and not "there is none"
+    with pytest.raises(RegistryUnavailableError, match="the version's files cannot be fetched"):
+        model_registry.download(registered, tmp_path / "champion")
+
+
+def test_aliases_that_moved_meanwhile_are_not_deleted_with_the_old_version(registry: str, adapter: Path) -> None:
+    first = model_registry.register(adapter, NAME, {})
+    for alias in (CHALLENGER, CHAMPION, "stays-behind"):
+        model_registry.set_alias(first, alias)
+    (read_before,) = model_registry.versions_of(NAME)
+    second = model_registry.register(adapter, NAME, {})
+    for alias in (CHALLENGER, CHAMPION):
+        model_registry.set_alias(second, alias)
+    model_registry.delete_version(read_before)
+    assert [version.version for version in model_registry.versions_of(NAME)] == [2]
+    aliases = MlflowClient(registry).get_registered_model(NAME).aliases
+    assert {name: int(version) for name, version in aliases.items()} == {CHALLENGER: 2, CHAMPION: 2}
 
 
 def test_a_registry_that_is_down_or_off_is_not_a_registry_without_a_champion(
