@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image, UnidentifiedImageError
 
 from components.evaluate.cer_plot import COLOURS, cer_plot
 from components.evaluate.character_diff import Run, character_diff
 from components.evaluate.pages import EvaluationPages
 from components.evaluate.scores import ModelScores
+from components.shared.shard_reader import Sample
 
 _BEST_PAGES = 3
 _LOOPING_PAGES = 3
@@ -134,15 +134,15 @@ def _shown(position: int, models: Sequence[ModelScores], pages: EvaluationPages)
             remarks.append(f"failed: {score.prediction.error}")
         runs = character_diff(label.normalised, score.normalised)
         readings.append(Reading(scores.name, score.characters.rate, runs, remarks))
-    picture = _picture(pages[position].image_bytes)
+    picture = _picture(pages[position])
     return ShownPage(label.key, label.source_id, label.page, picture, label.text, direction_of(label.text), readings)
 
 
-def _picture(image_bytes: bytes) -> str | None:
+def _picture(page: Sample) -> str | None:
     """Return the page as a data address, made smaller where it is wider than the report; None if it is no picture."""
     try:
-        image = Image.open(io.BytesIO(image_bytes)).convert("RGB")
-    except (UnidentifiedImageError, OSError):
+        image = page.image.copy()  # the page keeps its own as it is
+    except OSError:
         return None
     image.thumbnail((_WIDEST_PICTURE, 4 * _WIDEST_PICTURE))
     stream = io.BytesIO()

@@ -4,7 +4,8 @@ import io
 import json
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -44,20 +45,22 @@ class Sample:
         """The page's grey levels, (H, W) uint8.
 
         Raises:
-            OSError: not a picture, or one that is cut or corrupt.
+            OSError: not a picture, or one that is cut, corrupt or larger than Pillow opens.
         """
-        return decode_gray(self.image_bytes)
+        with _refusals_as_os_error():
+            return decode_gray(self.image_bytes)
 
     @cached_property
     def image(self) -> Image.Image:
         """The page as an RGB picture.
 
         Raises:
-            OSError: not a picture, or one that is cut or corrupt.
+            OSError: not a picture, or one that is cut, corrupt or larger than Pillow opens.
         """
         levels = decode_unfiltered_png(self.image_bytes)
         if levels is None:
-            return Image.open(io.BytesIO(self.image_bytes)).convert("RGB")
+            with _refusals_as_os_error():
+                return Image.open(io.BytesIO(self.image_bytes)).convert("RGB")
         page = Image.fromarray(levels)
         return Image.merge("RGB", (page, page, page))  # 0.22 ms for 1024x1024; convert("RGB") 0.50 ms
 
@@ -143,6 +146,16 @@ class _OpenShard:
         if len(content) != size:
             raise UserError("the shard became shorter", where=str(self._path), mend="prepare the data again")
         return content
+
+
+@contextmanager
+def _refusals_as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # SyntaxError, ValueError, DecompressionBombError, …: each format's reader has its own
+        raise OSError(f"the picture cannot be decoded ({type(error).__name__}: {error})") from error
 
 
 def _shards_kept_open() -> Callable[[Path], _OpenShard]:
