@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.shared.allocator_settings import let_segments_grow
 from components.shared.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+_FIRST_WITH_BFLOAT16 = 8  # the major compute capability
 
 
 def obstacle_to_unsloth() -> str | None:
@@ -28,13 +32,30 @@ def obstacle_to_unsloth() -> str | None:
     return None
 
 
+def obstacle_to_bfloat16() -> str | None:
+    """Return why Unsloth cannot compute in bfloat16 on this machine's CUDA devices; None where it can. Starts CUDA.
+
+    Where it cannot, it loads a model in float16 without being asked to.
+    """
+    let_segments_grow()
+    import torch
+
+    # Unsloth judges by the weakest device in sight where there are several processes: none has its own one yet.
+    alone = int(os.environ.get("WORLD_SIZE") or 1) == 1
+    devices: Iterable[int | None] = [None] if alone else range(torch.cuda.device_count())
+    major, minor = min(torch.cuda.get_device_capability(device) for device in devices)
+    if major < _FIRST_WITH_BFLOAT16:
+        return f"in bfloat16 it needs compute capability {_FIRST_WITH_BFLOAT16}.0, a GPU here has {major}.{minor}"
+    return None
+
+
 def import_unsloth() -> Any:
     """Import Unsloth, before transformers and peft where the process has not imported them yet, and return it.
 
     Raises:
-        UserError: it cannot run here.
+        UserError: it cannot run here in bfloat16, in which models read on a GPU.
     """
-    if obstacle := obstacle_to_unsloth():
+    if obstacle := obstacle_to_unsloth() or obstacle_to_bfloat16():
         raise UserError(f"Unsloth cannot run: {obstacle}", where="backend", mend="set it to standard")
     # Unsloth counts its users over the network unless told not to.
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
@@ -59,6 +80,7 @@ def load_with_unsloth(
     vision_model = import_unsloth().FastVisionModel
     from components.shared.adapter_loading import adapter_kind, with_adapter
     from components.shared.base_models import base_model_location
+    from components.shared.model_loading import default_device
 
     whole = adapter_dir is not None and adapter_kind(adapter_dir) == "model"
     location = str(adapter_dir) if whole else base_model_location(base_model)
@@ -66,6 +88,8 @@ def load_with_unsloth(
         model, _ = vision_model.from_pretrained(
             location,
             dtype=dtype,
+            # Without it Unsloth takes memory on every device in sight, and may split the model over them.
+            device_map={"": str(default_device())},
             load_in_4bit=False,
             use_gradient_checkpointing=False,
             revision=None if whole else revision,

@@ -26,7 +26,8 @@ class TrainConfig(StepConfig):
     trust_remote_code: bool = False
     """run code that comes with the model; only with a pinned revision"""
     backend: Literal["auto", "unsloth", "standard"] = "auto"
-    """who trains: auto is Unsloth where a CUDA device and the package are there, else transformers and PEFT"""
+    """who trains: auto is Unsloth where the package and a CUDA device are there (of compute capability 8.0 or more,
+    unless dtype is float32), else transformers and PEFT"""
     peft: Literal["lora", "none"] = "lora"
     """lora: an adapter; none: all weights are trained and the whole model is written"""
     r: int = Field(16, ge=1)

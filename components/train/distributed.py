@@ -29,6 +29,8 @@ def join() -> None:
     """
     if not started_by_torchrun():
         return
+    # accelerate goes by it alone: on a GPU, each process would train for itself and exchange no gradients.
+    os.environ.setdefault("LOCAL_RANK", "0")
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(_device_index())
@@ -36,7 +38,7 @@ def join() -> None:
 
 
 def _device_index() -> int:
-    index, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    index, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if index >= devices:
         raise UserError(
             f"{index + 1} processes or more are on a machine with {devices} CUDA devices",

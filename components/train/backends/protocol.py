@@ -10,9 +10,10 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from components.shared.allocator_settings import let_segments_grow
 from components.shared.errors import UserError
 from components.shared.model_families import ModelFamily
-from components.shared.unsloth_inference import obstacle_to_unsloth
+from components.shared.unsloth_inference import obstacle_to_bfloat16, obstacle_to_unsloth
 from components.train.backends.compile_cache import use_compile_cache
 from components.train.config import TrainConfig
 
@@ -73,10 +74,13 @@ def choose_backend(config: TrainConfig) -> tuple[Backend, str]:
         )
     if config.backend == "standard":
         return _standard(), "asked for by the config"
-    obstacle = obstacle_to_unsloth()
+    obstacle, mend = obstacle_to_unsloth(), "set it to standard or auto"
+    if obstacle is None and config.dtype != "float32":
+        # Before Unsloth is imported: it takes torch's emulation of bfloat16 away, from the standard backend too.
+        obstacle, mend = obstacle_to_bfloat16(), "set dtype to float32, or backend to standard"
     if config.backend == "unsloth":
         if obstacle:
-            raise UserError(f"Unsloth cannot run: {obstacle}", where="backend", mend="set it to standard or auto")
+            raise UserError(f"Unsloth cannot run: {obstacle}", where="backend", mend=mend)
         return _unsloth(config), "asked for by the config"
     if obstacle:
         return _standard(), obstacle
@@ -84,10 +88,7 @@ def choose_backend(config: TrainConfig) -> tuple[Backend, str]:
 
 
 def _standard() -> Backend:
-    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
-        # Batches differ in length, and without this the allocator keeps a block for each: on an H200 43.6 GiB were
-        # reserved where 19.2 GiB were in use (standard, 16-bit). Unsloth sets it too.
-        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    let_segments_grow()
     from components.train.backends.standard import StandardBackend
 
     return StandardBackend()

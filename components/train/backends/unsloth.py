@@ -60,6 +60,8 @@ def _loaded(config: TrainConfig) -> Any:
         model, _ = unsloth.FastVisionModel.from_pretrained(
             location,
             dtype=compute_dtype(config, default_device()),
+            # Without it Unsloth takes memory on every device in sight, and may split the model over them.
+            device_map={"": str(default_device())},
             load_in_4bit=config.load_in_4bit,
             load_in_8bit=config.load_in_8bit,
             max_seq_length=config.max_length,
