@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from PIL import Image
 
 from components.evaluate.batches_ahead import BatchesAhead
 from components.evaluate.pages import EvaluationPages
+from components.shared.failures import causes_of, ran_out_of_device_memory
 from components.shared.model_loading import release_memory
 from components.shared.progress import ProgressReport
 from components.shared.shard_reader import Sample
@@ -49,6 +49,7 @@ def transcribe(
     one too.
 
     Raises:
+        torch.AcceleratorError: the device can no longer be used.
         Exception: the first error where every page failed: the fault is then not in the pages.
     """
     order = pages.by_expected_length()
@@ -67,20 +68,22 @@ def transcribe(
                 batch = batches.take(len(found), batch_size)
                 broken.update(batch.broken)
                 answers = _read(transcriber, batch)
-            except torch.OutOfMemoryError as error:
-                _release(error)
-                if len(positions) > 1:
-                    batch_size = len(positions) // 2
-                    halvings += 1
-                    logger.warning("out of memory with %d pages; going on with %d a batch", len(positions), batch_size)
-                    continue
-                answers, first_error = {positions[0]: _failure(error)}, first_error or error
-            except torch.AcceleratorError:
-                raise  # the device's context is broken: every later page would fail with it
             except Exception as error:
+                if _broke_the_device(error):
+                    raise
                 _release(error)
-                answers = {position: _read_alone(transcriber, pages[position]) for position in positions}
+                out_of_memory, count = ran_out_of_device_memory(error), len(positions)
+                if out_of_memory and count > 1:
+                    batch_size, halvings = count // 2, halvings + 1
+                    said = "out of memory with %d pages; going on with %d a batch: %s"
+                    logger.warning(said, count, batch_size, _in_words(error))
+                    continue
                 first_error = first_error or error
+                if out_of_memory:
+                    answers = {positions[0]: _failed(pages[positions[0]], error)}
+                else:
+                    logger.warning("a batch failed, its %d pages are read one by one: %s", count, _in_words(error))
+                    answers = {position: _read_alone(transcriber, pages[position]) for position in positions}
             found.update(answers)
             progress.advance(len(positions))
     if all(answer.error for answer in found.values()):
@@ -111,7 +114,7 @@ def _prepared(transcriber: Transcriber, pages: EvaluationPages, positions: Seque
         try:
             page.image  # noqa: B018 (decoded once, and kept by the page)
             readable[position] = page
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except OSError as error:
             logger.warning("page %s failed: %s", page.key, error)
             broken[position] = error
     prepared = transcriber.prepare(list(readable.values())) if readable else None
@@ -128,19 +131,33 @@ def _read(transcriber: Transcriber, batch: _Batch) -> dict[int, Prediction]:
 def _read_alone(transcriber: Transcriber, page: Sample) -> Prediction:
     try:
         return transcriber.read([page])[0]
-    except torch.AcceleratorError:
-        raise
     except Exception as error:  # whatever it is, it is this page's score: an empty prediction with its error
-        logger.warning("page %s failed: %s", page.key, error)
+        if _broke_the_device(error):
+            raise
         _release(error)
-        return _failure(error)
+        return _failed(page, error)
+
+
+def _broke_the_device(error: Exception) -> bool:
+    """Return whether every later page would fail too: the device's context is lost, which want of memory leaves."""
+    return isinstance(error, torch.AcceleratorError) and not ran_out_of_device_memory(error)
 
 
 def _release(error: Exception) -> None:
-    """Give the failed batch's memory back: the frames in the error's traceback still hold its tensors."""
-    traceback.clear_frames(error.__traceback__)
+    """Give the failed batch's memory back: the frames in the tracebacks still hold its tensors."""
+    for cause in causes_of(error):
+        traceback.clear_frames(cause.__traceback__)
     release_memory()
 
 
+def _failed(page: Sample, error: Exception) -> Prediction:
+    logger.warning("page %s failed: %s", page.key, _in_words(error))
+    return _failure(error)
+
+
 def _failure(error: Exception) -> Prediction:
-    return Prediction(text="", error=f"{type(error).__name__}: {error}"[:500])
+    return Prediction(text="", error=_in_words(error))
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]

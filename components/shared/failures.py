@@ -23,7 +23,15 @@ _DENIED = {
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
 }
-_MEMORY_TEXTS = ("defaultcpuallocator: can't allocate memory", "cannot allocate memory", "cublas_status_alloc_failed")
+_MEMORY_TEXTS = ("defaultcpuallocator: can't allocate memory", "cannot allocate memory")
+_DEVICE_MEMORY_TEXTS = ("_status_alloc_failed", "device_allocation_failed")
+"""How cuBLAS, cuDNN and their like say that there was no device memory: an error of theirs is a plain RuntimeError."""
+_UNEXPLAINED_TEXTS = (
+    *("cublas_status_not_initialized", "cudnn_status_not_initialized"),
+    "unable to find an engine to execute this computation",
+    *("mha_graph.execute(", "mha_graph->execute("),
+)
+"""What comes where these libraries keep the reason to themselves: mostly it is memory."""
 _SHARED_MEMORY_TEXTS = ("out of shared memory", "insufficient shared memory", "unable to open shared memory object")
 _MEMORY_SETTINGS = {
     "per_device_train_batch_size": "lower {name} (it is {value}; gradient_accumulation_steps makes up for it)",
@@ -66,7 +74,7 @@ def named_failure(error: BaseException, what: str, settings: BaseModel | None = 
     """Return the failure of the machine behind ``error``; None where there is none, or ``error`` names it already."""
     if isinstance(error, MachineFailureError):
         return None
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
     if named := _out_of_memory(causes, what, settings):
         return named
     if named := _disk_full(causes, what, settings):
@@ -75,7 +83,17 @@ def named_failure(error: BaseException, what: str, settings: BaseModel | None = 
     return None if isinstance(error, UserError) else _denied(causes)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def ran_out_of_device_memory(error: BaseException) -> bool:
+    """Return whether the device's memory was too small, as far as ``error`` or one of its causes tells.
+
+    PyTorch's allocator raises ``torch.OutOfMemoryError``; the CUDA runtime, recorded graphs, cuBLAS, cuDNN and
+    compilers have errors of their own. After any of them the device can be used, with less at a time.
+    """
+    return any(_is_device_memory(cause) for cause in causes_of(error))
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error, its cause, that one's cause, and so on."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause and id(cause) not in seen:
@@ -94,9 +112,10 @@ def _out_of_memory(causes: list[BaseException], what: str, settings: BaseModel |
                 mend="give the container more of it (docker --shm-size, a memory emptyDir on Kubernetes)",
             )
         if _is_device_memory(cause):
-            return MachineFailureError(
-                f"{what} ran out of memory ({said[:200]})", where="GPU", mend=_less_memory(settings)
-            )
+            problem = f"{what} ran out of memory ({said[:200]})"
+            if _has(said, _UNEXPLAINED_TEXTS):
+                problem = f"{what} failed, as it does where memory is short ({said[:200]})"
+            return MachineFailureError(problem, where="GPU", mend=_less_memory(settings))
         if isinstance(cause, MemoryError) or _has(said, _MEMORY_TEXTS) or getattr(cause, "errno", 0) == errno.ENOMEM:
             reason = f" ({said[:200]})" if said else ""
             return MachineFailureError(f"{what} ran out of memory{reason}", where="RAM", mend=_less_memory(settings))
@@ -105,7 +124,14 @@ def _out_of_memory(causes: list[BaseException], what: str, settings: BaseModel |
 
 def _is_device_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")  # not imported for this: what never loaded it never used a GPU
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if torch is None or not isinstance(error, RuntimeError):
+        return False
+    said = str(error).lower()
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or ("cuda" in said and "out of memory" in said)
+        or _has(said, _DEVICE_MEMORY_TEXTS + _UNEXPLAINED_TEXTS)
+    )
 
 
 def _less_memory(settings: BaseModel | None) -> str:

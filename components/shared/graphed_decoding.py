@@ -14,7 +14,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StaticCache
+from transformers import EosTokenCriteria, GenerationConfig, MaxLengthCriteria, StaticCache
+from transformers.generation import GenerationMode
+
+from components.shared.failures import ran_out_of_device_memory
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +28,13 @@ _STEP_TENSORS = {"input_ids", "position_ids", "attention_mask"}
 # transformers hands a step these too, in shapes that the next batch does not share: the prompt's token types, and what
 # was seen of its pictures. A token with a position has no use for them.
 _PROMPT_TENSORS = {"mm_token_type_ids", "image_grid_thw", "pixel_values", "pixel_values_local"}
+# Assisted generation chooses greedy search's tokens, only sooner.
+_GREEDY = (GenerationMode.GREEDY_SEARCH, GenerationMode.ASSISTED_GENERATION)
+_KNOWN_CRITERIA = (MaxLengthCriteria, EosTokenCriteria)
 
 
 class RecordingError(Exception):
-    """The model's step cannot be recorded."""
+    """The step cannot be recorded: by the model's nature or settings, or for want of memory."""
 
 
 class GraphedDecoding:
@@ -61,9 +67,25 @@ class GraphedDecoding:
     def generate(self, inputs: Mapping[str, Any], max_new_tokens: int) -> torch.Tensor:
         """Return prompt and answer, shape (pages, prompt + max_new_tokens).
 
+        After an error nothing is kept of the recorded step, so that its memory is free for fewer pages.
+
         Raises:
-            RecordingError: the model does on the host what cannot be recorded; ``supports`` is False from then on.
+            RecordingError: the model does on the host what cannot be recorded, or its generation config asks for more
+                than each step's likeliest token; ``supports`` is False from then on. Or the device's memory is too
+                small for one page and its recording; the next page may fit.
         """
+        try:
+            return self._generated(inputs, max_new_tokens)
+        except Exception as error:
+            self._step = None
+            self._cannot = self._cannot or isinstance(error, RecordingError)
+            if len(inputs["input_ids"]) == 1 and ran_out_of_device_memory(error):
+                raise RecordingError(f"out of memory with a single page ({_first_line(error)})") from error
+            raise
+
+    def _generated(self, inputs: Mapping[str, Any], max_new_tokens: int) -> torch.Tensor:
+        if asking := _what_asks_the_host(self._model):
+            raise RecordingError(f"{asking} ask the host in each step")
         pages, prompt_tokens = inputs["input_ids"].shape
         needed = prompt_tokens + max_new_tokens
         if self._step is None or not self._step.fits(pages, needed):
@@ -71,26 +93,20 @@ class GraphedDecoding:
             cache_tokens = -(-needed // _CACHE_GRANULE) * _CACHE_GRANULE
             self._step = _RecordedStep(self._model, self._end_tokens, self._pad_token, pages, cache_tokens)
         self._step.cache.reset()
-        try:
-            # The class's own: Unsloth replaces the instance's by one that insists on a cache of its own.
-            answers: torch.Tensor = type(self._model).generate(
-                self._model,
-                **inputs,
-                past_key_values=self._step.cache,
-                custom_generate=self._step.decode,
-                generation_config=GenerationConfig(
-                    do_sample=False,
-                    eos_token_id=self._end_tokens or None,
-                    pad_token_id=self._pad_token,
-                    max_new_tokens=max_new_tokens,
-                ),
-            )
-        except torch.OutOfMemoryError:
-            self._step = None
-            raise
-        except RecordingError:
-            self._step, self._cannot = None, True
-            raise
+        # The class's own: Unsloth replaces the instance's by one that insists on a cache of its own.
+        answers: torch.Tensor = type(self._model).generate(
+            self._model,
+            **inputs,
+            past_key_values=self._step.cache,
+            cache_implementation=None,
+            custom_generate=self._step.decode,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=self._end_tokens or None,
+            pad_token_id=self._pad_token,
+        )
         return answers
 
 
@@ -131,6 +147,7 @@ class _RecordedStep:
         Experts are left as they are: transformers would switch to ``batched_mm``, which copies each token's experts
         (4 bits, 32 pages: 1,467 tokens/s instead of 2,108).
         """
+        _refuse_more_than_greedy(generation_config, logits_processor, stopping_criteria)
         self._answer.fill_(self._pad)
         prompt = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
         output = model(**prompt, return_dict=True)
@@ -179,15 +196,47 @@ class _RecordedStep:
             self._replay()
 
 
+def _what_asks_the_host(model: Any) -> str | None:
+    """Return which layers are known to fail in a recording; None for none.
+
+    Not by trying: where ``torch.cuda.graph`` cannot end a recording, memory stays locked in this process.
+    """
+    if any(type(module).__name__ == "Linear8bitLt" for module in model.modules()):
+        return "8-bit layers"
+    # In 16 bits they are one grouped product.
+    experts = (weight for name, weight in model.named_parameters() if ".experts." in name and weight.ndim == 3)
+    if model.device.type == "cuda" and any(weight.dtype == torch.float32 for weight in experts):
+        return "experts in float32"
+    return None
+
+
+def _refuse_more_than_greedy(config: GenerationConfig, logits_processors: Any, stopping_criteria: Any) -> None:
+    """Refuse what ``generate`` would do between a step's logits and the next one: a recorded step does none of it."""
+    wanted = [*logits_processors, *(each for each in stopping_criteria if not isinstance(each, _KNOWN_CRITERIA))]
+    names = [type(each).__name__ for each in wanted]
+    if (mode := config.get_generation_mode()) not in _GREEDY:
+        names.append(mode.value)
+    if names:
+        raise RecordingError(f"the model's generation config asks for {', '.join(names)}")
+
+
 def _recorded(advance: Callable[[], None]) -> Callable[[], None]:
     if not torch.cuda.is_available():
         return advance
     graph = torch.cuda.CUDAGraph()
+    # A training's thread that pins batches calls CUDA meanwhile.
+    recording = torch.cuda.graph(graph, capture_error_mode="thread_local")
     try:
-        with torch.cuda.graph(graph):
+        # Where a recording cannot be ended, torch.cuda.graph leaves its own stream as the current one.
+        with torch.cuda.stream(torch.cuda.current_stream()), recording:
             advance()
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        graph.reset()  # the memory pool is its own, and the error's frames would keep it
+        if isinstance(error, RuntimeError) and not ran_out_of_device_memory(error):
+            raise RecordingError(_first_line(error)) from error
         raise
-    except RuntimeError as error:
-        raise RecordingError(str(error).splitlines()[0]) from error
     return graph.replay
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

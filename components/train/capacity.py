@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from transformers import BatchFeature
 
+from components.shared.failures import ran_out_of_device_memory
 from components.shared.image_text_inputs import generation_inputs
 from components.shared.shard_reader import Sample, ShardDataset
 from components.shared.tracking import TRACKING_OFF, TrackedRun
@@ -116,14 +117,6 @@ def _prompt_tokens(trainable: TrainableModel, page: Sample) -> int:
     return int(inputs["input_ids"].shape[1])
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory is the reason, or the reason's reason: compilers wrap what they meet."""
-    cause: BaseException | None = error
-    while cause and not isinstance(cause, torch.OutOfMemoryError):
-        cause = cause.__cause__ or cause.__context__
-    return cause is not None
-
-
 class CopiesOfOnePicture:
     """An image processor that computes the first picture and repeats it, for trials of a hundred copies and more."""
 
@@ -161,7 +154,7 @@ class _Trials:
         try:
             self._last = train(self._trainable, copies, config, self._scratch, TrackedRun(TRACKING_OFF))
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not ran_out_of_device_memory(error):
                 raise
             self._last = None
         self._peak = peak_memory_bytes()

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from components.shared.command_line import step_main
 from components.shared.errors import UserError
+from components.shared.failures import ran_out_of_device_memory
 from components.shared.step_config import StepConfig
 from components.train.backends.protocol import choose_backend
 from components.train.config import TrainConfig
@@ -106,11 +107,11 @@ def _result(name: str, obstacle: str | None, part: Callable[[], dict[str, Any]])
         return {"status": "skipped", "reason": obstacle}
     try:
         return {"status": "ok", **part()}
-    except torch.AcceleratorError:
-        raise  # the device's context is broken: every later part would fail with it
     except UserError as error:
         return {"status": "failed", "reason": str(error)}
     except Exception as error:  # a contender's own fault is its result; the other parts are measured all the same
+        if isinstance(error, torch.AcceleratorError) and not ran_out_of_device_memory(error):
+            raise  # the device's context is broken: every later part would fail with it
         log.exception("%s failed", name)
         return {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:500]}
 

@@ -1,19 +1,23 @@
 """Recorded decoding chooses the tokens that transformers' own greedy search chooses; tests/gpu replays real graphs."""
 
 import functools
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from transformers import BatchFeature
+from transformers import BatchFeature, GenerationConfig
 
 from components.shared.graphed_decoding import GraphedDecoding, RecordingError
 from components.shared.image_text_inputs import generation_inputs
 from components.shared.model_families import family_of
 from components.shared.model_loading import load_model, load_processor
+from components.shared.shard_reader import Sample
 from components.shared.tiny_models import save_tiny_deepseek_ocr2
+from components.shared.transcriber import Transcriber
 
 MAX_NEW_TOKENS = 24
 PAD = 0
@@ -95,6 +99,102 @@ def test_an_answer_that_ends_is_padded_and_others_go_on(reader: Reader) -> None:
     for answer, whole in zip(ended, free, strict=True):
         length = whole.index(end) + 1 if end in whole else MAX_NEW_TOKENS
         assert answer == whole[:length] + [PAD] * (MAX_NEW_TOKENS - length)
+
+
+@pytest.fixture
+def forward_passes(reader: Reader) -> Iterator[list[None]]:
+    """As many values as forward passes of the model."""
+    passes: list[None] = []
+    hook = reader.model.register_forward_pre_hook(lambda *_: passes.append(None))
+    yield passes
+    hook.remove()
+
+
+def configured(reader: Reader, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+    """Let the model's generation_config.json have these values too."""
+    values = reader.model.generation_config.to_dict() | settings
+    monkeypatch.setattr(reader.model, "generation_config", GenerationConfig(**values))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"no_repeat_ngram_size": 3}, "NoRepeatNGram"),
+        ({"repetition_penalty": 1.2, "suppress_tokens": [5]}, "RepetitionPenalty.*, SuppressTokens"),
+        ({"begin_suppress_tokens": [5]}, "SuppressTokensAtBegin"),
+        ({"bad_words_ids": [[5]]}, "NoBadWords"),
+        ({"min_new_tokens": 3}, "MinLength.*, MinNewTokensLength"),
+        ({"min_length": 1}, "MinLength"),
+        ({"forced_eos_token_id": 2}, "ForcedEOS"),
+        ({"exponential_decay_length_penalty": (4, 1.5)}, "ExponentialDecay"),
+        ({"max_time": 60.0}, "MaxTimeCriteria"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive_search"),
+    ],
+)
+def test_more_than_greedy_search_is_refused_before_anything_is_computed(
+    reader: Reader,
+    forward_passes: list[None],
+    settings: dict[str, Any],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configured(reader, monkeypatch, **settings)
+    decoding = GraphedDecoding(reader.model, [reader.end], PAD)
+    with pytest.raises(RecordingError, match=f"generation config asks for {named}"):
+        decoding.generate(reader.inputs("one line"), MAX_NEW_TOKENS)
+    assert not forward_passes
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": True, "temperature": 0.1, "top_k": 4, "top_p": 0.5, "num_beams": 3, "eos_token_id": [1, 2, 3]},
+        {"use_cache": False, "prompt_lookup_num_tokens": 2, "max_length": 5},
+        {"cache_implementation": "static"},
+    ],
+)
+def test_what_greedy_search_is_told_otherwise_or_does_not_read_changes_nothing(
+    reader: Reader, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = reader.inputs("one line", "a")
+    expected = reader.greedy(inputs)
+    configured(reader, monkeypatch, **settings)
+    answers = GraphedDecoding(reader.model, [reader.end], PAD).generate(inputs, MAX_NEW_TOKENS)
+    assert answers[:, -MAX_NEW_TOKENS:].tolist() == expected
+
+
+@pytest.mark.parametrize("settings", [{"no_repeat_ngram_size": 2}, {"repetition_penalty": 1.5}])
+def test_a_transcriber_obeys_the_generation_config_and_says_why_it_is_slow(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = Reader("tiny-base")
+    picture = io.BytesIO()
+    drawn("aaa aaa aaa aaa").save(picture, "PNG")
+    page = Sample("page", picture.getvalue(), {"text": ""})
+    monkeypatch.setattr(GraphedDecoding, "supports", lambda decoding: True)
+
+    def texts(graphed: bool) -> list[str]:
+        transcriber = Transcriber(reader.model, reader.processor, reader.family, MAX_NEW_TOKENS, graphed=graphed)
+        return [prediction.text for prediction in transcriber.read([page])]
+
+    said = "generating step by step, several times slower: the model's generation config asks for"
+    free = texts(graphed=True)
+    assert free == texts(graphed=False) and said not in caplog.text
+    configured(reader, monkeypatch, **settings)
+    assert texts(graphed=True) == texts(graphed=False) != free
+    assert said in caplog.text
+
+
+def test_layers_that_ask_the_host_are_not_recorded(reader: Reader, forward_passes: list[None]) -> None:
+    """A recording that fails in the middle would lock memory until the process ends."""
+    decoding = GraphedDecoding(reader.model, [reader.end], PAD)
+    reader.model.quantised = type("Linear8bitLt", (torch.nn.Linear,), {})(2, 2)
+    try:
+        with pytest.raises(RecordingError, match="8-bit layers ask the host in each step"):
+            decoding.generate(reader.inputs("one boat"), MAX_NEW_TOKENS)
+    finally:
+        del reader.model.quantised
+    assert not forward_passes and not decoding.supports()
 
 
 def test_a_cpu_records_nothing(reader: Reader) -> None:
