@@ -1,11 +1,11 @@
 """transformers' Trainer for pages: counts tokens, reads held-out pages, and writes checkpoints that were read back.
 
-Of transformers' own means three are replaced. Its SIGTERM checkpoint is written in the middle of a step, so that the
+Of transformers' own means four are replaced. Its SIGTERM checkpoint is written in the middle of a step, so that the
 step is not repeated exactly. Its adapter loading takes PEFT's, which loads nothing for some families, without an error
-(see ``components/shared/adapter_loading.py``). Its checkpoints are not read back.
+(see ``components/shared/adapter_loading.py``). Its checkpoints are not read back. It removes old checkpoints, the best one
+among them, before the new one is known to be whole.
 """
 
-import functools
 import json
 import logging
 import shutil
@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from components.shared.errors import UserError
 from components.train.checkpoints import NotFiniteError, seal
 from components.train.collator import PageCollator, every_page_has_an_answer
-from components.train.data_workers import end_workers, start_worker
 from components.train.distributed import in_any_process, is_first, wait_for_all
 from components.train.evaluation import EvaluationStoppedError, PageReading, undisturbed_training
 from components.train.measurements import TrainingMeasurements
+from components.train.page_loading import PageLoadingTrainer
 from components.train.termination import Termination
 from components.train.utilization import LanguageModelFlops
 
@@ -37,7 +37,7 @@ MEASUREMENTS_FILE = "measurements.json"
 _NOT_WRITTEN = (OSError, RuntimeError, ValueError, SafetensorError)
 
 
-class PageTrainer(Trainer):
+class PageTrainer(PageLoadingTrainer):
     """A Trainer over batches of ``PageCollator``; ``identity`` is what its checkpoints are told apart by."""
 
     def __init__(
@@ -59,42 +59,9 @@ class PageTrainer(Trainer):
         self._termination = termination
         self._identity = identity
         self._flops = LanguageModelFlops(model)
-        self._sampler: torch.utils.data.Sampler[int] | None = None
-        self._loaders: list[Any] = []
-
-    def take_pages_by(self, sampler: torch.utils.data.Sampler[int]) -> None:
-        """Take the training pages in the order of ``sampler``."""
-        self._sampler = sampler
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self._sampler or super()._get_train_sampler(train_dataset)
-
-    def get_train_dataloader(self) -> Any:
-        """Return the loader, with a generator of its own.
-
-        Starting data workers takes a random number. From the global generator, which dropout uses as well, a resumed
-        epoch would take one at another place than an uninterrupted one, and its losses would differ from there on.
-        """
-        loader: Any = super().get_train_dataloader()
-        generator = torch.Generator().manual_seed(self.args.seed)
-        # accelerate's loader iterates over the one that it wraps; a resumed epoch's is made from the outer one.
-        for each in (loader, getattr(loader, "base_dataloader", loader)):
-            each.generator = generator
-            each.worker_init_fn = functools.partial(start_worker, each.worker_init_fn)
-            self._loaders.append(each)
-        return loader
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """Return the loader of the held-out pages."""
-        loader: Any = super().get_eval_dataloader(eval_dataset)
-        for each in (loader, getattr(loader, "base_dataloader", loader)):
-            each.worker_init_fn = functools.partial(start_worker, None)
-            self._loaders.append(each)
-        return loader
-
-    def end_data_workers(self) -> None:
-        """End the data workers, see ``end_workers``."""
-        end_workers(self._loaders)
+        self._unwritten: Exception | None = None
+        self._best_before: tuple[Any, Any, Any] = (None, None, None)
+        self._most_checkpoints, self.args.save_total_limit = self.args.save_total_limit, None
 
     def get_batch_samples(self, *places: Any, **options: Any) -> Any:
         """Measure how long a step's batches are waited for."""
@@ -162,6 +129,11 @@ class PageTrainer(Trainer):
         if due and step not in self._measurements.eval_steps:
             self._determine_best_metric(self._evaluate(None, None), None)
 
+    def _determine_best_metric(self, *places: Any, **options: Any) -> bool:
+        state = self.state
+        self._best_before = (state.best_metric, state.best_global_step, state.best_model_checkpoint)
+        return super()._determine_best_metric(*places, **options)
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Write, read back and seal a checkpoint; one that cannot be written is said and the training goes on."""
         started = time.perf_counter()
@@ -170,22 +142,31 @@ class PageTrainer(Trainer):
         self._remove(folder)
         wait_for_all()
         failure = self._write_checkpoint(model, trial)
-        if in_any_process(failure is not None):  # each process writes its random state into it
-            failure = failure or OSError("another process could not write its part")
-        elif is_first():
+        # Each process writes its random state into it. All have to agree on the best step as well, or not all stop.
+        if not in_any_process(failure is not None) and is_first():
             failure = self._seal_checkpoint(folder)
-        if failure:
-            self._remove(folder)
-            self._measurements.failed_checkpoints += 1
-            log.warning("no checkpoint at step %d, the training goes on: %s", step, failure)
+        if in_any_process(failure is not None):
+            self._go_on_without(folder, failure or OSError("another process could not write its part"))
+        elif is_first():
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(folder.parent), self._most_checkpoints, best, use_mtime=True)
         self._measurements.checkpoint_seconds.append(time.perf_counter() - started)
 
+    def _go_on_without(self, folder: Path, failure: Exception) -> None:
+        self._remove(folder)
+        state = self.state
+        if state.best_global_step == state.global_step:  # the best step is one whose weights can be taken
+            state.best_metric, state.best_global_step, state.best_model_checkpoint = self._best_before
+        self._measurements.failed_checkpoints += 1
+        log.warning("no checkpoint at step %d, the training goes on: %s", state.global_step, failure)
+
     def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> Exception | None:
+        self._unwritten = None
         try:
             super()._save_checkpoint(model, trial)
         except _NOT_WRITTEN as error:
-            return error
-        return None
+            return self._unwritten or error
+        return self._unwritten
 
     def _seal_checkpoint(self, folder: Path) -> Exception | None:
         step = self.state.global_step
@@ -208,9 +189,12 @@ class PageTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the trainable weights under the names that they have in the model."""
         folder = Path(str(output_dir or self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {name: weight.detach().contiguous() for name, weight in self._trainable().items()}
-        save_file(weights, folder / WEIGHTS_FILE)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(weights, folder / WEIGHTS_FILE)
+        except _NOT_WRITTEN as error:
+            self._unwritten = error  # raised, it would pass the barrier at which transformers lets the others wait
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         stored = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
@@ -231,9 +215,22 @@ class PageTrainer(Trainer):
             vars(self.args)["_setup_devices"] = torch.device("cpu")
         super()._load_optimizer_and_scheduler(checkpoint)
 
+    def _finalize_training(self, *places: Any, **options: Any) -> Any:
+        output = super()._finalize_training(*places, **options)
+        self._say_where_none_is_best()
+        return output
+
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
-        self._measurements.best_step = self.state.best_global_step
+        best = Path(str(self.state.best_model_checkpoint))
+        # The first process saves what was trained. Another machine may not see its checkpoints.
+        if is_first() and (best / WEIGHTS_FILE).is_file():
+            self._load_from_checkpoint(str(best))
+            self._measurements.best_step = self.state.best_global_step
+
+    def _say_where_none_is_best(self) -> None:
+        wanted = self.args.load_best_model_at_end and not self._termination.requested
+        if wanted and is_first() and self._measurements.best_step is None:
+            log.warning("no checkpoint of the best step is left: the weights are those of the last step")
 
     def _trainable(self) -> dict[str, torch.nn.Parameter]:
         return {name: weight for name, weight in self._trained.named_parameters() if weight.requires_grad}
@@ -241,12 +238,12 @@ class PageTrainer(Trainer):
     def take_finished(self, checkpoint: Path) -> None:
         """Take the weights of a checkpoint that a finished training wrote; the Trainer would add a step."""
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        best = checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
-        if self.args.load_best_model_at_end and best.is_dir():
+        self._load_from_checkpoint(str(checkpoint))
+        if self.args.load_best_model_at_end:
+            best = checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
             self.state.best_model_checkpoint = str(best)
             self._load_best_model()
-        else:
-            self._load_from_checkpoint(str(checkpoint))
+            self._say_where_none_is_best()
 
 
 class ResumeCallback(TrainerCallback):
@@ -259,14 +256,14 @@ class ResumeCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called before the first step."""
         state.compute_steps(args, state.max_steps)
-        best = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
-        if state.best_global_step and best.is_dir():
-            state.best_model_checkpoint = str(best)
         stored: Any = state.stateful_callbacks or {}
         if self._early_stopping and EarlyStoppingCallback.__name__ in stored:
             attributes = stored[EarlyStoppingCallback.__name__]["attributes"]
             self._early_stopping.early_stopping_patience_counter = attributes["early_stopping_patience_counter"]
         self._trainer.evaluate_if_left_out()
+        best = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        if state.best_global_step and best.is_dir():
+            state.best_model_checkpoint = str(best)
 
 
 class TerminationCallback(TrainerCallback):

@@ -8,6 +8,7 @@ Files appear whole (written beside their place and renamed), so that trainings m
 import hashlib
 import logging
 import os
+import re
 import shutil
 import time
 import uuid
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _USED_FILE = "used"
 _SUFFIX = ".safetensors"
+_DOOMED = re.compile(r"\.[0-9a-f]{32}")  # the name of a folder that is being removed
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class FeatureStore:
         self._folder = folder.absolute()
         self._own = self._folder / digest
         self._limit = limit
-        self._bytes = 0
+        self._processes = 1
+        self._own_bytes = self._written = self._other_bytes = 0
         try:
             self._own.mkdir(parents=True, exist_ok=True)
             (self._own / _USED_FILE).touch()
@@ -78,7 +81,8 @@ class FeatureStore:
     def entries(self) -> dict[str, int]:
         """Return the bytes of each stored page by the digest of its picture, and count the folder's anew."""
         own = _sizes(self._own)
-        self._bytes = sum(own.values()) + sum(sum(_sizes(other).values()) for other in self._others())
+        self._own_bytes, self._written = sum(own.values()), 0
+        self._other_bytes = sum(self._others().values())
         return own
 
     def read(self, picture: str) -> PageFeatures | None:
@@ -109,11 +113,11 @@ class FeatureStore:
         """
         tensors = {**page.inputs, "features": page.features, "crc32": torch.tensor(_checksum(page.features))}
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        if not self._make_room(len(content)):
-            return False
         path = self._path(picture)
         partial = path.with_name(f".{uuid.uuid4().hex}")
         try:
+            if not self._make_room(len(content)):
+                return False
             path.parent.mkdir(exist_ok=True)
             partial.write_bytes(content)
             partial.replace(path)
@@ -121,34 +125,43 @@ class FeatureStore:
             partial.unlink(missing_ok=True)
             log.warning("%s takes no more vision features: %s", self._folder, error)
             return False
-        self._bytes += len(content)
+        self._written += len(content)
         return True
 
     def share(self, processes: int) -> None:
-        """Let this process use one of ``processes`` equal parts of the room that is left."""
-        self._limit = self._bytes + max(0, self._limit - self._bytes) // processes
+        """Let this process use one of ``processes`` equal parts of the room; all of them have called ``entries``."""
+        self._processes = processes
 
     def _path(self, picture: str) -> Path:
         return self._own / picture[:2] / f"{picture}{_SUFFIX}"
 
-    def _others(self) -> list[Path]:
-        """Other vision parts' folders, the one that was used last at the end."""
-        folders = [entry for entry in self._folder.iterdir() if (entry / _USED_FILE).exists() and entry != self._own]
-        return sorted(folders, key=_last_use)
+    def _others(self) -> dict[Path, int]:
+        """Return the bytes of other vision parts' folders, the one that was used last at the end."""
+        folders = [entry for entry in self._folder.iterdir() if entry != self._own and _holds_features(entry)]
+        return {folder: sum(_sizes(folder).values()) for folder in sorted(folders, key=_last_use)}
 
     def _make_room(self, size: int) -> bool:
-        while self._bytes + size > self._limit:
-            others = self._others()
-            if not others:
-                return False
-            freed = sum(_sizes(others[0]).values())
-            log.info("the vision features in %s make room: %.2f GiB", others[0], freed / 2**30)
-            _remove(others[0])
-            self._bytes -= freed
+        # As if every process had written as much as this one: whichever wrote most keeps all of them within the limit.
+        own = self._own_bytes + self._processes * (self._written + size)
+        if own > self._limit or own + self._other_bytes <= self._limit:
+            return own <= self._limit
+        others = self._others()  # anew: another process may have made room
+        while others and own + sum(others.values()) > self._limit:
+            oldest = next(iter(others))
+            log.info("the vision features in %s make room: %.2f GiB", oldest, others.pop(oldest) / 2**30)
+            _remove(oldest)
+        self._other_bytes = sum(others.values())
         return True
 
 
+def _holds_features(folder: Path) -> bool:
+    # A killed process leaves a doomed folder half removed, perhaps without its file of the last use.
+    return (folder / _USED_FILE).exists() or (_DOOMED.fullmatch(folder.name) is not None and folder.is_dir())
+
+
 def _last_use(folder: Path) -> float:
+    if _DOOMED.fullmatch(folder.name):
+        return 0
     try:
         return (folder / _USED_FILE).stat().st_mtime
     except FileNotFoundError:
@@ -156,13 +169,17 @@ def _last_use(folder: Path) -> float:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder under another name, so that a training that still reads it finds pages whole or not at all."""
-    doomed = folder.with_name(f".{uuid.uuid4().hex}")
-    try:
-        folder.rename(doomed)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(doomed)
+    """Remove a folder under another name, so that a training that still reads it finds pages whole or not at all.
+
+    Another process may remove it at the same time.
+    """
+    if not _DOOMED.fullmatch(folder.name):
+        doomed = folder.with_name(f".{uuid.uuid4().hex}")
+        try:
+            folder = folder.rename(doomed)
+        except FileNotFoundError:
+            return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 
 from components.shared.errors import UserError
 from components.shared.tiny_models import save_tiny_deepseek_ocr2
+from components.train import page_trainer
 from components.train.checkpoints import NotFiniteError, damage, seal
 from components.train.config import TrainConfig
+from components.train.page_trainer import PageTrainer
 from components.train.step import TrainResult, run
 from tests.unit.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
 
@@ -274,6 +276,62 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_the_training_goes_on(
     assert result.training["failed_checkpoints"] == 3
     said = [record.getMessage() for record in caplog.records if "no checkpoint at step" in record.getMessage()]
     assert [line.split(",")[0] for line in said] == [f"no checkpoint at step {step}" for step in (4, 8, 12)]
+
+
+EARLY_STOPPING: dict[str, Any] = {
+    **{"eval_steps": 1, "early_stopping_patience": 9, "max_eval_samples": 2, "eval_pages": 0},
+    **{"save_steps": None, "checkpoint_dir": None, "max_steps": 4},
+}
+
+
+def test_early_stopping_without_any_checkpoint_keeps_the_last_weights(
+    made: Path, uninterrupted: TrainResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    adapter = (uninterrupted.folder / "adapter_model.safetensors").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (adapter * 3 // 2, hard))  # too little for the optimizer's state
+    try:
+        result = run(config_of(made, tmp_path / "out", **EARLY_STOPPING))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert result.training["failed_checkpoints"] == 4 and result.training["best_step"] is None
+    assert "the weights are those of the last step" in caplog.text
+    settings = {name: value for name, value in EARLY_STOPPING.items() if name != "early_stopping_patience"}
+    last = run(config_of(made, tmp_path / "last", **settings))
+    ours, theirs = (load_file(r.folder / "adapter_model.safetensors") for r in (result, last))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("losses", "failing", "best"),
+    [([1.0, 2.0, 0.5, 1.5], 3, 1), ([1.0, 2.0, 0.5, 0.7], 3, 4), ([1.0, 2.0, 3.0, 0.5], 4, 1), ([1.0, 3.0, 2.0], 1, 3)],
+)
+@pytest.mark.parametrize("part", ["save_file", "seal"])
+def test_the_best_of_the_checkpoints_that_could_be_written_is_taken(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: list[float], failing: int, best: int, part: str
+) -> None:
+    taken: dict[int, dict[str, torch.Tensor]] = {}
+    evaluate, written = PageTrainer._evaluate, getattr(page_trainer, part)
+
+    def scripted(trainer: PageTrainer, *places: Any, **options: Any) -> dict[str, float]:
+        step = trainer.state.global_step
+        taken[step] = {name: weight.detach().clone() for name, weight in trainer._trainable().items()}
+        return {**evaluate(trainer, *places, **options), "eval_loss": losses[step - 1]}
+
+    def failing_once(*places: Any, **options: Any) -> None:
+        if len(taken) == failing:
+            raise OSError("no space left on device")
+        written(*places, **options)
+
+    monkeypatch.setattr(PageTrainer, "_evaluate", scripted)
+    monkeypatch.setattr(page_trainer, part, failing_once)
+    config = config_of(made, tmp_path / "out", **EARLY_STOPPING, **{"metric_for_best_model": "eval_loss"})
+    result = run(config.model_copy(update={"max_steps": len(losses)}))
+    assert result.training["failed_checkpoints"] == 1 and result.training["best_step"] == best
+    assert result.training["steps"] == len(losses)
+    ours = load_file(result.folder / "adapter_model.safetensors")
+    for name, weight in taken[best].items():
+        assert torch.equal(ours[name.replace(".default.", ".")], weight), name
 
 
 def test_never_starts_anew(made: Path, uninterrupted: TrainResult, checkpoints: Path, tmp_path: Path) -> None:

@@ -207,6 +207,54 @@ def test_all_stop_early_at_the_same_step(made: Path, tmp_path: Path) -> None:
     assert two["steps"] == one["steps"] == 3 and two["best_step"] == one["best_step"] == 1
 
 
+# In the first process, a part of the second checkpoint cannot be written: no file may grow to more than 1 KiB.
+FIRST_CANNOT_WRITE = """
+import os, resource, runpy, sys
+from datetime import timedelta
+from components.train import distributed, page_trainer
+
+distributed._LONGEST_WAIT = timedelta(seconds=20)
+part = sys.argv.pop(1)
+write, calls = getattr(page_trainer, part), []
+evaluate, losses = page_trainer.PageTrainer.evaluation_loop, [1.0, 0.5, 0.8, 0.7]
+
+def without_space(*places):
+    calls.append(places)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if os.environ["RANK"] == "0" and len(calls) == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        write(*places)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+def scripted(trainer, *places, **options):
+    output = evaluate(trainer, *places, **options)
+    output.metrics["eval_loss"] = losses[trainer.state.global_step - 1]
+    return output
+
+setattr(page_trainer, part, without_space)
+page_trainer.PageTrainer.evaluation_loop = scripted
+runpy.run_module("components.train", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["save_file", "seal"])
+def test_no_process_waits_for_a_checkpoint_that_the_first_cannot_write(made: Path, tmp_path: Path, part: str) -> None:
+    # With a patience of 1, one that took the lost second step for the best would stop after the third alone.
+    settings: dict[str, Any] = {**EVALUATION, "eval_steps": 1, "eval_pages": 0, "early_stopping_patience": 1}
+    settings |= {"metric_for_best_model": "eval_loss", "per_device_train_batch_size": 2, "max_steps": 4}
+    settings |= {"checkpoint_dir": tmp_path / "checkpoints"}
+    (tmp_path / "train.py").write_text(FIRST_CANNOT_WRITE)
+    _, _, *options = step_command(made, tmp_path / "out", settings)
+    code, said = ended([*TORCHRUN, str(tmp_path / "train.py"), part, *options])
+    assert code == 0, said
+    assert said.count("no checkpoint at step 2, the training goes on") == 1
+    training = training_of(tmp_path / "out")
+    assert (training["failed_checkpoints"], training["steps"], training["best_step"]) == (1, 4, 4)
+
+
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children()
     return sorted((each for each in children if "components.train.worker" in each.cmdline()), key=lambda each: each.pid)

@@ -243,6 +243,77 @@ def test_room_is_made_by_what_was_used_the_longest_time_ago(tmp_path: Path) -> N
     assert not list(tmp_path.rglob(".*")), "nothing half is left"
 
 
+def test_processes_share_a_folder_that_is_full_of_other_features(tmp_path: Path) -> None:
+    page = PageFeatures(torch.ones(64, 32), {})
+    other = FeatureStore(tmp_path, "other", 2**30)
+    assert all(other.write(f"{number}0", page) for number in range(9))
+    size = other.entries()["00"]
+    stores = [FeatureStore(tmp_path, "own", 10 * size) for _ in range(2)]
+    for store in stores:
+        store.entries()
+    for store in stores:
+        store.share(2)
+    for number in range(5):
+        for process, store in enumerate(stores):
+            assert store.write(f"{number}{process}", page)
+            assert bytes_in(tmp_path) <= 10 * size
+    assert not any(store.write("ff", page) for store in stores)
+    assert bytes_in(tmp_path) == 10 * size
+
+
+def test_one_process_may_write_all_its_part_before_the_other_starts(tmp_path: Path) -> None:
+    page = PageFeatures(torch.ones(64, 32), {})
+    for name in ("oldest", "older"):
+        other = FeatureStore(tmp_path, name, 2**30)
+        assert all(other.write(f"{number}0", page) for number in range(4))
+    size = other.entries()["00"]
+    stores = [FeatureStore(tmp_path, "own", 9 * size) for _ in range(2)]
+    for store in stores:
+        store.entries()
+    for process, store in enumerate(stores):
+        store.share(2)
+        numbers = range(10)
+        assert [store.write(f"{number}{process}", page) for number in numbers] == [number < 4 for number in numbers]
+        assert bytes_in(tmp_path) <= 9 * size
+
+
+def test_two_processes_make_room_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = PageFeatures(torch.ones(64, 32), {})
+    other = FeatureStore(tmp_path, "other", 2**30)
+    assert all(other.write(f"{number}0", page) for number in range(4))
+    first, second = (FeatureStore(tmp_path, "own", 4 * other.entries()["00"]) for _ in range(2))
+    for store in (first, second):
+        store.entries()
+        store.share(2)
+    remove = shutil.rmtree
+
+    def slowly(*places: Any, **options: Any) -> None:
+        monkeypatch.setattr(shutil, "rmtree", remove)
+        assert second.write("ab2", page), "while the first one removes"
+        remove(*places, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", slowly)
+    assert first.write("ab1", page)
+    assert {path.name for path in tmp_path.iterdir()} == {"own"} and len(first.entries()) == 2
+
+
+def test_what_a_killed_process_left_half_removed_makes_room_first(tmp_path: Path) -> None:
+    page = PageFeatures(torch.ones(64, 32), {})
+    for name in ("other", "killed"):
+        assert FeatureStore(tmp_path, name, 2**30).write("ab1", page)
+    (tmp_path / "killed" / "used").unlink()
+    (tmp_path / "killed").rename(tmp_path / f".{'0' * 32}")
+    (tmp_path / ".somebody's").mkdir()
+    own = FeatureStore(tmp_path, "own", 2 * bytes_in(tmp_path / "other"))
+    own.entries()
+    assert own.write("ab1", page)
+    assert {path.name for path in tmp_path.iterdir()} == {"other", "own", ".somebody's"}
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
 def test_a_disk_that_takes_no_more_leaves_nothing_half(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = FeatureStore(tmp_path, "own", 2**30)
     store.entries()
