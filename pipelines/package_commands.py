@@ -28,7 +28,8 @@ def verify(
 ) -> None:
     """Compute every digest of a package's lineage again, and say what does not match and what is out of reach.
 
-    Exit code 0: all that was within reach matches. 1: something does not. 2: this is no readable package, or a folder for --sha256.
+    Exit code 0: all that was within reach matches. 1: something does not. 2: this is no readable package, or an
+    unpacked one and --sha256 was given.
 
     Files and lineage that were both rewritten match each other: `--sha256` and the folders tie a package to more
     than itself.

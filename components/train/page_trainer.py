@@ -2,8 +2,8 @@
 
 Of transformers' own means four are replaced. Its SIGTERM checkpoint is written in the middle of a step, so that the
 step is not repeated exactly. Its adapter loading takes PEFT's, which loads nothing for some families, without an error
-(see ``components/shared/adapter_loading.py``). Its checkpoints are not read back. It removes old checkpoints, the best one
-among them, before the new one is known to be whole.
+(see ``components/shared/adapter_loading.py``). Its checkpoints are not read back. It removes old checkpoints, the
+best one among them, before the new one is known to be whole.
 """
 
 import json
