@@ -233,6 +233,8 @@ def scripted(trainer, *places, **options):
     output.metrics["eval_loss"] = losses[trainer.state.global_step - 1]
     return output
 
+if os.environ["RANK"] == "1":  # as on another machine, where the first one's checkpoints are not
+    page_trainer.load_file = None
 setattr(page_trainer, part, without_space)
 page_trainer.PageTrainer.evaluation_loop = scripted
 runpy.run_module("components.train", run_name="__main__", alter_sys=True)
