@@ -61,8 +61,11 @@ def training_documents_of(
     trained_on = training_facts(folder).get("dataset_digest")
     if trained_on == dataset.manifest.digest:
         return beside
-    logger.warning("the %s was trained on another dataset: whether it has seen these pages is not known", name)
-    return "not checked: trained on another dataset" if trained_on else "not checked: no training.json says on what"
+    said: TrainingDocuments = (
+        "not checked: trained on another dataset" if trained_on else "not checked: no training.json says on what"
+    )
+    logger.warning("%s: %s; whether it has seen these pages is not known", name, said)
+    return said
 
 
 def _documents(dataset: ShardDataset, with_text: bool) -> set[tuple[str, int | None]]:

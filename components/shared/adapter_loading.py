@@ -10,8 +10,9 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from components.shared.base_identity import base_identity
 from components.shared.base_models import base_model_location
-from components.shared.errors import UserError
+from components.shared.errors import UserError, first_line
 from components.shared.model_loading import load_model, load_processor
+from components.shared.standalone_inference import BASE_DIFFERENCES
 from components.shared.weight_files import check_weight_files, is_finite, not_finite
 
 AdapterKind = Literal["adapter", "model"]
@@ -71,12 +72,9 @@ def check_base_of_adapter(base_model: str, revision: str | None, adapter_dir: Pa
             where=str(adapter_dir),
             mend=f"give revision {trained_revision!r}, or train an adapter for the other",
         )
-    _check_fingerprint(training.get("base") or _packaged_base(adapter_dir), base_model, revision, adapter_dir)
-
-
-def _packaged_base(adapter_dir: Path) -> Any:
-    path = adapter_dir / _PACKAGED
-    return json.loads(path.read_text(encoding="utf-8")).get("base") if path.is_file() else None
+    _check_fingerprint(
+        training.get("base") or _mapping_in(adapter_dir / _PACKAGED).get("base"), base_model, revision, adapter_dir
+    )
 
 
 def _check_fingerprint(recorded: Any, base_model: str, revision: str | None, adapter_dir: Path) -> None:
@@ -88,10 +86,7 @@ def _check_fingerprint(recorded: Any, base_model: str, revision: str | None, ada
         return  # it is not here and cannot be had: the load says so
     differing = [
         what
-        for name, what in (
-            ("config_sha256", "its config.json says another model"),
-            ("weights_sample_sha256", "its weights are others"),
-        )
+        for name, what in BASE_DIFFERENCES.items()
         if recorded.get(name) and found[name] and recorded[name] != found[name]
     ]
     if differing:
@@ -108,7 +103,10 @@ def training_facts(adapter_dir: Path) -> dict[str, Any]:
     Raises:
         UserError: it is no JSON mapping.
     """
-    path = adapter_dir / _TRAINING
+    return _mapping_in(adapter_dir / _TRAINING)
+
+
+def _mapping_in(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
@@ -201,8 +199,9 @@ def with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> P
             for name in adapter.keys() & stored.keys():
                 adapter[name].copy_(stored[name])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"the adapter cannot be put on the base ({first_line})", where=where, mend=mend) from error
+        raise UserError(
+            f"the adapter cannot be put on the base ({first_line(error)})", where=where, mend=mend
+        ) from error
     if missing := sorted(adapter.keys() ^ stored.keys()):
         raise UserError(
             f"the adapter does not fit the base ({len(missing)} weights differ in name, first {missing[0]})",

@@ -21,3 +21,12 @@ class UserError(Exception):
         prefix = f"{where}: " if where else ""
         suffix = f"; {mend}" if mend else ""
         super().__init__(" ".join(f"{prefix}{problem}{suffix}".split()))
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of what an error says; its class where it says nothing.
+
+    >>> first_line(ValueError("odd\nand more")), first_line(KeyError())
+    ('odd', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -31,7 +31,7 @@ _UNEXPLAINED_TEXTS = (
     "unable to find an engine to execute this computation",
     *("mha_graph.execute(", "mha_graph->execute("),
 )
-"""What comes where these libraries keep the reason to themselves: mostly it is memory."""
+"""What comes where these libraries keep the reason to themselves: it can be memory."""
 _SHARED_MEMORY_TEXTS = ("out of shared memory", "insufficient shared memory", "unable to open shared memory object")
 _MEMORY_SETTINGS = {
     "per_device_train_batch_size": "lower {name} (it is {value}; gradient_accumulation_steps makes up for it)",

@@ -17,6 +17,7 @@ import torch
 from transformers import EosTokenCriteria, GenerationConfig, MaxLengthCriteria, StaticCache
 from transformers.generation import GenerationMode
 
+from components.shared.errors import first_line
 from components.shared.failures import ran_out_of_device_memory
 
 log = logging.getLogger(__name__)
@@ -80,15 +81,15 @@ class GraphedDecoding:
             self._step = None
             self._cannot = self._cannot or isinstance(error, RecordingError)
             if len(inputs["input_ids"]) == 1 and ran_out_of_device_memory(error):
-                raise RecordingError(f"out of memory with a single page ({_first_line(error)})") from error
+                raise RecordingError(f"out of memory with a single page ({first_line(error)})") from error
             raise
 
     def _generated(self, inputs: Mapping[str, Any], max_new_tokens: int) -> torch.Tensor:
-        if asking := _what_asks_the_host(self._model):
-            raise RecordingError(f"{asking} ask the host in each step")
         pages, prompt_tokens = inputs["input_ids"].shape
         needed = prompt_tokens + max_new_tokens
         if self._step is None or not self._step.fits(pages, needed):
+            if asking := _what_asks_the_host(self._model):
+                raise RecordingError(f"{asking} ask the host in each step")
             self._step = None  # its cache's memory is given back before the next one is taken
             cache_tokens = -(-needed // _CACHE_GRANULE) * _CACHE_GRANULE
             self._step = _RecordedStep(self._model, self._end_tokens, self._pad_token, pages, cache_tokens)
@@ -233,10 +234,6 @@ def _recorded(advance: Callable[[], None]) -> Callable[[], None]:
     except Exception as error:
         graph.reset()  # the memory pool is its own, and the error's frames would keep it
         if isinstance(error, RuntimeError) and not ran_out_of_device_memory(error):
-            raise RecordingError(_first_line(error)) from error
+            raise RecordingError(first_line(error)) from error
         raise
     return graph.replay
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

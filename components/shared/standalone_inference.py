@@ -13,6 +13,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 # Said by the program that saved a model, or by where it lay: a copy of the same model may have them otherwise.
 NOT_OF_THE_MODEL = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "_commit_hash"}
+BASE_DIFFERENCES = {
+    "config_sha256": "its config.json says another model",
+    "weights_sample_sha256": "its weights are others",
+}
 
 
 def main() -> int:
@@ -146,8 +150,7 @@ def load_model(settings: dict, base_model: str | None, dtype: Any) -> Any:
 def check_base(expected: dict, folder: Path, base_model: str) -> None:
     """End the program where the base in ``folder`` is not the one that the adapter was measured on."""
     found = base_fingerprint(folder)
-    parts = {"config_sha256": "its config.json says another model", "weights_sample_sha256": "its weights are others"}
-    for name, difference in parts.items():
+    for name, difference in BASE_DIFFERENCES.items():
         if expected[name] is not None and found[name] != expected[name]:
             revision = f" at revision {expected['revision']}" if expected["revision"] else ""
             refuse(

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from transformers.initialization import no_init_weights
 
 from components.shared.base_models import base_model_location
-from components.shared.errors import UserError
+from components.shared.errors import UserError, first_line
 from components.shared.hub import hub_is_reachable
 from components.shared.model_families import family_of
 from components.train.backends.adapter import expert_weights, fused_experts, lora_config
@@ -68,9 +68,8 @@ def load_architecture(config: TrainConfig) -> Any:
             local_files_only=offline,
         )
     except (OSError, ValueError, KeyError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"its config cannot be read ({first_line})", where=f"base_model {config.base_model!r}"
+            f"its config cannot be read ({first_line(error)})", where=f"base_model {config.base_model!r}"
         ) from error
 
 

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.errors import EXIT_CODE_USER_ERROR, UserError, first_line
 from components.shared.image_text_inputs import training_inputs
 from components.shared.model_families import family_of
 from components.shared.model_loading import load_processor
@@ -177,9 +177,8 @@ def _traced(
                 del loss
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         # What models raise that look at values: a meta tensor has none, and turns up as any of these.
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"a step of this model cannot be traced without values ({first_line})",
+            f"a step of this model cannot be traced without values ({first_line(error)})",
             where=f"base_model {config.base_model!r}",
         ) from error
     finally:

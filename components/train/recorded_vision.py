@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from components.shared.errors import first_line
+
 log = logging.getLogger(__name__)
 
 # Pages and tiles, in microbatches of one to four pages or of up to seven tiles.
@@ -43,8 +45,7 @@ def recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                log.warning("the vision encoder cannot be recorded: %s", reason)
+                log.warning("the vision encoder cannot be recorded: %s", first_line(error))
                 failed = True
         if case not in recordings:
             return forward(pixel_values, **options)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from components.shared.errors import first_line
 from components.shared.lineage import software_versions
 from components.shared.output_folder import finished_folder
 from components.shared.tracing import span
@@ -83,6 +84,7 @@ def _run(config: TrainConfig) -> TrainResult:
         transformers.set_seed(config.seed)
         with span("load the model"):
             trainable = backend.load(config)
+        base = _base(config) if first else None
         loading = peak_memory_of_processes()
         start_memory_peak()
         measurements = train(trainable, dataset, config, checkpoints, tracked, identity, termination)
@@ -92,7 +94,7 @@ def _run(config: TrainConfig) -> TrainResult:
             "backend": backend.name,
             "backend_reason": reason,
             "base_model": config.base_model,
-            "base": _base(config) if first else None,
+            "base": base,
             "dataset_digest": dataset.manifest.digest,
             "config": config.model_dump(mode="json"),
             "seed": config.seed,
@@ -114,11 +116,16 @@ def _run(config: TrainConfig) -> TrainResult:
     return TrainResult(config.output_dir, training)
 
 
-def _base(config: TrainConfig) -> dict[str, Any]:
+def _base(config: TrainConfig) -> dict[str, Any] | None:
+    """Return which base was loaded; None where it is not in the hub's cache by its own name, as Unsloth may have it."""
     from components.shared.base_identity import base_identity
     from components.shared.base_models import base_model_location
 
-    return base_identity(config.base_model, base_model_location(config.base_model), config.revision).as_json()
+    try:
+        return base_identity(config.base_model, base_model_location(config.base_model), config.revision).as_json()
+    except OSError as error:
+        log.warning("the base's digests are not known, later steps compare its name alone: %s", first_line(error))
+        return None
 
 
 def _tracked(config: TrainConfig, first: bool) -> AbstractContextManager[TrackedRun]:
