@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,8 @@ _MEMORY_SETTINGS = {
     "max_length": "lower {name} (it is {value})",
 }
 """Settings that decide how much memory a step takes, and what to do with them."""
+_LONGEST_QUOTE = 360
+"""Characters; PyTorch's figures of device memory end at about 350, with what other processes hold."""
 _CACHE_VARIABLES = ("HF_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "DEEPSYNTH_CHECKPOINTS")
 _INPUTS = ("dataset_dir", "adapter_dir", "evaluation_dir", "gate_dir")
 _ALMOST_NOTHING = 64 * 2**20
@@ -105,19 +108,20 @@ def causes_of(error: BaseException) -> Iterator[BaseException]:
 def _out_of_memory(causes: list[BaseException], what: str, settings: BaseModel | None) -> MachineFailureError | None:
     for cause in causes:
         said = " ".join(str(cause).split())
+        quoted = textwrap.shorten(said, _LONGEST_QUOTE, placeholder=" …")
         if _has(said, _SHARED_MEMORY_TEXTS):
             return MachineFailureError(
-                f"{what} ran out of shared memory ({said[:200]})",
+                f"{what} ran out of shared memory ({quoted})",
                 where="/dev/shm",
                 mend="give the container more of it (docker --shm-size, a memory emptyDir on Kubernetes)",
             )
         if _is_device_memory(cause):
-            problem = f"{what} ran out of memory ({said[:200]})"
+            problem = f"{what} ran out of memory ({quoted})"
             if _has(said, _UNEXPLAINED_TEXTS):
-                problem = f"{what} failed, as it does where memory is short ({said[:200]})"
+                problem = f"{what} failed, as it does where memory is short ({quoted})"
             return MachineFailureError(problem, where="GPU", mend=_less_memory(settings))
         if isinstance(cause, MemoryError) or _has(said, _MEMORY_TEXTS) or getattr(cause, "errno", 0) == errno.ENOMEM:
-            reason = f" ({said[:200]})" if said else ""
+            reason = f" ({quoted})" if said else ""
             return MachineFailureError(f"{what} ran out of memory{reason}", where="RAM", mend=_less_memory(settings))
     return None
 

@@ -39,7 +39,8 @@ def check_memory(config: TrainConfig, dataset: ShardDataset, backend: str, free_
 
     Raises:
         UserError: the estimate exceeds ``free_bytes`` by more than its known error, and
-            ``config.ignore_memory_estimate`` is off. An estimate that is only an upper bound warns instead.
+            ``config.ignore_memory_estimate`` is off. An estimate that is only an upper bound warns instead, as one
+            within its known error of what is free does.
     """
     try:
         estimate = _estimate_elsewhere(config, largest_pages(config, dataset), backend)
@@ -48,10 +49,10 @@ def check_memory(config: TrainConfig, dataset: ShardDataset, backend: str, free_
         return None
     needed, free = max(estimate.peak_bytes, estimate.loading_peak_bytes) / 2**30, free_bytes / 2**30
     log.info("memory: %s%.1f GiB are predicted, %.1f GiB are free", "at most " * estimate.upper_bound, needed, free)
-    if needed * (1 - KNOWN_ERROR) <= free:
+    if needed * (1 + KNOWN_ERROR) <= free:
         return estimate
     problem = f"{needed:.1f} GiB are predicted at the peak, and {free:.1f} GiB are free"
-    if config.ignore_memory_estimate or estimate.upper_bound:
+    if needed * (1 - KNOWN_ERROR) <= free or config.ignore_memory_estimate or estimate.upper_bound:
         log.warning("%s: it may run out of memory", problem)
         return estimate
     raise UserError(

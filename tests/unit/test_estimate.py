@@ -193,6 +193,20 @@ def test_training_is_refused_where_it_cannot_fit(tmp_path: Path, caplog: pytest.
     assert fitting and "it may run out of memory" in caplog.text
 
 
+@pytest.mark.parametrize(("free_over_peak", "warned"), [(0.95, True), (1.05, True), (1.15, False)])
+def test_a_training_that_may_fit_starts_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, free_over_peak: float, warned: bool
+) -> None:
+    write_dataset(tmp_path / "data", [Page("The quick brown fox", "a")])
+    dataset = ShardDataset(tmp_path / "data", "train")
+    config = train_config("tiny-base")
+    known = check_memory(config, dataset, "standard", 2**40)
+    assert known and "it may run out of memory" not in caplog.text
+    with caplog.at_level(logging.WARNING):
+        assert check_memory(config, dataset, "standard", int(free_over_peak * known.peak_bytes)) == known
+    assert ("it may run out of memory" in caplog.text) == warned
+
+
 def test_the_command_prints_and_writes_the_estimate(tmp_path: Path) -> None:
     command = [DEEPSYNTH, "estimate", "--preset", "minimal", "--no-limits", "--json", str(tmp_path / "e.json")]
     answer = subprocess.run([*command, "--set", "backend=standard"], capture_output=True, text=True, check=False)

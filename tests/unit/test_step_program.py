@@ -97,7 +97,14 @@ def test_an_error_of_ours_keeps_its_traceback_and_has_a_message(message: Path) -
 
 
 def cuda_out_of_memory() -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 79 GiB")
+    # As torch 2.11 said it on an H100 beside another process, with figures of the same length where that line was cut.
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 34.00 MiB. GPU 0 has a total capacity of 79.18 GiB of which 32.56 MiB is"
+        " free. Process 496 has 77.67 GiB memory in use. Including non-PyTorch memory, this process has 1.47 GiB memory"
+        " in use. Of the allocated memory 843.12 MiB is allocated by PyTorch, and 51.88 MiB is reserved by PyTorch but"
+        " unallocated. If reserved but unallocated memory is large try setting PYTORCH_ALLOC_CONF"
+        "=expandable_segments:True to avoid fragmentation.  See documentation for Memory Management"
+    )
 
 
 def wrapped_out_of_memory() -> None:
@@ -111,6 +118,7 @@ def wrapped_out_of_memory() -> None:
     ("fail", "named"),
     [
         (cuda_out_of_memory, ["GPU: train ran out of memory (CUDA out of memory. Tried", "batch_size (it is 8;"]),
+        (cuda_out_of_memory, ["this process has 1.47 GiB memory", "51.88 MiB is reserved by PyTorch but"]),
         (wrapped_out_of_memory, ["GPU: train ran out of memory (CUDA", "set load_in_4bit to true"]),
         (lambda: torch.empty(2**55), ["RAM: train ran out of memory (", "tried to allocate", "load_in_4bit"]),
         (lambda: bytearray(2**62), ["RAM: train ran out of memory; lower per_device_train_batch_size"]),
