@@ -219,9 +219,19 @@ def _commented_lines(config: StepConfig, indent: str = "") -> list[str]:
             lines += [f"{indent}{name}:", *_commented_lines(value, indent + "  ")]
         else:
             text = json.dumps(config.model_dump(mode="json", include={name})[name], ensure_ascii=False)
-            depends_on_machine = info.default_factory is not None and name not in config.model_fields_set
-            lines.append(f"{indent}{'# ' if depends_on_machine else ''}{name}: {text}")
+            lines.append(f"{indent}{'# ' if _is_left_open(config, name) else ''}{name}: {text}")
     return lines
+
+
+def _is_left_open(config: StepConfig, name: str) -> bool:
+    """Return whether the file must not name a value that was not given: the machine or a preset decides it."""
+    from components.train.presets import presets
+
+    if name in config.model_fields_set:
+        return False
+    set_by_presets = {key for preset in presets().values() for key in preset.settings}
+    fields = type(config).model_fields
+    return fields[name].default_factory is not None or ("preset" in fields and name in set_by_presets)
 
 
 def _output() -> Console:

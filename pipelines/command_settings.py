@@ -1,26 +1,31 @@
 """A configuration from the command line: ``--config FILE`` and ``--set KEY=VALUE``."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from components.shared.errors import UserError
+from components.train.presets import settings_beside_preset
 from pipelines.config import SharedSettings, config_values, pipeline_config, with_overrides
 
 
 def checked_config(path: Path | None, settings: list[str], *, runs_here: bool = True) -> SharedSettings:
-    """Return the file's values, or the quickstart's, with ``settings`` above them.
+    """Return the file's values, or the quickstart's, with ``settings`` above them; say what wins over a preset.
 
     Raises:
         UserError: a key is unknown, a value is wrong, or the file cannot be read.
     """
     values, where = config_values(path)
     checked = pipeline_config(values, where, runs_here=runs_here)
-    if not settings:
-        return checked
-    overrides = dict(parsed_setting(setting) for setting in settings)
-    return pipeline_config(with_overrides(values, overrides), "--set", runs_here=runs_here)
+    if settings:
+        values = with_overrides(values, dict(parsed_setting(setting) for setting in settings))
+        checked = pipeline_config(values, "--set", runs_here=runs_here)
+    train = values.get("train") or {}
+    for name, (given, preset) in settings_beside_preset(train).items():
+        print(f"note: train.{name} is {given}, not {preset} as in the preset {train['preset']}", file=sys.stderr)
+    return checked
 
 
 def parsed_setting(setting: str) -> tuple[str, Any]:

@@ -8,9 +8,11 @@ from pydantic import Field, create_model
 
 from components.shared.base_models import base_model_location
 from components.shared.step_config import StepConfig, parse_config_text, read_config_file, validated
+from components.train.presets import without_preset_settings
 from pipelines.step_sections import FOLDER_FIELDS, SHARED_FIELDS, STEP_CONFIGS, section_model
 
 QUICKSTART_FILE = Path(__file__).with_name("quickstart.yaml")
+_PRESET = "train.preset"
 _SET_BY_THE_BENCHMARK = {"backend", "max_steps", "logging_steps"}
 
 
@@ -93,8 +95,14 @@ def config_values(path: Path | None) -> tuple[dict[str, Any], str]:
 
 
 def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Return ``values`` with dotted keys such as ``train.learning_rate`` set; None is a value like any other."""
+    """Return ``values`` with dotted keys such as ``train.learning_rate`` set; None is a value like any other.
+
+    ``train.preset`` also takes the place of what ``values`` say about the preset's settings.
+    """
     result = json.loads(json.dumps(values, default=str))
+    train = result.get("train")
+    if _PRESET in overrides and isinstance(train, dict):
+        result["train"] = without_preset_settings(train, overrides[_PRESET])
     for key, value in overrides.items():
         *sections, name = key.split(".")
         target = result

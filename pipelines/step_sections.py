@@ -3,7 +3,7 @@
 from copy import copy
 from typing import Any
 
-from pydantic import create_model
+from pydantic import create_model, model_validator
 
 from components.benchmark.config import BenchmarkConfig
 from components.evaluate.config import EvaluateConfig
@@ -12,6 +12,7 @@ from components.gate.config import GateConfig
 from components.prepare.config import PrepareConfig
 from components.shared.step_config import StepConfig
 from components.train.config import TrainConfig
+from components.train.presets import with_preset
 
 STEP_CONFIGS: dict[str, type[StepConfig]] = {
     "prepare": PrepareConfig,
@@ -37,4 +38,11 @@ def section_model(step: str) -> type[StepConfig]:
     fields: dict[str, Any] = {
         name: (info.annotation, copy(info)) for name, info in config.model_fields.items() if name not in left_out
     }
-    return create_model(f"{step.capitalize()}Section", __base__=StepConfig, __doc__=config.__doc__, **fields)
+    # A section hands on all its values, so that a preset has to have its say before the defaults have theirs.
+    validators: dict[str, Any] = {"_with_preset": model_validator(mode="before")(_with_preset)} if "preset" in fields else {}
+    name = f"{step.capitalize()}Section"
+    return create_model(name, __base__=StepConfig, __doc__=config.__doc__, __validators__=validators, **fields)
+
+
+def _with_preset(values: Any) -> Any:
+    return with_preset(values) if isinstance(values, dict) else values

@@ -18,7 +18,7 @@ class TrainConfig(StepConfig):
     """the folder to make; it must not exist, or be empty"""
     preset: str | None = None
     """settings by name, see presets.yaml: minimal, standard, high_capacity, qlora_4bit, qlora_8bit, unsloth_4bit,
-    unsloth_long_context; every setting given beside it wins"""
+    unsloth_long_context; every setting given beside it wins (but deepsynth's --set train.preset wins over a file)"""
     base_model: str = "tiny-base"
     """a model folder, a hub id such as deepseek-community/DeepSeek-OCR-2, or tiny-base (bundled)"""
     revision: str | None = None

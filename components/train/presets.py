@@ -42,6 +42,27 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
     return {**presets()[name].settings, **values}
 
 
+def without_preset_settings(values: dict[str, Any], name: Any) -> dict[str, Any]:
+    """Return ``values`` without those that the preset ``name`` sets; all of them where there is no such preset.
+
+    >>> without_preset_settings({"r": 16, "max_steps": 9}, "high_capacity")
+    {'max_steps': 9}
+    """
+    settings = presets()[name].settings if isinstance(name, str) and name in presets() else {}
+    return {key: value for key, value in values.items() if key not in settings}
+
+
+def settings_beside_preset(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return which of ``values`` differ from the preset that they name: name, value and the preset's value.
+
+    >>> settings_beside_preset({"preset": "minimal", "r": 16, "lora_alpha": 8})
+    {'r': (16, 4)}
+    """
+    name = values.get("preset")
+    settings = presets()[name].settings if isinstance(name, str) and name in presets() else {}
+    return {key: (values[key], value) for key, value in settings.items() if key in values and values[key] != value}
+
+
 def preset_table() -> list[dict[str, str]]:
     """Return one row per preset with the columns ``preset``, ``purpose`` and ``settings``, for printing."""
     return [

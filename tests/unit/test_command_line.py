@@ -1,20 +1,24 @@
 """The ``deepsynth`` command as a user meets it: help, settings, and what bad input gets."""
 
 import http.client
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from components.shared.errors import UserError
 from components.shared.tracking import step_run
+from pipelines.command_settings import checked_config
 from pipelines.config import parameter_text, pipeline_config, quickstart_values, with_overrides
 from pipelines.environment import code_tag
+from pipelines.resolution import resolve
 from tests.unit.mlflow_server import free_port
 
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
@@ -150,6 +154,35 @@ def test_overrides_do_not_change_what_they_override() -> None:
     assert values == quickstart_values()
     with pytest.raises(UserError, match=r"'train\.r'"):
         pipeline_config(with_overrides(values, {"train.r.x": 1}), "test")
+
+
+def test_a_preset_reaches_the_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def settings_of(*settings: str, file: str | None = None) -> tuple[dict[str, Any], str]:
+        path = tmp_path / "my.yaml"
+        path.write_text(file or "")
+        checked = checked_config(path if file else None, list(settings))
+        text = parameter_text(checked.model_dump(mode="json", exclude_unset=True))
+        train, benchmark = checked.step_settings("train"), checked.step_settings("benchmark")["train"]
+        assert json.loads(resolve(text, {}).train) == train
+        assert {name: train[name] for name in benchmark} == benchmark
+        return train, capsys.readouterr().err
+
+    train, said = settings_of("train.preset=unsloth_long_context", "train.r=7")
+    # 32 pages a batch are the quickstart's: a preset on the command line stands above the file.
+    assert train["load_in_4bit"] and train["max_length"] == 32768 and train["per_device_train_batch_size"] == 1
+    assert train["r"] == 7 and train["learning_rate"] == 0.003 and "note: train.r is 7, not 16 as in the preset" in said
+
+    train, said = settings_of(file="train: {preset: high_capacity, lora_alpha: 16}")
+    assert (train["r"], train["lora_alpha"], train["lora_dropout"]) == (64, 16, 0.1)
+    assert said == "note: train.lora_alpha is 16, not 128 as in the preset high_capacity\n"
+
+
+def test_a_preset_written_into_the_printed_settings_counts(tmp_path: Path) -> None:
+    printed = deepsynth("config", "--set", "train.lora_alpha=5", folder=tmp_path).stdout
+    changed = tmp_path / "my.yaml"
+    changed.write_text(printed.replace("preset: null", "preset: high_capacity"))
+    train = checked_config(changed, []).step_settings("train")
+    assert (train["r"], train["lora_alpha"], train["lora_dropout"]) == (64, 5, 0.1)
 
 
 def test_parameter_text_survives_kfps_rewriting_of_python3() -> None:
