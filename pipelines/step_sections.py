@@ -39,7 +39,9 @@ def section_model(step: str) -> type[StepConfig]:
         name: (info.annotation, copy(info)) for name, info in config.model_fields.items() if name not in left_out
     }
     # A section hands on all its values, so that a preset has to have its say before the defaults have theirs.
-    validators: dict[str, Any] = {"_with_preset": model_validator(mode="before")(_with_preset)} if "preset" in fields else {}
+    validators: dict[str, Any] = {}
+    if "preset" in fields:
+        validators["_with_preset"] = model_validator(mode="before")(_with_preset)
     name = f"{step.capitalize()}Section"
     return create_model(name, __base__=StepConfig, __doc__=config.__doc__, __validators__=validators, **fields)
 

@@ -16,6 +16,7 @@ from components.evaluate.character_diff import Run, character_diff
 from components.evaluate.pages import EvaluationPages
 from components.evaluate.scores import ModelScores
 from components.shared.shard_reader import Sample
+from components.shared.statistics import TELLING_DOCUMENTS
 
 _BEST_PAGES = 3
 _LOOPING_PAGES = 3
@@ -70,6 +71,7 @@ def write_html(
         judged=judged.name,
         with_bertscore=report["rows"][0]["bertscore"] is not None,
         colours=COLOURS,
+        telling_documents=TELLING_DOCUMENTS,
         # matplotlib's own output, drawn from numbers and our model names only: nothing in it comes from a page.
         plot=Markup(cer_plot({scores.name: [page.characters.rate for page in scores.pages] for scores in models})),
         breakdowns=[

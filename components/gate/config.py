@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from components.shared.statistics import TELLING_DOCUMENTS
 from components.shared.step_config import StepConfig
 
 
@@ -20,7 +21,7 @@ class GateConfig(StepConfig):
     min_improvement: float = Field(default=0.0, lt=1, allow_inf_nan=False)
     """promote only if the lower bound of the improvement's 95 % interval is above this; the improvement is the
     reference's error rate less the adapter's, 0.01 is one point; below 0: that much worse is let pass"""
-    min_documents: int = Field(default=10, ge=2)
+    min_documents: int = Field(default=TELLING_DOCUMENTS, ge=2)
     """promote only if pages of at least so many documents were read; the interval of fewer is too narrow"""
     max_loop_rate_increase: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
     """promote only if the share of pages that end in a repetition loop grew by no more than this, and if what it grew

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from components.shared.errors import UserError
 from components.shared.sign_test import SignTest, sign_test
-from components.shared.statistics import DocumentBootstrap, Interval
+from components.shared.statistics import TELLING_DOCUMENTS, DocumentBootstrap, Interval
 from pipelines.comparison.compared_run import ComparedRun
 
 RESAMPLES = 10_000
@@ -26,6 +26,7 @@ class PairedDifference:
     Attributes:
         difference: the first run's rate less the other's: above zero, the other run's adapter reads better.
         interval: its 95 % interval over documents; None with fewer than two documents.
+        documents: those whose pages both adapters read.
     """
 
     metric: str
@@ -33,6 +34,7 @@ class PairedDifference:
     other: float
     difference: float
     interval: Interval | None
+    documents: int
 
     def finding(self, first: str, other: str) -> str:
         """Say in words which run's adapter is better, or that the difference may be chance."""
@@ -42,6 +44,9 @@ class PairedDifference:
         points = f"{100 * abs(self.difference):.2f} points"
         if self.interval is None:
             return f"{better}'s {self.metric} is {points} lower; there is no interval with one document"
+        if self.documents < TELLING_DOCUMENTS:
+            few = f"of {self.documents} documents the interval is too narrow (of {TELLING_DOCUMENTS} or more it counts)"
+            return f"cannot be told: {better}'s {self.metric} is {points} lower, and {few}"
         if self.interval[0] <= 0 <= self.interval[1]:
             return f"not beyond chance: {better}'s {self.metric} is {points} lower, and the interval holds zero"
         return f"{better} is better: its {self.metric} is {points} lower"
@@ -129,4 +134,5 @@ def _difference(
     counted, length = _COLUMNS[metric]
     lengths = [float(row[length]) if length else 1.0 for row in mine]
     result = bootstrap.compare([float(row[counted]) for row in mine], [float(row[counted]) for row in theirs], lengths)
-    return PairedDifference(metric, result.base, result.adapter, result.difference, result.difference_interval)
+    interval = result.difference_interval
+    return PairedDifference(metric, result.base, result.adapter, result.difference, interval, bootstrap.documents)
