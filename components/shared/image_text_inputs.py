@@ -10,6 +10,8 @@ from transformers import BatchFeature, ProcessorMixin
 from components.shared.model_families import ModelFamily
 
 IGNORED_LABEL = -100
+_TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 def prompt_text(processor: ProcessorMixin, family: ModelFamily, instruction: str | None) -> str:
@@ -45,20 +47,55 @@ def training_inputs(
     end of their answer; the caller counts them. ``pad_to_multiple_of`` (tokens) rounds the rows' common length up.
     """
     prompts = [prompt_text(processor, family, instruction) for instruction in instructions]
-    end = processor.tokenizer.eos_token
-    texts = [prompt + answer + end for prompt, answer in zip(prompts, answers, strict=True)]
-    batch = dict(_processed(processor, family, images, texts, padding_side="right", multiple=pad_to_multiple_of))
-    answer_lengths = [len(processor.tokenizer(answer + end, add_special_tokens=False).input_ids) for answer in answers]
-    lengths = batch["attention_mask"].sum(dim=1)
-    positions = torch.arange(batch["input_ids"].shape[1])
-    starts = (lengths - torch.tensor(answer_lengths))[:, None]
-    in_answer = (positions >= starts) & (positions < lengths[:, None])
-    batch["labels"] = batch["input_ids"].masked_fill(~in_answer, IGNORED_LABEL)
-    if max_length is not None and batch["input_ids"].shape[1] > max_length:
-        for name in ("input_ids", "attention_mask", "labels", "mm_token_type_ids", "token_type_ids"):
-            if name in batch:
-                batch[name] = batch[name][:, :max_length]
-    return batch
+    batch = _processed(processor, family, images, prompts, padding_side="right")
+    prompt_lengths = batch["attention_mask"].sum(dim=1).tolist()
+    answer_ids = [answer_tokens(processor.tokenizer, answer) for answer in answers]
+    # Of each of the processor's tensors over tokens: what stands behind the prompt, and in the padding.
+    tails: dict[str, tuple[list[list[int]], int]] = {
+        "input_ids": (answer_ids, processor.tokenizer.pad_token_id),
+        "attention_mask": ([[1] * len(ids) for ids in answer_ids], 0),
+        **{name: ([[0] * len(ids) for ids in answer_ids], 0) for name in _TOKEN_TYPES if name in batch},
+    }
+    labels = torch.full_like(batch["input_ids"], IGNORED_LABEL)
+    rows = {name: (batch[name], *tail) for name, tail in tails.items()} | {
+        "labels": (labels, answer_ids, IGNORED_LABEL)
+    }
+    return dict(batch) | {
+        name: _continued(values, prompt_lengths, tail, filler, pad_to_multiple_of)[:, :max_length]
+        for name, (values, tail, filler) in rows.items()
+    }
+
+
+def answer_tokens(tokenizer: Any, answer: str) -> list[int]:
+    """Return the tokens that a model writes for ``answer`` after its prompt, the end-of-sequence token included.
+
+    They are those of the answer alone. As one text with the prompt, a tokenizer may join the prompt's last character
+    and the answer's first word to one token, which no model sees that is given the prompt. A special token's name
+    that stands in the answer is text.
+    """
+
+    def tokens(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+    ids = tokens(answer)
+    # SentencePiece's dummy prefix, a space, belongs to a text's beginning, and this is no beginning.
+    if ids and tokenizer.convert_ids_to_tokens(ids[0]).startswith(_SPACE):
+        newline, anchored = tokens("\n"), tokens("\n" + answer)
+        if anchored[: len(newline)] == newline:
+            ids = anchored[len(newline) :]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def _continued(
+    prompts: torch.Tensor, lengths: list[int], tails: list[list[int]], filler: int, multiple: int
+) -> torch.Tensor:
+    """Put ``tails`` behind the rows of ``prompts``, which have ``lengths``, and pad to a multiple of tokens."""
+    longest = max(length + len(tail) for length, tail in zip(lengths, tails, strict=True))
+    continued = prompts.new_full((len(tails), -(-longest // multiple) * multiple), filler)
+    for row, (prompt, length, tail) in enumerate(zip(prompts, lengths, tails, strict=True)):
+        continued[row, :length] = prompt[:length]
+        continued[row, length : length + len(tail)] = torch.tensor(tail, dtype=prompts.dtype)
+    return continued
 
 
 def _processed(
@@ -67,14 +104,12 @@ def _processed(
     images: Sequence[Image.Image],
     texts: list[str],
     padding_side: str,
-    multiple: int = 1,
 ) -> BatchFeature:
     processor.tokenizer.padding_side = padding_side
     return processor(
         images=[image.convert("RGB") for image in images],
         text=texts,
         padding=True,
-        pad_to_multiple_of=multiple,
         return_tensors="pt",
         **family.image_options,
     )

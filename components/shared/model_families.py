@@ -35,11 +35,13 @@ _OTHER = ModelFamily(name="other")
 
 FAMILIES = {
     "paddleocr_vl": ModelFamily(name="paddleocr_vl", prompt="OCR:"),
-    # The prompt is the one the checkpoint was trained with. In transformers 5.17 the processor counts the image
-    # tokens of size (1024 px) even with crop_to_patches=False, where the picture has tile_size: so crops stay on.
+    # The prompt of the model card's examples; the space at its end is stripped by the code published with the
+    # checkpoint, and a tokenizer that joins spaces to words would write it as a token of its own.
+    # In transformers 5.17 the processor counts the image tokens of size (1024 px) even with crop_to_patches=False,
+    # where the picture has tile_size: so crops stay on.
     "deepseek_ocr2": ModelFamily(
         name="deepseek_ocr2",
-        prompt="Free OCR. ",
+        prompt="Free OCR.",
         prompt_template="<image>\n{prompt}",
         language_modules=rf".*language_model\..*\.({_LANGUAGE_PROJECTIONS})",
         vision_rows_are_pictures=True,

@@ -114,7 +114,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
 def test_the_pages_are_seen_whole_and_in_tiles(journey: Journey) -> None:
     processor = load_processor(str(journey.folder / "base"))
     page = ShardDataset(journey.folder / "dataset", "train")[0]
-    inputs = processor(images=[page.image], text=["<image>\nFree OCR. "], return_tensors="pt")
+    inputs = processor(images=[page.image], text=["<image>\nFree OCR."], return_tensors="pt")
     tiles = int(inputs["num_local_patches"][0])
     assert tiles >= 2
     assert inputs["pixel_values_local"].shape == (tiles, 3, 192, 192)
