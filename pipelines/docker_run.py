@@ -19,6 +19,7 @@ from pipelines.persistent_folders import CHECKPOINTS_VARIABLE
 
 # Of this machine's variables, those that steps read; not DEEPSYNTH_GIT_COMMIT, which the image has of its own.
 _PASSED_ON = (
+    "CUDA_VISIBLE_DEVICES",  # all devices are handed on, so that its numbers hold
     *("HF_", "HUGGING_FACE_", "TRANSFORMERS_", "TOKENIZERS_", "MLFLOW_", "OTEL_", "AWS_", "GOOGLE_APPLICATION_"),
     *("DEEPSYNTH_LOG", CHECKPOINTS_VARIABLE, "UNSLOTH_", "TORCH_", "PYTORCH_", "OMP_", "MKL_", "NCCL_", "TRACEPARENT"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
