@@ -6,10 +6,10 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from components.shared.errors import UserError
 from components.shared.lineage import git_commit, tool_version
@@ -56,6 +56,10 @@ def _image_tag(value: str) -> str:
     if not re.fullmatch(_IN_IMAGE_TAG, value):
         raise ValueError("not an image's tag")
     return value
+
+
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # YAML 1.1 reads an unquoted off as false
 
 
 HttpAddress = Annotated[str, AfterValidator(_http_address)]
@@ -225,7 +229,7 @@ class Environment(StepConfig):
     env: dict[EnvName, str] = Field(default_factory=dict)
     """further environment variables of all tasks, e.g. a proxy's; no secrets"""
     security_context: SecurityContext = SecurityContext()
-    mlflow_tracking_uri: HttpAddress | Literal["off"] | None = None
+    mlflow_tracking_uri: Annotated[HttpAddress | Literal["off"] | None, BeforeValidator(_off)] = None
     """MLFLOW_TRACKING_URI; off: nothing is tracked; null: KFP's MLflow plugin sets it, and is told mlflow_experiment"""
     mlflow_experiment: str = Field(PIPELINE_NAME, min_length=1)
     """MLFLOW_EXPERIMENT_NAME: one experiment for all runs of the pipeline"""

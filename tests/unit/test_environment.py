@@ -17,6 +17,10 @@ def read(tmp_path: Path, text: str) -> Environment:
     return read_environment(path)
 
 
+def test_off_needs_no_quotes(tmp_path: Path) -> None:
+    assert read(tmp_path, "mlflow_tracking_uri: off").mlflow_tracking_uri == "off"
+
+
 @pytest.mark.parametrize("name", ["local", "production"])
 def test_the_environments_that_come_with_the_project_can_be_read(name: str) -> None:
     environment = read_environment(ENVIRONMENTS / f"{name}.yaml")
