@@ -17,33 +17,42 @@ class CheckedPages:
         instruction: the prompt that all these pages share; None for the model family's.
         pages: in the dataset's order.
         predictions: the adapter's text of each.
+        telling: whether the base wrote another text, so that a reading without the adapter would be noticed.
     """
 
     instruction: str | None
     pages: list[Sample]
     predictions: list[str]
+    telling: list[bool]
 
-    def most_telling(self, normalization: Profile) -> tuple[Sample, str]:
-        """Return the first page whose prediction holds text, else the first page."""
+    def most_telling(self, normalization: Profile) -> tuple[Sample, str, bool]:
+        """Return a page, its prediction, and whether it is telling: the first such page, else the first with text."""
         normalise = normalizer(normalization)
-        found = next((index for index, text in enumerate(self.predictions) if normalise(text).strip()), 0)
-        return self.pages[found], self.predictions[found]
+        with_text = [index for index, text in enumerate(self.predictions) if normalise(text).strip()]
+        found = next((index for index in with_text if self.telling[index]), with_text[0] if with_text else 0)
+        return self.pages[found], self.predictions[found], self.telling[found]
 
 
 def checked_pages(config: ExportConfig, sources: PackageSources, count: int) -> CheckedPages:
     """Return the first ``count`` pages that have the instruction of the first evaluated page.
+
+    Where none of them is telling, the first that is takes the last one's place.
 
     Raises:
         UserError: every page failed in the evaluation, or its pages are not in the dataset.
     """
     dataset = ShardDataset(config.dataset_dir, sources.report["dataset"]["split"])
     predictions = {row["key"]: row["prediction"] for row in sources.predictions if row["error"] is None}
+    telling = _telling_keys(sources, predictions)
     pages: list[Sample] = []
     for index in range(len(dataset)):
         page = dataset[index]
         if page.key in predictions and (not pages or page.instruction == pages[0].instruction):
-            pages.append(page)
-        if len(pages) == count:
+            if len(pages) < count:
+                pages.append(page)
+            elif page.key in telling:
+                pages[-1] = page
+        if len(pages) == count and (not telling or any(page.key in telling for page in pages)):
             break
     if not pages:
         raise UserError(
@@ -51,4 +60,14 @@ def checked_pages(config: ExportConfig, sources: PackageSources, count: int) -> 
             where=str(config.evaluation_dir),
             mend="see the errors in samples.parquet, and evaluate again",
         )
-    return CheckedPages(pages[0].instruction, pages, [predictions[page.key] for page in pages])
+    texts = [predictions[page.key] for page in pages]
+    return CheckedPages(pages[0].instruction, pages, texts, [page.key in telling for page in pages])
+
+
+def _telling_keys(sources: PackageSources, predictions: dict[str, str]) -> set[str]:
+    normalise = normalizer(sources.report["normalization"])
+    return {
+        key
+        for key, text in predictions.items()
+        if normalise(text).strip() and normalise(text) != normalise(sources.base_texts.get(key, text))
+    }

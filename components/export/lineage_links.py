@@ -19,7 +19,7 @@ from components.export.package_layout import (
     restored_adapter_config,
 )
 from components.shared.dataset_manifest import MANIFEST_FILE, manifest_digest
-from components.shared.gate_verdict import VERDICT_FILE
+from components.shared.gate_verdict import VERDICT_FILE, differences_from_report
 from components.shared.lineage import file_digests, sha256_file, sha256_of_files
 
 _NAMED = 5  # files of a folder that differ
@@ -158,6 +158,8 @@ def check_gate(findings: Findings, files: PackageFiles, lineage: Lineage) -> Non
         findings.compare("gate", f"{VERDICT_FILE}: the adapter", digest, lineage.adapter.sha256)
         digest = content.get("dataset_digest")
         findings.compare("gate", f"{VERDICT_FILE}: the dataset", digest, lineage.evaluation.dataset_digest)
+        others = differences_from_report(content, lineage.evaluation.rows)
+        findings.compare("gate", f"{VERDICT_FILE}: the figures", others, [], "; ".join(others))
 
 
 def _text(value: Any) -> str:

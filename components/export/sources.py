@@ -20,7 +20,7 @@ from components.shared.base_identity import BaseIdentity, base_identity
 from components.shared.base_models import TINY_BASE, base_model_location
 from components.shared.dataset_manifest import DatasetManifest, read_manifest
 from components.shared.errors import UserError
-from components.shared.gate_verdict import VERDICT_FILE, GateVerdict, read_verdict
+from components.shared.gate_verdict import VERDICT_FILE, GateVerdict, differences_from_report, read_verdict
 from components.shared.image_settings import ImageSettings, with_image_settings
 from components.shared.lineage import sha256_folder
 from components.shared.model_families import ModelFamily, family_of
@@ -49,6 +49,8 @@ class PackageSources:
     report: dict[str, Any]
     predictions: list[dict[str, Any]]
     """The adapter's rows of samples.parquet."""
+    base_texts: dict[str, str]
+    """What the base wrote on the pages, by their keys."""
     verdict: GateVerdict | None
     name: str
     evaluated_tokens: int
@@ -86,6 +88,7 @@ def read_sources(config: ExportConfig) -> PackageSources:
     evaluated_tokens = _evaluated_tokens(config, report)
     location = base_model_location(config.base_model)
     base_name = _base_name(config.base_model, location)
+    predictions, base_texts = _read_predictions(config.evaluation_dir / SAMPLES_FILE)
     return PackageSources(
         kind=kind,
         adapter_sha256=adapter_sha256,
@@ -97,8 +100,9 @@ def read_sources(config: ExportConfig) -> PackageSources:
         manifest=manifest,
         training=training,
         report=report,
-        predictions=_read_predictions(config.evaluation_dir / SAMPLES_FILE),
-        verdict=_read_verdict(config.gate_dir, adapter_sha256, manifest.digest),
+        predictions=predictions,
+        base_texts=base_texts,
+        verdict=_read_verdict(config.gate_dir, adapter_sha256, report),
         name=config.model_name or _package_name(base_name, kind, adapter_sha256),
         evaluated_tokens=evaluated_tokens,
         packaged_tokens=config.max_new_tokens or evaluated_tokens,
@@ -141,16 +145,19 @@ def _evaluated_tokens(config: ExportConfig, report: dict[str, Any]) -> int:
         ) from error
 
 
-def _read_verdict(gate_dir: Path | None, adapter_sha256: str, dataset_digest: str) -> GateVerdict | None:
+def _read_verdict(gate_dir: Path | None, adapter_sha256: str, report: dict[str, Any]) -> GateVerdict | None:
     if gate_dir is None:
         return None
     verdict = read_verdict(gate_dir)
-    if (verdict.adapter_sha256, verdict.dataset_digest) != (adapter_sha256, dataset_digest):
-        raise UserError(
-            "the verdict is of another adapter, or of another dataset (the digests differ)",
-            where=str(gate_dir / VERDICT_FILE),
-            mend="run the gate on this evaluation",
-        )
+    where, mend = str(gate_dir / VERDICT_FILE), "run the gate on this evaluation"
+    if (verdict.adapter_sha256, verdict.dataset_digest) != (adapter_sha256, report["dataset"]["digest"]):
+        problem = "the verdict is of another adapter, or of another dataset (the digests differ)"
+        raise UserError(problem, where=where, mend=mend)
+    others = differences_from_report(verdict.model_dump(), report["rows"])
+    if verdict.normalization != report["normalization"]:
+        others.append(f"its texts are compared as {verdict.normalization}, the report's as {report['normalization']}")
+    if others:
+        raise UserError(f"the verdict is of another evaluation: {', '.join(others)}", where=where, mend=mend)
     return verdict
 
 
@@ -189,7 +196,7 @@ def _read_json(path: Path, keys: tuple[str, ...], mend: str) -> dict[str, Any]:
     return dict(content)
 
 
-def _read_predictions(path: Path) -> list[dict[str, Any]]:
+def _read_predictions(path: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
     mend = "point evaluation_dir at the evaluate step's output"
     try:
         rows = pq.read_table(path).to_pylist()
@@ -198,4 +205,4 @@ def _read_predictions(path: Path) -> list[dict[str, Any]]:
     predictions = [row for row in rows if row["model"] == "adapter"]
     if not predictions:
         raise UserError("holds no predictions of the adapter", where=str(path), mend=mend)
-    return predictions
+    return predictions, {row["key"]: row["prediction"] or "" for row in rows if row["model"] == "base"}

@@ -1,7 +1,9 @@
 """``verdict.json``: what the gate decided, by which rules, from which figures."""
 
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -86,6 +88,29 @@ class GateVerdict(BaseModel):
             "gate.documents": str(self.documents),
             "gate.normalization": self.normalization,
         }
+
+
+def differences_from_report(verdict: Mapping[str, Any], rows: Sequence[Any]) -> list[str]:
+    """Return which of a verdict's figures are not those of a report's ``rows``; nothing where it is of that report."""
+    said = {row.get("name"): row for row in rows if isinstance(row, dict)}
+    found = []
+    for role in ("challenger", "reference"):
+        row, name, metric = said.get(verdict.get(role)), verdict.get(role), str(verdict.get("metric"))
+        if row is None:
+            found.append(f"the report has no row {name!r}")
+            continue
+        if verdict.get("pages") != row.get("pages"):
+            found.append(f"it read {verdict.get('pages')} pages of the {name}, the report {row.get('pages')}")
+        if not _equal(verdict.get(f"{role}_error"), row.get(metric)):
+            found.append(
+                f"the {name}'s {metric.upper()} is {verdict.get(f'{role}_error')}, the report's {row.get(metric)}"
+            )
+    return found
+
+
+def _equal(figure: Any, other: Any) -> bool:
+    numbers = isinstance(figure, int | float) and isinstance(other, int | float)
+    return bool(numbers and (math.isclose(figure, other, rel_tol=1e-9, abs_tol=1e-12) or figure != figure != other))
 
 
 def write_verdict(verdict: GateVerdict, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import ast
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dataset_fixture import Page, drawn, write_dataset
+from export_fixture import export_config, make_sources, write_gate
 from huggingface_hub import ModelCard
 from pydantic import ValidationError
 
@@ -21,7 +24,9 @@ from components.evaluate.step import run as evaluate
 from components.export import package_folder
 from components.export.config import ExportConfig
 from components.export.findings import Reach
+from components.export.held_out_pages import checked_pages
 from components.export.integrity import check_integrity
+from components.export.sources import read_sources
 from components.export.step import ExportResult, run
 from components.export.verification import PackageVerificationError
 from components.shared.errors import UserError
@@ -94,7 +99,7 @@ def adapter_predictions(evaluation: Path) -> dict[str, str]:
 def test_the_package_was_run_and_reads_as_evaluated(result: ExportResult, made: Path) -> None:
     verification = result.lineage["verification"]
     text = verification["text"]
-    assert text, "an empty text would prove nothing"
+    assert text and verification["base_reads_otherwise"], "an empty text, or the base's, would prove nothing"
     assert " ".join(text.split()) == " ".join(
         adapter_predictions(made / "evaluation-lora")[verification["page"]].split()
     )
@@ -300,6 +305,52 @@ def test_inputs_that_do_not_belong_together_are_user_errors(made: Path, tmp_path
         with pytest.raises(UserError, match=message):
             run(settings(made, tmp_path / "out", **change))
         assert not (tmp_path / "out").exists()
+
+
+def test_a_verdict_of_another_evaluation_is_refused(tmp_path: Path) -> None:
+    made = make_sources(tmp_path / "made")
+    others = {
+        "it read 12 pages of the adapter, the report 4": {"pages": 12},
+        "the adapter's CER is 0.01, the report's 0.125": {"challenger_error": 0.01},
+        "the base's CER is 0.9, the report's 0.75": {"reference_error": 0.9},
+        "its texts are compared as lenient-v1, the report's as nfkc-ws-v1": {"normalization": "lenient-v1"},
+        "the report has no row 'champion'": {"reference": "champion"},
+    }
+    for number, (said, change) in enumerate(others.items()):
+        gate = write_gate(made, tmp_path / f"gate-{number}", True, **change)
+        with pytest.raises(UserError, match=re.escape(f"the verdict is of another evaluation: {said}")):
+            run(export_config(made, tmp_path / "out", gate_dir=gate))
+        assert not (tmp_path / "out").exists()
+    assert run(export_config(made, tmp_path / "out", gate_dir=write_gate(made, tmp_path / "gate", True))).archive
+
+
+def test_the_package_is_checked_on_a_page_that_the_base_reads_otherwise(
+    made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings(made, tmp_path / "out")
+    keys = sorted(adapter_predictions(config.evaluation_dir))
+
+    def evaluated(name: str, differing: set[str]) -> ExportConfig:
+        folder = tmp_path / name
+        shutil.copytree(config.evaluation_dir, folder)
+        rows = pq.read_table(folder / "samples.parquet").to_pylist()
+        told = [
+            row | {"prediction": "otherwise" if row["model"] == "base" and row["key"] in differing else "read"}
+            for row in rows
+        ]
+        pq.write_table(pa.Table.from_pylist(told), folder / "samples.parquet")
+        return config.model_copy(update={"evaluation_dir": folder})
+
+    last = evaluated("one-differs", {keys[-1]})
+    for count in (1, len(keys)):
+        checked = checked_pages(last, read_sources(last), count)
+        assert len(checked.pages) == count
+        page, text, telling = checked.most_telling("nfkc-ws-v1")
+        assert (page.key, text, telling) == (keys[-1], "read", True)
+
+    alike = evaluated("alike", set())
+    page, _, telling = checked_pages(alike, read_sources(alike), 2).most_telling("nfkc-ws-v1")
+    assert page.key == keys[0] and not telling
 
 
 def test_a_training_file_without_a_key_names_file_and_key(made: Path, tmp_path: Path) -> None:
