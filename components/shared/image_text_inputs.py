@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
+from components.shared.errors import UserError
 from components.shared.model_families import ModelFamily
 
 IGNORED_LABEL = -100
@@ -15,8 +16,19 @@ _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 def prompt_text(processor: ProcessorMixin, family: ModelFamily, instruction: str | None) -> str:
-    """Return the text before the answer, with the image token in it; without an instruction the family's prompt."""
+    """Return the text before the answer, with the image token in it; without an instruction the family's prompt.
+
+    Raises:
+        UserError: the instruction holds the image token, which stands for one picture more.
+    """
     prompt = instruction or family.prompt
+    token = getattr(processor, "image_token", None)
+    if token and token in prompt:
+        raise UserError(
+            f"{prompt!r} holds {token!r}, and the picture is there already",
+            where="the pages' instruction",
+            mend="prepare them again with an instruction that is text alone",
+        )
     if processor.chat_template is None:
         template = family.prompt_template or "<image>\n{prompt}"
         return template.format(prompt=prompt)

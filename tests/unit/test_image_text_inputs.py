@@ -9,6 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import DeepseekOcr2Processor, PreTrainedTokenizerFast
 from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import DeepseekOcr2ImageProcessorPil
 
+from components.shared.errors import UserError
 from components.shared.image_text_inputs import IGNORED_LABEL, generation_inputs, training_inputs
 from components.shared.model_families import FAMILIES
 
@@ -83,6 +84,14 @@ def test_a_special_token_s_name_in_a_page_is_text() -> None:
     plain, named = (batch["input_ids"] == processor.tokenizer.convert_tokens_to_ids("<image>")).sum(dim=1)
     assert plain == named > 0
     assert (batch["labels"][1] == processor.tokenizer.eos_token_id).sum() == 1
+
+
+def test_an_instruction_with_the_image_token_is_refused() -> None:
+    arguments = (processor_of("joined"), FAMILIES["deepseek_ocr2"], [PICTURE], ["<image>\nFree OCR."])
+    with pytest.raises(UserError, match="the picture is there already"):
+        training_inputs(*arguments, ["page"])
+    with pytest.raises(UserError, match="the picture is there already"):
+        generation_inputs(*arguments)
 
 
 def test_what_is_too_long_loses_its_end() -> None:
