@@ -114,13 +114,15 @@ def run(
 
     The results are in `runs/<id>/`; `deepsynth config` lists every key with its meaning and default.
     """
-    from pipelines.local_runner import run_pipeline, tracking_uri
+    from pipelines.local_runner import FAILED, run_pipeline, tracking_uri
     from pipelines.run_summary import print_summary
 
     checked = checked_config(config, set_ or [])
     name = run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError("may hold letters, digits, dots, - and _ only", where=f"--run-id {name!r}")
+    if name.endswith(FAILED):
+        raise UserError(f"must not end in {FAILED}, as what a failed run leaves does", where=f"--run-id {name!r}")
     try:
         docker = _docker_run(name, runs_dir, image) if runner is Runner.DOCKER else None
         with pipeline_span(name, "deepsynth-finetune"):

@@ -1,6 +1,7 @@
 """``deepsynth run``: the pipeline on this machine, in KFP's subprocess or Docker runner, with its progress shown.
 
-The work is done in ``runs/.<id>.partial-<pid>``, which takes the name ``runs/<id>`` only when everything is there.
+The work is done in ``runs/.<id>.partial-<pid>``, which takes the name ``runs/<id>`` only when everything is there, and
+``runs/<id>.failed`` where a step failed after others had finished.
 """
 
 import json
@@ -34,6 +35,9 @@ from pipelines.run_summary import SUMMARY_FILE, build_summary
 LOG_FILE = "pipeline.log"
 CONFIG_FILE = "config.yaml"
 JOB_FILE = "job.json"
+FAILED = ".failed"
+"""what the name of a failed run's folder ends in"""
+_KFP_FOLDER = "kfp"
 _FOLDERS = {
     "prepare": "dataset",
     "train": "adapter",
@@ -121,9 +125,11 @@ def run_pipeline(
 
     With ``docker`` each task is a container, else a process.
 
+    After an error of a step the log is kept as ``<run_id>.failed.log``, and what finished in ``<run_id>.failed``.
+
     Raises:
         UserError: the run exists, or a step found something that the user can mend.
-        StepFailedError: a step failed otherwise; the log is kept as ``<run_id>.failed.log``.
+        StepFailedError: a step failed otherwise.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; all processes of the run have ended and its folder is gone.
     """
     runs_dir = runs_dir.absolute()
@@ -131,19 +137,18 @@ def run_pipeline(
     with _signals_interrupt(), finished_folder(runs_dir / run_id) as folder:
         config_text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         (folder / CONFIG_FILE).write_text(config_text, encoding="utf-8")
-        failed_log = runs_dir / f"{run_id}.failed.log"
-        failed_log.unlink(missing_ok=True)
+        failed = runs_dir / f"{run_id}{FAILED}"
+        _failed_log(failed).unlink(missing_ok=True)
         variables = {
-            PROGRESS_FILE_VARIABLE: str(folder / "kfp" / "events.jsonl"),
+            PROGRESS_FILE_VARIABLE: str(folder / _KFP_FOLDER / "events.jsonl"),
             "MLFLOW_TRACKING_URI": tracking_uri(runs_dir),
             "KFP_RUN_ID": run_id,
         }
-        _write_job(config, folder / "kfp", prepare_partitions, variables, docker)
-        with _kept_log_of_a_failure(folder / LOG_FILE, failed_log):
-            watched, memory = _watch(folder, variables, _tasks(prepare_partitions), docker)
-        for step, output in watched.outputs.items():
-            shutil.move(output, folder / _FOLDERS[step])
-        shutil.rmtree(folder / "kfp")
+        _write_job(config, folder / _KFP_FOLDER, prepare_partitions, variables, docker)
+        watched = _Watched()
+        with _kept_after_a_failure(folder, watched, failed):
+            memory = _watch(watched, folder, variables, _tasks(prepare_partitions), docker)
+        _gather_outputs(folder, watched)
         summary = build_summary(folder, run_id, watched.seconds, memory)
         summary["seconds_total"] = round(time.monotonic() - started, 3)
         (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
@@ -179,14 +184,16 @@ def _write_job(
 
 
 def _watch(
-    folder: Path, variables: dict[str, str], tasks: int, docker: DockerRun | None
-) -> tuple[_Watched, dict[str, int]]:
-    """Run the job in a process of its own, and show what its tasks say."""
+    watched: _Watched, folder: Path, variables: dict[str, str], tasks: int, docker: DockerRun | None
+) -> dict[str, int]:
+    """Run the job in a process of its own, note and show what its tasks say; return the bytes of memory it took."""
     environment = os.environ | variables | {"PYTHONUNBUFFERED": "1"} | (docker.variables() if docker else {})
     group = ProcessGroup(
-        [sys.executable, "-m", "pipelines.local_run", str(folder / "kfp" / JOB_FILE)], folder / LOG_FILE, environment
+        [sys.executable, "-m", "pipelines.local_run", str(folder / _KFP_FOLDER / JOB_FILE)],
+        folder / LOG_FILE,
+        environment,
     )
-    reader, watched = EventReader(Path(variables[PROGRESS_FILE_VARIABLE])), _Watched()
+    reader = EventReader(Path(variables[PROGRESS_FILE_VARIABLE]))
     with RunDisplay(tasks) as display, _ended_containers(docker), group:
         code, give_up_at = None, math.inf
         while code is None and time.monotonic() < give_up_at:
@@ -200,7 +207,7 @@ def _watch(
     if code != 0 or watched.running or watched.failed():
         raise _failure(watched, code, folder / LOG_FILE)
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return watched, {
+    return {
         "largest_process": max(largest, watched.largest_process),
         "all_processes": group.peak_memory_bytes,
     }
@@ -229,14 +236,33 @@ def _failure(watched: _Watched, exit_code: int | None, log: Path) -> Exception:
     return UserError(message) if watched.error["exit_code"] == EXIT_CODE_USER_ERROR else StepFailedError(message)
 
 
+def _gather_outputs(folder: Path, watched: _Watched) -> None:
+    """Give the finished steps' outputs their names in ``folder``, and remove what else KFP wrote."""
+    for step, output in watched.outputs.items():
+        shutil.move(output, folder / _FOLDERS[step])
+    shutil.rmtree(folder / _KFP_FOLDER)
+
+
 @contextmanager
-def _kept_log_of_a_failure(log: Path, kept: Path) -> Iterator[None]:
+def _kept_after_a_failure(folder: Path, watched: _Watched, failed: Path) -> Iterator[None]:
+    """After a step's error keep the log and, where a step had finished, ``folder`` as ``failed``, for an older one."""
     try:
         yield
     except (UserError, StepFailedError) as error:
-        shutil.copyfile(log, kept)
-        error.add_note(f"log: {kept}")
+        # First what cost hours: it is renamed, which a full disk allows, and copying the log is not.
+        if watched.outputs:
+            _gather_outputs(folder, watched)
+            if failed.exists():
+                shutil.rmtree(failed)
+            folder = folder.rename(failed)
+            error.add_note(f"what the finished steps made: {failed}")
+        shutil.copyfile(folder / LOG_FILE, _failed_log(failed))
+        error.add_note(f"log: {_failed_log(failed)}")
         raise
+
+
+def _failed_log(failed: Path) -> Path:
+    return failed.with_name(f"{failed.name}.log")
 
 
 @contextmanager

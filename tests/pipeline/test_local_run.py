@@ -177,3 +177,14 @@ def test_a_step_that_is_killed_is_an_error_with_its_log_kept(model: Path, tmp_pa
     assert "error: prepare: its process ended without an error of its own" in error and "Traceback" not in error
     assert "Inner task failed" in (tmp_path / "runs" / "r1.failed.log").read_text()
     assert not (tmp_path / "runs" / "r1").exists()
+
+
+@pytest.mark.slow
+def test_the_adapter_outlives_an_evaluation_that_is_killed(model: Path, tmp_path: Path) -> None:
+    process, _ = started(command(SETTINGS | {"base_model": model}), tmp_path, until="evaluate ...")
+    tasks_of(process)[-1].kill()
+    assert process.wait(timeout=60) == 1
+    failed = tmp_path / "runs" / "r1.failed"
+    assert {path.name for path in failed.iterdir()} == {"dataset", "adapter", "config.yaml", "pipeline.log"}
+    assert (failed / "adapter" / "adapter_model.safetensors").is_file()
+    assert not list((tmp_path / "runs").glob(".r1.partial-*"))

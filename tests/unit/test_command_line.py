@@ -63,6 +63,7 @@ def test_the_printed_config_is_a_config_with_the_same_values(tmp_path: Path) -> 
         (["--config", "nowhere.yaml"], "nowhere.yaml: the config file cannot be read"),
         (["--config", "bad.yaml"], "bad.yaml: unknown key 'trian' (did you mean 'train'?)"),
         (["--run-id", "../up"], "may hold letters"),
+        (["--run-id", "r1.failed"], "must not end in .failed"),
     ],
 )
 def test_bad_settings_are_one_line_before_anything_runs(tmp_path: Path, arguments: list[str], said: str) -> None:
