@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.shared.base_models import check_base_model_can_be_had
+from components.shared.errors import UserError
 from components.shared.model_registry import SOURCE_DIGEST_TAG, RegisteredAdapter, champion_of
 from components.shared.pipeline_run import tag_pipeline_run
 from components.shared.step_config import parse_config_text, validated
@@ -56,7 +57,8 @@ def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
     champion was trained on the same source content.
 
     Raises:
-        UserError: a key or value is wrong, or the source, the base model or the champion's registry cannot be had.
+        UserError: a key or value is wrong, or the source, the base model or the champion's registry cannot be had; or
+            what a late step is sure to refuse: an upload without a token, a gate over the training's own pages.
     """
     from components.prepare.config import PrepareConfig
     from components.prepare.dataset_sources import sources_digest
@@ -66,6 +68,7 @@ def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
     given = {key: parameters[name] for name, key in PARAMETER_KEYS.items() if parameters.get(name) is not None}
     checked = pipeline_config(with_overrides(values, given), "pipeline parameters")
     settings = {step: checked.step_settings(step) for step in STEP_CONFIGS}
+    _check_late_steps(settings)
     check_base_model_can_be_had(checked.base_model, checked.revision)
     digest = sources_digest(validated(PrepareConfig, settings["prepare"] | {"output_dir": "."}, "prepare"))
     # Asked now, so that a registry that is down costs no training.
@@ -74,6 +77,20 @@ def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
     decision = _decision(digest, champion) if parameters.get("skip_if_unchanged") else TRAIN
     texts = {step: parameter_text(values) for step, values in settings.items()}
     return StepSettings(decision=decision, source_digest=digest, champion=str(champion or "none"), **texts)
+
+
+def _check_late_steps(settings: dict[str, dict[str, Any]]) -> None:
+    """Refuse now what gate and export, which read the same settings hours later, are sure to refuse."""
+    from components.export.hub_upload import required_token
+
+    if settings["evaluate"]["split"] == "train":
+        raise UserError(
+            "the gate promotes nothing by the pages of the training itself",
+            where="evaluate.split 'train'",
+            mend="set it to 'eval', or run the evaluate step alone: python -m components.evaluate",
+        )
+    if settings["export"].get("push_to_hub"):
+        required_token()
 
 
 def _decision(digest: str, champion: RegisteredAdapter | None) -> str:

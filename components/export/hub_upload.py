@@ -18,6 +18,10 @@ class HubUnavailableError(UserError):
     """The hub cannot be reached, or refuses."""
 
 
+class RepositoryTakenError(UserError):
+    """The repository holds other things than a package."""
+
+
 def required_token() -> str:
     """Return the token of ``HF_TOKEN``.
 
@@ -41,7 +45,8 @@ def push_package(path: Path, repository: str, *, public: bool = False) -> str:
 
     Raises:
         HubUnavailableError: the hub cannot be reached, or refuses.
-        UserError: no token, no package, one that does not match its lineage, or a repository that holds other things.
+        RepositoryTakenError: the repository holds other things than a package.
+        UserError: no token, no package, or one that does not match its lineage.
     """
     token = required_token()
     import httpx
@@ -78,7 +83,7 @@ def push_package(path: Path, repository: str, *, public: bool = False) -> str:
 def _check_replaceable(repository: str, files: list[str]) -> None:
     others = sorted(set(files) - _OF_A_NEW_REPOSITORY)
     if others and LINEAGE_FILE not in files:
-        raise UserError(
+        raise RepositoryTakenError(
             f"the repository holds other things than a package ({', '.join(others[:3])})",
             where=repository,
             mend="name another repository, or remove them there first: a package replaces all files",

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.export.config import ExportConfig
 from components.export.held_out_pages import CheckedPages, checked_pages
-from components.export.hub_upload import HubUnavailableError, push_package, required_token
+from components.export.hub_upload import HubUnavailableError, RepositoryTakenError, push_package, required_token
 from components.export.lineage_file import lineage_content
 from components.export.merging import write_merged
 from components.export.model_card import write_model_card
@@ -41,7 +41,7 @@ class ExportResult:
 
     Attributes:
         registered: its version in the registry; None where none was asked for, or the registry is down.
-        pushed: the commit's address on the hub; None where none was asked for, or the hub is out of reach.
+        pushed: the commit's address on the hub; None where none was asked for, or the hub does not take it.
     """
 
     folder: Path
@@ -54,7 +54,8 @@ class ExportResult:
 def run(config: ExportConfig) -> ExportResult:
     """Write the package, its card and its lineage; register and upload it where that is asked for.
 
-    A registry or hub that is out of reach is a warning that says how to do it later: the package is on disk.
+    A registry or hub that is out of reach, or a repository of other things, is a warning that says how to do it later:
+    the package is on disk.
 
     Raises:
         UserError: an input is missing, unreadable, of another adapter or dataset, or its weights are cut or NaN; the
@@ -132,7 +133,7 @@ def _pushed(config: ExportConfig) -> str | None:
         return None
     try:
         return push_package(config.output_dir, config.push_to_hub, public=config.hub_public)
-    except HubUnavailableError as error:
+    except (HubUnavailableError, RepositoryTakenError) as error:
         public = " --public" if config.hub_public else ""
         later = f"deepsynth push {config.output_dir} --to {config.push_to_hub}{public}{_AFTER_A_RUN}"
         logger.warning("the package is finished, but not on the hub: %s; later: %s", error, later)

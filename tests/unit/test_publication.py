@@ -213,9 +213,22 @@ def test_a_repository_of_other_things_is_left_alone(made: Path, tmp_path: Path, 
     hub.files |= there
     with pytest.raises(UserError, match=r"holds other things than a package \(data.csv\)"):
         push_package(tmp_path / "out", "me/data")
+    assert CliRunner().invoke(app, ["push", str(tmp_path / "out"), "--to", "me/data"]).exit_code != 0
     assert hub.files == there
     del hub.files["data.csv"]
     assert CliRunner().invoke(app, ["push", str(tmp_path / "out"), "--to", "me/data"]).exit_code == 0
+
+
+@pytest.mark.usefixtures("_no_registry")
+def test_a_repository_of_other_things_costs_the_export_step_a_warning(
+    made: Path, tmp_path: Path, hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.files["data.csv"] = b"1,2"
+    result = exported(made, tmp_path / "out", push_to_hub="me/data", hub_public=True)
+    assert result.pushed is None and zipfile.is_zipfile(result.archive)
+    assert "not on the hub: me/data: the repository holds other things" in caplog.text
+    assert f"later: deepsynth push {tmp_path / 'out'} --to me/data --public" in caplog.text
+    assert hub.files == {"data.csv": b"1,2"}
 
 
 @pytest.mark.usefixtures("_no_registry")
