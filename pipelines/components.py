@@ -36,6 +36,7 @@ def configure(
     [
         ("decision", str),
         ("source_digest", str),
+        ("base_digest", str),
         ("champion", str),
         ("prepare", str),
         ("train", str),
@@ -106,9 +107,13 @@ def assemble_dataset(
 
 @dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
 def train(
-    config: str, dataset: dsl.Input[dsl.Dataset], adapter: dsl.Output[dsl.Model], metrics: dsl.Output[dsl.Metrics]
+    config: str,
+    base_digest: str,
+    dataset: dsl.Input[dsl.Dataset],
+    adapter: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Fine-tune the base model on the dataset's training pages."""
+    """Fine-tune the base model on the dataset's training pages; ``base_digest`` makes the cache notice another base."""
     from pipelines.artifact_metadata import describe_adapter
     from pipelines.persistent_folders import kept_checkpoints
     from pipelines.task_entry import run_task
@@ -121,6 +126,7 @@ def train(
 @dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
 def evaluate(
     config: str,
+    base_digest: str,
     champion: str,
     dataset: dsl.Input[dsl.Dataset],
     adapter: dsl.Input[dsl.Model],
@@ -130,7 +136,7 @@ def evaluate(
 ) -> None:
     """Transcribe the held-out pages with base, adapter and champion, and score all.
 
-    ``champion`` makes the cache notice that another version is the champion by now.
+    ``base_digest`` and ``champion`` make the cache notice another base, and another version that is the champion now.
     """
     from pipelines.artifact_metadata import describe_evaluation
     from pipelines.task_entry import run_task
@@ -142,11 +148,12 @@ def evaluate(
 @dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
 def benchmark(
     config: str,
+    base_digest: str,
     dataset: dsl.Input[dsl.Dataset],
     comparison: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """Compare the trainers on the same data."""
+    """Compare the trainers on the same data; ``base_digest`` makes the cache notice another base."""
     from pipelines.artifact_metadata import describe_benchmark
     from pipelines.task_entry import run_task
 

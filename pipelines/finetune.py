@@ -98,18 +98,23 @@ class _Steps:
         else:
             dataset = self._prepared_in_partitions(settings, prepare_partitions, drawn_at_once)
 
-        trained = components.train(config=settings["train"], dataset=dataset)
+        base_digest = settings["base_digest"]
+        trained = components.train(config=settings["train"], base_digest=base_digest, dataset=dataset)
         keep_checkpoints(self._step(trained, "gpu"), self._environment)
         adapter = trained.outputs["adapter"]
 
         evaluated = components.evaluate(
-            config=settings["evaluate"], champion=settings["champion"], dataset=dataset, adapter=adapter
+            config=settings["evaluate"],
+            base_digest=base_digest,
+            champion=settings["champion"],
+            dataset=dataset,
+            adapter=adapter,
         )
         self._step(evaluated, "gpu")
 
         # After train, so that two trainings do not share one device.
-        benchmarked = components.benchmark(config=settings["benchmark"], dataset=dataset).after(trained)
-        self._step(benchmarked, "gpu")
+        benchmarked = components.benchmark(config=settings["benchmark"], base_digest=base_digest, dataset=dataset)
+        self._step(benchmarked.after(trained), "gpu")
 
         evaluation = evaluated.outputs["evaluation"]
         judged = components.gate(config=settings["gate"], evaluation=evaluation)

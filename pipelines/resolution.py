@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from components.shared.base_content import base_digest
 from components.shared.base_models import check_base_model_can_be_had
 from components.shared.errors import UserError
 from components.shared.model_registry import SOURCE_DIGEST_TAG, RegisteredAdapter, champion_of
@@ -34,13 +35,14 @@ PARAMETER_KEYS = {
 
 
 class StepSettings(NamedTuple):
-    """One JSON text per step, the digest of the content of all sources, and which version is the champion now.
+    """One JSON text per step, digests of what all sources and the base hold, and which version is the champion now.
 
     ``decision`` is ``TRAIN`` or ``UNCHANGED``.
     """
 
     decision: str
     source_digest: str
+    base_digest: str
     champion: str
     prepare: str
     train: str
@@ -76,7 +78,13 @@ def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
     champion = champion_of(name) if name else None
     decision = _decision(digest, champion) if parameters.get("skip_if_unchanged") else TRAIN
     texts = {step: parameter_text(values) for step, values in settings.items()}
-    return StepSettings(decision=decision, source_digest=digest, champion=str(champion or "none"), **texts)
+    return StepSettings(
+        decision=decision,
+        source_digest=digest,
+        base_digest=base_digest(checked.base_model, checked.revision),
+        champion=str(champion or "none"),
+        **texts,
+    )
 
 
 def _check_late_steps(settings: dict[str, dict[str, Any]]) -> None:

@@ -121,6 +121,15 @@ def test_the_cache_of_evaluate_sees_another_champion(documents: tuple[dict, dict
     assert inputs["champion"]["componentInputParameter"] == "pipelinechannel--configure-champion"
 
 
+@pytest.mark.parametrize("step", ["train", "evaluate", "benchmark"])
+@pytest.mark.parametrize("variant", ["documents", "in_partitions"])
+def test_the_cache_of_what_loads_the_base_sees_another_content(
+    variant: str, step: str, request: pytest.FixtureRequest
+) -> None:
+    inputs = steps_of(request.getfixturevalue(variant)[0])[step]["inputs"]["parameters"]
+    assert inputs["base_digest"]["componentInputParameter"] == "pipelinechannel--configure-base_digest"
+
+
 def test_where_the_data_is_unchanged_no_step_is_started(documents: tuple[dict, dict]) -> None:
     spec, _ = documents
     within = inside(spec, "exit-handler-1")
