@@ -2,13 +2,14 @@
 
 import json
 import logging
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from export_fixture import export_config, make_sources, write_gate
+from export_fixture import export_config, figures, make_sources, write_gate
 from hub_server import Hub, hub_server
 from pydantic import ValidationError
 from typer.testing import CliRunner
@@ -116,7 +117,12 @@ def test_the_alias_moves_only_from_the_champion_that_the_gate_compared_with(
     reference = {"registered_model": "reader", "version": 1}
     changes: dict[str, Any] = {"reference": "champion", "reference_model": reference}
     against_champion = write_gate(made, tmp_path / "gate-2", promoted=True, **changes)
-    exported(made, tmp_path / "three", gate_dir=against_champion, register_as="reader", model_name="third")
+    shutil.copytree(made / "evaluation", tmp_path / "evaluation")
+    report = json.loads((made / "evaluation" / "report.json").read_text())
+    report["rows"].append(figures("champion", 0.75))
+    (tmp_path / "evaluation" / "report.json").write_text(json.dumps(report))
+    where = {"gate_dir": against_champion, "evaluation_dir": tmp_path / "evaluation"}
+    exported(made, tmp_path / "three", **where, register_as="reader", model_name="third")
     aliases = {version.version: version.aliases for version in versions_of("reader")}
     assert aliases == {1: (), 2: (), 3: ("challenger", "champion")}
 
