@@ -13,12 +13,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from components.shared.errors import UserError
 from components.shared.progress import ProgressReport
 from components.shared.tracking import TrackedRun
-from components.train.distributed import largest, of_all, summed
+from components.train.distributed import in_any_process, largest, of_all, summed
 
 
 @dataclass
 class TrainingMeasurements:
-    """Lists with one entry per optimizer step, except for the loss curve with one per ``logging_steps``.
+    """Lists with one entry per optimizer step; the loss curve has one per ``logging_steps``, and one at the last step.
 
     ``step_seconds`` run from the step's first batch to its last kernel (the device is synchronised);
     ``tokens_per_step`` counts prompt, image and answer tokens without padding, ``padded_tokens_per_step`` with it.
@@ -119,6 +119,15 @@ class MeasuringCallback(TrainerCallback):
         self._measurements.step_seconds.append(time.perf_counter() - self._step_started)
         self._measurements.count_all_processes(self._truncated_before)
         self._progress.advance(note=f"loss {self._measurements.losses[-1]:.3f}" if self._measurements.losses else "")
+        self._log_the_last_step(control)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._log_the_last_step(control)
+
+    def _log_the_last_step(self, control: TrainerControl) -> None:
+        # Transformers logs at multiples of logging_steps only. Early stopping decides after the step's end, and the
+        # epoch's end follows; what is logged already is not logged twice.
+        control.should_log = control.should_log or control.should_training_stop
 
     def on_log(
         self,
@@ -135,11 +144,7 @@ class MeasuringCallback(TrainerCallback):
 
     def _log_steps(self, step: int, logs: dict[str, float]) -> None:
         if not math.isfinite(logs["loss"]):
-            raise UserError(
-                f"the loss became {logs['loss']} at step {step}",
-                where="learning_rate",
-                mend="lower it, or raise warmup_ratio; nothing was written",
-            )
+            raise _diverged(f"the loss became {logs['loss']} at step {step}")
         measured = self._measurements
         measured.loss_steps.append(step)
         measured.losses.append(logs["loss"])
@@ -162,6 +167,22 @@ class MeasuringCallback(TrainerCallback):
         measured.eval_seconds.append(logs["eval_runtime"])
         shown = ("eval_loss", "eval_cer", "eval_wer", "eval_runtime")
         self._tracked.log_metrics({name: logs[name] for name in shown if name in logs}, step=step)
+
+
+def check_trained_weights(model: torch.nn.Module, step: int) -> None:
+    """Check what the last step left, which no later loss shows.
+
+    Raises:
+        UserError: a trained weight is nan or infinite, in any of the processes.
+    """
+    finite = all(bool(torch.isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad)
+    if in_any_process(not finite):
+        raise _diverged(f"a trained weight became nan or infinite by step {step}")
+
+
+def _diverged(problem: str) -> UserError:
+    mend = "lower it, or raise warmup_ratio; nothing was written"
+    return UserError(problem, where="learning_rate", mend=mend)
 
 
 def start_memory_peak() -> None:

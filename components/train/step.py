@@ -39,7 +39,7 @@ def run(config: TrainConfig) -> TrainResult:
     Below torchrun this is one of its processes, and only the first one writes.
 
     Raises:
-        UserError: the dataset, the model or a setting is not usable on this machine, or the loss became nan.
+        UserError: the dataset, the model or a setting is not usable on this machine, or loss or weights became nan.
         ChildProcessError: with ``num_gpus``, a process failed for another reason.
     """
     if config.num_gpus > 1 and not started_by_torchrun():
@@ -60,7 +60,7 @@ def _run(config: TrainConfig) -> TrainResult:
     from components.train import distributed
     from components.train.checkpoints import training_folder, training_identity
     from components.train.estimate_preflight import check_free_memory
-    from components.train.measurements import peak_memory_of_processes, start_memory_peak
+    from components.train.measurements import check_trained_weights, peak_memory_of_processes, start_memory_peak
     from components.train.training import train
 
     distributed.join()
@@ -90,6 +90,7 @@ def _run(config: TrainConfig) -> TrainResult:
         measurements = train(trainable, dataset, config, checkpoints, tracked, identity, termination)
         if distributed.in_any_process(termination.requested):
             _leave(config, checkpoints)
+        check_trained_weights(trainable.model, len(measurements.step_seconds))
         training = {
             "backend": backend.name,
             "backend_reason": reason,
@@ -105,14 +106,17 @@ def _run(config: TrainConfig) -> TrainResult:
             **asdict(measurements),
             "versions": software_versions(),
         }
+        # Early stopping decides after its checkpoint is written: one that is taken as the result may have no loss yet.
+        final_loss = {"final_loss": measurements.losses[-1]} if measurements.losses else {}
         if first:
             with span("save the adapter"):
                 _save(trainable, config, folder)
             (folder / TRAINING_FILE).write_text(json.dumps(training, indent=1), encoding="utf-8")
-            tracked.log_metrics({"final_loss": measurements.losses[-1], "steps": training["steps"]})
+            tracked.log_metrics({"steps": training["steps"], **final_loss})
             tracked.log_artifact(folder / TRAINING_FILE)
     distributed.part()
-    log.info("%s is ready: %d steps, loss %.4f", config.output_dir, training["steps"], measurements.losses[-1])
+    loss = "".join(f", loss {value:.4f}" for value in final_loss.values())
+    log.info("%s is ready: %d steps%s", config.output_dir, training["steps"], loss)
     return TrainResult(config.output_dir, training)
 
 
