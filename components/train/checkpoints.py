@@ -188,9 +188,20 @@ def training_folder(config: TrainConfig, identity: dict[str, Any], scratch: Path
             for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                 shutil.rmtree(path)
         yield folder
-        shutil.rmtree(folder)
+        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            _remove_or_warn(path)
     finally:
         os.close(lock)
+    # After the lock is closed: NFS renames an open file where it is to be deleted, and the folder would not be empty.
+    _remove_or_warn(folder)
+
+
+def _remove_or_warn(folder: Path) -> None:
+    """Remove ``folder``; what cannot be removed costs space and no finished training."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        log.warning("%s is not needed any more and cannot be removed: %s", folder, error)
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -1,6 +1,8 @@
 """How a training ends: with the loss of its last step, finite weights, and no failure after the adapter is written."""
 
-from collections.abc import Iterator
+import errno
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,43 @@ def test_the_loss_curve_reaches_the_last_step(
     assert training["loss_steps"] == loss_steps
     means = [sum(losses[start:end]) / (end - start) for start, end in zip([0, *loss_steps], loss_steps, strict=False)]
     assert training["losses"] == pytest.approx(means, rel=1e-5)
+
+
+def renaming_open_files(unlink: Callable[..., None]) -> Callable[..., None]:
+    """Return what a client of NFS does where a file is to be deleted that a process has open."""
+
+    def unlinked(path: Any, *, dir_fd: int | None = None) -> None:
+        found = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+        if any(each.exists() and os.path.samestat(found, each.stat()) for each in Path("/proc/self/fd").iterdir()):
+            os.rename(path, f"{os.fspath(path)}.nfs0001", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        else:
+            unlink(path, dir_fd=dir_fd)
+
+    return unlinked
+
+
+def test_checkpoints_on_nfs_are_removed(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "unlink", renaming_open_files(os.unlink))
+    run(config_of(made, tmp_path / "out", checkpoint_dir=tmp_path / "checkpoints"))
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_what_cannot_be_removed_fails_no_finished_training(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    unlink = os.unlink
+
+    def busy(path: Any, *, dir_fd: int | None = None) -> None:
+        if Path(path).name in {".lock", "optimizer.pt"}:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", busy)
+    run(config_of(made, tmp_path / "out", checkpoint_dir=tmp_path / "checkpoints"))
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    said = [record.getMessage() for record in caplog.records if "cannot be removed" in record.getMessage()]
+    assert len(said) == 2 and "checkpoint-3 is not needed any more" in said[0]
 
 
 # No evaluation is better than the first: the training stops after its second step.
