@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from components.shared.errors import UserError
@@ -140,16 +141,25 @@ def _step(path: Path) -> int | None:
     return int(match.group(1)) if match and path.is_dir() else None
 
 
-def given_checkpoint(folder: Path, identity: dict[str, Any]) -> Path:
+def is_result(folder: Path, planned_steps: int) -> bool:
+    """Return whether the training ends with this checkpoint: of its last step, or of the one it stopped early at."""
+    content = read_seal(folder)
+    state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    stopped_early = content["finished"] and content["step"] < state["max_steps"]
+    return bool(stopped_early or content["step"] == planned_steps)
+
+
+def given_checkpoint(folder: Path, identity: dict[str, Any], planned_steps: int) -> Path:
     """Return ``folder``, checked.
 
     Raises:
-        UserError: it is no whole checkpoint, or one of a training with other settings.
+        UserError: it is no whole checkpoint, one of a training with other settings, or of a step beyond the last.
     """
     where = f"resume_from_checkpoint {folder}"
     if reason := damage(folder):
         raise UserError(f"no whole checkpoint: {reason}", where=where, mend="name another one, or use auto")
-    stored = read_seal(folder)["training"]
+    content = read_seal(folder)
+    stored = content["training"]
     other = sorted(name for name in {*identity, *stored} if identity.get(name) != stored.get(name))
     if refused := [name for name in other if name not in _MAY_GROW]:
         name = refused[0]
@@ -158,6 +168,12 @@ def given_checkpoint(folder: Path, identity: dict[str, Any]) -> Path:
             f"it was made with other settings: {', '.join(refused)} ({name} was {was} and is {now})",
             where=where,
             mend="set them as they were, or train from the start with resume_from_checkpoint: never",
+        )
+    if content["step"] > planned_steps:
+        raise UserError(
+            f"it is of step {content['step']}, and the training ends after {planned_steps}",
+            where=where,
+            mend="raise max_steps or num_train_epochs, or name an earlier checkpoint",
         )
     if other:
         log.warning("%s was made with another %s: the schedule changes at this step", folder, " and ".join(other))

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from components.shared.errors import UserError
@@ -236,8 +237,8 @@ class PageTrainer(PageLoadingTrainer):
         return {name: weight for name, weight in self._trained.named_parameters() if weight.requires_grad}
 
     def take_finished(self, checkpoint: Path) -> None:
-        """Take the weights of a checkpoint that a finished training wrote; the Trainer would add a step."""
-        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        """Take the weights of a checkpoint that the training ends with; the Trainer would add a step."""
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self._load_from_checkpoint(str(checkpoint))
         if self.args.load_best_model_at_end:
             best = checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")

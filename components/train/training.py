@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from components.shared.progress import ProgressReport
 from components.shared.shard_reader import ShardDataset
 from components.shared.tracking import TrackedRun
 from components.train.backends.protocol import TrainableModel
-from components.train.checkpoints import given_checkpoint, newest_whole_checkpoint, read_seal
+from components.train.checkpoints import given_checkpoint, is_result, newest_whole_checkpoint
 from components.train.collator import PageCollator, padding_granule
 from components.train.config import TrainConfig
 from components.train.distributed import from_first, is_first, process_count
@@ -52,15 +53,16 @@ def train(
         termination: where it is requested, training ends after the step, with a checkpoint.
     """
     identity, termination = identity or {}, termination or Termination()
-    checkpoint = from_first(_checkpoint(config, folder, identity) if is_first() else None)
+    planned = _planned_steps(len(dataset), config)
+    checkpoint = from_first(_checkpoint(config, folder, identity, planned) if is_first() else None)
     measurements = _measurements(checkpoint)
     trainer = _trainer(trainable, dataset, config, folder, identity, measurements, termination)
-    if checkpoint and read_seal(checkpoint)["finished"]:
+    if checkpoint and is_result(checkpoint, planned):
         trainer.take_finished(checkpoint)
         return measurements
     with (
         kept_vision_features(trainer, trainable, config, measurements),
-        ProgressReport("train", _planned_steps(len(dataset), config)) as progress,
+        ProgressReport("train", planned) as progress,
         termination.at_the_next_step(),
     ):
         progress.advance(len(measurements.step_seconds))
@@ -79,12 +81,12 @@ def _peak_flops(trainer: PageTrainer) -> float | None:
     return peak and peak * process_count()
 
 
-def _checkpoint(config: TrainConfig, folder: Path, identity: dict[str, Any]) -> Path | None:
+def _checkpoint(config: TrainConfig, folder: Path, identity: dict[str, Any], planned_steps: int) -> Path | None:
     if config.resume_from_checkpoint == "never":
         return None
     if config.resume_from_checkpoint == "auto":
         return newest_whole_checkpoint(folder) if config.checkpoint_dir else None
-    return given_checkpoint(Path(config.resume_from_checkpoint), identity)
+    return given_checkpoint(Path(config.resume_from_checkpoint), identity, planned_steps)
 
 
 def _measurements(checkpoint: Path | None) -> TrainingMeasurements:
@@ -142,7 +144,7 @@ def _planned_steps(samples: int, config: TrainConfig) -> int:
     if config.max_steps is not None:
         return config.max_steps
     per_epoch = -(-samples // _pages_per_step(config))
-    return max(1, round(per_epoch * config.num_train_epochs))
+    return math.ceil(per_epoch * config.num_train_epochs)  # as transformers rounds it
 
 
 def _pages_per_step(config: TrainConfig) -> int:

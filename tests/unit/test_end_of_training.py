@@ -115,6 +115,38 @@ def killed_while_saving(config: TrainConfig) -> None:
         run(config)
 
 
+def named(checkpoints: Path, step_number: int) -> dict[str, str]:
+    (folder,) = checkpoints.glob(f"*/checkpoint-{step_number}")
+    return {"resume_from_checkpoint": str(folder)}
+
+
+@pytest.mark.parametrize("more", [{"max_steps": 5}, {"max_steps": None, "num_train_epochs": 1.5}])
+def test_more_steps_go_on_from_the_last_checkpoint(made: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    killed_while_saving(config_of(made, tmp_path / "out", checkpoint_dir=tmp_path / "checkpoints"))
+    training = run(config_of(made, tmp_path / "out", **more, **named(tmp_path / "checkpoints", 3))).training
+    assert training["steps"] == training["loss_steps"][-1] == 5, "1.5 epochs of three steps are five, rounded up"
+    assert training["resumed_after_steps"] == [3]
+
+
+def test_a_checkpoint_bounds_the_steps_from_below(made: Path, losses: list[float], tmp_path: Path) -> None:
+    settings = {"checkpoint_dir": tmp_path / "checkpoints", "save_steps": 2}
+    killed_while_saving(config_of(made, tmp_path / "out", **settings))
+    place = named(tmp_path / "checkpoints", 2)
+    with pytest.raises(
+        UserError, match=r"checkpoint-2: it is of step 2, and the training ends after 1; raise max_steps"
+    ):
+        run(config_of(made, tmp_path / "out", max_steps=1, **place))
+    training = run(config_of(made, tmp_path / "out", max_steps=2, **place)).training
+    assert training["losses"] == losses[:2], "no step is added"
+
+
+def test_more_steps_change_nothing_in_an_early_stop(made: Path, tmp_path: Path) -> None:
+    killed_while_saving(config_of(made, tmp_path / "out", checkpoint_dir=tmp_path / "checkpoints", **EARLY_STOPPING))
+    settings = EARLY_STOPPING | {"max_steps": 20} | named(tmp_path / "checkpoints", 2)
+    training = run(config_of(made, tmp_path / "out", **settings)).training
+    assert (training["steps"], training["best_step"], training["resumed_after_steps"]) == (2, 1, [2])
+
+
 def test_a_checkpoint_of_an_early_stop_may_have_no_loss(made: Path, tmp_path: Path) -> None:
     settings = EARLY_STOPPING | {"logging_steps": 10, "checkpoint_dir": tmp_path / "checkpoints"}
     config = config_of(made, tmp_path / "out", **settings)
