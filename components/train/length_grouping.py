@@ -62,5 +62,5 @@ class LengthGroupedPages(Sampler[int]):
         return iter(get_length_grouped_indices(self._lengths, self._batch_size, generator=generator))
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each epoch."""
+        """Called before each epoch."""
         self._epoch = epoch

@@ -7,6 +7,7 @@ import torch
 from transformers import Trainer
 
 from components.train.data_workers import end_workers, start_worker
+from components.train.length_grouping import LengthGroupedPages
 
 
 class PageLoadingTrainer(Trainer):
@@ -14,12 +15,21 @@ class PageLoadingTrainer(Trainer):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._sampler: torch.utils.data.Sampler[int] | None = None
+        self._sampler: LengthGroupedPages | None = None
         self._loaders: list[Any] = []
 
-    def take_pages_by(self, sampler: torch.utils.data.Sampler[int]) -> None:
+    def take_pages_by(self, sampler: LengthGroupedPages) -> None:
         """Take the training pages in the order of ``sampler``."""
         self._sampler = sampler
+
+    def order_pages_for(self, epoch: int) -> None:
+        """Say which epoch begins.
+
+        With several processes, accelerate and transformers do not reach the sampler in the epoch that a training is
+        resumed in: both stop at the batch sampler of the one process, which the resumed epoch's wraps.
+        """
+        if self._sampler:
+            self._sampler.set_epoch(epoch)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._sampler or super()._get_train_sampler(train_dataset)

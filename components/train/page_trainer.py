@@ -248,7 +248,7 @@ class PageTrainer(PageLoadingTrainer):
 
 
 class ResumeCallback(TrainerCallback):
-    """Puts right what transformers takes from a checkpoint: intervals, the best checkpoint's place, the patience."""
+    """Puts right what transformers takes from a checkpoint: intervals, the best one's place, patience, epoch."""
 
     def __init__(self, trainer: PageTrainer, early_stopping: EarlyStoppingCallback | None) -> None:
         self._trainer = trainer
@@ -265,6 +265,10 @@ class ResumeCallback(TrainerCallback):
         best = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
         if state.best_global_step and best.is_dir():
             state.best_model_checkpoint = str(best)
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called before the epoch's pages are taken."""
+        self._trainer.order_pages_for(int(state.epoch or 0))
 
 
 class TerminationCallback(TrainerCallback):

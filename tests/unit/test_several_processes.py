@@ -195,6 +195,37 @@ def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on(
         assert resumed[name] == whole[name]
 
 
+# Both checkpoints are left where the adapter is not written.
+KILLED_WHILE_IT_SAVES = """
+import os, runpy
+from components.train import step
+
+step._save = lambda *_: os._exit(9)
+runpy.run_module("components.train", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group_by_length", [True, False])
+def test_a_training_resumed_in_its_second_epoch_takes_that_epochs_pages(
+    made: Path, tmp_path: Path, group_by_length: bool
+) -> None:
+    # 18 pages, six in a step: the fourth step is the second epoch's first.
+    settings: dict[str, Any] = {"max_steps": 6, "per_device_train_batch_size": 3, "save_steps": 4}
+    settings |= {"checkpoint_dir": tmp_path / "checkpoints", "group_by_length": group_by_length}
+    (tmp_path / "train.py").write_text(KILLED_WHILE_IT_SAVES)
+    _, _, *options = step_command(made, tmp_path / "killed", settings)
+    ended([*TORCHRUN, str(tmp_path / "train.py"), *options])
+    fourth, last = sorted((tmp_path / "checkpoints").glob("*/checkpoint-*"))
+    whole = json.loads((last / "measurements.json").read_text())
+    settings |= {"num_gpus": 2, "resume_from_checkpoint": str(fourth)}
+    resumed = run(train_config(made, tmp_path / "out", {**SETTINGS, **settings})).training
+    assert resumed["resumed_after_steps"] == [4] and resumed["steps"] == 6
+    assert whole["tokens_per_step"][3:] != whole["tokens_per_step"][:3], "each epoch has an order of its own"
+    for name in ("tokens_per_step", "losses", "gradient_norms"):
+        assert resumed[name] == whole[name]
+
+
 @pytest.mark.slow
 def test_all_stop_early_at_the_same_step(made: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {**EVALUATION, "eval_steps": 1, "early_stopping_patience": 2, "max_steps": 20}
