@@ -182,6 +182,15 @@ def test_target_modules_are_found_by_the_end_of_their_name(
     assert all(weight.shape[0 if "lora_A" in key else 1] == 2 for key, weight in weights.items())
 
 
+def test_adapted_experts_may_be_among_the_target_modules(deepseek: Path, made: Path) -> None:
+    names = {"target_modules": ["q_proj", "gate_up_proj"], "base_model": str(deepseek)}
+    adapted = StandardBackend().load(config_of(made, made / "unused", adapt_experts=True, **names)).model
+    trainable = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    assert any(".experts." in name for name in trainable) and any(".q_proj." in name for name in trainable)
+    with pytest.raises(UserError, match="is named gate_up_proj"):
+        StandardBackend().load(config_of(made, made / "unused", **names))
+
+
 def test_training_json_says_what_was_done(made: Path, lora: TrainResult) -> None:
     training = json.loads((lora.folder / "training.json").read_text())
     assert training == lora.training
@@ -411,6 +420,10 @@ def bad_settings(kind: str, made: Path, folder: Path) -> tuple[dict[str, Any], l
         "no base": ({"base_model": str(folder / "none")}, ["base_model", "none", "no such model folder"]),
         "empty base": ({"base_model": str(folder / "empty")}, ["base_model", "empty"]),
         "unknown target": ({"target_modules": ["q_projection"]}, ["target_modules", "q_projection", "named_modules"]),
+        "unknown among known": (
+            {"target_modules": ["q_proj", "vproj", "embed_tokens"]},
+            ["target_modules", "is named vproj or embed_tokens", "named_modules"],
+        ),
         "unsloth": ({"backend": "unsloth"}, ["backend", "no CUDA device", "standard or auto"]),
         "8 bits": ({"load_in_8bit": True}, ["load_in_8bit", "CUDA"]),
         "4 and 8 bits": ({"load_in_4bit": True, "load_in_8bit": True}, ["exclude each other"]),
@@ -438,6 +451,7 @@ def bad_settings(kind: str, made: Path, folder: Path) -> tuple[dict[str, Any], l
         "no base",
         "empty base",
         "unknown target",
+        "unknown among known",
         pytest.param("unsloth", marks=on_cpu),
         pytest.param("8 bits", marks=on_cpu),
         "4 and 8 bits",

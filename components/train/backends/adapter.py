@@ -12,12 +12,14 @@ from components.shared.model_families import ModelFamily
 from components.train.backends.protocol import AdapterStart
 from components.train.config import TrainConfig
 
+_MEND_NAMES = "name modules as the model's named_modules() shows them"
+
 
 def lora_config(config: TrainConfig, model: PreTrainedModel, family: ModelFamily) -> LoraConfig:
     """Return PEFT's settings, with the family's modules where the config names none.
 
     Raises:
-        UserError: no module of the model has one of the target names, or there are no experts to adapt.
+        UserError: a target name is that of no module of the model, or there are no experts to adapt.
     """
     return LoraConfig(
         r=config.r,
@@ -31,25 +33,32 @@ def lora_config(config: TrainConfig, model: PreTrainedModel, family: ModelFamily
 
 
 def target_module_names(config: TrainConfig, model: PreTrainedModel, family: ModelFamily) -> list[str]:
-    """Return the full names of the linear modules that LoRA adapts, in the model's order."""
+    """Return the full names of the linear modules that LoRA adapts, in the model's order.
+
+    Raises:
+        UserError: none has one of the names, or one of those in ``target_modules`` is that of nothing to adapt.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     if config.target_modules:
-        pattern = rf"(.*\.)?({'|'.join(re.escape(name) for name in config.target_modules)})"
+        _check_each_is_found(config.target_modules, [*linear, *target_expert_names(config, model)])
+        names = [name for name in linear if any(_ends_with(name, given) for given in config.target_modules)]
     else:
-        pattern = family.language_modules
-        if config.finetune_vision_layers:
-            pattern = f"{pattern}|{family.vision_modules}"
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and re.fullmatch(pattern, name)
-    ]
+        pattern = "|".join([family.language_modules, *([family.vision_modules] * config.finetune_vision_layers)])
+        names = [name for name in linear if re.fullmatch(pattern, name)]
     if not names:
-        raise UserError(
-            "no linear module of the model has one of these names",
-            where=f"target_modules {config.target_modules or pattern}",
-            mend="name modules as the model's named_modules() shows them",
-        )
+        where = f"target_modules {config.target_modules or pattern}"
+        raise UserError("no linear module of the model has one of these names", where=where, mend=_MEND_NAMES)
     return names
+
+
+def _check_each_is_found(given: list[str], names: list[str]) -> None:
+    if lost := [each for each in given if not any(_ends_with(name, each) for name in names)]:
+        problem = f"no linear module of the model is named {' or '.join(lost)}"
+        raise UserError(problem, where=f"target_modules {given}", mend=_MEND_NAMES)
+
+
+def _ends_with(name: str, given: str) -> bool:
+    return name == given or name.endswith(f".{given}")
 
 
 def target_expert_names(config: TrainConfig, model: PreTrainedModel) -> list[str]:
