@@ -55,6 +55,10 @@ def put_adapter(trainable: TrainableModel, adapter_dir: Path) -> None:
             where=str(adapter_dir),
             mend="is it another model's adapter?",
         )
+    if trainable.start:
+        from components.train.backends.loftq import without_start
+
+        stored = without_start(stored, loaded)
     for name, weight in loaded.items():
         weight.copy_(stored[name])
 

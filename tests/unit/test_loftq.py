@@ -28,6 +28,9 @@ from components.shared.tiny_models import save_tiny_deepseek_ocr2
 from components.train.backends.standard import StandardBackend
 from components.train.collator import PageCollator
 from components.train.config import TrainConfig
+from components.train.generation_speed import put_adapter
+from components.train.probe import ProbeConfig
+from components.train.probe import run as probe
 from components.train.step import TrainResult, run
 from tests.unit.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
 
@@ -68,10 +71,11 @@ def all_pages(made: Path, split: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def trained(made: Path) -> dict[str, TrainResult]:
     """Trainings from 4-bit weights, without and with LoftQ."""
+    evaluation = {"eval_steps": 2, "eval_pages": 0}
     settings: dict[str, dict[str, Any]] = {
         "4 bits": {"load_in_4bit": True},
-        "loftq": LOFTQ | {"eval_steps": 2, "eval_pages": 0},
-        "loftq, 4 times": LOFTQ | {"loftq_iter": 4},
+        "loftq": LOFTQ | evaluation,
+        "loftq, 4 times": LOFTQ | evaluation | {"loftq_iter": 4},
     }
     return {name: run(config_of(made, made / name, **changes)) for name, changes in settings.items()}
 
@@ -161,6 +165,21 @@ def test_the_whole_base_with_the_adapter_is_what_was_trained(made: Path, trained
     reached = trained["loftq"].training["eval_losses"][-1]
     assert base - reached > 1, "it learned"
     assert found == pytest.approx(reached, abs=0.05 * (base - reached))
+
+
+@pytest.mark.parametrize("name", ["loftq", "loftq, 4 times"])
+def test_the_benchmark_reads_with_what_was_trained(
+    made: Path, trained: dict[str, TrainResult], tmp_path: Path, name: str
+) -> None:
+    training = trained[name].training
+    options: dict[str, Any] = {"cer_pages": 1, "max_new_tokens": 8, "generation_tokens": 0}
+    result = probe(ProbeConfig(train=training["config"], result_file=tmp_path / "probe.json", **options))
+    assert result["reading"]["status"] == "ok", result["reading"]
+    loaded = StandardBackend().load(TrainConfig.model_validate(training["config"]))
+    put_adapter(loaded, trained[name].folder)
+    with torch.no_grad():
+        found = loaded.model.eval()(**all_pages(made, "eval")).loss.item()
+    assert found == pytest.approx(training["eval_losses"][-1], rel=1e-3)
 
 
 @pytest.mark.slow

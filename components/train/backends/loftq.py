@@ -152,3 +152,12 @@ def subtract_start(folder: Path, start: dict[str, torch.Tensor]) -> None:
     config["r"] *= 2
     config["lora_alpha"] *= 2**0.5 if config["use_rslora"] else 2  # the same scaling: alpha / sqrt(r), or alpha / r
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def without_start(difference: dict[str, torch.Tensor], trained_in: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return A₁ and B₁ of an adapter that ``subtract_start`` wrote, in the shapes of those that were trained.
+
+    They belong to the quantised base that was trained on; the scaling is the same at both ranks.
+    """
+    shapes = {name: weight.shape for name, weight in trained_in.items()}
+    return {name: values[: shapes[name][0], : shapes[name][1]] for name, values in difference.items()}
