@@ -65,7 +65,8 @@ def describe_adapter(adapter: Any, metrics: Any) -> None:
     adapter.metadata["dataset_digest"] = training["dataset_digest"]
     adapter.metadata["base_model"] = training["base_model"]
     adapter.metadata["backend"] = training["backend"]
-    metrics.log_metric("final_loss", training["losses"][-1])
+    for final_loss in training["losses"][-1:]:  # a training that stopped early and was then killed may know none
+        metrics.log_metric("final_loss", final_loss)
     metrics.log_metric("steps", training["steps"])
 
 

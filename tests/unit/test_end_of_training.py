@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kfp import dsl
 
 from components.shared.errors import UserError
 from components.train import step
 from components.train.config import TrainConfig
 from components.train.step import run
+from pipelines.artifact_metadata import describe_adapter
 from tests.unit.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
 
 SETTINGS: dict[str, Any] = {
@@ -153,6 +155,9 @@ def test_a_checkpoint_of_an_early_stop_may_have_no_loss(made: Path, tmp_path: Pa
     killed_while_saving(config)
     training = run(config).training
     assert (training["steps"], training["losses"], training["resumed_after_steps"]) == (2, [], [2])
+    metrics = dsl.Metrics()
+    describe_adapter(dsl.Artifact(uri=str(tmp_path / "out")), metrics)
+    assert metrics.metadata == {"steps": 2}
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
