@@ -20,10 +20,10 @@ from components.shared.adapter_loading import load_fine_tuned_processor
 from components.shared.dataset_manifest import MANIFEST_FILE
 from components.shared.gate_verdict import VERDICT_FILE
 from components.shared.hub import hub_is_reachable
-from components.shared.image_text_inputs import prompt_text
+from components.shared.image_text_inputs import prompt_text, text_options
 from components.shared.model_loading import model_type_of
 
-_REQUIREMENTS = ("torch", "transformers", "peft", "pillow")
+_REQUIREMENTS = ("torch", "transformers", "peft", "pillow", "numpy")
 _SCRIPT = Path(standalone_inference.__file__)
 _NOT_PACKED_OF_ADAPTER = shutil.ignore_patterns("README.md", "checkpoint-*", ".*")
 
@@ -45,6 +45,7 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
     if sources.kind == "adapter":
         _point_at_base(folder / ADAPTER_CONFIG, base_model or Path(sources.base_location).name, sources.base.revision)
     family = evaluated_family(config, sources, processor)
+    prompt = prompt_text(processor, family, instruction)
     inference = {
         "kind": sources.kind,
         "base_model": base_model,
@@ -53,7 +54,8 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
         "base": sources.base.as_json() if sources.kind == "adapter" else None,
         "trust_remote_code": config.trust_remote_code,
         "model_type": model_type_of(config.base_model, config.revision, config.trust_remote_code),
-        "prompt": prompt_text(processor, family, instruction),
+        "prompt": prompt,
+        "text_options": text_options(processor, [prompt]),
         "image_options": family.image_options,
         "max_new_tokens": sources.packaged_tokens,
         "dtype": {"cuda": "bfloat16", "cpu": "float32"},  # components.shared.model_loading.default_dtype

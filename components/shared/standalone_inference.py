@@ -13,6 +13,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 # Said by the program that saved a model, or by where it lay: a copy of the same model may have them otherwise.
 NOT_OF_THE_MODEL = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "_commit_hash"}
+PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # TIFF's tag PhotometricInterpretation
 BASE_DIFFERENCES = {
     "config_sha256": "its config.json says another model",
     "weights_sample_sha256": "its weights are others",
@@ -69,6 +70,7 @@ class PageReader:
         self.prompt = arguments.prompt
         self.max_new_tokens = arguments.max_new_tokens
         self.image_options = settings["image_options"]
+        self.text_options = settings["text_options"]
         self.processor = load_processor(settings)
         for name, value in self.image_options.items():  # it counts a picture's tokens by its own attributes
             setattr(self.processor.image_processor, name, value)
@@ -79,12 +81,14 @@ class PageReader:
     def read(self, page: str) -> str:
         """Return the transcription of a picture file, decoded greedily."""
         import torch
-        from PIL import Image
 
-        with Image.open(page) as image:
-            inputs = self.processor(
-                images=[image.convert("RGB")], text=[self.prompt], return_tensors="pt", **self.image_options
-            ).to(self.model.device, self.model.dtype)
+        inputs = self.processor(
+            images=[opened_page(page)],
+            text=[self.prompt],
+            return_tensors="pt",
+            **self.text_options,
+            **self.image_options,
+        ).to(self.model.device, self.model.dtype)
         pad = self.processor.tokenizer.pad_token_id
         with torch.inference_mode():
             output = self.model.generate(
@@ -99,6 +103,37 @@ class PageReader:
         answer = output[0, inputs["input_ids"].shape[1] :].tolist()
         end = next((index for index, token in enumerate(answer) if token in self.end_tokens), None)
         return self.processor.tokenizer.decode(answer[:end], skip_special_tokens=True)
+
+
+def opened_page(path: str) -> Any:
+    """Return a picture file as the model saw pages while it learned."""
+    from PIL import Image
+
+    try:
+        # A stream and not the path: Pillow 13 maps raw TIFFs into memory with the sides of a turned page swapped.
+        with Path(path).open("rb") as stream, Image.open(stream) as image:
+            return gray_page(image).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        print(f"error: {path}: cannot be read as a picture ({error})", file=sys.stderr)
+        sys.exit(2)
+
+
+def gray_page(image: Any) -> Any:
+    """Return a picture in 8 bits of grey, upright, as it looks on white paper; ValueError: its black is not known."""
+    import numpy as np
+    from PIL import Image, ImageChops, ImageOps
+
+    inverted = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == MIN_IS_WHITE
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow's own conversion cuts everything above 255 off
+        gray = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        return ImageChops.invert(gray) if inverted else gray
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}, whose black and white are not known")
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image.convert("RGBA")).convert("L")
+    return image.convert("L")
 
 
 def load_processor(settings: dict) -> Any:

@@ -143,7 +143,7 @@ def test_the_package_holds_what_it_needs(unpacked: Path) -> None:
     } <= names
     assert json.loads((unpacked / "adapter_config.json").read_text())["base_model_name_or_path"] == "base_model"
     pins = dict(line.split("==") for line in (unpacked / "requirements.txt").read_text().splitlines())
-    assert set(pins) == {"torch", "transformers", "peft", "pillow"}
+    assert set(pins) == {"torch", "transformers", "peft", "pillow", "numpy"}
     assert not any("+" in version for version in pins.values())
 
 
@@ -152,7 +152,7 @@ def test_the_script_imports_nothing_of_this_project(unpacked: Path) -> None:
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     outside = {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names)
-    assert outside == {"torch", "transformers", "peft", "PIL"}
+    assert outside == {"torch", "transformers", "peft", "PIL", "numpy"}
 
 
 def test_the_script_refuses_a_missing_file_in_one_line(unpacked: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from components.prepare.rendering.page_pictures import PageError, load_page
 from components.prepare.sources.document import PagePicture
+from components.shared.standalone_inference import opened_page
 from tests.unit.pdf_files import one_page_pdf, pdf_with_picture, pdf_with_text, write_pdf
 
 
@@ -29,6 +30,13 @@ def pdf_page(path: Path, index: int = 0) -> PagePicture:
 def saved(image: Image.Image, path: Path, **options: object) -> PagePicture:
     image.save(path, **options)
     return scan(path)
+
+
+def loaded(picture: PagePicture) -> np.ndarray:
+    """Return a scan as it is, after comparing it with what the packaged script makes of the file."""
+    page = load_page(picture, None, None)
+    assert np.array_equal(np.asarray(opened_page(picture.path))[..., 1], page)
+    return page
 
 
 def ink_box(page: np.ndarray) -> tuple[int, int, int, int]:
@@ -56,28 +64,28 @@ MODES = {
 @pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in MODES.items() for mode in modes])
 def test_every_mode_of_every_format_is_the_same_gray(suffix: str, mode: str, tmp_path: Path) -> None:
     image = half_black() if mode != "I;16" else Image.fromarray(np.asarray(half_black()).astype(np.uint16) * 257)
-    page = load_page(saved(image.convert(mode), tmp_path / f"page.{suffix}"), None, None)
+    page = loaded(saved(image.convert(mode), tmp_path / f"page.{suffix}"))
     assert page.dtype == np.uint8 and page.shape == (40, 60) and page.flags.c_contiguous and page.flags.writeable
     assert np.abs(page[:, :26].astype(int)).max() <= 3 and np.abs(page[:, 34:].astype(int) - 255).max() <= 3
 
 
 def test_sixteen_bits_keep_their_middle_and_their_white(tmp_path: Path) -> None:
     ramp = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
-    assert (load_page(saved(Image.fromarray(ramp), tmp_path / "a.png"), None, None).ravel() == np.arange(256)).all()
+    assert (loaded(saved(Image.fromarray(ramp), tmp_path / "a.png")).ravel() == np.arange(256)).all()
     plain = saved(Image.fromarray(ramp), tmp_path / "a.tif")
-    assert (load_page(plain, None, None).ravel() == np.arange(256)).all()
+    assert (loaded(plain).ravel() == np.arange(256)).all()
     inverted = saved(Image.fromarray(ramp), tmp_path / "b.tif", tiffinfo={262: 0})
-    assert (load_page(inverted, None, None).ravel() == np.arange(256)[::-1]).all()
+    assert (loaded(inverted).ravel() == np.arange(256)[::-1]).all()
 
 
 def test_what_is_transparent_is_white(tmp_path: Path) -> None:
     clear = Image.new("RGBA", (20, 10), (0, 0, 0, 0))
     clear.paste((0, 0, 0, 255), (0, 0, 5, 10))
-    page = load_page(saved(clear, tmp_path / "a.png"), None, None)
+    page = loaded(saved(clear, tmp_path / "a.png"))
     assert (page[:, :5] == 0).all() and (page[:, 5:] == 255).all()
     palette = Image.new("P", (20, 10), 0)
     palette.putpalette([0, 0, 0, 10, 10, 10])
-    assert (load_page(saved(palette, tmp_path / "b.png", transparency=0), None, None) == 255).all()
+    assert (loaded(saved(palette, tmp_path / "b.png", transparency=0)) == 255).all()
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "lzw.tif"])
@@ -88,7 +96,7 @@ def test_a_scan_is_turned_as_its_exif_says(
     exif = Image.Exif()
     exif[0x0112] = orientation
     compression = {"compression": "tiff_lzw"} if suffix.startswith("lzw") else {}
-    page = load_page(saved(half_black(), tmp_path / f"a.{suffix}", exif=exif, **compression), None, None)
+    page = loaded(saved(half_black(), tmp_path / f"a.{suffix}", exif=exif, **compression))
     assert page.shape == shape
     assert ink_box(page)[:2] == dark
     boxed = load_page(scan(tmp_path / f"a.{suffix}"), 20, 20)  # a JPEG is decoded in part only

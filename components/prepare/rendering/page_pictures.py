@@ -6,10 +6,11 @@ from functools import lru_cache
 import numpy as np
 import pypdfium2
 import pypdfium2.raw
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image
 
 from components.prepare.sources.document import PagePicture
 from components.prepare.sources.pdf import open_pdf
+from components.shared.standalone_inference import gray_page
 
 MAX_PIXELS = 64_000_000
 """An A4 page at 600 dpi has 35 million pixels."""
@@ -20,7 +21,6 @@ MAX_ENLARGEMENT = 2.0
 _PDF_DOTS_PER_POINT = 150 / 72  # where no size is asked for
 _WHITE = 255
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-_MIN_IS_WHITE, _PHOTOMETRIC = 0, 262  # TIFF's tag PhotometricInterpretation
 
 
 class PageError(Exception):
@@ -97,7 +97,7 @@ def _scan(path: str, width: int | None, height: int | None, max_pixels: int) -> 
                 if width or height:  # a JPEG is decoded at a half, quarter or eighth where that is still large enough
                     side = max(width or 0, height or 0)
                     image.draft("L", (side, side))
-                gray = _gray(ImageOps.exif_transpose(image), _is_inverted(image))
+                gray = gray_page(image)
     except PageError:
         raise
     except Image.DecompressionBombError as error:
@@ -110,24 +110,6 @@ def _scan(path: str, width: int | None, height: int | None, max_pixels: int) -> 
         # Reduced to three times the wanted size by averaging first: several times as fast, the same to the eye.
         gray = gray.resize((columns, rows), Image.Resampling.LANCZOS, reducing_gap=3.0)
     return np.array(gray)
-
-
-def _gray(image: Image.Image, inverted: bool) -> Image.Image:
-    """Return ``image`` in mode L, as it looks on white paper."""
-    if image.mode.startswith("I;16"):  # Pillow's own conversion cuts everything above 255 off
-        gray = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
-        return ImageChops.invert(gray) if inverted else gray
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode}, whose black and white are not known")
-    if image.has_transparency_data:
-        paper = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(paper, image.convert("RGBA")).convert("L")
-    return image.convert("L")
-
-
-def _is_inverted(image: Image.Image) -> bool:
-    tags = getattr(image, "tag_v2", None)
-    return tags is not None and tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE
 
 
 def _fitted(
