@@ -11,7 +11,11 @@ from components.shared.errors import UserError
 from components.shared.model_families import ModelFamily
 
 IGNORED_LABEL = -100
-_TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+_OVER_TOKENS = (
+    *("input_ids", "labels", "attention_mask", "token_type_ids", "mm_token_type_ids"),
+    *("cross_attention_mask", "image_embeds_position_mask"),
+)
+"""Of what a processor returns, the tensors with a value for each token."""
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -62,20 +66,16 @@ def training_inputs(
     batch = _processed(processor, family, images, prompts, padding_side="right")
     prompt_lengths = batch["attention_mask"].sum(dim=1).tolist()
     answer_ids = [answer_tokens(processor.tokenizer, answer) for answer in answers]
-    # Of each of the processor's tensors over tokens: what stands behind the prompt, and in the padding.
-    tails: dict[str, tuple[list[list[int]], int]] = {
-        "input_ids": (answer_ids, processor.tokenizer.pad_token_id),
-        "attention_mask": ([[1] * len(ids) for ids in answer_ids], 0),
-        **{name: ([[0] * len(ids) for ids in answer_ids], 0) for name in _TOKEN_TYPES if name in batch},
-    }
-    labels = torch.full_like(batch["input_ids"], IGNORED_LABEL)
-    rows = {name: (batch[name], *tail) for name, tail in tails.items()} | {
-        "labels": (labels, answer_ids, IGNORED_LABEL)
-    }
-    return dict(batch) | {
-        name: _continued(values, prompt_lengths, tail, filler, pad_to_multiple_of)[:, :max_length]
-        for name, (values, tail, filler) in rows.items()
-    }
+    batch["labels"] = torch.full_like(batch["input_ids"], IGNORED_LABEL)
+    _check_tensors_over_tokens(batch)
+    fillers = {"input_ids": processor.tokenizer.pad_token_id, "labels": IGNORED_LABEL}
+    for name in set(_OVER_TOKENS) & set(batch):
+        rows = [
+            torch.cat([prompt[:length], _over_answer(name, prompt[length - 1], torch.tensor(ids), family)])
+            for prompt, length, ids in zip(batch[name], prompt_lengths, answer_ids, strict=True)
+        ]
+        batch[name] = _padded(rows, fillers.get(name, 0), pad_to_multiple_of)[:, :max_length]
+    return dict(batch)
 
 
 def answer_tokens(tokenizer: Any, answer: str) -> list[int]:
@@ -98,16 +98,41 @@ def answer_tokens(tokenizer: Any, answer: str) -> list[int]:
     return [*ids, tokenizer.eos_token_id]
 
 
-def _continued(
-    prompts: torch.Tensor, lengths: list[int], tails: list[list[int]], filler: int, multiple: int
-) -> torch.Tensor:
-    """Put ``tails`` behind the rows of ``prompts``, which have ``lengths``, and pad to a multiple of tokens."""
-    longest = max(length + len(tail) for length, tail in zip(lengths, tails, strict=True))
-    continued = prompts.new_full((len(tails), -(-longest // multiple) * multiple), filler)
-    for row, (prompt, length, tail) in enumerate(zip(prompts, lengths, tails, strict=True)):
-        continued[row, :length] = prompt[:length]
-        continued[row, length : length + len(tail)] = torch.tensor(tail, dtype=prompts.dtype)
-    return continued
+def _over_answer(name: str, last: torch.Tensor, ids: torch.Tensor, family: ModelFamily) -> torch.Tensor:
+    """Return what the tensor ``name`` has over the tokens ``ids`` of an answer; ``last`` is what ends its prompt."""
+    if name in ("input_ids", "labels"):
+        return ids.to(last.dtype)
+    if name == "cross_attention_mask":  # the answer sees the pictures that the prompt's end sees
+        return last.expand(len(ids), *last.shape)
+    values = {"attention_mask": 1, "token_type_ids": family.answer_token_type}
+    return last.new_full((len(ids),), values.get(name, 0))
+
+
+def _padded(rows: list[torch.Tensor], filler: int, multiple: int) -> torch.Tensor:
+    """Return ``rows`` as one tensor, each filled up at its end to the longest one's next multiple of tokens."""
+    length = -(-max(map(len, rows)) // multiple) * multiple
+    padded = rows[0].new_full((len(rows), length, *rows[0].shape[1:]), filler)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded
+
+
+def _check_tensors_over_tokens(batch: BatchFeature) -> None:
+    tokens = batch["input_ids"].shape
+    tensors = {name: values for name, values in batch.items() if isinstance(values, torch.Tensor)}
+    unknown = [name for name, values in tensors.items() if values.shape[:2] == tokens and name not in _OVER_TOKENS]
+    if unknown:
+        raise UserError(
+            f"the processor gives {', '.join(unknown)} for each token, and what an answer has there is not known",
+            where="base_model",
+            mend="take a model of another family, or add the name to components/shared/image_text_inputs.py",
+        )
+
+
+def text_options(processor: ProcessorMixin, prompts: Sequence[str]) -> dict[str, Any]:
+    """Return what a processor has to be told about prompts whose chat template wrote the first token already."""
+    begin = processor.tokenizer.bos_token
+    return {"add_special_tokens": False} if begin and all(text.startswith(begin) for text in prompts) else {}
 
 
 def _processed(
@@ -122,6 +147,8 @@ def _processed(
         images=[image.convert("RGB") for image in images],
         text=texts,
         padding=True,
+        padding_side=padding_side,  # some processors have a default of their own, which beats the tokenizer's
         return_tensors="pt",
+        **text_options(processor, texts),
         **family.image_options,
     )

@@ -16,6 +16,7 @@ class ModelFamily:
         image_options: keyword arguments of the processor's image side.
         language_modules: regular expression of the module names that LoRA adapts by default.
         vision_rows_are_pictures: the vision encoder's input has one picture, or one tile of one, in each row.
+        answer_token_type: the value of ``token_type_ids`` over the answer.
         vision_modules: likewise of the vision encoder and the projector, where those are to be trained as well.
     """
 
@@ -29,11 +30,14 @@ class ModelFamily:
         r"|.*(projector|connector|merger)\..*(linear_1|linear_2|proj|mlp\.0|mlp\.2)"
     )
     vision_rows_are_pictures: bool = False
+    answer_token_type: int = 0
 
 
 _OTHER = ModelFamily(name="other")
 
 FAMILIES = {
+    # Type 0 is the prefix, whose tokens see each other; an answer of that type would see what it is to predict.
+    "paligemma": ModelFamily(name="paligemma", answer_token_type=1),
     "paddleocr_vl": ModelFamily(name="paddleocr_vl", prompt="OCR:"),
     # The prompt of the model card's examples; the space at its end is stripped by the code published with the
     # checkpoint, and a tokenizer that joins spaces to words would write it as a token of its own.
