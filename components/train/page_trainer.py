@@ -63,6 +63,16 @@ class PageTrainer(PageLoadingTrainer):
         self._unwritten: Exception | None = None
         self._best_before: tuple[Any, Any, Any] = (None, None, None)
         self._most_checkpoints, self.args.save_total_limit = self.args.save_total_limit, None
+        self._say_how_tokens_count()
+
+    def _say_how_tokens_count(self) -> None:
+        batches = self.args.gradient_accumulation_steps * self.args.world_size
+        if batches > 1 and not self.model_accepts_loss_kwargs:
+            log.warning(
+                "this model's loss is the mean over the tokens of each batch for itself, and a step has %d batches:"
+                " tokens in a batch of short pages count more than in one batch of all pages",
+                batches,
+            )
 
     def get_batch_samples(self, *places: Any, **options: Any) -> Any:
         """Measure how long a step's batches are waited for."""

@@ -106,6 +106,19 @@ def test_accumulated_batches_are_one_step(made: Path, lora: TrainResult, tmp_pat
     assert result.training["losses"] == pytest.approx(lora.training["losses"], rel=1e-3)
 
 
+def test_a_loss_that_is_each_batchs_own_mean_is_said(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one_step = {"max_steps": 1, "per_device_train_batch_size": 2}
+    run(config_of(made, tmp_path / "summed", **one_step, gradient_accumulation_steps=2))
+    assert "mean over the tokens of each batch" not in caplog.text
+    monkeypatch.setattr(transformers.PaddleOCRVLForConditionalGeneration, "accepts_loss_kwargs", False, raising=False)
+    run(config_of(made, tmp_path / "one", **one_step))
+    assert "mean over the tokens of each batch" not in caplog.text
+    run(config_of(made, tmp_path / "two", **one_step, gradient_accumulation_steps=2))
+    assert "mean over the tokens of each batch for itself, and a step has 2 batches" in caplog.text
+
+
 def test_a_second_gpu_that_is_in_sight_changes_nothing(
     made: Path, lora: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
