@@ -185,6 +185,7 @@ def test_the_adapter_outlives_an_evaluation_that_is_killed(model: Path, tmp_path
     tasks_of(process)[-1].kill()
     assert process.wait(timeout=60) == 1
     failed = tmp_path / "runs" / "r1.failed"
-    assert {path.name for path in failed.iterdir()} == {"dataset", "adapter", "config.yaml", "pipeline.log"}
+    kept = {path.name for path in failed.iterdir()} - {"benchmark"}  # which KFP takes before evaluate or after it
+    assert kept == {"dataset", "adapter", "config.yaml", "pipeline.log"}
     assert (failed / "adapter" / "adapter_model.safetensors").is_file()
     assert not list((tmp_path / "runs").glob(".r1.partial-*"))

@@ -32,6 +32,7 @@ def train_task(made: Path, settings: dict[str, Any], output: Path, checkpoints: 
         from pipelines import components
         components.train.python_func(
             config={json.dumps(settings)!r},
+            base_digest="of the test",
             dataset=dsl.Dataset(uri={str(made / "dataset")!r}),
             adapter=dsl.Model(uri={str(output)!r}),
             metrics=dsl.Metrics(uri={str(output) + "-metrics"!r}),
