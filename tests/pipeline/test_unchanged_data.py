@@ -100,6 +100,7 @@ def test_a_run_on_unchanged_data_starts_no_step_and_ends_as_a_success(config: st
     assert run.data.tags["deepsynth.decision"] == "unchanged"
 
 
+@pytest.mark.slow
 def test_the_exit_task_closes_the_run_of_a_pipeline_that_failed(config: str, tmp_path: Path) -> None:
     # One document cannot be split into pages to train on and pages held out: prepare finds that.
     answer = pipeline_run(tmp_path, config=json.dumps({"source": str(tmp_path / "page.txt")}))

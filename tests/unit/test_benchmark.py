@@ -62,6 +62,7 @@ def benchmark(
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | (environment or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what a machine without CUDA says")
 def test_without_cuda_the_standard_trainer_is_measured_and_unsloth_says_why_not(inputs: Path, tmp_path: Path) -> None:
     output = tmp_path / "benchmark"
@@ -146,6 +147,7 @@ def test_a_probe_that_cannot_run_says_why_and_the_others_are_measured(inputs: Pa
     assert measured["longest_context"] == {"status": "skipped", "reason": "memory_cap_gib is not set"}
 
 
+@pytest.mark.slow
 def test_a_contender_that_fails_says_its_last_words_and_nothing_is_left(inputs: Path, tmp_path: Path) -> None:
     output = tmp_path / "benchmark"
     (startup := tmp_path / "startup").mkdir()

@@ -105,6 +105,7 @@ def test_ui_without_runs_says_how_to_make_one(tmp_path: Path) -> None:
     assert answer.returncode == 2 and "no runs yet" in answer.stderr and "deepsynth run" in answer.stderr
 
 
+@pytest.mark.slow
 def test_ui_serves_the_store_of_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "report.html").write_text("<h1>report</h1>")

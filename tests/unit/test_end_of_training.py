@@ -16,6 +16,8 @@ from components.train.step import run
 from pipelines.artifact_metadata import describe_adapter
 from tests.unit.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, Any] = {
     "backend": "standard",
     "max_steps": 3,

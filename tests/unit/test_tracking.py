@@ -122,6 +122,7 @@ def server(store: MlflowClient, tmp_path: Path) -> Iterator[tuple[str, subproces
         yield running
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_costs_one_warning(
     server: tuple[str, subprocess.Popen],
     monkeypatch: pytest.MonkeyPatch,
