@@ -41,10 +41,6 @@ def section_model(step: str) -> type[StepConfig]:
     # A section hands on all its values, so that a preset has to have its say before the defaults have theirs.
     validators: dict[str, Any] = {}
     if "preset" in fields:
-        validators["_with_preset"] = model_validator(mode="before")(_with_preset)
+        validators["_with_preset"] = model_validator(mode="before")(with_preset)
     name = f"{step.capitalize()}Section"
     return create_model(name, __base__=StepConfig, __doc__=config.__doc__, __validators__=validators, **fields)
-
-
-def _with_preset(values: Any) -> Any:
-    return with_preset(values) if isinstance(values, dict) else values

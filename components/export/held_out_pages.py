@@ -66,8 +66,6 @@ def checked_pages(config: ExportConfig, sources: PackageSources, count: int) -> 
 
 def _telling_keys(sources: PackageSources, predictions: dict[str, str]) -> set[str]:
     normalise = normalizer(sources.report["normalization"])
-    return {
-        key
-        for key, text in predictions.items()
-        if normalise(text).strip() and normalise(text) != normalise(sources.base_texts.get(key, text))
-    }
+    texts = {key: normalise(text) for key, text in predictions.items()}
+    base_texts = {key: normalise(sources.base_texts[key]) for key in texts.keys() & sources.base_texts.keys()}
+    return {key for key, text in texts.items() if text.strip() and text != base_texts.get(key, text)}

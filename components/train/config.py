@@ -132,7 +132,7 @@ class TrainConfig(StepConfig):
     @model_validator(mode="before")
     @classmethod
     def _preset_below_the_given_values(cls, values: Any) -> Any:
-        return with_preset(values) if isinstance(values, dict) else values
+        return with_preset(values)
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:

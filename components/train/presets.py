@@ -28,13 +28,13 @@ def presets() -> dict[str, Preset]:
     return TypeAdapter(dict[str, Preset]).validate_python(read_config_file(_PRESETS_FILE))
 
 
-def with_preset(values: dict[str, Any]) -> dict[str, Any]:
-    """Return ``values`` on top of the settings of the preset that they name under ``preset``, if they name one.
+def with_preset(values: Any) -> Any:
+    """Return ``values``, if they are a mapping, on top of the settings of the preset that they name under ``preset``, if they name one.
 
     Raises:
         ValueError: there is no preset of that name.
     """
-    name = values.get("preset")
+    name = values.get("preset") if isinstance(values, dict) else None
     if not isinstance(name, str):  # None, or a value of another type, which the field's validation refuses
         return values
     if name not in presets():
@@ -48,8 +48,7 @@ def without_preset_settings(values: dict[str, Any], name: Any) -> dict[str, Any]
     >>> without_preset_settings({"r": 16, "max_steps": 9}, "high_capacity")
     {'max_steps': 9}
     """
-    settings = presets()[name].settings if isinstance(name, str) and name in presets() else {}
-    return {key: value for key, value in values.items() if key not in settings}
+    return {key: value for key, value in values.items() if key not in _settings_of(name)}
 
 
 def settings_beside_preset(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -58,9 +57,13 @@ def settings_beside_preset(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]
     >>> settings_beside_preset({"preset": "minimal", "r": 16, "lora_alpha": 8})
     {'r': (16, 4)}
     """
-    name = values.get("preset")
-    settings = presets()[name].settings if isinstance(name, str) and name in presets() else {}
+    settings = _settings_of(values.get("preset"))
     return {key: (values[key], value) for key, value in settings.items() if key in values and values[key] != value}
+
+
+def _settings_of(name: Any) -> dict[str, Any]:
+    """Return a preset's settings; none where there is no such preset, which the validation refuses."""
+    return presets()[name].settings if isinstance(name, str) and name in presets() else {}
 
 
 def preset_table() -> list[dict[str, str]]:
