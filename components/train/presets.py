@@ -29,7 +29,7 @@ def presets() -> dict[str, Preset]:
 
 
 def with_preset(values: Any) -> Any:
-    """Return ``values``, if they are a mapping, on top of the settings of the preset that they name under ``preset``, if they name one.
+    """Return ``values`` on top of the settings of the preset that they name under ``preset``; as they are without one.
 
     Raises:
         ValueError: there is no preset of that name.
