@@ -13,21 +13,21 @@ import typer
 from rich.console import Console
 
 from components.shared.errors import UserError
-from components.shared.failures import named_failures
-from components.shared.logs import configure_logs, exit_code_of, logs_are_json
-from components.shared.step_config import StepConfig
-from components.shared.tracing import pipeline_span
-from pipelines.adapters_command import adapters
-from pipelines.command_settings import checked_config
-from pipelines.compare_command import compare
-from pipelines.compile_command import PreparePartitions, compile_pipeline
-from pipelines.estimate_command import estimate, presets
-from pipelines.package_commands import push, register, verify
-from pipelines.schedule_command import schedule
-from pipelines.submit_command import follow, submit
+from components.shared.programs.machine_failures import named_failures
+from components.shared.programs.step_config import StepConfig
+from components.shared.telemetry.logs import configure_logs, exit_code_of, logs_are_json
+from components.shared.telemetry.tracing import pipeline_span
+from pipelines.commands.adapters_command import adapters
+from pipelines.commands.compare_command import compare
+from pipelines.commands.compile_command import PreparePartitions, compile_pipeline
+from pipelines.commands.estimate_command import estimate, presets
+from pipelines.commands.package_commands import push, register, verify
+from pipelines.commands.schedule_command import schedule
+from pipelines.commands.submit_command import follow, submit
+from pipelines.settings.command_settings import checked_config
 
 if TYPE_CHECKING:
-    from pipelines.docker_run import DockerRun
+    from pipelines.local.docker_run import DockerRun
 
 EXIT_CODE_INTERRUPTED = 130
 
@@ -42,7 +42,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from pipelines.environment import code_tag
+        from pipelines.definition.environment import code_tag
 
         print(code_tag())
         raise typer.Exit
@@ -114,8 +114,9 @@ def run(
 
     The results are in `runs/<id>/`; `deepsynth config` lists every key with its meaning and default.
     """
-    from pipelines.local_runner import FAILED, run_pipeline, tracking_uri
-    from pipelines.run_summary import print_summary
+    from pipelines.local.local_runner import run_pipeline
+    from pipelines.local.run_summary import print_summary
+    from pipelines.local.runs_folder import FAILED, tracking_uri
 
     checked = checked_config(config, set_ or [])
     name = run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
@@ -136,7 +137,7 @@ def run(
 
 
 def _docker_run(run_id: str, runs_dir: Path, image: str | None) -> "DockerRun":
-    from pipelines.docker_run import docker_run
+    from pipelines.local.docker_run import docker_run
 
     run = docker_run(run_id, runs_dir.absolute(), image)
     for warning in run.images.warnings:
@@ -159,8 +160,8 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open the MLflow UI over the runs' store: loss curves, figures, reports, packages."""
-    from components.shared.mlflow_connection import SQLITE, missing_store
-    from pipelines.local_runner import tracking_uri
+    from components.shared.tracking.mlflow_connection import SQLITE, missing_store
+    from pipelines.local.runs_folder import tracking_uri
 
     uri = tracking_uri(runs_dir)
     if store := missing_store(uri):
@@ -190,7 +191,7 @@ app.add_typer(adapters, name="adapters")
 
 def main() -> None:
     """Run the command line; errors that the user can mend are one line and exit code 2."""
-    from pipelines.local_runner import StepFailedError
+    from pipelines.local.local_runner import StepFailedError
 
     try:
         with named_failures("deepsynth"):

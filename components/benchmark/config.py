@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.shared.step_config import StepConfig
+from components.shared.programs.step_config import StepConfig
 
 Contender = Literal["standard", "unsloth", "stock"]
 

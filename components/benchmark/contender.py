@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from components.benchmark.config import BenchmarkConfig, Contender
 from components.benchmark.module_process import OUT_OF_TIME, run_module, seconds_until
 from components.benchmark.probes import probe
-from components.shared.tracing import span
+from components.shared.telemetry.tracing import span
 
 BACKENDS: dict[Contender, dict[str, Any]] = {
     "standard": {"backend": "standard"},
@@ -75,7 +75,7 @@ class Measurement(BaseModel):
     """one value per ``generation_repeats``; first repeat"""
     generated_pages_per_second: list[float] | None = None
     graphed_tokens_per_second: list[float] | None = None
-    """likewise with recorded steps (``components.shared.graphed_decoding``), on a GPU"""
+    """likewise with recorded steps (``components.shared.reading.graphed_decoding``), on a GPU"""
     graphed_pages_per_second: list[float] | None = None
     first_token_seconds: list[float] | None = None
     """of one page, its picture decoded but not yet preprocessed"""

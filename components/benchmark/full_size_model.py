@@ -15,11 +15,11 @@ import torch
 from transformers import DeepseekOcr2Config, DeepseekOcr2ForConditionalGeneration, DeepseekOcr2Processor
 from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import DeepseekOcr2ImageProcessorPil
 
+from components.shared.artifacts.output_folder import finished_folder
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
-from components.shared.model_families import FAMILIES
-from components.shared.model_loading import default_device
-from components.shared.output_folder import finished_folder
-from components.shared.tiny_models import byte_tokenizer
+from components.shared.models.model_families import FAMILIES
+from components.shared.models.model_loading import default_device
+from components.shared.tiny_base_recipe.tiny_models import byte_tokenizer
 
 _TEXT = {
     "vocab_size": 129280,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import EXIT_CODE_USER_ERROR
-from components.shared.logs import FORMAT_VARIABLE
-from components.shared.termination_message import FILE_VARIABLE
-from components.shared.tracing import below_this_span
+from components.shared.telemetry.logs import FORMAT_VARIABLE
+from components.shared.telemetry.termination_message import FILE_VARIABLE
+from components.shared.telemetry.tracing import below_this_span
 
 OUT_OF_TIME = "the benchmark's time_limit_minutes are over"
 _LAST_LINES = 5

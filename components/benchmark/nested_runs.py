@@ -7,7 +7,7 @@ from typing import Any
 
 from components.benchmark.comparison import Comparison, ContenderRow
 from components.benchmark.contender import Measurement
-from components.shared.tracking import TrackedRun, step_run
+from components.shared.tracking.step_run import TrackedRun, step_run
 
 _ATTACH = "MLFLOW_RUN_ID"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from components.benchmark.config import BenchmarkConfig
 from components.benchmark.module_process import run_module, seconds_until
-from components.shared.edit_counts import character_edits, error_rate
-from components.shared.text_normalization import Profile, normalizer
+from components.shared.scoring.edit_counts import character_edits, error_rate
+from components.shared.scoring.text_normalization import Profile, normalizer
 
 PROBES = ("reading", "generation", "largest_batch", "longest_context")
 NORMALIZATION: Profile = "nfkc-ws-v1"
@@ -30,7 +30,9 @@ def probe(
     settings = {"train": train, "result_file": str(result_file)} | {
         name: getattr(config, name) for name in (*names, *limits)
     }
-    failure = run_module("components.train.probe", settings, scratch / "probe.json", log, seconds_until(deadline))
+    failure = run_module(
+        "components.train.probes.probe", settings, scratch / "probe.json", log, seconds_until(deadline)
+    )
     measured = json.loads(result_file.read_text(encoding="utf-8")) if result_file.exists() else {}
     return probe_figures({name: measured.get(name, {"status": "failed", "reason": failure}) for name in PROBES})
 

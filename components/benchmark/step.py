@@ -11,12 +11,12 @@ from components.benchmark.config import BenchmarkConfig
 from components.benchmark.contender import Measurement, measure
 from components.benchmark.nested_runs import log_contenders
 from components.benchmark.page import benchmark_page
-from components.shared.dataset_manifest import read_manifest
+from components.shared.artifacts.dataset_manifest import read_manifest
+from components.shared.artifacts.output_folder import finished_folder
 from components.shared.errors import UserError
-from components.shared.lineage import software_versions
-from components.shared.output_folder import finished_folder
-from components.shared.progress import track
-from components.shared.tracking import TrackedRun, step_run
+from components.shared.telemetry.progress import track
+from components.shared.tracking.step_run import TrackedRun, step_run
+from components.shared.versions import software_versions
 
 log = logging.getLogger(__name__)
 

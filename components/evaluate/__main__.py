@@ -4,7 +4,7 @@ import sys
 
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.step import run
-from components.shared.command_line import step_main
+from components.shared.programs.step_command import step_main
 
 if __name__ == "__main__":
     sys.exit(step_main("evaluate", EvaluateConfig, run, sys.argv[1:]))

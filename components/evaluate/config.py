@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from components.shared.dataset_manifest import Split
-from components.shared.step_config import StepConfig
-from components.shared.text_normalization import Profile, newest_version
+from components.shared.artifacts.dataset_manifest import Split
+from components.shared.programs.step_config import StepConfig
+from components.shared.scoring.text_normalization import Profile, newest_version
 
 
 class EvaluateConfig(StepConfig):

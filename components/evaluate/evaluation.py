@@ -5,38 +5,39 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from components.evaluate.bert_score import BertScorer
-from components.evaluate.breakdowns import breakdowns
-from components.evaluate.champion import Champion, fetch_champion
-from components.evaluate.classic_engines import engine_versions, installed_engines
-from components.evaluate.comparisons import comparisons
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.generation import Transcription, transcribe
-from components.evaluate.pages import EvaluationPages
-from components.evaluate.report_html import write_html
-from components.evaluate.report_json import models_content, report_content
-from components.evaluate.samples_file import write_samples
-from components.evaluate.scores import ROWS, ModelRow, ModelScores, edits, labels_of, lengths, row_of, score
-from components.evaluate.shared_documents import (
+from components.evaluate.readers.champion import Champion, fetch_champion
+from components.evaluate.readers.classic_engines import engine_versions, installed_engines
+from components.evaluate.readers.generation import Transcription, transcribe
+from components.evaluate.readers.pages import EvaluationPages
+from components.evaluate.readers.shared_documents import (
     TrainingDocuments,
     check_training_documents,
     training_documents_of,
 )
-from components.evaluate.step import EvaluateResult
-from components.shared.adapter_loading import (
+from components.evaluate.report.report_html import write_html
+from components.evaluate.report.report_json import models_content, report_content
+from components.evaluate.report.samples_file import write_samples
+from components.evaluate.scoring.bert_score import BertScorer
+from components.evaluate.scoring.breakdowns import breakdowns
+from components.evaluate.scoring.comparisons import comparisons
+from components.evaluate.scoring.scores import ROWS, ModelRow, ModelScores, edits, labels_of, lengths, row_of, score
+from components.shared.artifacts.output_folder import finished_folder
+from components.shared.datasets.shard_reader import ShardDataset
+from components.shared.models.adapter_loading import (
     check_base_of_adapter,
     check_fine_tuned_weights,
     load_fine_tuned,
     load_fine_tuned_processor,
 )
-from components.shared.image_settings import ImageSettings, with_image_settings
-from components.shared.model_families import family_of
-from components.shared.model_loading import (
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import (
     default_device,
     default_dtype,
     load_model,
@@ -44,17 +45,26 @@ from components.shared.model_loading import (
     model_type_of,
     release_memory,
 )
-from components.shared.output_folder import finished_folder
-from components.shared.shard_reader import ShardDataset
-from components.shared.statistics import DocumentBootstrap, PairedComparison
-from components.shared.text_normalization import normalizer
-from components.shared.tracking import TrackedRun, step_run
-from components.shared.transcriber import Transcriber
-from components.shared.unsloth_inference import load_with_unsloth
+from components.shared.models.unsloth_inference import load_with_unsloth
+from components.shared.reading.image_settings import ImageSettings, with_image_settings
+from components.shared.reading.transcriber import Transcriber
+from components.shared.scoring.statistics import DocumentBootstrap, PairedComparison
+from components.shared.scoring.text_normalization import normalizer
+from components.shared.tracking.step_run import TrackedRun, step_run
 
 logger = logging.getLogger(__name__)
 
 _THREADS_BESIDE_A_GPU = 4
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """The finished folder and its figures."""
+
+    folder: Path
+    rows: list[ModelRow]
+    comparison: PairedComparison | None
+    dataset_digest: str
 
 
 def evaluate(config: EvaluateConfig) -> EvaluateResult:

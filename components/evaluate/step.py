@@ -5,26 +5,13 @@ python -m components.evaluate --dataset_dir DATASET --adapter_dir ADAPTER --outp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.evaluate.config import EvaluateConfig
-from components.shared.unsloth_inference import import_unsloth
+from components.shared.models.unsloth_inference import import_unsloth
 
 if TYPE_CHECKING:
-    from components.evaluate.scores import ModelRow
-    from components.shared.statistics import PairedComparison
-
-
-@dataclass(frozen=True)
-class EvaluateResult:
-    """The finished folder and its figures."""
-
-    folder: Path
-    rows: list[ModelRow]
-    comparison: PairedComparison | None
-    dataset_digest: str
+    from components.evaluate.evaluation import EvaluateResult
 
 
 def run(config: EvaluateConfig) -> EvaluateResult:

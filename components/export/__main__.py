@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from components.export.config import ExportConfig
-from components.shared.command_line import step_main
+from components.shared.programs.step_command import step_main
 
 
 def _run(config: ExportConfig) -> Any:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from components.shared.step_config import StepConfig
+from components.shared.programs.step_config import StepConfig
 
 
 class ExportConfig(StepConfig):

@@ -11,22 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from components.export.config import ExportConfig
-from components.export.held_out_pages import CheckedPages, checked_pages
-from components.export.hub_upload import HubUnavailableError, RepositoryTakenError, push_package, required_token
-from components.export.lineage_file import lineage_content
-from components.export.merging import write_merged
-from components.export.model_card import write_model_card
-from components.export.package_folder import write_package_files
-from components.export.package_layout import CARD_FILE, LINEAGE_FILE, MERGED_FOLDER, write_json
-from components.export.registration import register_package
-from components.export.sources import PackageSources, read_sources
-from components.export.verification import verify_package
-from components.export.zip_archive import write_zip
-from components.shared.lineage import sha256_file
-from components.shared.model_registry import RegisteredAdapter, RegistryUnavailableError
-from components.shared.output_folder import finished_folder
-from components.shared.tracing import span
-from components.shared.tracking import TrackedRun, step_run
+from components.export.lineage.lineage_file import lineage_content
+from components.export.package.held_out_pages import CheckedPages, checked_pages
+from components.export.package.inputs import PackageSources, read_sources
+from components.export.package.merging import write_merged
+from components.export.package.model_card import write_model_card
+from components.export.package.package_folder import write_package_files
+from components.export.package.package_layout import CARD_FILE, LINEAGE_FILE, MERGED_FOLDER, write_json
+from components.export.package.verification import verify_package
+from components.export.package.zip_archive import write_zip
+from components.export.publication.hub_upload import (
+    HubUnavailableError,
+    RepositoryTakenError,
+    push_package,
+    required_token,
+)
+from components.export.publication.registration import register_package
+from components.shared.artifacts.output_folder import finished_folder
+from components.shared.digests import sha256_file
+from components.shared.telemetry.tracing import span
+from components.shared.tracking.model_registry import RegisteredAdapter, RegistryUnavailableError
+from components.shared.tracking.step_run import TrackedRun, step_run
 
 logger = logging.getLogger(__name__)
 

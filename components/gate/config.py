@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.shared.statistics import TELLING_DOCUMENTS
-from components.shared.step_config import StepConfig
+from components.shared.programs.step_config import StepConfig
+from components.shared.scoring.statistics import TELLING_DOCUMENTS
 
 
 class GateConfig(StepConfig):

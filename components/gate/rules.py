@@ -13,8 +13,8 @@ Both intervals are paired percentile bootstraps over documents, the statistic of
 
 from components.gate.config import GateConfig
 from components.gate.evaluation_folder import CHALLENGER, PairedPages
-from components.shared.gate_verdict import GateVerdict, RuleOutcome
-from components.shared.statistics import CONFIDENCE, DocumentBootstrap, Interval, PairedComparison, negated
+from components.shared.artifacts.gate_verdict import GateVerdict, RuleOutcome
+from components.shared.scoring.statistics import CONFIDENCE, DocumentBootstrap, Interval, PairedComparison, negated
 
 _NAMES = {"cer": "CER", "wer": "WER"}
 

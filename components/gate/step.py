@@ -11,9 +11,9 @@ from components.gate.config import GateConfig
 from components.gate.evaluation_folder import PairedPages, read_pages
 from components.gate.rules import judged
 from components.gate.verdict_page import PAGE_FILE, verdict_page
-from components.shared.gate_verdict import VERDICT_FILE, GateVerdict, write_verdict
-from components.shared.output_folder import finished_folder
-from components.shared.tracking import TrackedRun, step_run
+from components.shared.artifacts.gate_verdict import VERDICT_FILE, GateVerdict, write_verdict
+from components.shared.artifacts.output_folder import finished_folder
+from components.shared.tracking.step_run import TrackedRun, step_run
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """``verdict.md``: the verdict for a reader, shown by KFP and MLflow."""
 
-from components.shared.gate_verdict import GateVerdict
-from components.shared.statistics import Interval, negated
+from components.shared.artifacts.gate_verdict import GateVerdict
+from components.shared.scoring.statistics import Interval, negated
 
 PAGE_FILE = "verdict.md"
 

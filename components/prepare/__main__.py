@@ -3,7 +3,7 @@
 import sys
 
 from components.prepare.config import PrepareConfig
-from components.shared.command_line import step_main
+from components.shared.programs.step_command import step_main
 
 
 def _run(config: PrepareConfig) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from components.prepare.rendering.augmentation_settings import AugmentationSettings
 from components.prepare.rendering.page_modes import page_size
 from components.prepare.source_settings import SourceSettings
-from components.shared.dataset_manifest import Split
+from components.shared.artifacts.dataset_manifest import Split
 
 GrayRange = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
 PixelRange = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]

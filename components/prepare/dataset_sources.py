@@ -9,8 +9,8 @@ from components.prepare.selection.selecting import SelectionSettings, select_doc
 from components.prepare.selection.selection_record import Selection
 from components.prepare.sources.opening import read_documents, source_digest
 from components.prepare.worker_pool import WorkerPool
-from components.shared.lineage import sha256_json
-from components.shared.progress import track
+from components.shared.digests import sha256_json
+from components.shared.telemetry.progress import track
 
 
 def sources_digest(config: PrepareConfig) -> str:

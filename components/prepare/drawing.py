@@ -10,10 +10,10 @@ from components.prepare.config import PrepareConfig
 from components.prepare.memory_reuse import keep_freed_memory
 from components.prepare.output.page_spool import PageFile, StoredPage
 from components.prepare.rendering.document_renderer import DocumentRenderer
-from components.prepare.rendering.fonts import FontFace
 from components.prepare.selection.selected_document import SelectedDocument
+from components.prepare.typesetting.fonts import FontFace
 from components.prepare.worker_pool import WorkerPool
-from components.shared.dataset_manifest import Split
+from components.shared.artifacts.dataset_manifest import Split
 
 _DOCUMENTS_PER_TASK = 16
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.prepare.drawing import DrawnDocument
 from components.prepare.output.page_spool import MergedPages, PageSpool
-from components.shared.dataset_manifest import Split
+from components.shared.artifacts.dataset_manifest import Split
 from components.shared.errors import UserError
 
 _RECORD_FILE = "drawn.json"

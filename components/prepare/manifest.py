@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from components.prepare.config import PrepareConfig
 from components.prepare.drawing_log import DrawingRecord
-from components.prepare.rendering.fonts import FontFace
-from components.shared.dataset_manifest import DatasetManifest, Split, SplitIndex, manifest_digest
-from components.shared.lineage import sha256_file, sha256_json, tool_version
+from components.prepare.typesetting.fonts import FontFace
+from components.shared.artifacts.dataset_manifest import DatasetManifest, Split, SplitIndex, manifest_digest
+from components.shared.digests import sha256_file, sha256_json
+from components.shared.versions import tool_version
 
 
 def build_manifest(

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.shared.step_config import StepConfig
+from components.shared.programs.step_config import StepConfig
 
 
 class SourceSettings(StepConfig):

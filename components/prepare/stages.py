@@ -18,17 +18,17 @@ from components.prepare.manifest import build_manifest, font_digests, page_count
 from components.prepare.output.page_spool import PageSpool, merged
 from components.prepare.output.preview import PREVIEW_FILE, write_preview
 from components.prepare.output.shards import ShardTask, write_shards
-from components.prepare.rendering.engine_choice import choose_engine
-from components.prepare.rendering.fonts import find_fonts
-from components.prepare.rendering.script_coverage import check_scripts, scripts_error
 from components.prepare.selection.selection_record import Selection
+from components.prepare.typesetting.engine_choice import choose_engine
+from components.prepare.typesetting.fonts import find_fonts
+from components.prepare.typesetting.script_coverage import check_scripts, scripts_error
 from components.prepare.worker_pool import WorkerPool
-from components.shared.dataset_manifest import MANIFEST_FILE, DatasetManifest, Shard, Split
+from components.shared.artifacts.dataset_manifest import MANIFEST_FILE, DatasetManifest, Shard, Split
+from components.shared.artifacts.output_folder import finished_folder
 from components.shared.errors import UserError
-from components.shared.output_folder import finished_folder
-from components.shared.progress import track
-from components.shared.tracing import span
-from components.shared.tracking import TrackedRun, step_run
+from components.shared.telemetry.progress import track
+from components.shared.telemetry.tracing import span
+from components.shared.tracking.step_run import TrackedRun, step_run
 
 log = logging.getLogger(__name__)
 

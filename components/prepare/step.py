@@ -5,9 +5,9 @@ from tempfile import TemporaryDirectory
 
 from components.prepare.config import PrepareConfig
 from components.prepare.stages import draw_pages, select_with, worker_pool, write_dataset
-from components.shared.dataset_manifest import DatasetManifest
-from components.shared.output_folder import finished_folder
-from components.shared.tracking import step_run
+from components.shared.artifacts.dataset_manifest import DatasetManifest
+from components.shared.artifacts.output_folder import finished_folder
+from components.shared.tracking.step_run import step_run
 
 
 def run(config: PrepareConfig) -> DatasetManifest:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from components.shared.errors import UserError
-from components.shared.logs import configure_logs
+from components.shared.telemetry.logs import configure_logs
 
 _TASKS_PER_WORKER = 3
 """Tasks that wait for each worker: enough that none is idle, few enough that memory does not grow."""

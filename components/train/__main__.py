@@ -2,7 +2,7 @@
 
 import sys
 
-from components.shared.command_line import step_main
+from components.shared.programs.step_command import step_main
 from components.train.config import TrainConfig
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from components.shared.step_config import read_config_file
+from components.shared.programs.step_config import read_config_file
 
 _PRESETS_FILE = Path(__file__).with_name("presets.yaml")
 

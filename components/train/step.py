@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from components.shared.artifacts.output_folder import finished_folder
 from components.shared.errors import first_line
-from components.shared.lineage import software_versions
-from components.shared.output_folder import finished_folder
-from components.shared.tracing import span
-from components.shared.tracking import TRACKING_OFF, TrackedRun, step_run
-from components.train.backends.protocol import TrainableModel, choose_backend
+from components.shared.telemetry.tracing import span
+from components.shared.tracking.step_run import TRACKING_OFF, TrackedRun, step_run
+from components.shared.versions import software_versions
+from components.train.backends.choice import choose_backend
+from components.train.backends.protocol import TrainableModel
 from components.train.config import TrainConfig
-from components.train.termination import EXIT_CODE, handled_termination
-from components.train.torchrun import one_of_several, started_by_torchrun
+from components.train.processes.termination import EXIT_CODE, handled_termination
+from components.train.processes.torchrun import one_of_several, started_by_torchrun
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def run(config: TrainConfig) -> TrainResult:
         ChildProcessError: with ``num_gpus``, a process failed for another reason.
     """
     if config.num_gpus > 1 and not started_by_torchrun():
-        from components.train.launch import run_in_processes
+        from components.train.processes.launch import run_in_processes
 
         run_in_processes(config)
         content = (config.output_dir / TRAINING_FILE).read_text(encoding="utf-8")
@@ -56,12 +57,12 @@ def _run(config: TrainConfig) -> TrainResult:
     backend, reason = choose_backend(config)  # before any other import: Unsloth patches transformers
     import transformers
 
-    from components.shared.shard_reader import ShardDataset
-    from components.train import distributed
-    from components.train.checkpoints import training_folder, training_identity
-    from components.train.estimate_preflight import check_free_memory
-    from components.train.measurements import check_trained_weights, peak_memory_of_processes, start_memory_peak
-    from components.train.training import train
+    from components.shared.datasets.shard_reader import ShardDataset
+    from components.train.estimate.preflight import check_free_memory
+    from components.train.loop.checkpoints import training_folder, training_identity
+    from components.train.loop.measurements import check_trained_weights, peak_memory_of_processes, start_memory_peak
+    from components.train.loop.training import train
+    from components.train.processes import distributed
 
     distributed.join()
     first, processes = distributed.is_first(), distributed.process_count()
@@ -122,8 +123,8 @@ def _run(config: TrainConfig) -> TrainResult:
 
 def _base(config: TrainConfig) -> dict[str, Any] | None:
     """Return which base was loaded; None where it is not in the hub's cache by its own name, as Unsloth may have it."""
-    from components.shared.base_identity import base_identity
-    from components.shared.base_models import base_model_location
+    from components.shared.models.base_identity import base_identity
+    from components.shared.models.base_models import base_model_location
 
     try:
         return base_identity(config.base_model, base_model_location(config.base_model), config.revision).as_json()
@@ -141,7 +142,7 @@ def _tracked(config: TrainConfig, first: bool) -> AbstractContextManager[Tracked
 @contextmanager
 def _by_the_first(folder: Callable[[], AbstractContextManager[Path]]) -> Iterator[Path]:
     """Yield, in every process, the folder that the first one makes, and keeps or removes."""
-    from components.train import distributed
+    from components.train.processes import distributed
 
     with folder() if distributed.is_first() else nullcontext(Path()) as made:
         yield distributed.from_first(made)
@@ -162,7 +163,7 @@ def _model_facts(trainable: TrainableModel) -> dict[str, Any]:
 
 def _memory_facts(loading: list[dict[str, int | None]], training: list[dict[str, int | None]]) -> dict[str, Any]:
     """Return the highest peaks of all processes; with several, also each one's while training."""
-    from components.train.measurements import highest_peak
+    from components.train.loop.measurements import highest_peak
 
     highest = {"peak_memory_bytes": highest_peak(training), "loading_peak_memory_bytes": highest_peak(loading)}
     return highest | ({"peak_memory_bytes_of_processes": training} if len(training) > 1 else {})
@@ -184,8 +185,8 @@ def _save(trainable: TrainableModel, config: TrainConfig, folder: Path) -> None:
 
 
 def _leave(config: TrainConfig, checkpoints: Path) -> NoReturn:
-    from components.train import distributed
-    from components.train.checkpoints import newest_whole_checkpoint
+    from components.train.loop.checkpoints import newest_whole_checkpoint
+    from components.train.processes import distributed
 
     if distributed.is_first():
         kept = newest_whole_checkpoint(checkpoints) if config.checkpoint_dir else None

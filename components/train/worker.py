@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
-from components.shared.failures import named_failures
-from components.shared.logs import configure_logs
+from components.shared.programs.machine_failures import named_failures
+from components.shared.telemetry.logs import configure_logs
 from components.train.config import TrainConfig
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -23,7 +23,7 @@ def main(folder: Path) -> int:
     # PyTorch takes all cores in each process else. Before it is imported: it reads the variable once.
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
-    from components.train.launch import CONFIG_FILE, error_file
+    from components.train.processes.launch import CONFIG_FILE, error_file
     from components.train.step import run
 
     configure_logs("train")

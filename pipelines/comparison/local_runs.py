@@ -4,18 +4,10 @@ import datetime
 from pathlib import Path
 
 from components.shared.errors import UserError
-from components.shared.step_config import read_config_file
+from components.shared.programs.step_config import read_config_file
 from pipelines.comparison.compared_run import DOCUMENTS, SAMPLES, ComparedRun, check_schema, flattened, read_document
-from pipelines.run_summary import SCHEMA_VERSION, SUMMARY_FILE
-
-_CONFIG_FILE = "config.yaml"
-_FOLDERS = {
-    "prepare": "dataset",
-    "train": "adapter",
-    "evaluate": "evaluation",
-    "gate": "gate",
-    "benchmark": "benchmark",
-}
+from pipelines.local.run_summary import SCHEMA_VERSION, SUMMARY_FILE
+from pipelines.local.runs_folder import CONFIG_FILE, FOLDERS
 
 
 def local_folder(run: str, runs_dir: Path) -> Path | None:
@@ -47,14 +39,14 @@ def read_local_run(folder: Path) -> ComparedRun:
     where = str(folder)
     summary = read_document(folder / SUMMARY_FILE, where)
     check_schema(SUMMARY_FILE, summary, SCHEMA_VERSION, where)
-    paths = {step: folder / _FOLDERS[step] / name for step, name in DOCUMENTS.items()}
-    samples = folder / _FOLDERS["evaluate"] / SAMPLES
+    paths = {step: folder / FOLDERS[step] / name for step, name in DOCUMENTS.items()}
+    samples = folder / FOLDERS["evaluate"] / SAMPLES
     finished = datetime.datetime.fromtimestamp((folder / SUMMARY_FILE).stat().st_mtime, datetime.UTC)
     return ComparedRun(
         name=str(summary["run_id"]),
         where=where,
         finished=f"{finished:%Y-%m-%d %H:%M}",
-        config=flattened(read_config_file(folder / _CONFIG_FILE)),
+        config=flattened(read_config_file(folder / CONFIG_FILE)),
         documents={step: read_document(path, where) for step, path in paths.items() if path.exists()},
         seconds=dict(summary["seconds_per_step"]) | {"total": summary["seconds_total"]},
         samples=samples if samples.is_file() else None,

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.shared.errors import UserError
-from components.shared.statistics import DocumentBootstrap, Interval
+from components.shared.scoring.statistics import DocumentBootstrap, Interval
 
 _RESAMPLES = 1000
 _SEED = 0

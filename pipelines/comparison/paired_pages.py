@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.shared.errors import UserError
-from components.shared.sign_test import SignTest, sign_test
-from components.shared.statistics import TELLING_DOCUMENTS, DocumentBootstrap, Interval
+from components.shared.scoring.sign_test import SignTest, sign_test
+from components.shared.scoring.statistics import TELLING_DOCUMENTS, DocumentBootstrap, Interval
 from pipelines.comparison.compared_run import ComparedRun
 
 RESAMPLES = 10_000

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from components.shared.statistics import Interval
+from components.shared.scoring.statistics import Interval
 from pipelines.comparison.compared_run import ComparedRun
 from pipelines.comparison.loop_intervals import loop_interval
 

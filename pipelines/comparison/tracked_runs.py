@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.shared import mlflow_connection
 from components.shared.errors import UserError
-from components.shared.tracking_runs import PIPELINE_RUN_TAG
+from components.shared.tracking import mlflow_connection
+from components.shared.tracking.tracking_runs import PIPELINE_RUN_TAG
 from pipelines.comparison.compared_run import DOCUMENTS, SAMPLES, ComparedRun, flattened, read_document
-from pipelines.step_sections import FOLDER_FIELDS, SHARED_FIELDS
+from pipelines.settings.step_sections import FOLDER_FIELDS, SHARED_FIELDS
 
 _STEP_TAG = "deepsynth.step"
 _PARENT_TAG = "mlflow.parentRunId"

@@ -45,7 +45,7 @@ def encoders(pages: list[np.ndarray], rounds: int) -> tuple[dict[str, float], di
     import cv2
 
     from components.prepare.output.png import encode_png
-    from components.shared.page_decoding import decode_gray
+    from components.shared.datasets.page_decoding import decode_gray
 
     def pillow(page: np.ndarray, **options: Any) -> bytes:
         stream = io.BytesIO()

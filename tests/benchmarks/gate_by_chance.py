@@ -8,7 +8,7 @@ Both models' error rates on a document are drawn alike around the document's own
 
 import numpy as np
 
-from components.shared.statistics import DocumentBootstrap
+from components.shared.scoring.statistics import DocumentBootstrap
 
 DOCUMENTS = (2, 3, 5, 8, 10, 15, 20, 40)
 EVALUATIONS, RESAMPLES = 4000, 1000

@@ -11,8 +11,8 @@ import jiwer
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from components.evaluate.metric_module import load_metric
-from components.evaluate.metrics import unicode_words
+from components.evaluate.scoring.metric_module import load_metric
+from components.evaluate.scoring.metrics import unicode_words
 
 PAGES, CHARACTERS, ROUGE_PAGES = 1000, 2000, 100
 

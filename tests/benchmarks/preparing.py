@@ -98,7 +98,7 @@ def naive(texts: list[str], folder: Path) -> tuple[float, int, str]:
     import webdataset
     from PIL import Image, ImageDraw, ImageFont
 
-    from components.prepare.rendering.fonts import find_fonts
+    from components.prepare.typesetting.fonts import find_fonts
 
     path = find_fonts(["DejaVuSans.ttf"])[0].path
     started = time.perf_counter()

@@ -26,10 +26,10 @@ from rapidfuzz.distance import Levenshtein
 
 from components.prepare.config import PrepareConfig
 from components.prepare.step import run
+from components.shared.datasets.shard_reader import Sample, ShardDataset
 from components.shared.errors import UserError
-from components.shared.shard_reader import Sample, ShardDataset
-from components.shared.text_normalization import normalizer
-from tests.unit.script_samples import SAMPLES, ScriptSample
+from components.shared.scoring.text_normalization import normalizer
+from tests.fixtures.script_samples import SAMPLES, ScriptSample
 
 FONT_SIZES = [24, 28, 32]
 PAGE_WIDTH = 1024

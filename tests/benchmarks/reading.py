@@ -167,8 +167,8 @@ def speed(items: Iterator[Item], expected: int) -> tuple[float, float]:
 
 def openings(shards: Path, samples: int) -> dict[str, Callable[[], float]]:
     """Return timers, in ms per 1,000 samples, of what happens when a dataset is opened."""
-    from components.shared.shard_index import index_shard
-    from components.shared.shard_reader import ShardDataset
+    from components.shared.datasets.shard_index import index_shard
+    from components.shared.datasets.shard_reader import ShardDataset
 
     paths = sorted(shards.glob("*.tar"))
 

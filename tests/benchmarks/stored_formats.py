@@ -21,8 +21,8 @@ def our_shards(samples: list[tuple[bytes, str]], folder: Path) -> dict[str, Read
 
     from components.prepare.output.page_spool import SpooledPage
     from components.prepare.output.shards import write_shards
-    from components.shared.dataset_manifest import MANIFEST_FILE, manifest_digest
-    from components.shared.shard_reader import Sample, ShardDataset
+    from components.shared.artifacts.dataset_manifest import MANIFEST_FILE, manifest_digest
+    from components.shared.datasets.shard_reader import Sample, ShardDataset
 
     folder.mkdir()
     pages = [SpooledPage(n, n, png, json.dumps({"text": text}).encode()) for n, (png, text) in enumerate(samples)]

@@ -15,8 +15,8 @@ import docker
 import psutil
 import pytest
 
-from components.shared.tiny_models import save_blank_paddleocr_vl
-from pipelines.docker_containers import RUN_LABEL
+from components.shared.tiny_base_recipe.tiny_models import save_blank_paddleocr_vl
+from pipelines.local.docker_containers import RUN_LABEL
 from tests.docker.conftest import TREE, Images
 from tests.docker.ordinary_user import as_user, foreign_files, given_to_user, settings, user_id
 from tests.pipeline.deepsynth_run import tracked_runs, wait_for

@@ -12,8 +12,8 @@ import pytest
 from tests.docker.conftest import Images
 from tests.docker.ordinary_user import UID, given_to_user, user_id
 from tests.docker.test_docker_run import make_place, one_line
-from tests.unit.mlflow_server import free_port
-from tests.unit.refusing_server import refusing_server
+from tests.fixtures.mlflow_server import free_port
+from tests.fixtures.refusing_server import refusing_server
 
 pytestmark = pytest.mark.docker
 

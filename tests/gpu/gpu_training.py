@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from components.shared.tiny_models import save_tiny_deepseek_ocr2
+from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr2
 
 SETTINGS: dict[str, Any] = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-3}
 

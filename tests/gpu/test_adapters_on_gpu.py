@@ -20,13 +20,13 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from components.shared.adapter_loading import load_fine_tuned
-from components.shared.model_families import family_of
-from components.shared.model_loading import load_model, load_processor
+from components.shared.models.adapter_loading import load_fine_tuned
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import load_model, load_processor
 from components.train.backends.standard import StandardBackend
-from components.train.collator import PageCollator
+from components.train.batches.collator import PageCollator
 from components.train.config import TrainConfig
-from components.train.evaluation import held_out_sample
+from components.train.loop.held_out_reading import held_out_sample
 from tests.gpu.gpu_training import base_and_dataset, finished, log_of, settings_of, started, trained
 
 pytestmark = [

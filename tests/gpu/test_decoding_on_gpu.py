@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from components.shared.graphed_decoding import GraphedDecoding
-from components.shared.image_text_inputs import generation_inputs
-from components.shared.model_families import family_of
-from components.shared.model_loading import load_model, load_processor
-from components.shared.shard_reader import ShardDataset
-from components.shared.transcriber import Transcriber
+from components.shared.datasets.shard_reader import ShardDataset
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import load_model, load_processor
+from components.shared.reading.graphed_decoding import GraphedDecoding
+from components.shared.reading.image_text_inputs import generation_inputs
+from components.shared.reading.transcriber import Transcriber
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.evaluate.generation import Transcription, transcribe
-from components.evaluate.pages import EvaluationPages
-from components.shared.model_families import family_of
-from components.shared.model_loading import load_model, load_processor, release_memory
-from components.shared.shard_reader import ShardDataset
-from components.shared.transcriber import Transcriber
+from components.evaluate.readers.generation import Transcription, transcribe
+from components.evaluate.readers.pages import EvaluationPages
+from components.shared.datasets.shard_reader import ShardDataset
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import load_model, load_processor, release_memory
+from components.shared.reading.transcriber import Transcriber
 
 pytestmark = [
     pytest.mark.gpu,

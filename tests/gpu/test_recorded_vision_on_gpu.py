@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from components.shared.model_loading import load_model
-from components.shared.sam_attention import fold_position_biases
-from components.shared.tiny_models import save_tiny_deepseek_ocr2
-from components.train.recorded_vision import recorded
+from components.shared.models.model_loading import load_model
+from components.shared.reading.sam_attention import fold_position_biases
+from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr2
+from components.train.vision.recorded_vision import recorded
 
 pytestmark = [
     pytest.mark.gpu,

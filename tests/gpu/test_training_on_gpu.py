@@ -73,7 +73,7 @@ def probed(made: Path, folder: Path, backend: str, cap_gib: float) -> dict[str, 
     settings |= {"result_file": str(folder / "probes.json"), "generation_tokens": 8, "generation_batch_size": 2}
     file = folder / "probe.json"
     file.write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "components.train.probe", "--config", str(file)]
+    command = [sys.executable, "-m", "components.train.probes.probe", "--config", str(file)]
     answer = subprocess.run(command, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr[-3000:]
     return json.loads((folder / "probes.json").read_text())

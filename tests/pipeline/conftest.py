@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.tiny_models import save_blank_paddleocr_vl
+from components.shared.tiny_base_recipe.tiny_models import save_blank_paddleocr_vl
 
 
 @pytest.fixture(scope="session")

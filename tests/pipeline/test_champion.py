@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from components.shared import model_registry
 from components.shared.errors import UserError
-from pipelines.resolution import resolve
+from components.shared.tracking import model_registry
+from pipelines.task_side.resolution import resolve
 from tests.pipeline.deepsynth_run import DEEPSYNTH, command, finish
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from kfp.components import load_component_from_file
 
-from pipelines.task_titles import TASK_TITLES
+from pipelines.definition.task_titles import TASK_TITLES
 
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 IMAGE = "registry.example/deepsynth-pipelines-python:1.2.3-abc"
@@ -203,7 +203,7 @@ def test_partitions_are_a_parallel_for_and_a_merge_of_what_it_collects(in_partit
 
 
 def test_the_tasks_of_the_loop_get_no_other_tasks_parameter(in_partitions: tuple[dict, dict]) -> None:
-    # KFP 2.17's local runner would replace each by the loop's item; see pipelines/partition_tasks.py.
+    # KFP 2.17's local runner would replace each by the loop's item; see pipelines/task_side/partition_tasks.py.
     _, task, body = the_loop(in_partitions[0])
     assert set(task["inputs"]["artifacts"]) == set(body["inputDefinitions"]["artifacts"])
     inputs = body["dag"]["tasks"]["draw-pages"]["inputs"]["parameters"]

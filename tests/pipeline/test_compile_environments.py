@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.environment import Environment, code_tag, read_environment
-from tests.unit.kfp_api_server import check_package
+from pipelines.definition.environment import Environment, code_tag, read_environment
+from tests.fixtures.kfp_api_server import check_package
 
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 ENVIRONMENTS = Path(__file__).parents[2] / "manifests" / "environments"

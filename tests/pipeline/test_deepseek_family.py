@@ -22,11 +22,11 @@ from components.export.step import ExportResult
 from components.export.step import run as export
 from components.prepare.config import PrepareConfig
 from components.prepare.step import run as prepare
-from components.shared.adapter_loading import load_fine_tuned
-from components.shared.model_families import family_of
-from components.shared.model_loading import load_model, load_processor
-from components.shared.shard_reader import ShardDataset
-from components.shared.tiny_models import MODELS, main, save_tiny_deepseek_ocr2
+from components.shared.datasets.shard_reader import ShardDataset
+from components.shared.models.adapter_loading import load_fine_tuned
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import load_model, load_processor
+from components.shared.tiny_base_recipe.tiny_models import MODELS, main, save_tiny_deepseek_ocr2
 from components.train.backends.adapter import target_module_names
 from components.train.config import TrainConfig
 from components.train.step import TrainResult

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from components.shared.errors import UserError
-from pipelines.resolution import resolve
+from pipelines.task_side.resolution import resolve
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from components.prepare.config import PrepareConfig
 from components.prepare.stages import assemble, draw, select
 from components.prepare.step import run
 from components.shared.errors import UserError
-from pipelines.artifact_metadata import partition_folders
-from pipelines.config import pipeline_config
-from pipelines.resolution import resolve
+from pipelines.settings.pipeline_config import pipeline_config
+from pipelines.task_side.artifact_metadata import partition_folders
+from pipelines.task_side.resolution import resolve
 from tests.pipeline.deepsynth_run import command, finish, finish_well, started, tasks_of, tracked_runs
 
 SETTINGS = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.training_fixture import base_and_dataset, boats
+from tests.fixtures.training_fixture import base_and_dataset, boats
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def train_task(made: Path, settings: dict[str, Any], output: Path, checkpoints: 
     """Start the component's function with the artifacts that KFP would hand to it, in a process of its own."""
     program = f"""
         from kfp import dsl
-        from pipelines import components
+        from pipelines.definition import tasks as components
         components.train.python_func(
             config={json.dumps(settings)!r},
             base_digest="of the test",

@@ -11,9 +11,9 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from components.shared import model_registry
 from components.shared.errors import UserError
-from pipelines.resolution import TRAIN, UNCHANGED, StepSettings, resolve, say_decision
+from components.shared.tracking import model_registry
+from pipelines.task_side.resolution import TRAIN, UNCHANGED, StepSettings, resolve, say_decision
 
 RUN_ID = "0b9b6b0c-4f0f-4ac5-9c58-1f1e35b4e7a1"
 
@@ -77,7 +77,7 @@ def pipeline_run(folder: Path, **parameters: object) -> subprocess.CompletedProc
     program = f"""
         from pathlib import Path
         from kfp import local
-        from pipelines.local_compilation import compiled_without_unset_parameters
+        from pipelines.local.local_compilation import compiled_without_unset_parameters
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root={str(folder / "root")!r})
         compiled_without_unset_parameters(Path({str(folder / "pipeline.yaml")!r}), 1)(**{parameters!r})
     """

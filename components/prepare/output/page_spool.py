@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from components.shared.dataset_manifest import Split
+from components.shared.artifacts.dataset_manifest import Split
 from components.shared.errors import UserError
 
 INDEX_FILE = "index.bin"

@@ -14,9 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from components.prepare.output.drop_reasons import dropped_kind, explain_drop
-from components.shared.dataset_manifest import DatasetManifest
-from components.shared.page_decoding import decode_gray
-from components.shared.shard_reader import Sample, ShardDataset
+from components.shared.artifacts.dataset_manifest import DatasetManifest
+from components.shared.datasets.page_decoding import decode_gray
+from components.shared.datasets.shard_reader import Sample, ShardDataset
 
 PREVIEW_FILE = "preview.html"
 PAGES_PER_SPLIT = 24

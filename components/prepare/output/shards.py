@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from components.prepare.output.page_spool import SpooledPage
-from components.shared.dataset_manifest import Shard, Split, SplitIndex
+from components.shared.artifacts.dataset_manifest import Shard, Split, SplitIndex
 
 
 def _empty_header() -> bytes:

@@ -1,1 +1,1 @@
-"""From a document to pages: text engines, page composition, looks, augmentation."""
+"""From a document to pages: composition, looks, augmentation, pictures taken as they are."""

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from components.shared.step_config import StepConfig
+from components.shared.programs.step_config import StepConfig
 
 # The limits keep what is labelled readable: beyond them a person cannot read the page either.
 Angle = Annotated[float, Field(ge=-20, le=20, allow_inf_nan=False)]

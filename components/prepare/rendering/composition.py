@@ -7,7 +7,7 @@ from itertools import islice
 
 from components.prepare.rendering.page_look import PageLook
 from components.prepare.rendering.paragraphs import FlowLine, Paragraph, flow
-from components.prepare.rendering.text_engine import CannotBeSetError, PlacedLine, TextEngine, TextStyle
+from components.prepare.typesetting.text_engine import CannotBeSetError, PlacedLine, TextEngine, TextStyle
 
 _GUTTER = 1.5
 """Space between two columns, in multiples of the font size."""

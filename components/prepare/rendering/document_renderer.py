@@ -14,16 +14,16 @@ from components.prepare.config import PrepareConfig
 from components.prepare.output.png import encode_image
 from components.prepare.rendering.augmentation import augment
 from components.prepare.rendering.composition import ComposedPage, compose
-from components.prepare.rendering.engine_choice import choose_engine
-from components.prepare.rendering.fonts import FontFace
 from components.prepare.rendering.page_drawing import draw_page
 from components.prepare.rendering.page_look import PageLook, page_look
 from components.prepare.rendering.page_pictures import PageError, load_page
 from components.prepare.rendering.paragraphs import Paragraph, cut_behind, is_end, split_paragraphs
-from components.prepare.rendering.text_engine import CannotBeSetError
 from components.prepare.selection.selected_document import SelectedDocument
 from components.prepare.sources.document import PagePicture
-from components.shared.dataset_manifest import Split
+from components.prepare.typesetting.engine_choice import choose_engine
+from components.prepare.typesetting.fonts import FontFace
+from components.prepare.typesetting.text_engine import CannotBeSetError
+from components.shared.artifacts.dataset_manifest import Split
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import numpy as np
 
 from components.prepare.rendering.composition import ComposedPage
 from components.prepare.rendering.page_look import PageLook
-from components.prepare.rendering.text_engine import CannotBeSetError, PlacedLine, TextEngine
+from components.prepare.typesetting.text_engine import CannotBeSetError, PlacedLine, TextEngine
 
 _RIM = 8
 """Pixels around the page on which ink is looked for: the page's edge would clip it."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from components.prepare.sources.document import PagePicture
 from components.prepare.sources.pdf import open_pdf
-from components.shared.standalone_inference import gray_page
+from components.shared.models.standalone_inference import gray_page
 
 MAX_PIXELS = 64_000_000
 """An A4 page at 600 dpi has 35 million pixels."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from components.prepare.rendering.text_engine import Line, TextEngine, TextStyle, is_right_to_left
+from components.prepare.typesetting.text_engine import Line, TextEngine, TextStyle, is_right_to_left
 
 
 @dataclass(frozen=True)

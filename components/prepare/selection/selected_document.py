@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from components.prepare.sources.document import PagePicture
-from components.shared.dataset_manifest import Split
+from components.shared.artifacts.dataset_manifest import Split
 
 
 @dataclass(frozen=True)

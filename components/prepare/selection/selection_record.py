@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from components.prepare.selection.document_store import read_documents
 from components.prepare.selection.selected_document import SelectedDocument
-from components.shared.dataset_manifest import Split
+from components.shared.artifacts.dataset_manifest import Split
 from components.shared.errors import UserError
 
 SELECTION_FILE = "selection.json"

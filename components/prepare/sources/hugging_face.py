@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from components.prepare.source_settings import SourceSettings
 from components.prepare.sources.document import Document
 from components.prepare.sources.rows import check_columns, document_of_row, named_columns
+from components.shared.digests import sha256_json
 from components.shared.errors import UserError
-from components.shared.hub import hub_is_reachable, named_refusals
-from components.shared.lineage import sha256_json
+from components.shared.models.hub import hub_is_reachable, named_refusals
 
 
 def read_hugging_face(name: str, settings: SourceSettings) -> Iterator[Document]:

@@ -15,8 +15,8 @@ from components.prepare.sources.files import READERS, read_file
 from components.prepare.sources.hugging_face import hugging_face_digest, read_hugging_face
 from components.prepare.sources.images import IMAGE_SUFFIXES, read_image, text_beside
 from components.prepare.sources.python_docs import python_docs_digest, read_python_docs
+from components.shared.digests import sha256_file
 from components.shared.errors import UserError
-from components.shared.lineage import sha256_file
 
 PYTHON_DOCS = "python-docs"
 HUB_PREFIX = "hf:"

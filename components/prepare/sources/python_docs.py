@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from components.prepare.sources.document import Document
-from components.shared.lineage import sha256_json
+from components.shared.digests import sha256_json
 
 # Underlines of headings and borders of tables, e.g. "*****" and "+-----+-----+": drawings, not text.
 _RULE = re.compile(r"[\s|+]*[-=*~^]{4,}[-=*~^+|\s]*")

@@ -26,7 +26,7 @@ stage() { # name, base, steps, highest learning rate, seed
     --peft none --max_steps "$3" --per_device_train_batch_size 64 --learning_rate "$4" --seed "$5" \
     --warmup_ratio 0.03 --weight_decay 0.01 --num_train_epochs 100 --logging_steps 20 --dataloader_num_workers 10
 }
-python -m components.shared.tiny_models paddleocr_vl "$work/blank"
+python -m components.shared.tiny_base_recipe.tiny_models paddleocr_vl "$work/blank"
 stage stage1 "$work/blank" 6900 1e-3 0
 stage stage2 "$work/stage1" 4000 1e-3 1
 stage stage3 "$work/stage2" 1150 6e-4 2

@@ -8,7 +8,8 @@ from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
 from components.shared.errors import UserError
-from components.shared.model_families import ModelFamily
+from components.shared.models.model_families import ModelFamily
+from components.train.backends.experts import expert_weights, fused_experts
 from components.train.backends.protocol import AdapterStart
 from components.train.config import TrainConfig
 
@@ -73,21 +74,6 @@ def target_expert_names(config: TrainConfig, model: PreTrainedModel) -> list[str
     if not names:
         raise UserError("the model has no fused expert weights", where="adapt_experts", mend="leave it off")
     return names
-
-
-def fused_experts(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    """Return name and module of each mixture of experts whose weights are stacked in one tensor per projection."""
-    return [(name, module) for name, module in model.named_modules() if expert_weights(module)]
-
-
-def expert_weights(module: torch.nn.Module) -> list[str]:
-    """Return the names of a module's own parameters of shape (experts, outputs, inputs)."""
-    experts = getattr(module, "num_experts", None)
-    return [
-        name
-        for name, weight in module.named_parameters(recurse=False)
-        if experts is not None and weight.dim() == 3 and weight.shape[0] == experts
-    ]
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from components.shared.errors import UserError
-from components.shared.model_loading import load_model
+from components.shared.models.model_loading import load_model
 from components.train.backends.protocol import AdapterStart
 from components.train.config import TrainConfig
 

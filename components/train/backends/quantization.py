@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.utils import parametrize
 
-from components.train.backends.adapter import expert_weights, fused_experts
+from components.train.backends.experts import expert_weights, fused_experts
 from components.train.config import TrainConfig
 
 # 4-bit block sizes of bitsandbytes' own layers; 8-bit of its optimizers.

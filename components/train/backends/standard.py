@@ -9,9 +9,10 @@ from peft import get_peft_model, prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from components.shared.errors import UserError
-from components.shared.model_families import family_of
-from components.shared.model_loading import default_device, default_dtype, load_model, load_processor
-from components.train.backends.adapter import fused_experts, lora_config, start_adapter
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import default_device, default_dtype, load_model, load_processor
+from components.train.backends.adapter import lora_config, start_adapter
+from components.train.backends.experts import fused_experts
 from components.train.backends.protocol import AdapterStart, TrainableModel
 from components.train.backends.quantization import packed_bits, quantize_experts, weight_formats
 from components.train.config import TrainConfig

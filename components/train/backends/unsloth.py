@@ -5,8 +5,8 @@ import unsloth  # isort: skip
 from typing import Any, Literal
 
 from components.shared.errors import UserError
-from components.shared.model_families import family_of
-from components.shared.model_loading import base_model_location, default_device, load_processor
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import base_model_location, default_device, load_processor
 from components.train.backends.adapter import start_adapter, target_expert_names, target_module_names
 from components.train.backends.protocol import TrainableModel
 from components.train.backends.standard import compute_dtype, model_details

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from components.evaluate.generation import transcribe
-from components.evaluate.pages import EvaluationPages
-from components.evaluate.report_json import device_name
-from components.shared.lineage import software_versions
-from components.shared.model_families import family_of
-from components.shared.model_loading import default_device, default_dtype, load_model, load_processor
-from components.shared.shard_reader import ShardDataset
-from components.shared.transcriber import Transcriber
+from components.evaluate.readers.generation import transcribe
+from components.evaluate.readers.pages import EvaluationPages
+from components.evaluate.report.report_json import device_name
+from components.shared.versions import software_versions
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import default_device, default_dtype, load_model, load_processor
+from components.shared.datasets.shard_reader import ShardDataset
+from components.shared.reading.transcriber import Transcriber
 
 
 @dataclass(frozen=True)

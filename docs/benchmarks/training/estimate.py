@@ -15,7 +15,7 @@ from typing import Any
 
 from components.benchmark.full_size_model import save_without_weights
 from components.train.config import TrainConfig
-from components.train.memory_estimate import Pages, estimate_memory
+from components.train.estimate.memory_estimate import Pages, estimate_memory
 
 FOLDER = Path(__file__).parent
 GIB = 2**30

@@ -1,0 +1,47 @@
+"""The registry's champion as one more reader of the same pages."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.shared.digests import sha256_folder
+from components.shared.errors import UserError
+from components.shared.models.adapter_loading import adapter_kind, check_base_of_adapter, check_fine_tuned_weights
+from components.shared.tracking.model_registry import RegisteredAdapter, champion_of, download
+
+_MEND = "give the alias champion to a version that this base can carry, or name another registered model"
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version that bears the alias ``champion``, and where its files lie now."""
+
+    registered: RegisteredAdapter
+    folder: Path
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "registered_model": self.registered.name,
+            "version": self.registered.version,
+            "kind": adapter_kind(self.folder),
+            "sha256": sha256_folder(self.folder),
+        }
+
+
+def fetch_champion(name: str, base_model: str, revision: str | None, folder: Path) -> Champion | None:
+    """Download the champion of ``name`` into ``folder``; None where no version has the alias yet.
+
+    Raises:
+        UserError: the registry is down, the version's files are gone, or they are cut, not finite, or another
+            base's. Without the champion's row an adapter that reads worse could take its place.
+    """
+    registered = champion_of(name)
+    if registered is None:
+        return None
+    download(registered, folder)
+    try:
+        check_base_of_adapter(base_model, revision, folder)
+        check_fine_tuned_weights(folder)
+    except UserError as error:
+        raise UserError(f"the champion cannot be read: {error.problem}", where=str(registered), mend=_MEND) from error
+    return Champion(registered, folder)

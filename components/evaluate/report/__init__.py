@@ -1,0 +1,1 @@
+"""Figures written for people and programs."""

@@ -1,0 +1,152 @@
+"""``report.html``: the figures, the distribution of errors, and the pages behind them, in one file without scripts."""
+
+import base64
+import io
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from components.evaluate.readers.pages import EvaluationPages
+from components.evaluate.report.cer_plot import COLOURS, cer_plot
+from components.evaluate.report.character_diff import Run, character_diff
+from components.evaluate.scoring.scores import ModelScores
+from components.shared.datasets.shard_reader import Sample
+from components.shared.scoring.statistics import TELLING_DOCUMENTS
+
+_BEST_PAGES = 3
+_LOOPING_PAGES = 3
+_LISTED_VALUES = 20
+"""Rows of a breakdown; of more fonts than that the ones with the most pages."""
+_TRAIT_NAMES = {"lang": "language", "task": "task", "font": "font", "resolution": "resolution"}
+_WIDEST_PICTURE = 900  # pixels; twice what a phone shows
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One model's reading of a page, with the difference to the normalised label."""
+
+    model: str
+    cer: float
+    runs: list[Run]
+    remarks: list[str]
+
+
+@dataclass(frozen=True)
+class ShownPage:
+    """A page as the report shows it."""
+
+    key: str
+    source_id: str
+    page: int
+    picture: str | None
+    label: str
+    direction: Literal["ltr", "rtl"]
+    readings: list[Reading]
+
+
+def write_html(
+    path: Path, report: dict[str, Any], models: Sequence[ModelScores], pages: EvaluationPages, worst_pages: int
+) -> None:
+    """Write the report; the pages it shows are those of the adapter, or of the base where it is alone.
+
+    A page of a repetition loop that is among the worst is not shown twice.
+    """
+    judged = next((scores for scores in models if scores.name == "adapter"), models[0])
+    order = sorted(range(len(pages)), key=lambda position: (-judged.pages[position].characters.rate, position))
+    worst = order[:worst_pages]
+    best = order[len(worst) :][::-1][:_BEST_PAGES]
+    loops = [position for position in order[len(worst) :] if judged.pages[position].loop and position not in best]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["percent"] = percent
+    environment.filters["chance"] = chance
+    text = environment.get_template("report.html.jinja").render(
+        report=report,
+        judged=judged.name,
+        with_bertscore=report["rows"][0]["bertscore"] is not None,
+        colours=COLOURS,
+        telling_documents=TELLING_DOCUMENTS,
+        # matplotlib's own output, drawn from numbers and our model names only: nothing in it comes from a page.
+        plot=Markup(cer_plot({scores.name: [page.characters.rate for page in scores.pages] for scores in models})),
+        breakdowns=[
+            (_TRAIT_NAMES[trait], values[:_LISTED_VALUES], len(values))
+            for trait, values in report["breakdowns"].items()
+            if len(values) > 1
+        ],
+        groups=[
+            ("Worst pages", [_shown(position, models, pages) for position in worst]),
+            ("More repetition loops", [_shown(position, models, pages) for position in loops[:_LOOPING_PAGES]]),
+            ("Best pages", [_shown(position, models, pages) for position in best]),
+        ],
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def percent(rate: float | None) -> str:
+    r"""Return a rate as percent with as many places as it needs to be told apart from 0.
+
+    >>> percent(0.1234), percent(-0.00123), percent(None)
+    ('12.3\xa0%', '-0.12\xa0%', '–')
+    """
+    if rate is None:
+        return "–"
+    return f"{100 * rate:.{2 if 0 < abs(rate) < 0.1 else 1}f}\N{NO-BREAK SPACE}%"
+
+
+def chance(p_value: float) -> str:
+    """Return a p-value with two significant digits.
+
+    >>> chance(0.0412), chance(1.0), chance(3e-9)
+    ('0.041', '1', 'below 0.0001')
+    """
+    return "below 0.0001" if p_value < 1e-4 else f"{p_value:.2g}"
+
+
+def direction_of(text: str) -> Literal["ltr", "rtl"]:
+    """Return the direction of the first letter that has one (rule P2 of Unicode's bidirectional algorithm).
+
+    >>> direction_of("1. اللغة (Arabic)"), direction_of("a ا"), direction_of("12")
+    ('rtl', 'ltr', 'ltr')
+    """
+    strong = (unicodedata.bidirectional(character) for character in text)
+    first = next((kind for kind in strong if kind in ("L", "R", "AL")), "L")
+    return "ltr" if first == "L" else "rtl"
+
+
+def _shown(position: int, models: Sequence[ModelScores], pages: EvaluationPages) -> ShownPage:
+    label = models[0].pages[position].label
+    readings = []
+    for scores in models:
+        score = scores.pages[position]
+        remarks = [
+            text
+            for text, holds in (
+                ("repetition loop", score.loop),
+                ("cut off at max_new_tokens", score.prediction.truncated),
+            )
+            if holds
+        ]
+        if score.prediction.error:
+            remarks.append(f"failed: {score.prediction.error}")
+        runs = character_diff(label.normalised, score.normalised)
+        readings.append(Reading(scores.name, score.characters.rate, runs, remarks))
+    picture = _picture(pages[position])
+    return ShownPage(label.key, label.source_id, label.page, picture, label.text, direction_of(label.text), readings)
+
+
+def _picture(page: Sample) -> str | None:
+    """Return the page as a data address, made smaller where it is wider than the report; None if it is no picture."""
+    try:
+        image = page.image.copy()  # the page keeps its own as it is
+    except OSError:
+        return None
+    image.thumbnail((_WIDEST_PICTURE, 4 * _WIDEST_PICTURE))
+    stream = io.BytesIO()
+    image.save(stream, format="WEBP", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,134 @@
+"""What ``deepsynth verify`` needs to find in a ``lineage.json``."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.export.lineage.package_files import parsed_json
+from components.export.package.package_layout import LINEAGE_FILE
+from components.shared.errors import UserError
+
+SCHEMA_VERSION: Literal[2] = 2
+
+
+class _Link(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class ShardLink(_Link):
+    """One tar file of the dataset."""
+
+    file: str
+    sha256: str
+
+
+class DatasetLink(_Link):
+    """The dataset that the evaluation read, and from which the adapter was trained where ``on_this_dataset``."""
+
+    digest: str
+    source_digest: str | None = None
+    manifest_sha256: str
+    shards: dict[str, list[ShardLink]]
+
+
+class BaseLink(_Link):
+    """The base model; ``sha256`` is of its folder's files, None for one that is named by its revision alone."""
+
+    base_model: str
+    revision: str | None
+    sha256: str | None
+
+
+class TrainingLink(_Link):
+    """The run that made the adapter; ``sha256`` is that of its ``training.json``."""
+
+    dataset_digest: str
+    on_this_dataset: bool
+    config: dict[str, Any]
+    seed: int
+    steps: int
+    sha256: str
+
+
+class AdapterLink(_Link):
+    """The train step's folder.
+
+    Attributes:
+        sha256: over ``files``, the digest by which evaluation and gate name the adapter.
+        files: relative path -> sha256, in the order that ``sha256`` counts.
+        before_packing: values of ``adapter_config.json`` that the package has otherwise.
+    """
+
+    kind: Literal["adapter", "model"]
+    sha256: str
+    files: dict[str, str]
+    before_packing: dict[str, Any] | None
+
+
+class EvaluationLink(_Link):
+    """The evaluate step's folder."""
+
+    dataset_digest: str
+    rows: list[Any]
+    report_sha256: str
+    samples_sha256: str
+
+
+class GateLink(_Link):
+    """What the gate decided about this adapter on this evaluation."""
+
+    promoted: bool
+    reference: str
+    reference_model: dict[str, str | int | None]
+    tags: dict[str, str]
+    verdict_sha256: str
+
+
+class MergedLink(_Link):
+    """The merged weights' folder beside the package."""
+
+    sha256: str
+
+
+class ArchiveLink(_Link):
+    """The package itself; only the ``lineage.json`` beside it can say this."""
+
+    file: str
+    sha256: str
+
+
+class Lineage(_Link):
+    """The links from shards to package; further keys are for readers."""
+
+    schema_version: Literal[2]
+    name: str
+    dataset: DatasetLink
+    base_model: BaseLink
+    training: TrainingLink
+    adapter: AdapterLink
+    evaluation: EvaluationLink
+    package: dict[str, str]
+    gate: GateLink | None
+    pipeline_run_id: str | None
+    merged: MergedLink | None
+    versions: dict[str, str]
+    archive: ArchiveLink | None = None
+
+
+def parsed_lineage(content: bytes, where: str) -> Lineage:
+    """Return the lineage in a file's ``content``.
+
+    Raises:
+        UserError: it is not JSON, or lacks a link.
+    """
+    try:
+        return Lineage.model_validate(parsed_json(content))
+    except (ValidationError, ValueError, RecursionError) as error:
+        problem = str(error).splitlines()[0]
+        if isinstance(error, ValidationError):
+            problem = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors()[:5])
+        raise UserError(
+            f"{LINEAGE_FILE} is not one that this version writes ({problem})",
+            where=where,
+            mend="export again, or verify with the version that made the package",
+        ) from error

@@ -1,0 +1,1 @@
+"""The package: what goes in, how it is made and tried."""

@@ -1,0 +1,208 @@
+"""What a package is made from: adapter, dataset and evaluation, read and checked to belong together."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from transformers import ProcessorMixin
+
+from components.export.config import ExportConfig
+from components.export.package.package_layout import REPORT_FILE, SAMPLES_FILE, TRAINING_FILE
+from components.shared.artifacts.dataset_manifest import DatasetManifest, read_manifest
+from components.shared.artifacts.gate_verdict import VERDICT_FILE, GateVerdict, differences_from_report, read_verdict
+from components.shared.digests import sha256_folder
+from components.shared.errors import UserError
+from components.shared.models.adapter_loading import (
+    AdapterKind,
+    adapter_kind,
+    check_base_of_adapter,
+    check_fine_tuned_weights,
+)
+from components.shared.models.base_identity import BaseIdentity, base_identity
+from components.shared.models.base_models import TINY_BASE, base_model_location
+from components.shared.models.model_families import ModelFamily, family_of
+from components.shared.models.model_loading import model_type_of
+from components.shared.reading.image_settings import ImageSettings, with_image_settings
+
+_LARGEST_BASE_BY_DEFAULT = 100_000_000  # bytes
+
+_TRAINING_KEYS = ("dataset_digest", "config", "seed", "steps", "losses", "versions")
+_REPORT_KEYS = ("dataset", "models", "rows", "normalization", "config", "device")
+
+
+@dataclass(frozen=True)
+class PackageSources:
+    """Everything that export reads."""
+
+    kind: AdapterKind
+    adapter_sha256: str
+    base_location: str
+    base_name: str
+    """The hub id, the folder's own name, or ``tiny-base``."""
+    base_is_folder: bool
+    base: BaseIdentity
+    include_base: bool
+    manifest: DatasetManifest
+    training: dict[str, Any]
+    report: dict[str, Any]
+    predictions: list[dict[str, Any]]
+    """The adapter's rows of samples.parquet."""
+    base_texts: dict[str, str]
+    """What the base wrote on the pages, by their keys."""
+    verdict: GateVerdict | None
+    name: str
+    evaluated_tokens: int
+    """The longest answer that the evaluation allowed."""
+    packaged_tokens: int
+    """The longest answer that the packaged script allows."""
+
+    @property
+    def trained_on_this_dataset(self) -> bool:
+        return bool(self.training["dataset_digest"] == self.manifest.digest)
+
+
+def read_sources(config: ExportConfig) -> PackageSources:
+    """Read the inputs and check that the evaluation is of this adapter and this dataset.
+
+    Raises:
+        UserError: an input is missing or unreadable, weights are cut, NaN or infinite, or they do not belong together.
+    """
+    kind = adapter_kind(config.adapter_dir)
+    check_base_of_adapter(config.base_model, config.revision, config.adapter_dir)
+    check_fine_tuned_weights(config.adapter_dir)
+    if config.merge and kind == "model":
+        raise UserError(
+            "there is no adapter to merge: the folder holds a whole model", where="merge", mend="leave merge off"
+        )
+    training = _read_json(
+        config.adapter_dir / TRAINING_FILE, _TRAINING_KEYS, "point adapter_dir at a folder that the train step made"
+    )
+    report = _read_json(
+        config.evaluation_dir / REPORT_FILE, _REPORT_KEYS, "point evaluation_dir at the evaluate step's output"
+    )
+    manifest = read_manifest(config.dataset_dir)
+    adapter_sha256 = sha256_folder(config.adapter_dir)
+    _check_evaluation(config, report, manifest, adapter_sha256)
+    evaluated_tokens = _evaluated_tokens(config, report)
+    location = base_model_location(config.base_model)
+    base_name = _base_name(config.base_model, location)
+    predictions, base_texts = _read_predictions(config.evaluation_dir / SAMPLES_FILE)
+    return PackageSources(
+        kind=kind,
+        adapter_sha256=adapter_sha256,
+        base_location=location,
+        base_name=base_name,
+        base_is_folder=Path(location).is_dir(),
+        base=base_identity(base_name, location, config.revision),
+        include_base=kind == "adapter" and _include_base(config, location),
+        manifest=manifest,
+        training=training,
+        report=report,
+        predictions=predictions,
+        base_texts=base_texts,
+        verdict=_read_verdict(config.gate_dir, adapter_sha256, report),
+        name=config.model_name or _package_name(base_name, kind, adapter_sha256),
+        evaluated_tokens=evaluated_tokens,
+        packaged_tokens=config.max_new_tokens or evaluated_tokens,
+    )
+
+
+def evaluated_family(config: ExportConfig, sources: PackageSources, processor: ProcessorMixin) -> ModelFamily:
+    """Return the model's family with the evaluation's image settings, which ``processor`` gets too."""
+    family = family_of(model_type_of(config.base_model, config.revision, config.trust_remote_code))
+    return with_image_settings(ImageSettings.of(sources.report["config"]), processor, family)
+
+
+def _check_evaluation(
+    config: ExportConfig, report: dict[str, Any], manifest: DatasetManifest, adapter_sha256: str
+) -> None:
+    where = str(config.evaluation_dir / REPORT_FILE)
+    evaluated = report["models"].get("adapter")
+    if evaluated is None:
+        raise UserError("the evaluation has no adapter", where=where, mend="evaluate with adapter_dir")
+    if evaluated["sha256"] != adapter_sha256:
+        raise UserError(
+            "the evaluation is of another adapter than adapter_dir (the sha256 differ)",
+            where=where,
+            mend="evaluate this adapter",
+        )
+    if report["dataset"]["digest"] != manifest.digest:
+        raise UserError(
+            "the evaluation read another dataset than dataset_dir (the digests differ)",
+            where=where,
+            mend="give the dataset_dir that was evaluated",
+        )
+
+
+def _evaluated_tokens(config: ExportConfig, report: dict[str, Any]) -> int:
+    try:
+        return int(report["config"]["max_new_tokens"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            "lacks config.max_new_tokens", where=str(config.evaluation_dir / REPORT_FILE), mend="evaluate again"
+        ) from error
+
+
+def _read_verdict(gate_dir: Path | None, adapter_sha256: str, report: dict[str, Any]) -> GateVerdict | None:
+    if gate_dir is None:
+        return None
+    verdict = read_verdict(gate_dir)
+    where, mend = str(gate_dir / VERDICT_FILE), "run the gate on this evaluation"
+    if (verdict.adapter_sha256, verdict.dataset_digest) != (adapter_sha256, report["dataset"]["digest"]):
+        problem = "the verdict is of another adapter, or of another dataset (the digests differ)"
+        raise UserError(problem, where=where, mend=mend)
+    others = differences_from_report(verdict.model_dump(), report["rows"])
+    if verdict.normalization != report["normalization"]:
+        others.append(f"its texts are compared as {verdict.normalization}, the report's as {report['normalization']}")
+    if others:
+        raise UserError(f"the verdict is of another evaluation: {', '.join(others)}", where=where, mend=mend)
+    return verdict
+
+
+def _include_base(config: ExportConfig, location: str) -> bool:
+    if config.include_base_model is not None:
+        return config.include_base_model
+    folder = Path(location)
+    return folder.is_dir() and folder_bytes(folder) <= _LARGEST_BASE_BY_DEFAULT
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files below ``folder``."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _base_name(base_model: str, location: str) -> str:
+    return Path(location).name if base_model != TINY_BASE and Path(location).is_dir() else base_model
+
+
+def _package_name(base_name: str, kind: AdapterKind, adapter_sha256: str) -> str:
+    stem = base_name.rpartition("/")[2]
+    safe = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in stem)
+    return f"{safe.strip('._-') or 'model'}-{'adapter' if kind == 'adapter' else 'tuned'}-{adapter_sha256[:8]}"
+
+
+def _read_json(path: Path, keys: tuple[str, ...], mend: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=str(path), mend=mend) from error
+    except ValueError as error:
+        raise UserError(f"not valid JSON ({error})", where=str(path), mend=mend) from error
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"lacks {', '.join(missing)}", where=str(path), mend=mend)
+    return dict(content)
+
+
+def _read_predictions(path: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    mend = "point evaluation_dir at the evaluate step's output"
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read ({error})", where=str(path), mend=mend) from error
+    predictions = [row for row in rows if row["model"] == "adapter"]
+    if not predictions:
+        raise UserError("holds no predictions of the adapter", where=str(path), mend=mend)
+    return predictions, {row["key"]: row["prediction"] or "" for row in rows if row["model"] == "base"}

@@ -1,0 +1,98 @@
+"""The adapter's matrices added into the base's weights, and the check that the result reads alike."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from components.export.config import ExportConfig
+from components.export.package.held_out_pages import CheckedPages
+from components.export.package.inputs import PackageSources, evaluated_family
+from components.export.package.verification import PackageVerificationError, fine_tuned_transcriber
+from components.shared.digests import sha256_folder
+from components.shared.models.adapter_loading import load_fine_tuned, load_fine_tuned_processor
+from components.shared.models.model_loading import (
+    default_device,
+    default_dtype,
+    load_model,
+    load_processor,
+    release_memory,
+)
+from components.shared.reading.transcriber import Transcriber
+from components.shared.scoring.text_normalization import normalizer
+
+MERGED_DTYPE = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class MergeCheck:
+    """Which pages the merged weights read exactly as the adapter does, and the digest of their folder."""
+
+    pages: list[str]
+    normalization: str
+    dtype: str
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def write_merged(config: ExportConfig, sources: PackageSources, checked: CheckedPages, folder: Path) -> MergeCheck:
+    """Write the merged model with its processor to ``folder`` and compare its readings with the adapter's.
+
+    Raises:
+        PackageVerificationError: a page reads otherwise; merging rounds every weight to bfloat16 once more.
+    """
+    by_adapter = _readings(fine_tuned_transcriber(config, sources, sources.evaluated_tokens), checked)
+    release_memory()
+    _merge(config, folder)
+    release_memory()
+    by_merged = _readings(_merged_transcriber(config, sources, folder), checked)
+    release_memory()
+    normalise = normalizer(sources.report["normalization"])
+    differing = [
+        page.key
+        for page, one, other in zip(checked.pages, by_adapter, by_merged, strict=True)
+        if normalise(one) != normalise(other)
+    ]
+    if differing:
+        raise PackageVerificationError(
+            f"the merged weights read {len(differing)} of {len(checked.pages)} pages otherwise than the adapter"
+            f" (first {differing[0]}); leave merge off and use the adapter"
+        )
+    return MergeCheck(
+        pages=[page.key for page in checked.pages],
+        normalization=sources.report["normalization"],
+        dtype=str(MERGED_DTYPE).removeprefix("torch."),
+        sha256=sha256_folder(folder),
+    )
+
+
+def _merge(config: ExportConfig, folder: Path) -> None:
+    source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    device = default_device()
+    adapted: Any = load_fine_tuned(
+        config.base_model, config.adapter_dir, dtype=default_dtype(device), device=device, **source
+    )
+    merged: PreTrainedModel = adapted.merge_and_unload().to(MERGED_DTYPE)
+    merged.save_pretrained(folder)
+    load_fine_tuned_processor(config.base_model, config.adapter_dir, **source).save_pretrained(folder)
+
+
+def _merged_transcriber(config: ExportConfig, sources: PackageSources, folder: Path) -> Transcriber:
+    device = default_device()
+    location = str(folder.absolute())
+    model = load_model(
+        location, dtype=default_dtype(device), device=device, trust_remote_code=config.trust_remote_code
+    ).eval()
+    processor = load_processor(location, trust_remote_code=config.trust_remote_code)
+    family = evaluated_family(config, sources, processor)
+    # As fine_tuned_transcriber.
+    return Transcriber(model, processor, family, sources.evaluated_tokens, graphed=False)
+
+
+def _readings(transcriber: Transcriber, checked: CheckedPages) -> list[str]:
+    # One page at a time: padding beside a longer page would be another source of differences.
+    return [transcriber.read([page])[0].text for page in checked.pages]

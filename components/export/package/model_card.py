@@ -1,0 +1,99 @@
+"""``README.md``: the model card, filled from what was measured and from nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from components.export.config import ExportConfig
+from components.export.package.inputs import PackageSources
+
+_TEMPLATE = "model_card.md.jinja"
+_PIPELINE_TAG = "image-text-to-text"
+_MEASURED = {
+    "cer": "Character error rate",
+    "wer": "Word error rate",
+    "rougeL": "ROUGE-L",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "bertscore": "BERTScore F1",
+    "exact_page_rate": "Pages without any error",
+    "loop_rate": "Pages that end in a repetition loop",
+}
+
+
+def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) -> None:
+    """Write the card and read it back, so that a card that the hub cannot parse is never packed.
+
+    Raises:
+        ValueError: the card's front matter does not say after parsing what it was written with.
+    """
+    data = _front_matter(config, sources)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        lstrip_blocks=True,
+        autoescape=False,  # Markdown
+    )
+    environment.filters["percent"] = lambda rate: f"{100 * rate:.2f} %"
+    body = environment.get_template(_TEMPLATE).render(
+        name=sources.name,
+        sources=sources,
+        report=sources.report,
+        rows=sources.report["rows"],
+        comparison=sources.report.get("comparison"),
+        training=sources.training,
+        settings=_settings(sources.training["config"]),
+        manifest=sources.manifest,
+        verdict=sources.verdict,
+    )
+    path.write_text(f"---\n{data.to_yaml()}\n---\n\n{body}", encoding="utf-8")
+    if ModelCard.load(path).data.to_dict() != data.to_dict():
+        raise ValueError(f"{path.name}: the front matter reads back otherwise than it was written")
+
+
+def _front_matter(config: ExportConfig, sources: PackageSources) -> ModelCardData:
+    dataset = sources.report["dataset"]
+    row = next(row for row in sources.report["rows"] if row["name"] == "adapter")
+    results = [
+        EvalResult(
+            task_type=_PIPELINE_TAG,
+            dataset_type="webdataset",
+            dataset_name=f"{sources.manifest.config.get('source', 'pages')} ({dataset['pages']} pages)",
+            dataset_split=dataset["split"],
+            dataset_revision=dataset["digest"],
+            metric_type=metric,
+            metric_name=name,
+            metric_value=round(row[metric], 6),
+            metric_args=_arguments(sources.report, row, metric),
+        )
+        for metric, name in _MEASURED.items()
+        if row.get(metric) is not None
+    ]
+    return ModelCardData(
+        base_model=sources.base_name,
+        base_model_relation="adapter" if sources.kind == "adapter" else "finetune",
+        library_name="peft" if sources.kind == "adapter" else "transformers",
+        pipeline_tag=_PIPELINE_TAG,
+        license=config.license,
+        tags=["ocr", "deepsynth-pipelines", *(["lora"] if sources.kind == "adapter" else [])],
+        model_name=sources.name,
+        eval_results=results,
+    )
+
+
+def _arguments(report: dict[str, Any], row: dict[str, Any], metric: str) -> dict[str, Any]:
+    """Return how a figure was measured, and its interval where it has one."""
+    interval = row.get(f"{metric}_interval")
+    bounds = {"interval_95": [round(bound, 6) for bound in interval]} if interval else {}
+    return {"normalization": report["normalization"], "pages": row["pages"], "documents": row["documents"], **bounds}
+
+
+def _settings(settings: dict[str, Any]) -> dict[str, str]:
+    """Return the training settings as text, without the paths of the machine that trained."""
+    paths = ("dataset_dir", "output_dir", "base_model")
+    return {name: json.dumps(value) for name, value in settings.items() if name not in paths and value is not None}

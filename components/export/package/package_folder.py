@@ -1,0 +1,105 @@
+"""The package's files: adapter, processor, base model, script and requirements."""
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+
+from components.export.config import ExportConfig
+from components.export.package.inputs import PackageSources, evaluated_family
+from components.export.package.package_layout import (
+    ADAPTER_CONFIG,
+    BASE_FOLDER,
+    EVIDENCE_FOLDER,
+    NOT_PACKED_OF_BASE,
+    REPORT_FILE,
+    restored_adapter_config,
+    write_json,
+)
+from components.shared.artifacts.dataset_manifest import MANIFEST_FILE
+from components.shared.artifacts.gate_verdict import VERDICT_FILE
+from components.shared.models import standalone_inference
+from components.shared.models.adapter_loading import load_fine_tuned_processor
+from components.shared.models.hub import hub_is_reachable
+from components.shared.models.model_loading import model_type_of
+from components.shared.reading.image_text_inputs import prompt_text, text_options
+
+_REQUIREMENTS = ("torch", "transformers", "peft", "pillow", "numpy")
+_SCRIPT = Path(standalone_inference.__file__)
+_NOT_PACKED_OF_ADAPTER = shutil.ignore_patterns("README.md", "checkpoint-*", ".*")
+
+
+def write_package_files(config: ExportConfig, sources: PackageSources, instruction: str | None, folder: Path) -> None:
+    """Fill ``folder`` with everything but README.md and lineage.json.
+
+    ``instruction`` is the pages' own prompt, None for the model family's.
+    """
+    shutil.copytree(config.adapter_dir, folder, dirs_exist_ok=True, ignore=_NOT_PACKED_OF_ADAPTER)
+    processor = load_fine_tuned_processor(
+        config.base_model, config.adapter_dir, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    if not (folder / "tokenizer_config.json").is_file():
+        processor.save_pretrained(folder)
+    if sources.include_base:
+        _copy_base(config, sources, folder / BASE_FOLDER)
+    base_model = _base_reference(config, sources)
+    if sources.kind == "adapter":
+        _point_at_base(folder / ADAPTER_CONFIG, base_model or Path(sources.base_location).name, sources.base.revision)
+    family = evaluated_family(config, sources, processor)
+    prompt = prompt_text(processor, family, instruction)
+    inference = {
+        "kind": sources.kind,
+        "base_model": base_model,
+        "base_in_package": sources.include_base,
+        "revision": None if sources.include_base else sources.base.revision,
+        "base": sources.base.as_json() if sources.kind == "adapter" else None,
+        "trust_remote_code": config.trust_remote_code,
+        "model_type": model_type_of(config.base_model, config.revision, config.trust_remote_code),
+        "prompt": prompt,
+        "text_options": text_options(processor, [prompt]),
+        "image_options": family.image_options,
+        "max_new_tokens": sources.packaged_tokens,
+        "dtype": {"cuda": "bfloat16", "cpu": "float32"},  # components.shared.models.model_loading.default_dtype
+    }
+    write_json(folder / "inference_config.json", inference)
+    _copy_evidence(config, folder / EVIDENCE_FOLDER)
+    shutil.copyfile(_SCRIPT, folder / "inference.py")
+    (folder / "requirements.txt").write_text(requirements(sources), encoding="utf-8")
+
+
+def _copy_evidence(config: ExportConfig, folder: Path) -> None:
+    folder.mkdir()
+    shutil.copyfile(config.dataset_dir / MANIFEST_FILE, folder / MANIFEST_FILE)
+    shutil.copyfile(config.evaluation_dir / REPORT_FILE, folder / REPORT_FILE)
+    if config.gate_dir is not None:
+        shutil.copyfile(config.gate_dir / VERDICT_FILE, folder / VERDICT_FILE)
+
+
+def requirements(sources: PackageSources) -> str:
+    """Return pins of what inference.py imports, in the versions in use here."""
+    names = [name for name in _REQUIREMENTS if name != "peft" or sources.kind == "adapter"]
+    # A local build such as 2.13.0+cpu is on no index; the release it was built from is.
+    return "".join(f"{name}=={importlib.metadata.version(name).partition('+')[0]}\n" for name in names)
+
+
+def _base_reference(config: ExportConfig, sources: PackageSources) -> str | None:
+    """Return the folder in the package or the hub id; None for a whole model, and for a folder that stays outside."""
+    if sources.kind == "model":
+        return None
+    if sources.include_base:
+        return BASE_FOLDER
+    return None if sources.base_is_folder else config.base_model
+
+
+def _copy_base(config: ExportConfig, sources: PackageSources, target: Path) -> None:
+    location = sources.base_location
+    if not sources.base_is_folder:
+        from huggingface_hub import snapshot_download
+
+        location = snapshot_download(location, revision=config.revision, local_files_only=not hub_is_reachable())
+    # Its licence file, if any, goes along.
+    shutil.copytree(location, target, ignore=NOT_PACKED_OF_BASE)
+
+
+def _point_at_base(path: Path, base_model: str, revision: str | None) -> None:
+    changed = {"base_model_name_or_path": base_model, "revision": None if base_model == BASE_FOLDER else revision}
+    path.write_bytes(restored_adapter_config(path.read_bytes(), changed))

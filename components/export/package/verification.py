@@ -1,0 +1,133 @@
+"""Proof that the package works alone: unpacked in an empty folder, its script has to read a page as evaluated."""
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from components.export.config import ExportConfig
+from components.export.package.fresh_environment import fresh_python
+from components.export.package.inputs import PackageSources, evaluated_family
+from components.shared.datasets.shard_reader import Sample
+from components.shared.models.adapter_loading import load_fine_tuned, load_fine_tuned_processor
+from components.shared.models.model_loading import default_device, default_dtype
+from components.shared.reading.transcriber import Transcriber
+from components.shared.scoring.text_normalization import normalizer
+
+logger = logging.getLogger(__name__)
+
+_SECONDS = 1800
+
+
+class PackageVerificationError(RuntimeError):
+    """The package does not do what the evaluated adapter did: a fault of export, not of its user."""
+
+
+@dataclass(frozen=True)
+class PackageVerification:
+    """How the package was found to work.
+
+    Attributes:
+        page: the key of the page that the script read.
+        compared_with: ``evaluation``, or ``single_page`` where the evaluation gave another text, by the last bits'
+            effect in a batch or by another ``max_new_tokens``, and a fresh reading of the page alone gave the script's.
+        normalization: what was done to both texts before they were compared.
+        text: what the script printed.
+        environment: ``this Python``, or ``requirements.txt`` for a fresh one with nothing else in it.
+    """
+
+    page: str
+    compared_with: Literal["evaluation", "single_page"]
+    normalization: str
+    text: str
+    environment: Literal["this Python", "requirements.txt"]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify_package(
+    archive: Path, config: ExportConfig, sources: PackageSources, page: Sample, expected: str
+) -> PackageVerification:
+    """Unpack ``archive``, run its inference.py on ``page`` in a process of its own, compare with ``expected``.
+
+    The script runs as the card says, without ``--max_new_tokens``, and so stops at the package's. Where that is not
+    the evaluation's, a page can end elsewhere; and on a GPU the batch that a page was in can change the last bits of
+    its logits and so, rarely, a character. A text that differs is therefore compared with a fresh reading of the page
+    alone, cut at the package's length, before it counts as a failure.
+
+    Raises:
+        PackageVerificationError: the script fails, or reads the page otherwise than the adapter does.
+        UserError: ``fresh_environment``, and pip cannot install the package's requirements.
+    """
+    normalise = normalizer(sources.report["normalization"])
+    text = _run_script(archive, config, sources, page)
+    environment: Literal["this Python", "requirements.txt"] = (
+        "requirements.txt" if config.fresh_environment else "this Python"
+    )
+    if normalise(text) == normalise(expected):
+        return PackageVerification(page.key, "evaluation", sources.report["normalization"], text, environment)
+    alone = fine_tuned_transcriber(config, sources, sources.packaged_tokens).read([page])[0].text
+    if normalise(text) != normalise(alone):
+        raise PackageVerificationError(
+            f"the packaged script reads page {page.key} as {text!r}, the adapter as {alone!r}"
+            f" (in the evaluation: {expected!r})"
+        )
+    logger.info("page %s: the evaluation gave another text than the page alone", page.key)
+    return PackageVerification(page.key, "single_page", sources.report["normalization"], text, environment)
+
+
+def fine_tuned_transcriber(config: ExportConfig, sources: PackageSources, max_new_tokens: int) -> Transcriber:
+    """Load the adapter as the evaluate step does."""
+    device = default_device()
+    source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    processor = load_fine_tuned_processor(config.base_model, config.adapter_dir, **source)
+    return Transcriber(
+        load_fine_tuned(config.base_model, config.adapter_dir, dtype=default_dtype(device), device=device, **source),
+        processor,
+        evaluated_family(config, sources, processor),
+        max_new_tokens,
+        graphed=False,  # the packaged script's kernels, so that its text can be compared letter by letter
+    )
+
+
+def _run_script(archive: Path, config: ExportConfig, sources: PackageSources, page: Sample) -> str:
+    with tempfile.TemporaryDirectory(prefix="deepsynth-verify-") as scratch:
+        picture = Path(scratch) / "page.png"
+        page.image.save(picture)
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(scratch)
+        folder = Path(scratch) / sources.name
+        python = (
+            fresh_python(folder / "requirements.txt", Path(scratch)) if config.fresh_environment else sys.executable
+        )
+        command = [python, "inference.py", str(picture)]
+        if config.trust_remote_code:
+            command.append("--trust_remote_code")
+        if sources.kind == "adapter" and sources.base_is_folder and not sources.include_base:
+            command += ["--base_model", str(Path(sources.base_location).absolute())]
+        try:
+            answer = subprocess.run(
+                command, cwd=folder, env=_environment(sources), capture_output=True, timeout=_SECONDS, check=True
+            )
+        except subprocess.CalledProcessError as error:
+            last_lines = error.stderr.decode("utf-8", "replace").strip()[-2000:]
+            raise PackageVerificationError(
+                f"the packaged inference.py ended with {error.returncode}: {last_lines}"
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            raise PackageVerificationError(f"the packaged inference.py took over {_SECONDS} s") from error
+    return answer.stdout.decode("utf-8").removesuffix("\n")
+
+
+def _environment(sources: PackageSources) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PYTHONIOENCODING"] = "utf-8"
+    if sources.kind == "model" or sources.include_base:
+        environment["HF_HUB_OFFLINE"] = "1"  # such a package holds all it needs
+    return environment

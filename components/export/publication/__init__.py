@@ -1,0 +1,1 @@
+"""A finished package in a registry or on the hub."""

@@ -1,0 +1,65 @@
+"""A finished package on its way elsewhere: checked against its own lineage, then unpacked for a while."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.export.lineage.beside_zip import package_archive
+from components.export.lineage.findings import Findings, Reach
+from components.export.lineage.integrity import check_integrity
+from components.export.lineage.lineage_schema import Lineage, parsed_lineage
+from components.export.lineage.package_files import opened_package
+from components.export.package.package_layout import LINEAGE_FILE
+from components.shared.digests import sha256_file
+from components.shared.errors import UserError
+
+
+@dataclass(frozen=True)
+class FinishedPackage:
+    """A package's files in a folder of their own.
+
+    Attributes:
+        archive_sha256: the zip's digest; None where an unpacked folder was given.
+    """
+
+    folder: Path
+    lineage: Lineage
+    archive_sha256: str | None
+
+
+@contextmanager
+def finished_package(path: Path) -> Iterator[FinishedPackage]:
+    """Check a zip, an unpacked folder, or the export step's output folder, and yield its files.
+
+    Raises:
+        UserError: it is no package, or its files are not those of its lineage.
+    """
+    archive = package_archive(Findings(), path)
+    # The zip alone is sent: what else lies beside it in the export step's folder is no reason to refuse.
+    package = archive.path if archive else path
+    differing = [finding for finding in check_integrity(package, Reach()) if finding.state == "differs"]
+    if differing:
+        first = f"{differing[0].subject}: {differing[0].detail}"
+        raise UserError(
+            f"the package does not match its lineage ({len(differing)} differ, first {first})",
+            where=str(path),
+            mend="see deepsynth verify, and export again",
+        )
+    with tempfile.TemporaryDirectory(prefix="deepsynth-package-") as scratch:
+        folder = Path(scratch) / "package"
+        _unpack(package, folder)
+        lineage = parsed_lineage((folder / LINEAGE_FILE).read_bytes(), str(package))
+        yield FinishedPackage(folder, lineage, sha256_file(package) if archive else None)
+
+
+def _unpack(package: Path, folder: Path) -> None:
+    """Write the files that were checked: of a zip those with safe names, of a folder not what the hub put there."""
+    with opened_package(package) as opened:
+        for name in opened.files:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with opened.opened(name) as source, target.open("wb") as stream:
+                shutil.copyfileobj(source, stream, 1 << 20)

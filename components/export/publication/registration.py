@@ -1,0 +1,92 @@
+"""A finished package as a version in the MLflow model registry: now, or later with ``deepsynth register``."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from components.export.lineage.lineage_schema import GateLink
+from components.export.publication.finished_package import FinishedPackage, finished_package
+from components.shared.tracking.model_registry import (
+    CHALLENGER,
+    CHAMPION,
+    SOURCE_DIGEST_TAG,
+    RegisteredAdapter,
+    champion_of,
+    register,
+    set_alias,
+    versions_of,
+)
+
+logger = logging.getLogger(__name__)
+
+PACKAGE_TAG = "package_sha256"
+_FIGURES = ("cer", "wer", "chrf", "loop_rate", "failure_rate", "pages", "documents")
+
+
+def register_package(path: Path, name: str) -> RegisteredAdapter:
+    """Make the package at ``path`` the next version of ``name`` and give it the alias ``challenger``.
+
+    Where the gate promoted its adapter, the alias ``champion`` moves to it too, unless another version bears it than
+    the one that the gate compared with. A package that is a version already (the same zip, e.g. of an attempt that
+    was cut off) gets its aliases, and no second version.
+
+    Raises:
+        RegistryUnavailableError: the registry is down, refuses, or is switched off.
+        UserError: no package, one that does not match its lineage, or no registry allows such a name.
+    """
+    with finished_package(path) as package:
+        registered = _version_of(package, name) or register(package.folder, name, version_tags(package))
+        aliases = [CHALLENGER]
+        if package.lineage.gate is not None and _takes_the_place(package.lineage.gate, registered):
+            aliases.append(CHAMPION)
+    for alias in aliases:
+        set_alias(registered, alias)
+    logger.info("%s is %s", registered, " and ".join(aliases))
+    return replace(registered, aliases=tuple(aliases))
+
+
+def _takes_the_place(gate: GateLink, registered: RegisteredAdapter) -> bool:
+    """Return whether the alias champion is to move: the gate promoted, against the champion of today."""
+    if not gate.promoted:
+        return False
+    champion = champion_of(registered.name)
+    model = gate.reference_model if gate.reference == CHAMPION else {}
+    compared = (model.get("registered_model"), model.get("version"))
+    if champion is None or champion.version == registered.version or compared == (champion.name, champion.version):
+        return True
+    logger.warning(
+        "%s stays champion: the gate compared %s with %s; evaluate against the champion to take its place",
+        champion, registered, f"{compared[0]} version {compared[1]}" if model else "the base",
+    )  # fmt: skip
+    return False
+
+
+def _version_of(package: FinishedPackage, name: str) -> RegisteredAdapter | None:
+    if package.archive_sha256 is None:
+        return None
+    found = (version for version in versions_of(name) if version.tags.get(PACKAGE_TAG) == package.archive_sha256)
+    return next(found, None)
+
+
+def version_tags(package: FinishedPackage) -> dict[str, str | int | float | None]:
+    """Return what a version's page shows: the gate's figures, the evaluation's, and the digests of its origin."""
+    lineage = package.lineage
+    rows: list[dict[str, Any]] = [row for row in lineage.evaluation.rows if isinstance(row, dict)]
+    row = next((row for row in rows if row.get("name") == "adapter"), {})
+    interval = row.get("cer_interval")
+    return {
+        **(lineage.gate.tags if lineage.gate else {"gate": "not asked"}),
+        **{name: row[name] for name in _FIGURES if name in row},
+        "cer_interval": f"{interval[0]:.6g} to {interval[1]:.6g}" if interval else None,
+        "package": lineage.name,
+        PACKAGE_TAG: package.archive_sha256,
+        "adapter_sha256": lineage.adapter.sha256,
+        "dataset_digest": lineage.dataset.digest,
+        "training_dataset_digest": lineage.training.dataset_digest,
+        SOURCE_DIGEST_TAG: lineage.dataset.source_digest if lineage.training.on_this_dataset else None,
+        "base_model": lineage.base_model.base_model,
+        "base_revision": lineage.base_model.revision,
+        "git_commit": lineage.versions.get("git_commit"),
+        "pipeline_run_id": lineage.pipeline_run_id,
+    }

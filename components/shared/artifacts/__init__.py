@@ -1,0 +1,1 @@
+"""Files that one step leaves and another reads."""

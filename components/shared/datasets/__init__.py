@@ -1,0 +1,1 @@
+"""Reading shards: where samples lie, and their decoded pages."""

@@ -1,0 +1,1 @@
+"""Which model, where it is, and how it is loaded."""

@@ -1,0 +1,212 @@
+"""What the train step made, as a model: a PEFT adapter on its base, or a whole model after full fine-tuning."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+from components.shared.errors import UserError, first_line
+from components.shared.models.base_identity import base_identity
+from components.shared.models.base_models import base_model_location
+from components.shared.models.model_loading import load_model, load_processor
+from components.shared.models.standalone_inference import BASE_DIFFERENCES
+from components.shared.models.weight_files import check_weight_files, is_finite, not_finite
+
+AdapterKind = Literal["adapter", "model"]
+
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_TRAINING = "training.json"
+_PACKAGED = "inference_config.json"
+_MODEL_CONFIG = "config.json"
+_MEND = "point adapter_dir at a folder that the train step made"
+
+
+def adapter_kind(adapter_dir: Path) -> AdapterKind:
+    """Return whether the folder holds a PEFT ``adapter`` or a whole ``model``.
+
+    Raises:
+        UserError: it holds neither, or an adapter without its weights.
+    """
+    if (adapter_dir / _ADAPTER_CONFIG).is_file():
+        if not (adapter_dir / _ADAPTER_WEIGHTS).is_file():
+            raise UserError(f"the adapter has no {_ADAPTER_WEIGHTS}", where=str(adapter_dir), mend=_MEND)
+        return "adapter"
+    if (adapter_dir / _MODEL_CONFIG).is_file():
+        return "model"
+    raise UserError(
+        f"neither an adapter ({_ADAPTER_CONFIG}) nor a model ({_MODEL_CONFIG})", where=str(adapter_dir), mend=_MEND
+    )
+
+
+def check_base_of_adapter(base_model: str, revision: str | None, adapter_dir: Path) -> None:
+    """Compare the base that the adapter was trained on with the one that it is to be put on, which may be elsewhere.
+
+    Hub ids (and ``tiny-base``) are compared by name and revision, and every base by the digests that the train step
+    or the package wrote down; nothing else tells another checkpoint of the same architecture. What was not written
+    down, or a whole model, passes.
+
+    Raises:
+        UserError: it is another base, or it cannot be found.
+    """
+    if adapter_kind(adapter_dir) == "model":
+        return
+    training = training_facts(adapter_dir)
+    settings = training.get("config")
+    trained_on = training.get("base_model")
+    trained_revision = settings.get("revision") if isinstance(settings, dict) else None
+    names = [name for name in (trained_on, base_model) if name is not None and not _is_folder(name)]
+    if len(names) == 2 and names[0] != names[1]:
+        raise UserError(
+            f"the adapter is for another base: it was trained on {names[0]!r}, base_model is {names[1]!r}",
+            where=str(adapter_dir),
+            mend=f"give base_model {names[0]!r}, or train an adapter for {names[1]!r}",
+        )
+    if len(names) == 2 and revision and trained_revision and revision != trained_revision:
+        raise UserError(
+            f"the adapter is for another base: it was trained on revision {trained_revision!r} of {names[0]!r}, "
+            f"revision is {revision!r}",
+            where=str(adapter_dir),
+            mend=f"give revision {trained_revision!r}, or train an adapter for the other",
+        )
+    _check_fingerprint(
+        training.get("base") or _mapping_in(adapter_dir / _PACKAGED).get("base"), base_model, revision, adapter_dir
+    )
+
+
+def _check_fingerprint(recorded: Any, base_model: str, revision: str | None, adapter_dir: Path) -> None:
+    if not isinstance(recorded, dict):
+        return
+    try:
+        found = base_identity(base_model, base_model_location(base_model), revision).as_json()
+    except OSError:
+        return  # it is not here and cannot be had: the load says so
+    differing = [
+        what
+        for name, what in BASE_DIFFERENCES.items()
+        if recorded.get(name) and found[name] and recorded[name] != found[name]
+    ]
+    if differing:
+        raise UserError(
+            f"the adapter is for another base: {base_model!r} is not the one that it was trained on, {differing[0]}",
+            where=str(adapter_dir),
+            mend="give the base_model or revision that it was trained on, or train an adapter for this one",
+        )
+
+
+def training_facts(adapter_dir: Path) -> dict[str, Any]:
+    """Return what the train step wrote into ``training.json``; nothing where the folder has none.
+
+    Raises:
+        UserError: it is no JSON mapping.
+    """
+    return _mapping_in(adapter_dir / _TRAINING)
+
+
+def _mapping_in(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read as JSON ({error})", where=str(path), mend=_MEND) from error
+    if not isinstance(content, dict):
+        raise UserError("holds no mapping", where=str(path), mend=_MEND)
+    return content
+
+
+def _is_folder(base_model: str) -> bool:
+    return Path(base_model).is_absolute() or base_model.startswith((".", "~")) or Path(base_model).is_dir()
+
+
+def check_fine_tuned_weights(adapter_dir: Path) -> None:
+    """Read an adapter's weights, or a whole model's, without its base, and see that they are whole and finite.
+
+    Raises:
+        UserError: no folder of a fine-tuned model, a truncated or corrupt file, or NaN or infinite weights.
+    """
+    if adapter_kind(adapter_dir) == "adapter":
+        check_weight_files([adapter_dir / _ADAPTER_WEIGHTS])
+    else:
+        check_weight_files(sorted(adapter_dir.glob("*.safetensors")))
+
+
+def load_fine_tuned(
+    base_model: str,
+    adapter_dir: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load the fine-tuned model in ``dtype`` onto ``device``, ready for generation.
+
+    An adapter stays an adapter on top of ``base_model``: it is not merged. For a whole model ``base_model`` and
+    ``revision`` play no part.
+
+    Raises:
+        UserError: the folder holds neither adapter nor model, an adapter that does not fit ``base_model``, or
+            weights that are cut, NaN or infinite.
+    """
+    if adapter_kind(adapter_dir) == "model":
+        model = load_model(str(adapter_dir.absolute()), dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        weights = dict(model.named_parameters())
+        if bad := [name for name, weight in weights.items() if not is_finite(weight)]:
+            raise not_finite(bad, len(weights), str(adapter_dir))
+        return model.eval()
+    base = load_model(base_model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+    return with_adapter(base, base_model, adapter_dir).eval()
+
+
+def load_fine_tuned_processor(
+    base_model: str, adapter_dir: Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> ProcessorMixin:
+    """Load the processor that was saved with the fine-tuned model, or the base's where none was."""
+    if (adapter_dir / "tokenizer_config.json").is_file() and any(
+        (adapter_dir / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")
+    ):
+        return load_processor(str(adapter_dir.absolute()), trust_remote_code=trust_remote_code)
+    return load_processor(base_model, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> PreTrainedModel:
+    """Put the adapter in ``adapter_dir`` on ``base``, which was loaded from ``base_model``.
+
+    Raises:
+        UserError: it does not fit, or its weights are cut, NaN or infinite.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    where = str(adapter_dir)
+    mend = f"is it the adapter of another base_model than {base_model!r}? if not, train again"
+    check_weight_files([adapter_dir / _ADAPTER_WEIGHTS])
+    stored = load_file(adapter_dir / _ADAPTER_WEIGHTS)
+    try:
+        with warnings.catch_warnings():
+            # Missing keys are a warning to PEFT; below they are an error.
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            model = PeftModel.from_pretrained(base, str(adapter_dir))
+        # PEFT 0.21 with transformers 5.17 renames the keys of some families as if they were an old checkpoint's
+        # (deepseek_ocr2: language_model.layers becomes language_model.language_model.layers), loads none of them and
+        # leaves an adapter that does nothing. So the weights are set here, under the names that PEFT saved them with.
+        adapter = get_peft_model_state_dict(model)
+        with torch.no_grad():
+            for name in adapter.keys() & stored.keys():
+                adapter[name].copy_(stored[name])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"the adapter cannot be put on the base ({first_line(error)})", where=where, mend=mend
+        ) from error
+    if missing := sorted(adapter.keys() ^ stored.keys()):
+        raise UserError(
+            f"the adapter does not fit the base ({len(missing)} weights differ in name, first {missing[0]})",
+            where=where,
+            mend=mend,
+        )
+    # A PeftModel is no PreTrainedModel, but passes generate, device, dtype and config on to the one inside.
+    return cast(PreTrainedModel, model)

@@ -1,0 +1,51 @@
+"""Where a base model lies: a folder, the hub, or the one bundled here; light, so that it can be asked early."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+
+from components.shared.errors import UserError
+from components.shared.models.hub import hub_is_reachable, named_refusals
+
+TINY_BASE = "tiny-base"
+TINY_BASE_FOLDER = Path(__file__).parents[1] / "tiny_base"
+
+
+def base_model_location(base_model: str) -> str:
+    """Return the folder or hub id of ``base_model``; ``tiny-base`` is the model bundled with this package.
+
+    Raises:
+        UserError: ``base_model`` looks like a path (it is absolute or starts with a dot) and is no folder.
+    """
+    if base_model == TINY_BASE:
+        return str(TINY_BASE_FOLDER)
+    path = Path(base_model).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or base_model.startswith((".", "~")) or base_model.count("/") != 1:
+        raise UserError(
+            "no such model folder",
+            where=f"base_model {base_model!r}",
+            mend=f"give a folder, a hub id such as deepseek-community/DeepSeek-OCR-2, or {TINY_BASE!r}",
+        )
+    return base_model
+
+
+def check_base_model_can_be_had(base_model: str, revision: str | None) -> None:
+    """Check, without loading anything, that the model is a folder, in the local hub cache, or on a hub in reach.
+
+    Raises:
+        UserError: no such folder, or a hub model that is not in the cache while the hub cannot be reached, does not
+            know it, or refuses the token.
+    """
+    location = base_model_location(base_model)
+    if Path(location).is_dir() or isinstance(try_to_load_from_cache(location, "config.json", revision=revision), str):
+        return
+    if not hub_is_reachable():
+        raise UserError(
+            "a hub model that is not in the local cache needs a network, and the hub cannot be reached",
+            where=f"base_model {base_model!r}",
+            mend=f"give a folder or {TINY_BASE!r}, or connect and try again",
+        )
+    with named_refusals(f"base_model {base_model!r}"):
+        HfApi().model_info(location, revision=revision)

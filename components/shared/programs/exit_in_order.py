@@ -1,0 +1,58 @@
+"""How a step's process ends: 0, 2 with one line where the user can mend it, 143 after SIGTERM, 1 with a traceback."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from components.shared.errors import UserError
+from components.shared.programs.machine_failures import named_failure
+from components.shared.telemetry.termination_message import leave_termination_message
+
+EXIT_CODE_TERMINATED = 128 + signal.SIGTERM
+
+
+@contextmanager
+def ends_in_order(step: str) -> Iterator[None]:
+    """Let the block end with what says whose fault it was, here and in Kubernetes' termination message.
+
+    SIGTERM raises SystemExit(143) in the block, so that its clean-up runs: temporary folders go, and its MLflow run is
+    marked as killed.
+
+    Raises:
+        UserError: the block raised one, or failed for want of memory, disk space or a permission.
+    """
+    with _terminated_in_order():
+        try:
+            yield
+        except Exception as error:
+            user_error = named_failure(error, step) or (error if isinstance(error, UserError) else None)
+            if user_error is None:
+                leave_termination_message(f"{step}: {type(error).__name__}: {error} (the log has the traceback)")
+                raise
+            leave_termination_message(f"{step}: {user_error}")
+            if user_error is error:
+                raise
+            raise user_error from error
+        except SystemExit as end:
+            if end.code == EXIT_CODE_TERMINATED:
+                leave_termination_message(f"{step}: terminated by SIGTERM (preempted, deleted, or out of time)")
+            raise
+
+
+@contextmanager
+def _terminated_in_order() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(signal_number: int, frame: FrameType | None) -> None:
+    sys.exit(EXIT_CODE_TERMINATED)

@@ -1,0 +1,74 @@
+"""DeepSeek's own inference parameters: at which sizes a page is seen, and whether it is cut into tiles."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import ProcessorMixin
+
+from components.shared.errors import UserError
+from components.shared.models.model_families import ModelFamily
+
+_NAMES = ("base_size", "image_size", "crop_mode")
+_CELLS = (12, 16)  # DeepSeek-OCR-2 has learned queries for a view of 12x12 and for one of 16x16 cells, and no other
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """``base_size``, ``image_size`` (pixels) and ``crop_mode`` as DeepSeek's ``infer`` takes them; None: the model's.
+
+    With ``crop_mode`` the whole page is seen at ``base_size`` and, where it is larger than one, in tiles of
+    ``image_size``; without it, the page is seen once, at ``image_size``.
+    """
+
+    base_size: int | None = None
+    image_size: int | None = None
+    crop_mode: bool | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "ImageSettings":
+        """Return those in an evaluation's config, which may be of a version that had none."""
+        return cls(**{name: config.get(name) for name in _NAMES})
+
+    def given(self) -> list[str]:
+        """Return the names of the settings that are not left to the model."""
+        return [name for name in _NAMES if getattr(self, name) is not None]
+
+
+def with_image_settings(settings: ImageSettings, processor: ProcessorMixin, family: ModelFamily) -> ModelFamily:
+    """Return ``family`` with the options that make ``processor`` see pages so, and set them on it.
+
+    On both, because in transformers 5.17 DeepSeek-OCR-2's processor cuts pictures by its options and counts their
+    tokens by its own attributes.
+
+    Raises:
+        UserError: the model has no such settings, or no queries for a view of that size.
+    """
+    given = settings.given()
+    if not given:
+        return family
+    if family.name != "deepseek_ocr2":
+        raise UserError(
+            f"DeepSeek-OCR-2 is read so; a model of the family {family.name!r} has no such setting",
+            where=", ".join(given),
+            mend="leave it out",
+        )
+    images: Any = processor.image_processor
+    crops = settings.crop_mode is not False
+    tile = settings.image_size or (images.tile_size if crops else settings.base_size or images.tile_size)
+    # Without crops 5.17 draws the view at tile_size and counts its tokens by size: one number for both is right.
+    view = (settings.base_size or images.size["height"]) if crops else tile
+    _check_sides(processor, {"base_size": view, "image_size": tile})
+    options = {"size": {"height": view, "width": view}, "tile_size": tile, "crop_to_patches": crops}
+    for name, value in options.items():
+        setattr(images, name, value)
+    return replace(family, image_options={**family.image_options, **options})
+
+
+def _check_sides(processor: Any, sides: dict[str, int]) -> None:
+    pixels = processor.patch_size * processor.downsample_ratio
+    for name, side in sides.items():
+        if math.ceil(side / pixels) not in _CELLS or side % pixels:
+            allowed = " or ".join(str(cells * pixels) for cells in _CELLS)
+            raise UserError(f"the model sees no view of {side} pixels", where=name, mend=f"give {allowed}")

@@ -1,0 +1,154 @@
+"""Pages and prompts as a model's input tensors: the same for training and for generation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import BatchFeature, ProcessorMixin
+
+from components.shared.errors import UserError
+from components.shared.models.model_families import ModelFamily
+
+IGNORED_LABEL = -100
+_OVER_TOKENS = (
+    *("input_ids", "labels", "attention_mask", "token_type_ids", "mm_token_type_ids"),
+    *("cross_attention_mask", "image_embeds_position_mask"),
+)
+"""Of what a processor returns, the tensors with a value for each token."""
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+
+
+def prompt_text(processor: ProcessorMixin, family: ModelFamily, instruction: str | None) -> str:
+    """Return the text before the answer, with the image token in it; without an instruction the family's prompt.
+
+    Raises:
+        UserError: the instruction holds the image token, which stands for one picture more.
+    """
+    prompt = instruction or family.prompt
+    token = getattr(processor, "image_token", None)
+    if token and token in prompt:
+        raise UserError(
+            f"{prompt!r} holds {token!r}, and the picture is there already",
+            where="the pages' instruction",
+            mend="prepare them again with an instruction that is text alone",
+        )
+    if processor.chat_template is None:
+        template = family.prompt_template or "<image>\n{prompt}"
+        return template.format(prompt=prompt)
+    content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
+    return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+
+
+def generation_inputs(
+    processor: ProcessorMixin, family: ModelFamily, images: Sequence[Image.Image], instructions: Sequence[str | None]
+) -> BatchFeature:
+    """Return left-padded tensors for ``model.generate``; ``input_ids`` has shape (pages, tokens)."""
+    prompts = [prompt_text(processor, family, instruction) for instruction in instructions]
+    return _processed(processor, family, images, prompts, padding_side="left")
+
+
+def training_inputs(
+    processor: ProcessorMixin,
+    family: ModelFamily,
+    images: Sequence[Image.Image],
+    instructions: Sequence[str | None],
+    answers: Sequence[str],
+    max_length: int | None = None,
+    pad_to_multiple_of: int = 1,
+) -> dict[str, Any]:
+    """Return right-padded tensors with ``labels`` of shape (pages, tokens), -100 outside of the answers.
+
+    Answers end with the tokenizer's end-of-sequence token. With ``max_length`` (tokens) longer rows lose the
+    end of their answer; the caller counts them. ``pad_to_multiple_of`` (tokens) rounds the rows' common length up.
+    """
+    prompts = [prompt_text(processor, family, instruction) for instruction in instructions]
+    batch = _processed(processor, family, images, prompts, padding_side="right")
+    prompt_lengths = batch["attention_mask"].sum(dim=1).tolist()
+    answer_ids = [answer_tokens(processor.tokenizer, answer) for answer in answers]
+    batch["labels"] = torch.full_like(batch["input_ids"], IGNORED_LABEL)
+    _check_tensors_over_tokens(batch)
+    fillers = {"input_ids": processor.tokenizer.pad_token_id, "labels": IGNORED_LABEL}
+    for name in set(_OVER_TOKENS) & set(batch):
+        rows = [
+            torch.cat([prompt[:length], _over_answer(name, prompt[length - 1], torch.tensor(ids), family)])
+            for prompt, length, ids in zip(batch[name], prompt_lengths, answer_ids, strict=True)
+        ]
+        batch[name] = _padded(rows, fillers.get(name, 0), pad_to_multiple_of)[:, :max_length]
+    return dict(batch)
+
+
+def answer_tokens(tokenizer: Any, answer: str) -> list[int]:
+    """Return the tokens that a model writes for ``answer`` after its prompt, the end-of-sequence token included.
+
+    They are those of the answer alone. As one text with the prompt, a tokenizer may join the prompt's last character
+    and the answer's first word to one token, which no model sees that is given the prompt. A special token's name
+    that stands in the answer is text.
+    """
+
+    def tokens(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+    ids = tokens(answer)
+    # SentencePiece's dummy prefix, a space, belongs to a text's beginning, and this is no beginning.
+    if ids and tokenizer.convert_ids_to_tokens(ids[0]).startswith(_SPACE):
+        newline, anchored = tokens("\n"), tokens("\n" + answer)
+        if anchored[: len(newline)] == newline:
+            ids = anchored[len(newline) :]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def _over_answer(name: str, last: torch.Tensor, ids: torch.Tensor, family: ModelFamily) -> torch.Tensor:
+    """Return what the tensor ``name`` has over the tokens ``ids`` of an answer; ``last`` is what ends its prompt."""
+    if name in ("input_ids", "labels"):
+        return ids.to(last.dtype)
+    if name == "cross_attention_mask":  # the answer sees the pictures that the prompt's end sees
+        return last.expand(len(ids), *last.shape)
+    values = {"attention_mask": 1, "token_type_ids": family.answer_token_type}
+    return last.new_full((len(ids),), values.get(name, 0))
+
+
+def _padded(rows: list[torch.Tensor], filler: int, multiple: int) -> torch.Tensor:
+    """Return ``rows`` as one tensor, each filled up at its end to the longest one's next multiple of tokens."""
+    length = -(-max(map(len, rows)) // multiple) * multiple
+    padded = rows[0].new_full((len(rows), length, *rows[0].shape[1:]), filler)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded
+
+
+def _check_tensors_over_tokens(batch: BatchFeature) -> None:
+    tokens = batch["input_ids"].shape
+    tensors = {name: values for name, values in batch.items() if isinstance(values, torch.Tensor)}
+    unknown = [name for name, values in tensors.items() if values.shape[:2] == tokens and name not in _OVER_TOKENS]
+    if unknown:
+        raise UserError(
+            f"the processor gives {', '.join(unknown)} for each token, and what an answer has there is not known",
+            where="base_model",
+            mend="take a model of another family, or add the name to components/shared/reading/image_text_inputs.py",
+        )
+
+
+def text_options(processor: ProcessorMixin, prompts: Sequence[str]) -> dict[str, Any]:
+    """Return what a processor has to be told about prompts whose chat template wrote the first token already."""
+    begin = processor.tokenizer.bos_token
+    return {"add_special_tokens": False} if begin and all(text.startswith(begin) for text in prompts) else {}
+
+
+def _processed(
+    processor: ProcessorMixin,
+    family: ModelFamily,
+    images: Sequence[Image.Image],
+    texts: list[str],
+    padding_side: str,
+) -> BatchFeature:
+    processor.tokenizer.padding_side = padding_side
+    return processor(
+        images=[image.convert("RGB") for image in images],
+        text=texts,
+        padding=True,
+        padding_side=padding_side,  # some processors have a default of their own, which beats the tokenizer's
+        return_tensors="pt",
+        **text_options(processor, texts),
+        **family.image_options,
+    )

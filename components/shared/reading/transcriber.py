@@ -1,0 +1,145 @@
+"""A model that reads pages: greedy generation, the same for evaluation and for the checks of a package."""
+
+import copy
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+
+from components.shared.datasets.shard_reader import Sample
+from components.shared.models.model_families import ModelFamily
+from components.shared.reading.graphed_decoding import GraphedDecoding, RecordingError
+from components.shared.reading.image_text_inputs import generation_inputs
+from components.shared.reading.sam_attention import fold_position_biases
+from components.shared.reading.vision_microbatches import encode_in_microbatches
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model wrote for one page.
+
+    Attributes:
+        text: the transcription; empty where ``error`` says that the page failed.
+        truncated: it reached ``max_new_tokens`` without an end-of-sequence token.
+        seconds: the batch's time, that of preparing it included, divided by its pages.
+        error: why the page has no transcription.
+    """
+
+    text: str
+    truncated: bool = False
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class PreparedPages:
+    """A batch of pages as the model's input tensors, in host memory; ``seconds`` were spent on it."""
+
+    inputs: BatchFeature
+    pages: int
+    seconds: float
+
+
+class Transcriber:
+    """A model that reads pages.
+
+    Args:
+        model: in evaluation mode, on its device.
+        processor: the model's.
+        family: the model's.
+        max_new_tokens: longest answer in tokens.
+        graphed: on a GPU, replay CUDA graphs (``graphed_decoding.py``): the same choice of tokens, faster,
+            but through other kernels, so that two tokens that are equally likely may fall the other way.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        family: ModelFamily,
+        max_new_tokens: int,
+        graphed: bool = True,
+    ) -> None:
+        fold_position_biases(model)
+        encode_in_microbatches(model)
+        self._of_thread, self._copying = threading.local(), threading.Lock()
+        self._model: Any = model  # generate() is a mixin of the concrete classes, not of PreTrainedModel
+        self._processor = processor
+        self._family = family
+        self._max_new_tokens = max_new_tokens
+        self._end_tokens = _end_tokens(model, processor)
+        self._graphed = GraphedDecoding(model, self._end_tokens, self._pad_token) if graphed else None
+
+    def read(self, pages: Sequence[Sample]) -> list[Prediction]:
+        """Transcribe pages as one batch; greedy, so that the same batch gives the same texts."""
+        return self.read_prepared(self.prepare(pages))
+
+    def prepare(self, pages: Sequence[Sample]) -> PreparedPages:
+        """Return a batch for ``read_prepared``; other threads may prepare others meanwhile."""
+        started = time.perf_counter()
+        inputs = generation_inputs(
+            self._own_processor(), self._family, [page.image for page in pages], [page.instruction for page in pages]
+        ).to(self._model.dtype)
+        return PreparedPages(inputs, len(pages), time.perf_counter() - started)
+
+    @torch.inference_mode()
+    def read_prepared(self, prepared: PreparedPages) -> list[Prediction]:
+        """Transcribe a batch, as ``read`` does."""
+        started = time.perf_counter()
+        inputs = prepared.inputs.to(self._model.device)
+        output = self._generated(inputs)
+        answers = output[:, inputs["input_ids"].shape[1] :].tolist()
+        decoded = [self._decoded(answer) for answer in answers]
+        seconds = (prepared.seconds + time.perf_counter() - started) / prepared.pages
+        return [Prediction(text, truncated, seconds) for text, truncated in decoded]
+
+    def _own_processor(self) -> ProcessorMixin:
+        """Return this thread's copy: a tokenizer cannot be used by two threads at once."""
+        if threading.current_thread() is threading.main_thread():
+            return self._processor
+        if not hasattr(self._of_thread, "processor"):
+            with self._copying:
+                self._of_thread.processor = copy.deepcopy(self._processor)
+        return cast(ProcessorMixin, self._of_thread.processor)
+
+    def _generated(self, inputs: BatchFeature) -> torch.Tensor:
+        if self._graphed and self._graphed.supports():
+            try:
+                return self._graphed.generate(inputs, self._max_new_tokens)
+            except RecordingError as error:
+                log.warning("generating step by step, several times slower: %s", error)
+        output: torch.Tensor = self._model.generate(
+            **inputs,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            max_new_tokens=self._max_new_tokens,
+            eos_token_id=self._end_tokens,
+            pad_token_id=self._pad_token,
+        )
+        return output
+
+    @property
+    def _pad_token(self) -> int:
+        pad = self._processor.tokenizer.pad_token_id
+        return self._end_tokens[0] if pad is None else int(pad)
+
+    def _decoded(self, answer: list[int]) -> tuple[str, bool]:
+        end = next((index for index, token in enumerate(answer) if token in self._end_tokens), None)
+        text = self._processor.tokenizer.decode(answer[:end], skip_special_tokens=True)
+        return str(text), end is None
+
+
+def _end_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:
+    """The generation config's end tokens and the tokenizer's, which training puts after every answer."""
+    configured = model.generation_config.eos_token_id
+    tokens = list(configured) if isinstance(configured, list) else [configured]
+    tokens.append(processor.tokenizer.eos_token_id)
+    return sorted({int(token) for token in tokens if token is not None})

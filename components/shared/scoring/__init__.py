@@ -1,0 +1,1 @@
+"""Texts compared: normalisation, edits, intervals, tests."""

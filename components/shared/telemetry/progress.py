@@ -1,0 +1,150 @@
+"""Progress of long work: a bar in a terminal, log lines where nobody sees a bar, and lines in a file for a watcher.
+
+``deepsynth run`` starts each step in a process whose output is captured; it names a file in
+``DEEPSYNTH_PROGRESS_FILE`` and draws the bar from the JSON lines that the step appends there.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from components.shared.telemetry.logs import logs_are_json
+from components.shared.telemetry.tracing import close_span, open_span
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_FILE_VARIABLE = "DEEPSYNTH_PROGRESS_FILE"
+SECONDS_VARIABLE = "DEEPSYNTH_PROGRESS_SECONDS"
+"""seconds between two log lines of one piece of work"""
+_SECONDS_BETWEEN_LOG_LINES = 15.0
+_SECONDS_BETWEEN_LINES = 0.2
+_SECONDS_BETWEEN_UPDATES = 0.1
+
+T = TypeVar("T")
+
+
+def bars_are_seen() -> bool:
+    """Return whether standard error is a terminal whose user reads text."""
+    return not logs_are_json() and Console(stderr=True).is_terminal
+
+
+def progress_display() -> Progress:
+    """Return the bar's layout on standard error, the same for a step alone and for a whole pipeline."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+class ProgressReport:
+    """Counts done units of one piece of work; use as a context manager.
+
+    Args:
+        description: what is done, e.g. ``"render pages"``.
+        total: how many units there are; None where that is not known.
+    """
+
+    def __init__(self, description: str, total: int | None) -> None:
+        self.description = description
+        self.total = total
+        self.done = 0
+        self.note = ""
+        self._file = os.environ.get(PROGRESS_FILE_VARIABLE)
+        self._last_line = self._last_update = 0.0
+        self._display = None if self._file or not bars_are_seen() else progress_display()
+        self._log = None if self._file or self._display else ProgressLog()
+
+    def __enter__(self) -> "ProgressReport":
+        if self._display:
+            self._display.start()
+            self._task = self._display.add_task(self.description, total=self.total, note="")
+        self._span = open_span(self.description)
+        self._append_line(force=True)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        self._append_line(force=True)
+        close_span(self._span, error, done=self.done, total=self.total)
+        if self._display:
+            self._display.update(self._task, completed=self.done, note=self.note)
+            self._display.stop()
+        if self._log and error is None:
+            self._log.say(self.description, self.done, self.total, self.note, finished=True)
+
+    def advance(self, units: int = 1, note: str | None = None) -> None:
+        """Count ``units`` as done; ``note`` is a short text beside the bar, e.g. ``"loss 0.41"``."""
+        self.done += units
+        self.note = self.note if note is None else note
+        # Looked at ten times a second and no more: an update costs as much as a small unit of work.
+        now = time.monotonic()
+        if now - self._last_update >= _SECONDS_BETWEEN_UPDATES:
+            self._last_update = now
+            if self._display:
+                self._display.update(self._task, completed=self.done, note=self.note)
+            if self._log:
+                self._log.say(self.description, self.done, self.total, self.note)
+        self._append_line()
+
+    def _append_line(self, force: bool = False) -> None:
+        now = time.monotonic()
+        if not self._file or (not force and now - self._last_line < _SECONDS_BETWEEN_LINES):
+            return
+        self._last_line = now
+        line = {"description": self.description, "done": self.done, "total": self.total, "note": self.note}
+        with Path(self._file).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+class ProgressLog:
+    """Log lines of one piece of work: one every 15 s (``DEEPSYNTH_PROGRESS_SECONDS``), and one at its end.
+
+    Args:
+        log: takes what ``logging.Logger.info`` does.
+    """
+
+    def __init__(self, log: Callable[..., None] = logger.info) -> None:
+        self._log = log
+        self._started = self._last = time.monotonic()
+        self._seconds = float(os.environ.get(SECONDS_VARIABLE) or _SECONDS_BETWEEN_LOG_LINES)
+
+    def say(self, description: str, done: int, total: int | None, note: str, finished: bool = False) -> None:
+        """Log how far the work is, unless the last line is too young."""
+        now = time.monotonic()
+        if not finished and now - self._last < self._seconds:
+            return
+        self._last = now
+        seconds = now - self._started
+        rate = done / seconds if seconds else 0.0
+        self._log(
+            "%s: %d%s%s, %.1f/s, %.0f s%s",
+            description,
+            done,
+            "" if total is None else f" of {total}",
+            " done" if finished else "",
+            rate,
+            seconds,
+            f", {note}" if note else "",
+            extra={"done": done, "total": total, "rate": round(rate, 3), "finished": finished},
+        )
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield ``items`` and count each as done when the next one is asked for."""
+    with ProgressReport(description, total) as report:
+        for item in items:
+            yield item
+            report.advance()

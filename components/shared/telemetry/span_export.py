@@ -1,0 +1,114 @@
+"""How spans leave the process: in the background, for a few seconds at most, and never with an error.
+
+The provider is this project's own and never OpenTelemetry's global one: MLflow has a provider, too.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from components.shared.telemetry.trace_target import trace_id_of, tracing_endpoint
+from components.shared.versions import tool_version
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_FOR_A_BATCH = 5.0
+_SECONDS_AT_THE_END = 6.0
+_OPENTELEMETRY = "opentelemetry"
+
+
+@contextmanager
+def open_tracer(run_id: str | None) -> Iterator[Any]:
+    """Yield a tracer; what it made is sent, at the latest, when the block has ended.
+
+    Args:
+        run_id: the pipeline run, whose trace has the spans that have no parent; None: a trace of their own.
+    """
+    name = os.environ.get("OTEL_SERVICE_NAME") or "deepsynth"
+    resource = Resource.create({SERVICE_NAME: name, SERVICE_VERSION: tool_version()})
+    provider = TracerProvider(resource=resource, id_generator=_Ids(run_id), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(_QuietExporter()))
+    try:
+        yield provider.get_tracer("deepsynth", tool_version())
+    finally:
+        # In a thread: a receiver that accepts and does not answer must not hold the step up.
+        closing = threading.Thread(target=provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(_SECONDS_AT_THE_END)
+
+
+def given_parent() -> Context | None:
+    """Return the span that ``TRACEPARENT`` names; None where it is not set."""
+    given = os.environ.get("TRACEPARENT")
+    if not given:
+        return None
+    carrier = {"traceparent": given, "tracestate": os.environ.get("TRACESTATE", "")}
+    return TraceContextTextMapPropagator().extract(carrier, Context())
+
+
+class _Ids(RandomIdGenerator):
+    def __init__(self, run_id: str | None) -> None:
+        self._run_id = run_id
+
+    def generate_trace_id(self) -> int:
+        return trace_id_of(self._run_id) if self._run_id else super().generate_trace_id()
+
+
+class _QuietExporter(SpanExporter):
+    """Says once that the endpoint is down; OpenTelemetry says it for each attempt."""
+
+    def __init__(self) -> None:
+        self._reason = _Reason()
+        self._exporter: OTLPSpanExporter | None = None
+        self._warned = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        try:
+            with self._reason.heard():
+                # Made here: a wrong certificate or header is no reason for a step to fail.
+                timeout = None if os.environ.get("OTEL_EXPORTER_OTLP_TIMEOUT") else _SECONDS_FOR_A_BATCH
+                self._exporter = self._exporter or OTLPSpanExporter(timeout=timeout)
+                result = self._exporter.export(spans)
+        except Exception as error:
+            self._reason.text = f"{type(error).__name__}: {error}"
+            result = SpanExportResult.FAILURE
+        if result is not SpanExportResult.SUCCESS and not self._warned:
+            self._warned = True
+            reason = " ".join(self._reason.text.split())[:300]
+            logger.warning("spans cannot be sent to %s, the step goes on: %s", tracing_endpoint(), reason)
+        return result
+
+    def shutdown(self) -> None:
+        if self._exporter:
+            self._exporter.shutdown()
+
+
+class _Reason(logging.Handler):
+    """Keeps what OpenTelemetry's loggers said first of a batch: the reason; then they say that they gave up."""
+
+    text = ""
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        talker = logging.getLogger(_OPENTELEMETRY)
+        talker.addHandler(self)
+        talker.propagate = False
+        self.text = ""
+        try:
+            yield
+        finally:
+            talker.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = self.text or record.getMessage()

@@ -1,0 +1,1 @@
+"""MLflow: runs, parents, the registry."""

@@ -1,0 +1,297 @@
+"""Adapters in the MLflow model registry: versions of a name, with the aliases ``champion`` and ``challenger``.
+
+The registry is that of ``MLFLOW_TRACKING_URI`` (``off``: there is none), or of ``MLFLOW_REGISTRY_URI`` where that is
+set. Aliases, never stages: an alias names one version at a time and moves in one call.
+"""
+
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from components.shared.digests import sha256_folder
+from components.shared.errors import UserError
+from components.shared.tracking import mlflow_connection, tracking_runs
+
+logger = logging.getLogger(__name__)
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+FILES_TAG = "deepsynth.files_sha256"
+"""``sha256_folder`` of a version's files, as they were registered."""
+SOURCE_DIGEST_TAG = "source_digest"
+"""What the documents were that a version was trained on: ``sources_digest`` of the prepare step."""
+_ARTIFACT_PATH = "adapter"
+_LONGEST_TAG = 5000
+_MISSING = "RESOURCE_DOES_NOT_EXIST"
+_EXPERIMENT = "deepsynth-adapters"
+_VARIABLE = "MLFLOW_TRACKING_URI"
+
+T = TypeVar("T")
+
+
+class RegistryUnavailableError(UserError):
+    """The registry, or the store of its files, is down, refuses, or is switched off: what it holds is not known."""
+
+
+class RegisteredFilesError(UserError):
+    """A registered version's files are gone, or are not those that were registered."""
+
+
+@dataclass(frozen=True)
+class RegisteredAdapter:
+    """One version of a registered name.
+
+    Attributes:
+        run_id: the MLflow run that holds the files; None where the version came from elsewhere.
+        source: where the files are, as the registry names it.
+        created: milliseconds since 1970 (UTC).
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
+    run_id: str | None = None
+    source: str = ""
+    created: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
+
+def champion_of(name: str, *, uri: str | None = None) -> RegisteredAdapter | None:
+    """Return the version that bears the alias ``champion``; None where the name or the alias is not there (yet).
+
+    Raises:
+        RegistryUnavailableError: the registry is down or switched off. Not None: "no champion" would let the gate
+            compare with the base, and put an adapter in the champion's place that reads worse.
+    """
+    champions = [version for version in versions_of(name, uri=uri) if CHAMPION in version.aliases]
+    return champions[0] if champions else None
+
+
+def versions_of(name: str, *, uri: str | None = None) -> list[RegisteredAdapter]:
+    """Return all versions of ``name``, the newest first; none where nothing is registered under it.
+
+    Raises:
+        RegistryUnavailableError: the registry is down or switched off.
+        UserError: no registry allows such a name.
+    """
+    _check_name(name)
+    with _registry(uri) as (client, _):
+        model = _none_if_missing(lambda: client.get_registered_model(name))
+        if model is None:
+            return []
+        found = _all_pages(lambda token: client.search_model_versions(f"name='{name}'", page_token=token))
+    return sorted((_adapter(version, model.aliases) for version in found), key=lambda one: -one.version)
+
+
+def names(*, uri: str | None = None) -> list[str]:
+    """Return the registered names, sorted.
+
+    Raises:
+        RegistryUnavailableError: the registry is down or switched off.
+    """
+    with _registry(uri) as (client, _):
+        return sorted(
+            model.name for model in _all_pages(lambda token: client.search_registered_models(page_token=token))
+        )
+
+
+def register(
+    folder: Path, name: str, tags: Mapping[str, str | int | float | bool | None], *, uri: str | None = None
+) -> RegisteredAdapter:
+    """Upload ``folder`` (an adapter's files) and make it the next version of ``name``; the first one makes the name.
+
+    The files go to an MLflow run of their own, which bears the same tags: a step's run may be deleted with its
+    pipeline's, the files of a version must not. Tags that are None are left out.
+
+    Raises:
+        RegistryUnavailableError: the registry is down, refuses, or is switched off; ``folder`` is as it was.
+        UserError: there is no such folder, or no registry allows such a name.
+    """
+    _check_name(name)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise UserError("no such folder, or nothing is in it", where=str(folder), mend="name an adapter's folder")
+    texts = {key: str(value)[:_LONGEST_TAG] for key, value in tags.items() if value is not None}
+    texts[FILES_TAG] = sha256_folder(folder)
+    with _registry(uri) as (client, place):
+        experiment = tracking_runs.experiment(client, place, _EXPERIMENT)
+        run = client.create_run(experiment, run_name=name, tags={"deepsynth.step": "register", **texts}).info
+        status = "FAILED"
+        try:
+            with mlflow_connection.artifact_timeout():
+                client.log_artifacts(run.run_id, str(folder), artifact_path=_ARTIFACT_PATH)
+            _make_name(client, name)
+            source = f"{run.artifact_uri}/{_ARTIFACT_PATH}"
+            version = client.create_model_version(name, source=source, run_id=run.run_id, tags=texts)
+            client.update_run(run.run_id, name=f"{name} {version.version}")
+            status = "FINISHED"
+        finally:
+            client.set_terminated(run.run_id, status=status)
+    logger.info("registered %s version %s", name, version.version)
+    return _adapter(version, {})
+
+
+def set_alias(registered: RegisteredAdapter, alias: str, *, uri: str | None = None) -> None:
+    """Give ``registered`` the alias; the version that had it before loses it.
+
+    Raises:
+        RegistryUnavailableError: the registry is down, refuses, or is switched off.
+    """
+    with _registry(uri) as (client, _):
+        client.set_registered_model_alias(registered.name, alias, str(registered.version))
+
+
+def delete_version(registered: RegisteredAdapter, *, uri: str | None = None) -> None:
+    """Delete a version, and the MLflow run that holds its files where ``register`` made it.
+
+    The aliases that point at it by then go with it; one that moved since ``registered`` was read stays where it is.
+    MLflow keeps a deleted run's files until ``mlflow gc``.
+
+    Raises:
+        RegistryUnavailableError: the registry is down, refuses, or is switched off.
+    """
+    with _registry(uri) as (client, _):
+        client.delete_model_version(registered.name, str(registered.version))
+        if registered.run_id and FILES_TAG in registered.tags:
+            _none_if_missing(lambda: client.delete_run(registered.run_id))
+
+
+def download(registered: RegisteredAdapter, folder: Path, *, uri: str | None = None) -> Path:
+    """Download a version's files into ``folder``, which must not exist; return it.
+
+    Raises:
+        RegisteredFilesError: the files are gone, or their sha256 is not the one that was registered.
+        RegistryUnavailableError: the registry is down, refuses, or is switched off; or the store of the files does not
+            give them, or there is no room for them here, which is the error's cause then.
+    """
+    folder = Path(folder).absolute()
+    where = f"{registered} ({registered.source})"
+    mend = "delete the version, or give its alias to another one"
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.partial-") as scratch:
+        with _registry(uri) as (client, place):
+            arrived = _downloaded(client, place, registered, Path(scratch))
+        # An object store has no empty folders: asked for files that are gone, it answers with none.
+        if not arrived or not arrived.is_dir() or not any(arrived.iterdir()):
+            raise RegisteredFilesError("the version's files are gone", where=where, mend=mend)
+        expected = registered.tags.get(FILES_TAG)
+        if expected and sha256_folder(arrived) != expected:
+            raise RegisteredFilesError("the files are not those that were registered", where=where, mend=mend)
+        shutil.move(arrived, folder)
+    return folder
+
+
+def _downloaded(client: Any, uri: str, registered: RegisteredAdapter, scratch: Path) -> Path | None:
+    """Return where the files arrived; None where the store that held them says that there are none."""
+    from mlflow.artifacts import download_artifacts
+
+    source = client.get_model_version_download_uri(registered.name, str(registered.version))
+    try:
+        with mlflow_connection.artifact_timeout():
+            return Path(download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri))
+    except mlflow_connection.store_errors() as error:
+        if _are_gone(source, uri):
+            logger.warning("%s: %s", registered, _one_line(error))
+            return None
+        reason = f"the version's files cannot be fetched ({_one_line(error)})"
+        where = f"{registered} ({_without_password(source)})"
+        mend = "make the store that holds them answer, then run this again"
+        raise RegistryUnavailableError(reason, where=where, mend=mend) from error
+
+
+def _are_gone(source: str, uri: str) -> bool:
+    """Return whether the store says that nothing is there; a failed download's cause is often a text and no more."""
+    from mlflow.artifacts import list_artifacts
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    try:
+        if is_local_uri(source, is_tracking_or_registry_uri=False):
+            Path(local_file_uri_to_path(source)).stat()  # listed by MLflow, a broken mount is an empty folder
+            return False
+        return not list_artifacts(artifact_uri=source, tracking_uri=uri)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except mlflow_connection.store_errors() as error:
+        return getattr(error, "error_code", None) == _MISSING
+
+
+@contextmanager
+def _registry(uri: str | None) -> Iterator[tuple[Any, str]]:
+    """Yield a client and its store's address; whatever the store says in the block becomes one named error."""
+    place = uri or mlflow_connection.store_uri()
+    if place.lower() == mlflow_connection.TRACKING_OFF:
+        mend = "set it to the server's address, or name no registered model"
+        raise RegistryUnavailableError("tracking is off, so there is no registry", where=_VARIABLE, mend=mend)
+    errors = mlflow_connection.store_errors()
+    try:
+        yield mlflow_connection.connect(place), place
+    except errors as error:
+        reason = f"the MLflow registry cannot be used ({_one_line(error)})"
+        mend = f"start it, or correct {_VARIABLE}"
+        raise RegistryUnavailableError(reason, where=_without_password(place), mend=mend) from error
+
+
+def _make_name(client: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    if _none_if_missing(lambda: client.get_registered_model(name)):
+        return
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process, in between
+            raise
+
+
+def _none_if_missing(ask: Callable[[], T]) -> T | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return ask()
+    except MlflowException as error:
+        if error.error_code != _MISSING:
+            raise
+        return None
+
+
+def _all_pages(ask: Callable[[str | None], Any]) -> list[Any]:
+    page = ask(None)
+    found = list(page)
+    while page.token:
+        page = ask(page.token)
+        found += page
+    return found
+
+
+def _adapter(version: Any, aliases: Mapping[str, Any]) -> RegisteredAdapter:
+    return RegisteredAdapter(
+        name=version.name,
+        version=int(version.version),
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(version.version))),
+        tags=dict(version.tags),
+        run_id=version.run_id or None,
+        source=version.source,
+        created=int(version.creation_timestamp),
+    )
+
+
+def _check_name(name: str) -> None:
+    if not name or re.search(r"[/:'\"`\s]", name):
+        mend = "use letters, digits, dots, - and _"
+        raise UserError("not a registered model's name", where=repr(name), mend=mend)
+
+
+def _one_line(error: Exception) -> str:
+    return _without_password(" ".join(str(error).split()))[:300]
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)

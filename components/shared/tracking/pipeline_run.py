@@ -1,0 +1,91 @@
+"""A pipeline run in MLflow, seen from outside its steps: tags of its parent run, and its final state.
+
+What a store that is down says is logged, not raised: the pipeline's own state does not hang on it.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from components.shared.tracking import mlflow_connection, tracking_runs
+from components.shared.tracking.mlflow_connection import TRACKING_OFF
+from components.shared.tracking.step_run import DEFAULT_EXPERIMENT
+
+logger = logging.getLogger(__name__)
+
+# KFP's own words, and those of the store of its backend, which an exit task is given as they are.
+_STATUS = {
+    "SUCCEEDED": "FINISHED",
+    "COMPLETE": "FINISHED",
+    "CACHED": "FINISHED",
+    "FAILED": "FAILED",
+    "CANCELLED": "KILLED",
+    "CANCELED": "KILLED",
+}
+
+
+T = TypeVar("T")
+
+
+def tag_pipeline_run(tags: Mapping[str, str]) -> None:
+    """Set tags on the parent run of the pipeline run, which is made where no step has done so yet."""
+
+    def tag(client: Any, uri: str) -> None:
+        parent = os.environ.get("MLFLOW_RUN_ID")
+        if parent is None:
+            experiment = tracking_runs.experiment(client, uri, _experiment_name())
+            parent = tracking_runs.parent_run(client, experiment, os.environ["KFP_RUN_ID"])
+        for name, value in tags.items():
+            client.set_tag(parent, name, value)
+
+    if os.environ.get("KFP_RUN_ID") or os.environ.get("MLFLOW_RUN_ID"):
+        _attempt(tag, f"the tags {dict(tags)} were not set")
+
+
+def close_pipeline_run(state: str) -> str | None:
+    """Give the parent run of the pipeline run ``KFP_RUN_ID`` its final status, and return that.
+
+    Steps that still count as running are marked as killed: nothing runs any more, and one that was out of memory could
+    not say so. A ``state`` that says nothing final (KFP may ask before its own books are closed) is decided by the
+    steps. None where there is nothing to close: no such run, tracking is off, or ``MLFLOW_RUN_ID`` says that the run
+    has another owner, e.g. KFP's MLflow plugin.
+    """
+    pipeline_run = os.environ.get("KFP_RUN_ID")
+    if os.environ.get("MLFLOW_RUN_ID"):
+        logger.info("MLFLOW_RUN_ID is set: who set it closes that run")
+        return None
+    if not pipeline_run or mlflow_connection.missing_store(mlflow_connection.store_uri()):
+        return None
+    status = _STATUS.get(state.upper())
+    return _attempt(lambda client, _: _close(client, pipeline_run, status), "the run's final state was not written")
+
+
+def _close(client: Any, pipeline_run: str, status: str | None) -> str | None:
+    experiment = client.get_experiment_by_name(_experiment_name())
+    parent = tracking_runs.existing_parent(client, experiment.experiment_id, pipeline_run) if experiment else None
+    if parent is None:
+        logger.info("no step of this run was tracked: there is no run to close")
+        return None
+    tracking_runs.kill_running(client, experiment.experiment_id, parent)
+    if status is None:
+        return tracking_runs.settle_parent(client, parent)
+    client.set_terminated(parent, status=status)
+    logger.info("the run %s is %s", parent, status)
+    return status
+
+
+def _attempt(action: Callable[[Any, str], T], failure: str) -> T | None:
+    uri = mlflow_connection.store_uri()
+    if uri.lower() == TRACKING_OFF:
+        return None
+    try:
+        return action(mlflow_connection.connect(uri), uri)
+    except mlflow_connection.store_errors() as error:
+        reason = " ".join(str(error).split())[:300]
+        logger.warning("MLflow tracking at %s failed; %s: %s", uri, failure, reason)
+        return None
+
+
+def _experiment_name() -> str:
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT

@@ -1,0 +1,228 @@
+"""MLflow tracking: one nested run per step below one parent run per pipeline run; a dead server stops no step.
+
+Environment: ``MLFLOW_TRACKING_URI`` (default: a SQLite file in the working folder; ``off``: no tracking),
+``MLFLOW_EXPERIMENT_NAME``, ``MLFLOW_RUN_ID`` (a run to attach to) and ``KFP_RUN_ID`` (the pipeline run).
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from components.shared.telemetry.json_logs import log_context, set_log_context
+from components.shared.telemetry.tracing import annotate_step
+from components.shared.tracking import mlflow_connection, tracking_runs
+from components.shared.tracking.mlflow_connection import TRACKING_OFF
+from components.shared.versions import git_commit, tool_version
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_EXPERIMENT = "deepsynth"
+_LONGEST_VALUE = 6000
+_LARGEST_BATCH = 1000
+# Sending each step's metrics alone would put the store's answer time into every training step.
+_SECONDS_BETWEEN_BATCHES = 2.0
+_SECONDS_BETWEEN_ATTEMPTS = 60.0
+_SECONDS_BETWEEN_SYSTEM_METRICS = 2.0
+
+T = TypeVar("T")
+
+
+class TrackedRun:
+    """What a step logs to. Nothing here raises when the store fails: it is said once and the step goes on.
+
+    Metrics are buffered and sent in batches; those of an outage are sent once the server is back.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.run_id: str | None = None
+        """The nested run's id; None where nothing is tracked."""
+        self._uri = uri
+        self._client: Any = None
+        self._errors: tuple[type[Exception], ...] = ()
+        self._parent_id: str | None = None
+        self._owns_parent = False
+        self._monitor: Any = None
+        self._metrics: list[tuple[str, float, int, int]] = []
+        self._last_batch = time.monotonic()
+        self._next_attempt = 0.0
+        self._warned = False
+        self._outer_run_id = log_context().get("mlflow_run_id")
+        """the run that this one is nested in within the process, e.g. the benchmark's"""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Buffer ``metrics`` (name -> value) for ``step``, e.g. the optimizer step; cheap enough for each of them.
+
+        Those without a step are attributes of the step's OpenTelemetry span as well; so are tags.
+        """
+        if step is None:
+            self._annotate(metrics)
+        if self.run_id is None:
+            return
+        now = int(time.time() * 1000)
+        self._metrics += [(name, float(value), now, step or 0) for name, value in metrics.items()]
+        if time.monotonic() - self._last_batch >= _SECONDS_BETWEEN_BATCHES:
+            self._send_metrics()
+
+    def log_dataset(self, digest: str, source: str, context: Literal["training", "evaluation"]) -> None:
+        """Record the dataset that this step read; ``source`` is its folder or name.
+
+        MLflow keeps 36 characters of a digest; the whole one is in the tag ``deepsynth.dataset_digest``.
+        """
+        self._annotate({"dataset_digest": digest})
+        self._attempt(lambda: tracking_runs.log_dataset(self._client, self.run_id, digest, source, context))
+
+    def log_artifact(self, path: Path) -> None:
+        """Upload a file, or a folder under its own name.
+
+        Raises:
+            FileNotFoundError: there is no such file or folder.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(path)
+        with mlflow_connection.artifact_timeout():
+            if path.is_dir():
+                self._attempt(lambda: self._client.log_artifacts(self.run_id, str(path), artifact_path=path.name))
+            else:
+                self._attempt(lambda: self._client.log_artifact(self.run_id, str(path)))
+
+    def set_tags(self, tags: Mapping[str, str | int | float | bool | None]) -> None:
+        """Set tags on the nested run."""
+        self._annotate(tags)
+        if self.run_id is None:
+            return
+        from mlflow.entities import RunTag
+
+        entities = [RunTag(name, str(value)[:_LONGEST_VALUE]) for name, value in tags.items()]
+        self._attempt(lambda: self._client.log_batch(self.run_id, tags=entities, synchronous=True))
+
+    def _annotate(self, attributes: Mapping[str, str | int | float | bool | None]) -> None:
+        if self._outer_run_id is None:
+            annotate_step(attributes)
+
+    def _start(self, step: str, parameters: Mapping[str, Any]) -> None:
+        try:
+            self._errors = mlflow_connection.store_errors()
+        except ImportError as error:
+            self._warn(error)
+            return
+        run_id = self._attempt(lambda: self._open(mlflow_connection.connect(self._uri), step), starting=True)
+        if run_id is None:
+            return
+        self.run_id = run_id
+        set_log_context(mlflow_run_id=run_id)
+        self._annotate({"mlflow_run_id": run_id})
+        self._attempt(lambda: tracking_runs.log_parameters(self._client, run_id, parameters, _LONGEST_VALUE))
+        self._attempt(self._start_monitor)
+
+    def _open(self, client: Any, step: str) -> str:
+        self._client = client
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+        tags = {"deepsynth.step": step, "deepsynth.version": tool_version()}
+        if commit := git_commit():
+            tags["mlflow.source.git.commit"] = commit
+        pipeline_run = os.environ.get("KFP_RUN_ID")
+        if pipeline_run:
+            tags[tracking_runs.PIPELINE_RUN_TAG] = pipeline_run
+        if attached := os.environ.get("MLFLOW_RUN_ID"):
+            self._parent_id = attached
+            experiment_id = client.get_run(attached).info.experiment_id
+        else:
+            experiment_id = tracking_runs.experiment(client, self._uri, name)
+            if pipeline_run:
+                self._parent_id = tracking_runs.parent_run(client, experiment_id, pipeline_run)
+                self._owns_parent = True
+                client.update_run(self._parent_id, status="RUNNING")
+        if self._parent_id:
+            tags["mlflow.parentRunId"] = self._parent_id
+        return str(client.create_run(experiment_id, tags=tags, run_name=step).info.run_id)
+
+    def _start_monitor(self) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._monitor = SystemMetricsMonitor(
+            self.run_id, sampling_interval=_SECONDS_BETWEEN_SYSTEM_METRICS, tracking_uri=self._uri
+        )
+        self._monitor.start()
+
+    def _finish(self, status: str) -> None:
+        if self.run_id is None:
+            return
+        if self._monitor:
+            self._monitor.finish()
+        self._next_attempt = 0.0  # the server may be back: one last attempt
+        self._send_metrics()
+        self._attempt(lambda: self._close(status))
+        set_log_context(mlflow_run_id=self._outer_run_id)
+        if self._metrics:
+            logger.warning("MLflow: %d values were not logged; the results on disk are complete", len(self._metrics))
+
+    def _close(self, status: str) -> None:
+        self._client.set_terminated(self.run_id, status=status)
+        if self._parent_id and self._owns_parent:
+            tracking_runs.settle_parent(self._client, self._parent_id)
+
+    def _send_metrics(self) -> None:
+        from mlflow.entities import Metric
+
+        self._last_batch = time.monotonic()
+        while batch := self._metrics[:_LARGEST_BATCH]:
+            if self._attempt(partial(self._send, [Metric(*values) for values in batch])) is None:
+                return
+            del self._metrics[: len(batch)]
+
+    def _send(self, metrics: list[Any]) -> bool:
+        self._client.log_batch(self.run_id, metrics=metrics, synchronous=True)
+        return True
+
+    def _attempt(self, action: Callable[[], T], starting: bool = False) -> T | None:
+        """Return the action's result; None where nothing is tracked or the store failed, which is said once."""
+        if (self.run_id is None and not starting) or time.monotonic() < self._next_attempt:
+            return None
+        try:
+            return action()
+        except self._errors as error:
+            self._next_attempt = time.monotonic() + _SECONDS_BETWEEN_ATTEMPTS
+            self._warn(error)
+            return None
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            reason = mlflow_connection.reason(error)
+            logger.warning(
+                "MLflow tracking at %s failed; the step goes on, its results are on disk: %s", self._uri, reason
+            )
+        self._warned = True
+
+
+@contextmanager
+def step_run(step: str, parameters: Mapping[str, Any]) -> Iterator[TrackedRun]:
+    """Track a step as an MLflow run named ``step``, nested below the pipeline's run where there is one.
+
+    ``parameters`` become the nested run's (cut at 6000 characters; whole in its artifact ``config.json``), never
+    the parent's: KFP's own plugin logs its inputs there, and a second value would reject the whole batch.
+    An exception in the block marks the run FAILED (KILLED for an interrupt), is its tag ``deepsynth.error``, and
+    propagates. The status of a run
+    that was attached to by ``MLFLOW_RUN_ID`` is left to its owner.
+    """
+    uri = mlflow_connection.store_uri()
+    tracked = TrackedRun(uri)
+    if uri.lower() != TRACKING_OFF:
+        tracked._start(step, parameters)
+    status = "FAILED"
+    try:
+        yield tracked
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    except Exception as error:
+        tracked.set_tags({"deepsynth.error": f"{type(error).__name__}: {error}"})
+        raise
+    finally:
+        tracked._finish(status)

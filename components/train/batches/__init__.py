@@ -1,0 +1,1 @@
+"""Pages as batches of tensors."""

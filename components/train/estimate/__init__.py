@@ -1,0 +1,1 @@
+"""Memory of a training, predicted without weights."""

@@ -1,0 +1,100 @@
+"""Which GPUs a training fits on, and how far its batch or its context could grow there."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from components.train.config import TrainConfig
+from components.train.estimate.memory_estimate import MemoryEstimate, Pages, estimate_memory
+
+# The largest error of the estimate that docs/benchmarks/training/estimate.md leaves unexplained, rounded up.
+KNOWN_ERROR = 0.10
+# Not measured here. Of a T4's "16 GB" PyTorch shows 14.56 to 14.76 GiB, by the driver, as out-of-memory messages in
+# public issues have it; of an L4's "24 GB" nvidia-smi reports 22.5 GiB (modal-labs/modal-client#2797). About the
+# smaller of the two shares, for all of them.
+_SHARE_SHOWN = 0.92
+_CONTEXT_BYTES = 2**29
+_LARGEST_BATCH = 512
+
+# Gigabytes as the GPUs are sold.
+GPUS = {
+    "T4": 16,
+    "RTX 3090": 24,
+    "RTX 4090": 24,
+    "L4": 24,
+    "A10G": 24,
+    "A100 40 GB": 40,
+    "A100 80 GB": 80,
+    "H100": 80,
+    "H200": 141,
+}
+
+
+@dataclass(frozen=True)
+class GpuLimits:
+    """One GPU type: bytes that a training can use, whether the config's fits, and the limits (None: not even one)."""
+
+    gpu: str
+    usable_bytes: int
+    fits: bool
+    largest_batch: int | None
+    longest_context: int | None
+
+
+def usable_bytes(gigabytes: int) -> int:
+    """Return what a training can allocate on a GPU that is sold with ``gigabytes``."""
+    return int(gigabytes * _SHARE_SHOWN * 2**30) - _CONTEXT_BYTES
+
+
+def gpu_limits(
+    config: TrainConfig,
+    pages: Pages,
+    estimate: MemoryEstimate,
+    longest_known: int,
+    gpus: Mapping[str, int] = GPUS,
+) -> list[GpuLimits]:
+    """Return the limits on each of ``gpus`` (names and gigabytes), with ``KNOWN_ERROR`` as the margin.
+
+    The batch grows with the rows' tokens as they are, the context (tokens in a row) with one page a batch, to
+    ``longest_known``, the model's largest position. Between two powers of two the peak is taken to be a straight
+    line: it is the largest of sums that grow at least linearly, so that the line lies above it.
+    """
+    budgets = {name: usable_bytes(size) for name, size in gpus.items()}
+    highest = max(budgets.values())
+
+    def peak_of_batch(batch: int) -> int:
+        grown = config.model_copy(update={"per_device_train_batch_size": batch})
+        return _needed(estimate_memory(grown, pages, estimate.backend))
+
+    def peak_of_context(tokens: int) -> int:
+        single = config.model_copy(update={"per_device_train_batch_size": 1})
+        return _needed(estimate_memory(single, replace(pages, tokens=tokens), estimate.backend))
+
+    batches = _ladder(peak_of_batch, 1, _LARGEST_BATCH, highest)
+    contexts = _ladder(peak_of_context, estimate.page_tokens, longest_known, highest)
+    return [
+        GpuLimits(name, budget, _needed(estimate) <= budget, _largest(batches, budget), _largest(contexts, budget))
+        for name, budget in budgets.items()
+    ]
+
+
+def _needed(estimate: MemoryEstimate) -> int:
+    return int(max(estimate.peak_bytes, estimate.loading_peak_bytes) * (1 + KNOWN_ERROR))
+
+
+def _ladder(peak_of: Callable[[int], int], start: int, end: int, highest: int) -> list[tuple[int, int]]:
+    steps: list[tuple[int, int]] = []
+    size = start
+    while not steps or (steps[-1][0] < end and steps[-1][1] <= highest):
+        steps.append((size, peak_of(size)))
+        size = min(2 * size, max(end, start))
+    return steps
+
+
+def _largest(steps: list[tuple[int, int]], budget: int) -> int | None:
+    if steps[0][1] > budget:
+        return None
+    for (low, low_peak), (high, high_peak) in itertools.pairwise(steps):
+        if high_peak > budget:
+            return low + int((high - low) * (budget - low_peak) / (high_peak - low_peak))
+    return steps[-1][0]

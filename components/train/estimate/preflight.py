@@ -1,0 +1,95 @@
+"""Before anything is loaded: would this training fit into the GPU's free memory?"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+
+import torch
+
+from components.shared.datasets.shard_reader import ShardDataset
+from components.shared.errors import UserError
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import load_processor, model_type_of
+from components.shared.reading.image_text_inputs import training_inputs
+from components.train.batches.collator import padding_granule
+from components.train.config import TrainConfig
+from components.train.estimate.gpu_limits import KNOWN_ERROR
+from components.train.estimate.memory_estimate import MemoryEstimate, Pages
+
+log = logging.getLogger(__name__)
+
+_PAGES_LOOKED_AT = 32
+_SECONDS = 300
+
+
+def check_free_memory(config: TrainConfig, dataset: ShardDataset, backend: str) -> None:
+    """Do ``check_memory`` with what is free on the first CUDA device; nothing on a machine without one."""
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        check_memory(config, dataset, backend, free)
+
+
+def check_memory(config: TrainConfig, dataset: ShardDataset, backend: str, free_bytes: int) -> MemoryEstimate | None:
+    """Return the estimate of a training on ``dataset``; None, with a warning, where none can be made.
+
+    It is made in a process of its own: Unsloth has changed transformers in this one.
+
+    Raises:
+        UserError: the estimate exceeds ``free_bytes`` by more than its known error, and
+            ``config.ignore_memory_estimate`` is off. An estimate that is only an upper bound warns instead, as one
+            within its known error of what is free does.
+    """
+    try:
+        estimate = _estimate_elsewhere(config, largest_pages(config, dataset), backend)
+    except UserError as error:
+        log.warning("no memory estimate: %s", error)
+        return None
+    needed, free = max(estimate.peak_bytes, estimate.loading_peak_bytes) / 2**30, free_bytes / 2**30
+    log.info("memory: %s%.1f GiB are predicted, %.1f GiB are free", "at most " * estimate.upper_bound, needed, free)
+    if needed * (1 + KNOWN_ERROR) <= free:
+        return estimate
+    problem = f"{needed:.1f} GiB are predicted at the peak, and {free:.1f} GiB are free"
+    if needed * (1 - KNOWN_ERROR) <= free or config.ignore_memory_estimate or estimate.upper_bound:
+        log.warning("%s: it may run out of memory", problem)
+        return estimate
+    raise UserError(
+        problem,
+        where="GPU memory",
+        mend="lower per_device_train_batch_size or max_length, set load_in_4bit or gradient_checkpointing,"
+        " or go on with ignore_memory_estimate: true",
+    )
+
+
+def largest_pages(config: TrainConfig, dataset: ShardDataset) -> Pages:
+    """Return the largest picture and the longest row among some pages of ``dataset``, spread evenly over it."""
+    step = max(1, len(dataset) // _PAGES_LOOKED_AT)
+    samples = [dataset[index] for index in range(0, len(dataset), step)]
+    largest = max(samples, key=lambda sample: sample.image.width * sample.image.height)
+    longest = max(samples, key=lambda sample: len(sample.text))
+    processor = load_processor(config.base_model, config.revision, config.trust_remote_code)
+    family = family_of(model_type_of(config.base_model, config.revision, config.trust_remote_code))
+    page = ([largest.image], [longest.instruction], [longest.text])
+    batch = training_inputs(processor, family, *page, config.max_length, padding_granule(config))
+    return Pages(largest.image.width, largest.image.height, batch["input_ids"].shape[1])
+
+
+def _estimate_elsewhere(config: TrainConfig, pages: Pages, backend: str) -> MemoryEstimate:
+    request = {"config": config.model_dump(mode="json"), "pages": asdict(pages), "backend": backend}
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-m", "components.train.estimate.memory_estimate"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},  # the estimate must not take what it measures
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"it took more than {_SECONDS} s") from error
+    if answer.returncode:
+        raise UserError((answer.stderr.strip().splitlines() or ["it failed"])[-1].removeprefix("error: "))
+    return MemoryEstimate(**json.loads(answer.stdout.splitlines()[-1]))

@@ -1,0 +1,84 @@
+"""A frozen vision part on the meta device: recordings, one microbatch in the place of many, and kept features."""
+
+import functools
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from components.shared.reading.vision_microbatches import PIXELS_AT_ONCE, encoder_of_pictures
+from components.train.estimate.step_trace import MemoryTrace
+from components.train.vision.frozen_vision import inner_model
+
+
+def recording_bytes(model: PreTrainedModel | PeftModel, batch: dict[str, Any], workspace: int) -> int:
+    """Return what the recordings of a frozen encoder keep: pictures, and ``workspace`` for each of two more streams.
+
+    ``batch`` is the model's input; pictures are its tensors of shape (pictures, channels, height, width).
+    """
+    encoder = encoder_of_pictures(model)
+    if encoder is None or any(weight.requires_grad for weight in encoder.parameters()):
+        return 0
+    pictures = [value for value in batch.values() if value.dim() == 4 and value.is_floating_point()]
+    return 2 * workspace + sum(
+        value[: max(1, PIXELS_AT_ONCE // value[0, 0].numel())].numel() * value.element_size() for value in pictures
+    )
+
+
+def encode_each_shape_once(model: PreTrainedModel | PeftModel) -> None:
+    """Trace the encoder for the first microbatch of a shape only: others take as much, and 512 pages are 128 of them.
+
+    To be called before the encoder is made to take its pictures in microbatches. With gradients nothing changes.
+    """
+    encoder = encoder_of_pictures(model)
+    if encoder is None:
+        return
+    forward = encoder.forward
+    traced: dict[torch.Size, tuple[Any, dict[str, Any]]] = {}
+
+    @functools.wraps(forward)
+    def forward_once(pixel_values: torch.Tensor, *inputs: Any, **options: Any) -> Any:
+        if torch.is_grad_enabled():
+            return forward(pixel_values, *inputs, **options)
+        if pixel_values.shape in traced:
+            kind, shapes = traced[pixel_values.shape]
+            return kind(**{name: _same_size(value) for name, value in shapes.items()})
+        output = forward(pixel_values, *inputs, **options)
+        # Shapes alone: tensors would count for as long as the trace lasts.
+        traced[pixel_values.shape] = type(output), {name: _shape_only(value) for name, value in output.items()}
+        return output
+
+    encoder.forward = forward_once
+
+
+def _shape_only(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype, value.device
+    return value if value is None else [_shape_only(each) for each in value]
+
+
+def _same_size(kept: Any) -> Any:
+    if isinstance(kept, tuple) and isinstance(kept[0], torch.Size):
+        shape, dtype, device = kept
+        return torch.empty(shape, dtype=dtype, device=device)
+    return kept if kept is None else tuple(_same_size(each) for each in kept)
+
+
+def serve_kept_features(model: PreTrainedModel | PeftModel, trace: MemoryTrace) -> None:
+    """Let the batch have its pictures' features, which stay as long as it does, and count no vision part."""
+    inner = inner_model(model)
+    compute = inner.get_image_features
+    features: list[torch.Tensor] = []
+
+    def served(*inputs: Any, **options: Any) -> Any:
+        with trace.not_counting():
+            output = compute(*inputs, **options)
+        if not isinstance(getattr(output, "pooler_output", None), list | tuple):
+            raise ValueError("its vision part hands over something else than features of each picture")
+        if not features:
+            features.extend(torch.empty(each.shape, dtype=each.dtype, device="meta") for each in output.pooler_output)
+        output.pooler_output = tuple(features)
+        return output
+
+    inner.get_image_features = served

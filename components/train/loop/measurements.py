@@ -1,0 +1,221 @@
+"""What is measured while a model trains: losses, step times, tokens, memory."""
+
+import math
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from components.shared.errors import UserError
+from components.shared.telemetry.progress import ProgressReport
+from components.shared.tracking.step_run import TrackedRun
+from components.train.processes.distributed import in_any_process, largest, of_all, summed
+
+
+@dataclass
+class TrainingMeasurements:
+    """Lists with one entry per optimizer step; the loss curve has one per ``logging_steps``, and one at the last step.
+
+    ``step_seconds`` run from the step's first batch to its last kernel (the device is synchronised);
+    ``tokens_per_step`` counts prompt, image and answer tokens without padding, ``padded_tokens_per_step`` with it.
+    ``data_wait_seconds`` pass before a step, until its batches are there; they are not part of ``step_seconds``.
+    ``flops_per_step`` are the language model's (``utilization.py``). ``eval_*`` have one entry per evaluation, CER and
+    WER only where pages are read. ``resumed_after_steps`` says where the training went on from a checkpoint.
+    With several processes, samples, tokens and operations are those of all, seconds those of the first.
+    """
+
+    step_seconds: list[float] = field(default_factory=list)
+    tokens_per_step: list[int] = field(default_factory=list)
+    padded_tokens_per_step: list[int] = field(default_factory=list)
+    samples_per_step: list[int] = field(default_factory=list)
+    flops_per_step: list[float] = field(default_factory=list)
+    data_wait_seconds: list[float] = field(default_factory=list)
+    loss_steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
+    gradient_norms: list[float] = field(default_factory=list)
+    eval_steps: list[int] = field(default_factory=list)
+    eval_losses: list[float] = field(default_factory=list)
+    eval_cers: list[float] = field(default_factory=list)
+    eval_wers: list[float] = field(default_factory=list)
+    eval_seconds: list[float] = field(default_factory=list)
+    resumed_after_steps: list[int] = field(default_factory=list)
+    checkpoint_seconds: list[float] = field(default_factory=list)
+    failed_checkpoints: int = 0
+    truncated_samples: int = 0
+    best_step: int | None = None
+    """early stopping: the step whose weights were taken"""
+    vision_features: dict[str, float] | None = None
+    """pages whose kept features were computed before the first step, reused and left out, with the ``seconds`` of that
+    and their ``bytes``; how many were computed in steps, and how many of these for a corrupt file"""
+
+    def begin_step(self) -> None:
+        """Open a step's entries; ``count`` fills them, batch by batch."""
+        for counts in (self.tokens_per_step, self.padded_tokens_per_step, self.samples_per_step):
+            counts.append(0)
+        self.flops_per_step.append(0.0)
+
+    def count(self, lengths: list[int], padded_length: int, flops: float) -> None:
+        """Add a batch of rows of ``lengths`` tokens, padded to ``padded_length``, to the open step."""
+        self.tokens_per_step[-1] += sum(lengths)
+        self.padded_tokens_per_step[-1] += padded_length * len(lengths)
+        self.samples_per_step[-1] += len(lengths)
+        self.flops_per_step[-1] += flops
+
+    def count_all_processes(self, truncated_before: int) -> None:
+        """Close a step: add what the other processes counted in it; ``truncated_before`` are the samples before it."""
+        counts = (self.tokens_per_step, self.padded_tokens_per_step, self.samples_per_step, self.flops_per_step)
+        truncated: float = self.truncated_samples - truncated_before
+        tokens, padded, samples, flops, truncated = summed([*(count[-1] for count in counts), truncated])
+        self.tokens_per_step[-1], self.padded_tokens_per_step[-1] = int(tokens), int(padded)
+        self.samples_per_step[-1], self.flops_per_step[-1] = int(samples), flops
+        self.truncated_samples = truncated_before + int(truncated)
+
+    def rates(self, steps: int, peak: float | None) -> dict[str, float]:
+        """Return the rates of the last ``steps`` steps, waiting for data included; ``peak`` in FLOP/s is for MFU."""
+        working, waiting = sum(self.step_seconds[-steps:]), sum(self.data_wait_seconds[-steps:])
+        seconds = working + waiting
+        if not steps or not seconds:
+            return {}
+        tokens, padded = sum(self.tokens_per_step[-steps:]), sum(self.padded_tokens_per_step[-steps:])
+        rates = {
+            "samples_per_second": sum(self.samples_per_step[-steps:]) / seconds,
+            "tokens_per_second": tokens / seconds,
+            "data_wait_share": waiting / seconds,
+            "padding_share": 1 - tokens / max(1, padded),
+        }
+        return rates | ({"mfu": sum(self.flops_per_step[-steps:]) / seconds / peak} if peak else {})
+
+
+class MeasuringCallback(TrainerCallback):
+    """Fills ``TrainingMeasurements``, the progress bar and the tracked run while the Trainer runs.
+
+    ``peak`` are the FLOP/s of all devices; None leaves MFU out.
+    """
+
+    def __init__(
+        self, measurements: TrainingMeasurements, tracked: TrackedRun, progress: ProgressReport, peak: float | None
+    ) -> None:
+        self._measurements = measurements
+        self._tracked = tracked
+        self._progress = progress
+        self._peak = peak
+        self._step_started = 0.0
+        self._steps_logged = len(measurements.step_seconds)
+        self._truncated_before = 0
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._measurements.begin_step()
+        self._truncated_before = self._measurements.truncated_samples
+        self._step_started = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._measurements.step_seconds.append(time.perf_counter() - self._step_started)
+        self._measurements.count_all_processes(self._truncated_before)
+        self._progress.advance(note=f"loss {self._measurements.losses[-1]:.3f}" if self._measurements.losses else "")
+        self._log_the_last_step(control)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._log_the_last_step(control)
+
+    def _log_the_last_step(self, control: TrainerControl) -> None:
+        # Transformers logs at multiples of logging_steps only. Early stopping decides after the step's end, and the
+        # epoch's end follows; what is logged already is not logged twice.
+        control.should_log = control.should_log or control.should_training_stop
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs and "eval_loss" in logs:
+            self._log_evaluation(state.global_step, logs)
+        if logs and "loss" in logs:
+            self._log_steps(state.global_step, logs)
+
+    def _log_steps(self, step: int, logs: dict[str, float]) -> None:
+        if not math.isfinite(logs["loss"]):
+            raise _diverged(f"the loss became {logs['loss']} at step {step}")
+        measured = self._measurements
+        measured.loss_steps.append(step)
+        measured.losses.append(logs["loss"])
+        measured.learning_rates.append(logs["learning_rate"])
+        measured.gradient_norms.append(float(logs["grad_norm"]))
+        metrics = {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "grad_norm": float(logs["grad_norm"])}
+        metrics |= measured.rates(len(measured.step_seconds) - self._steps_logged, self._peak)
+        if torch.cuda.is_available():
+            metrics["peak_memory_gib"] = largest([torch.cuda.max_memory_allocated()])[0] / 2**30
+        self._steps_logged = len(measured.step_seconds)
+        self._tracked.log_metrics(metrics, step=step)
+
+    def _log_evaluation(self, step: int, logs: dict[str, float]) -> None:
+        measured = self._measurements
+        measured.eval_steps.append(step)
+        measured.eval_losses.append(logs["eval_loss"])
+        if "eval_cer" in logs:
+            measured.eval_cers.append(logs["eval_cer"])
+            measured.eval_wers.append(logs["eval_wer"])
+        measured.eval_seconds.append(logs["eval_runtime"])
+        shown = ("eval_loss", "eval_cer", "eval_wer", "eval_runtime")
+        self._tracked.log_metrics({name: logs[name] for name in shown if name in logs}, step=step)
+
+
+def check_trained_weights(model: torch.nn.Module, step: int) -> None:
+    """Check what the last step left, which no later loss shows.
+
+    Raises:
+        UserError: a trained weight is nan or infinite, in any of the processes.
+    """
+    finite = all(bool(torch.isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad)
+    if in_any_process(not finite):
+        raise _diverged(f"a trained weight became nan or infinite by step {step}")
+
+
+def _diverged(problem: str) -> UserError:
+    mend = "lower it, or raise warmup_ratio; nothing was written"
+    return UserError(problem, where="learning_rate", mend=mend)
+
+
+def start_memory_peak() -> None:
+    """Let the peak of CUDA memory count from here on."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_of_processes() -> list[dict[str, int | None]]:
+    """Return ``peak_memory_bytes`` of every process of the training."""
+    return of_all(peak_memory_bytes())
+
+
+def highest_peak(peaks: Sequence[dict[str, int | None]]) -> dict[str, int | None]:
+    """Return the largest figure of each kind.
+
+    >>> highest_peak([{"allocated": 3, "reserved": 5}, {"allocated": 4, "reserved": 4}])
+    {'allocated': 4, 'reserved': 5}
+    """
+    return {kind: max((peak[kind] for peak in peaks), key=lambda peak: peak or 0) for kind in peaks[0]}
+
+
+def peak_memory_bytes() -> dict[str, int | None]:
+    """Return the peak memory since ``start_memory_peak``: CUDA allocated and reserved (None without CUDA).
+
+    ``resident`` is the process's, from its start.
+    """
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if not torch.cuda.is_available():
+        return {"allocated": None, "reserved": None, "resident": resident}
+    return {
+        "allocated": torch.cuda.max_memory_allocated(),
+        "reserved": torch.cuda.max_memory_reserved(),
+        "resident": resident,
+    }

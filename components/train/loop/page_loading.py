@@ -1,0 +1,62 @@
+"""transformers' Trainer with loaders that take pages in a given order, disturb no random number, and end."""
+
+import functools
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from components.train.batches.data_workers import end_workers, start_worker
+from components.train.batches.length_grouping import LengthGroupedPages
+
+
+class PageLoadingTrainer(Trainer):
+    """A Trainer whose loaders disturb no random number of the training; ``options`` are the Trainer's."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._sampler: LengthGroupedPages | None = None
+        self._loaders: list[Any] = []
+
+    def take_pages_by(self, sampler: LengthGroupedPages) -> None:
+        """Take the training pages in the order of ``sampler``."""
+        self._sampler = sampler
+
+    def order_pages_for(self, epoch: int) -> None:
+        """Say which epoch begins.
+
+        With several processes, accelerate and transformers do not reach the sampler in the epoch that a training is
+        resumed in: both stop at the batch sampler of the one process, which the resumed epoch's wraps.
+        """
+        if self._sampler:
+            self._sampler.set_epoch(epoch)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self._sampler or super()._get_train_sampler(train_dataset)
+
+    def get_train_dataloader(self) -> Any:
+        """Return the loader, with a generator of its own.
+
+        Starting data workers takes a random number. From the global generator, which dropout uses as well, a resumed
+        epoch would take one at another place than an uninterrupted one, and its losses would differ from there on.
+        """
+        loader: Any = super().get_train_dataloader()
+        generator = torch.Generator().manual_seed(self.args.seed)
+        # accelerate's loader iterates over the one that it wraps; a resumed epoch's is made from the outer one.
+        for each in (loader, getattr(loader, "base_dataloader", loader)):
+            each.generator = generator
+            each.worker_init_fn = functools.partial(start_worker, each.worker_init_fn)
+            self._loaders.append(each)
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return the loader of the held-out pages."""
+        loader: Any = super().get_eval_dataloader(eval_dataset)
+        for each in (loader, getattr(loader, "base_dataloader", loader)):
+            each.worker_init_fn = functools.partial(start_worker, None)
+            self._loaders.append(each)
+        return loader
+
+    def end_data_workers(self) -> None:
+        """End the data workers, see ``end_workers``."""
+        end_workers(self._loaders)

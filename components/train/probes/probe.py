@@ -1,0 +1,131 @@
+"""What a backend's model does besides a training: read, generate, and fill the memory. One process, one backend.
+
+    python -m components.train.probes.probe --config probe.json
+
+The benchmark step runs it once per contender. Each part that cannot run is a result that says why; the result file is
+written anew after each part, so that a process that is killed leaves what it had measured.
+"""
+
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from components.shared.errors import UserError
+from components.shared.programs.machine_failures import ran_out_of_device_memory
+from components.shared.programs.step_command import step_main
+from components.shared.programs.step_config import StepConfig
+from components.train.backends.choice import choose_backend
+from components.train.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+class ProbeConfig(StepConfig):
+    """Measure one training backend's model beyond a training run."""
+
+    train: dict[str, Any]
+    """the train step's settings; their output_dir is the adapter that the contender trained"""
+    result_file: Path
+    """the JSON file to write"""
+    cer_pages: int = Field(8, ge=0)
+    """held-out pages that the trained adapter transcribes; 0: none"""
+    max_new_tokens: int = Field(512, ge=1)
+    """longest transcription of such a page, in tokens"""
+    generation_tokens: int = Field(64, ge=0)
+    """tokens that are generated for each page to measure speed, no more and no fewer; 0: not measured"""
+    generation_batch_size: int = Field(8, ge=1)
+    """pages that are read or generated for at once"""
+    generation_repeats: int = Field(3, ge=1)
+    """how often the speed is measured, after one run to warm up"""
+    memory_cap_gib: float | None = Field(None, gt=0)
+    """GiB of device memory that this process may hold; with it, the largest batch and the longest context are sought"""
+    largest_batch_limit: int = Field(1024, ge=1)
+    """pages beyond which the search for the largest batch does not go"""
+    longest_context_limit: int = Field(131072, ge=64)
+    """tokens beyond which the search for the longest context does not go"""
+
+
+def run(config: ProbeConfig) -> dict[str, Any]:
+    """Measure each part, write ``config.result_file`` and return its content: part -> figures, with a ``status``.
+
+    Raises:
+        UserError: the dataset, the model or a setting is not usable on this machine.
+    """
+    settings = TrainConfig.model_validate(config.train)
+    backend, _ = choose_backend(settings)  # before any other import: Unsloth patches transformers
+    from components.shared.datasets.shard_reader import ShardDataset
+    from components.train.probes.capacity import cap_device_memory, largest_batch, longest_context
+    from components.train.probes.generation_speed import (
+        generation_speed,
+        inference_mode_of,
+        put_adapter,
+        transcriptions,
+    )
+
+    obstacle = cap_device_memory(config.memory_cap_gib)
+    trainable = backend.load(settings)
+    results: dict[str, Any] = {}
+
+    def measure(name: str, obstacle: str | None, part: Callable[[], dict[str, Any]]) -> None:
+        results[name] = _result(name, obstacle, part)
+        _write(config.result_file, results)
+
+    def read_pages() -> dict[str, Any]:
+        put_adapter(trainable, settings.output_dir)
+        pages = ShardDataset(settings.dataset_dir, "eval")
+        chosen = [pages[index] for index in range(min(config.cer_pages, len(pages)))]
+        return transcriptions(trainable, chosen, config.generation_batch_size, config.max_new_tokens)
+
+    def generate() -> dict[str, Any]:
+        pages = ShardDataset(settings.dataset_dir, "train", verify=False)
+        chosen = [pages[index % len(pages)] for index in range(config.generation_batch_size)]
+        return generation_speed(trainable, chosen, config.generation_tokens, config.generation_repeats)
+
+    with inference_mode_of(trainable, backend.name):
+        measure("reading", "cer_pages is 0" if not config.cer_pages else None, read_pages)
+        measure("generation", "generation_tokens is 0" if not config.generation_tokens else None, generate)
+    with tempfile.TemporaryDirectory() as scratch:
+        page = _longest_page(ShardDataset(settings.dataset_dir, "train", verify=False)) if not obstacle else None
+        search: dict[str, Any] = {"trainable": trainable, "config": settings, "page": page, "scratch": Path(scratch)}
+        batches, tokens = config.largest_batch_limit, config.longest_context_limit
+        measure("largest_batch", obstacle, lambda: largest_batch(**search, limit=batches))
+        measure("longest_context", obstacle, lambda: longest_context(**search, limit=tokens))
+    return results
+
+
+def _longest_page(pages: Any) -> Any:
+    """Return the page with the longest label among 512 spread over the split: what fits with it fits with most."""
+    spread = range(0, len(pages), max(1, len(pages) // 512))
+    return max((pages[index] for index in spread), key=lambda page: len(page.text.encode()))
+
+
+def _result(name: str, obstacle: str | None, part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    import torch
+
+    if obstacle:
+        return {"status": "skipped", "reason": obstacle}
+    try:
+        return {"status": "ok", **part()}
+    except UserError as error:
+        return {"status": "failed", "reason": str(error)}
+    except Exception as error:  # a contender's own fault is its result; the other parts are measured all the same
+        if isinstance(error, torch.AcceleratorError) and not ran_out_of_device_memory(error):
+            raise  # the device's context is broken: every later part would fail with it
+        log.exception("%s failed", name)
+        return {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:500]}
+
+
+def _write(path: Path, results: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(step_main("train.probe", ProbeConfig, run, sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""One process per GPU: the train step started several times on this machine, by torchrun's own machinery."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil
+import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from components.shared.errors import UserError
+from components.train.config import TrainConfig
+from components.train.processes.termination import EXIT_CODE, Termination, handled_termination
+
+CPU_PROCESSES_VARIABLE = "DEEPSYNTH_CPU_PROCESSES"
+"""set to 1, ``num_gpus`` processes may share the CPU of a machine without CUDA devices, to try a training"""
+CONFIG_FILE = "train.json"
+_ERROR_FILE = "error-{}.json"
+# torchrun's, without SIGTERM: it would kill what is not over after 30 s, in the middle of a checkpoint for instance.
+_LEFT_TO_TORCHRUN = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def error_file(folder: Path, rank: int) -> Path:
+    """Return where the process ``rank`` says what its user can mend."""
+    return folder / _ERROR_FILE.format(rank)
+
+
+def run_in_processes(config: TrainConfig) -> None:
+    """Run the train step in ``config.num_gpus`` processes, see ``worker.py``, and return when all are done.
+
+    SIGTERM is passed on to them: they end as one process does, with a checkpoint where there is a place for it.
+
+    Raises:
+        UserError: there are too few CUDA devices, or a process said that the user can mend something.
+        ChildProcessError: a process failed otherwise; its own words are on standard error.
+    """
+    _check_devices(config.num_gpus)
+    with tempfile.TemporaryDirectory(prefix="deepsynth-train-") as scratch:
+        folder = Path(scratch)
+        (folder / CONFIG_FILE).write_text(config.model_dump_json(), encoding="utf-8")
+        settings = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=config.num_gpus,
+            run_id=str(uuid.uuid4()),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",  # a machine's own name may have no address
+            max_restarts=0,
+            # Libraries print what they do: once is enough.
+            logs_specs=DefaultLogsSpecs(scratch, redirects=dict.fromkeys(range(1, config.num_gpus), Std.OUT)),
+            signals_to_handle=",".join(each.name for each in _LEFT_TO_TORCHRUN),
+        )
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # says each exit code and signal
+        with _signals_as_before(), _passed_on_to_workers(scratch) as termination:
+            try:
+                elastic_launch(settings, sys.executable)("-m", "components.train.worker", scratch)
+            except ChildFailedError as error:
+                _fail(error, folder, termination)
+            except SignalException as error:
+                if error.sigval == signal.SIGINT:
+                    raise KeyboardInterrupt from None
+                raise SystemExit(128 + error.sigval) from None
+
+
+def _check_devices(wanted: int) -> None:
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted <= devices or (not devices and os.environ.get(CPU_PROCESSES_VARIABLE) == "1"):
+        return
+    raise UserError(
+        f"{wanted} GPUs are asked for, and this machine has {devices} CUDA devices",
+        where="num_gpus",
+        mend=f"set it to {max(1, devices)}",
+    )
+
+
+@contextmanager
+def _signals_as_before() -> Iterator[None]:
+    """Take torchrun's signal handlers off after the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _LEFT_TO_TORCHRUN}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _passed_on_to_workers(mark: str) -> Iterator[Termination]:
+    """Pass SIGTERM on to the child processes that have ``mark`` among their arguments; without any, end at once."""
+    with handled_termination() as termination:
+        handle = signal.getsignal(signal.SIGTERM)
+
+        def pass_on(number: int, frame: Any) -> None:
+            workers = [child for child in psutil.Process().children() if _has_argument(child, mark)]
+            termination.deferred = bool(workers)
+            for worker in workers:
+                worker.send_signal(signal.SIGTERM)
+            termination.request(number, frame)
+
+        if handle == termination.request:  # not in another thread than the main one
+            signal.signal(signal.SIGTERM, pass_on)
+        yield termination
+
+
+def _has_argument(process: psutil.Process, argument: str) -> bool:
+    try:
+        return argument in process.cmdline()
+    except psutil.Error:
+        return False  # it ended
+
+
+def _fail(error: ChildFailedError, folder: Path, termination: Termination) -> NoReturn:
+    for path in sorted(folder.glob(_ERROR_FILE.format("*"))):
+        raise UserError(json.loads(path.read_text(encoding="utf-8"))) from None
+    codes = {failure.exitcode for failure in error.failures.values()}
+    if termination.requested or EXIT_CODE in codes:
+        raise SystemExit(EXIT_CODE) from None
+    if 130 in codes:
+        raise KeyboardInterrupt from None
+    rank, failure = error.get_first_failure()
+    ended = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
+    raise ChildProcessError(f"process {rank} of the training {ended}") from None

@@ -1,0 +1,1 @@
+"""The frozen vision encoder and its kept features."""

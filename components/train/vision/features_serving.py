@@ -1,0 +1,90 @@
+"""The model takes a page's features from the batch where the batch brings them, and computes them where it does not."""
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from components.shared.errors import UserError
+from components.train.vision.features_store import BROUGHT_FEATURES
+from components.train.vision.frozen_vision import inner_model
+
+# What a vision encoder gives back beside pooler_output, and no language model reads. Local: DeepSeek's crops.
+_UNREAD_OUTPUTS = {"last_hidden_state", "hidden_states", "attentions"}
+_UNREAD_PREFIX = "local_"
+
+
+class ServedFeatures:
+    """Within the context, ``model`` takes features out of batches of ``PageCollator``.
+
+    The batch's features are taken out of the arguments before the model's ``forward`` sees them, and its
+    ``get_image_features`` gives them back: nothing of the forward functions, which Unsloth rewrites, is touched.
+
+    Attributes:
+        computed: pages whose features were computed in a forward pass.
+        corrupt: pages among them whose stored file was corrupt.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        self.computed = 0
+        self.corrupt = 0
+        self._model = model
+        self._inner = inner_model(model)
+        self._compute = self._inner.get_image_features
+        self._brought: dict[str, Any] | None = None
+
+    def __enter__(self) -> "ServedFeatures":
+        self._before = vars(self._inner).get("get_image_features")
+        # Not traced where Unsloth compiles the caller: each batch's numbers of tokens would be compiled anew.
+        self._inner.get_image_features = torch.compiler.disable(self._image_features)
+        self._hook = self._model.register_forward_pre_hook(self._take_out, with_kwargs=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+        del self._inner.get_image_features
+        if self._before:
+            self._inner.get_image_features = self._before
+
+    def features_of(self, image_inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Return what the model computes for pictures: per picture (image tokens, hidden size).
+
+        Raises:
+            UserError: the model hands over something else.
+        """
+        output = self._compute(**image_inputs, return_dict=True)
+        features = getattr(output, "pooler_output", None)
+        more = [
+            name
+            for name, value in (output.items() if features is not None else ())
+            if value is not None and name not in {"pooler_output", *_UNREAD_OUTPUTS}
+            if not name.startswith(_UNREAD_PREFIX)
+        ]
+        if more or not isinstance(features, list | tuple) or any(each.dim() != 2 for each in features):
+            what = f"more than features ({', '.join(more)})" if more else "features in another form"
+            raise UserError(
+                f"features cannot be kept for this model: its vision part hands over {what}",
+                where="vision_features_dir",
+                mend="leave it out",
+            )
+        return list(features)
+
+    def _take_out(self, model: torch.nn.Module, places: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        options = dict(options)
+        self._brought = options.pop(BROUGHT_FEATURES, None)
+        return places, options
+
+    def _image_features(self, *places: Any, **options: Any) -> Any:
+        brought, self._brought = self._brought, None
+        if brought is None:  # generation, which gets its inputs from the processor
+            return self._compute(*places, **options)
+        tokens: list[int] = brought["tokens"]
+        self.computed += tokens.count(0)
+        self.corrupt += brought["corrupt"]
+        stored = iter(torch.split(brought["features"], [count for count in tokens if count]))
+        computed = iter(self.features_of(brought["pictures"]) if 0 in tokens else [])
+        return BaseModelOutputWithPooling(
+            pooler_output=tuple(next(stored) if count else next(computed) for count in tokens)  # type: ignore[arg-type]
+        )

@@ -1,0 +1,65 @@
+"""The result table of a run on a cluster, read from MLflow: its evaluation's report and its gate's verdict."""
+
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+
+from components.shared.tracking import mlflow_connection, tracking_runs
+from components.shared.tracking.mlflow_connection import TRACKING_OFF
+from pipelines.definition.environment import Environment
+from pipelines.local.run_summary import models_table
+
+_REPORT = "report.json"
+
+
+def print_results(run_id: str, environment: Environment, console: Console) -> None:
+    """Print the table of the KFP run ``run_id``, or in a line why it cannot be had from this machine.
+
+    MLflow's address is ``MLFLOW_TRACKING_URI``, e.g. a forwarded port, else the environment's.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or environment.mlflow_tracking_uri
+    if not uri or uri.lower() == TRACKING_OFF:
+        _say(console, "no table: the environment names no MLflow server (mlflow_tracking_uri)")
+        return
+    try:
+        rows, tags = _results(mlflow_connection.connect(uri), run_id)
+    except mlflow_connection.store_errors() as error:
+        reason = " ".join(str(error).split())[:200]
+        _say(console, f"no table: MLflow at {uri} does not answer here ({reason})")
+        _say(console, "reach it, e.g. with: kubectl port-forward -n deepsynth svc/mlflow 5000:5000")
+        _say(console, "and set MLFLOW_TRACKING_URI=http://127.0.0.1:5000; the run's page has the report too")
+        return
+    if rows:
+        console.print(models_table(rows))
+    elif tags.get("deepsynth.decision") == "unchanged":
+        _say(console, tags.get("mlflow.note.content", "nothing was trained: the data is unchanged"))
+    else:
+        _say(console, f"no table: MLflow at {uri} has no evaluation of this run (cached by KFP, or not reached)")
+    if "gate" in tags:
+        _say(console, f"{tags['gate'] + ':':<14}{tags.get('gate.reason', '')}")
+
+
+def _results(client: Any, run_id: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return the report's rows, and the tags of the parent run and of the gate's."""
+    tags: dict[str, str] = {}
+    evaluation = None
+    for run in tracking_runs.runs_of_pipeline(client, run_id):
+        step = run.data.tags.get("deepsynth.step")
+        if step in (None, "gate"):
+            tags |= run.data.tags
+        elif step == "evaluate":
+            evaluation = run.info.run_id
+    if evaluation is None or all(entry.path != _REPORT for entry in client.list_artifacts(evaluation)):
+        return [], tags
+    with TemporaryDirectory(prefix="deepsynth-results-") as folder:
+        path = client.download_artifacts(evaluation, _REPORT, folder)
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+    return report["rows"], tags
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,103 @@
+"""The compiled pipeline of this code and an environment: as a file, and as a version of the pipeline in KFP."""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from kfp_server_api import V2beta1Pipeline
+
+from components.shared.digests import sha256_file
+from pipelines.cluster.kfp_api import KfpApi
+from pipelines.definition.environment import PIPELINE_NAME, Environment
+
+_DIGEST = "package sha256 "
+_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class UploadedVersion:
+    """A version of the pipeline in KFP."""
+
+    pipeline_id: str
+    version_id: str
+    name: str
+    reused: bool
+
+
+def write_package(path: Path, environment: Environment | None, prepare_partitions: int, **manifest: Any) -> None:
+    """Compile the pipeline into ``path`` (.yaml); ``manifest`` are the compiler's options for Kubernetes objects."""
+    from kfp.compiler import Compiler
+
+    from pipelines.definition.finetune import finetune_pipeline
+
+    Compiler().compile(finetune_pipeline(prepare_partitions, environment=environment), str(path), **manifest)
+
+
+def upload(api: KfpApi, environment: Environment, prepare_partitions: int) -> UploadedVersion:
+    """Make this code a version of the pipeline, named by the images' tag; one that is equal is used again.
+
+    Where the tag's version has other content (another environment or number of partitions, changed code), the new one
+    is named by its own digest too.
+
+    Raises:
+        UserError: the server refuses, or the images' tag is not known.
+    """
+    with TemporaryDirectory(prefix="deepsynth-package-") as scratch:
+        path = Path(scratch) / f"{PIPELINE_NAME}.yaml"
+        write_package(path, environment, prepare_partitions)
+        digest = sha256_file(path)
+        pipeline_id = _pipeline(api)
+        for name in (environment.version, f"{environment.version}-{digest[:_DIGITS]}"):
+            found = _versions(api, pipeline_id, name)
+            if not found:
+                version = api.call(
+                    "pipeline_uploads",
+                    "upload_pipeline_version",
+                    uploadfile=str(path),
+                    name=name,
+                    display_name=name,
+                    pipelineid=pipeline_id,
+                    description=f"{_DIGEST}{digest}",
+                )
+                return UploadedVersion(pipeline_id, version.pipeline_version_id, name, reused=False)
+            if digest in (found[0].description or ""):
+                break
+        return UploadedVersion(pipeline_id, found[0].pipeline_version_id, name, reused=True)
+
+
+def _versions(api: KfpApi, pipeline_id: str, name: str) -> list[Any]:
+    method = "pipeline_service_list_pipeline_versions"
+    return api.named("pipelines", method, "pipeline_versions", name, pipeline_id=pipeline_id)
+
+
+def _pipeline(api: KfpApi) -> str:
+    """Return the pipeline's id; it is made where it is not there yet."""
+    where = {"namespace": api.namespace} if api.namespace else {}
+    found = api.named("pipelines", "pipeline_service_list_pipelines", "pipelines", PIPELINE_NAME, **where)
+    if found:
+        return str(found[0].pipeline_id)
+    made = V2beta1Pipeline(display_name=PIPELINE_NAME, name=PIPELINE_NAME, namespace=api.namespace)
+    return str(api.call("pipelines", "pipeline_service_create_pipeline", pipeline=made).pipeline_id)
+
+
+def kubernetes_name(text: str) -> str:
+    """Return ``text`` as a Kubernetes object's name: small letters, digits, dots and hyphens."""
+    return re.sub(r"[^a-z0-9.-]+", "-", text.lower()).strip("-.")
+
+
+def uncommitted_changes() -> bool:
+    """Return whether this code's git tree has changes that are in no commit; False where it is in no git tree."""
+    try:
+        answer = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return bool(answer.stdout.strip())

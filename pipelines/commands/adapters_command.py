@@ -1,0 +1,165 @@
+"""``deepsynth adapters``: the versions in the model registry, listed, side by side, and deleted."""
+
+import datetime
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from components.shared.errors import UserError
+from components.shared.tracking import model_registry
+from components.shared.tracking.mlflow_connection import missing_store
+from components.shared.tracking.model_registry import CHAMPION, RegisteredAdapter
+
+adapters = typer.Typer(no_args_is_help=True, help="List, compare and delete the adapters in the MLflow model registry.")
+_LISTED_TAGS = {"gate": "gate", "cer": "CER", "cer_interval": "95 % interval", "base_model": "base model"}
+_NOT_TERMINAL_WIDTH = 160
+
+RunsDir = Annotated[
+    Path, typer.Option(help="The folder of the runs, whose MLflow store is used where MLFLOW_TRACKING_URI is not set.")
+]
+Name = Annotated[str, typer.Argument(help="The registered model's name.")]
+
+
+@adapters.command("list")
+def list_adapters(
+    name: Annotated[str | None, typer.Argument(help="One registered model; without it, all of them.")] = None,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """List the registered versions, the newest first, with their aliases and what the gate said."""
+    uri = _uri(runs_dir)
+    names = [name] if name else model_registry.names(uri=uri)
+    versions = [version for one in names for version in model_registry.versions_of(one, uri=uri)]
+    if not versions:
+        _console().print(Text(f"nothing is registered{f' as {name}' if name else ''}"))
+        return
+    table = _table("name", "version", "aliases", "registered (UTC)", *_LISTED_TAGS.values())
+    for version in versions:
+        tags = [version.tags.get(tag, "–") for tag in _LISTED_TAGS]
+        _add(table, [version.name, str(version.version), _aliases(version), _time(version), *tags])
+    _console().print(table)
+
+
+@adapters.command()
+def compare(
+    name: Name,
+    versions: Annotated[
+        list[int] | None, typer.Argument(help="Which ones; without them, the champion and the newest.")
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Show the tags of versions side by side: the gate's and the evaluation's figures, digests, base model.
+
+    A line that begins with ≠ is one in which the versions differ.
+    """
+    uri = _uri(runs_dir)
+    known = _known(name, uri)
+    chosen = [_version(known, number) for number in versions] if versions else _champion_and_newest(known)
+    table = _table("", "", *(f"version {version.version}" for version in chosen))
+    _add_compared(table, "aliases", [_aliases(version) for version in chosen])
+    _add_compared(table, "registered (UTC)", [_time(version) for version in chosen])
+    for tag in sorted({tag for version in chosen for tag in version.tags}):
+        _add_compared(table, tag, [version.tags.get(tag, "–") for version in chosen])
+    _console().print(table)
+
+
+@adapters.command()
+def delete(
+    name: Name,
+    version: Annotated[int, typer.Argument(help="The version's number.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Delete it even if it is the champion.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Delete one version; its files stay in MLflow's artifact store until `mlflow gc` clears what was deleted.
+
+    **Example**: `deepsynth adapters delete page-reader 3 --yes`
+    """
+    uri = _uri(runs_dir)
+    found = _deletable(name, version, uri, force)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError("deleting needs a yes", where=str(found), mend="add --yes")
+        if not typer.confirm(f"Delete {found}{f' ({_aliases(found)})' if found.aliases else ''}?"):
+            _console().print(Text("nothing was deleted"))
+            return
+        found = _deletable(name, version, uri, force)  # a run may have made it the champion while the question stood
+    model_registry.delete_version(found, uri=uri)
+    _console().print(Text(f"deleted {found}"))
+
+
+def _uri(runs_dir: Path) -> str:
+    from pipelines.local.runs_folder import tracking_uri
+
+    uri = tracking_uri(runs_dir)
+    # Reading would make an empty store, and say that nothing is registered.
+    if store := missing_store(uri):
+        mend = "name the folder of the runs with --runs-dir, or set MLFLOW_TRACKING_URI"
+        raise UserError("there is no MLflow store", where=str(store), mend=mend)
+    return uri
+
+
+def _known(name: str, uri: str) -> list[RegisteredAdapter]:
+    versions = model_registry.versions_of(name, uri=uri)
+    if not versions:
+        names = ", ".join(model_registry.names(uri=uri)) or "none"
+        raise UserError("nothing is registered under this name", where=name, mend=f"registered names: {names}")
+    return versions
+
+
+def _version(known: list[RegisteredAdapter], number: int) -> RegisteredAdapter:
+    for version in known:
+        if version.version == number:
+            return version
+    numbers = ", ".join(str(version.version) for version in known)
+    raise UserError(f"there is no version {number}", where=known[0].name, mend=f"its versions: {numbers}")
+
+
+def _deletable(name: str, number: int, uri: str, force: bool) -> RegisteredAdapter:
+    found = _version(_known(name, uri), number)
+    if CHAMPION in found.aliases and not force:
+        mend = f"give the alias {CHAMPION} to another version first, or add --force"
+        raise UserError(
+            "is the champion: without it, the next adapter is compared with the base", where=str(found), mend=mend
+        )
+    return found
+
+
+def _champion_and_newest(known: list[RegisteredAdapter]) -> list[RegisteredAdapter]:
+    champions = [version for version in known if CHAMPION in version.aliases]
+    newest = [version for version in known if version not in champions]
+    return champions + newest[: 2 - len(champions)]
+
+
+def _add_compared(table: Table, name: str, values: list[str]) -> None:
+    _add(table, ["≠" if len(set(values)) > 1 else "", name, *values])
+
+
+def _add(table: Table, cells: Iterable[str]) -> None:
+    # Tags are anybody's text: no markup, and nothing that does something to a terminal.
+    table.add_row(*(Text("".join(letter if letter.isprintable() else "?" for letter in cell)) for cell in cells))
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _aliases(version: RegisteredAdapter) -> str:
+    return ", ".join(f"@{alias}" for alias in version.aliases) or "–"
+
+
+def _time(version: RegisteredAdapter) -> str:
+    return datetime.datetime.fromtimestamp(version.created / 1000, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_NOT_TERMINAL_WIDTH)

@@ -1,0 +1,91 @@
+"""``deepsynth compile``: the pipeline as a file, KFP's IR or Kubernetes objects, for one environment."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from components.shared.errors import UserError
+from pipelines.commands.cluster_options import EnvironmentFile, PreparePartitions
+
+
+def compile_pipeline(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write (.yaml).")] = Path("pipeline.yaml"),
+    image: Annotated[
+        str | None,
+        typer.Option(envvar="DEEPSYNTH_IMAGE", help="Without an environment: the steps' image, with an immutable tag."),
+    ] = None,
+    environment: EnvironmentFile = None,
+    prepare_partitions: PreparePartitions = 1,
+    kubernetes_manifest: Annotated[
+        bool,
+        typer.Option(
+            "--kubernetes-manifest",
+            help="Write the Kubernetes objects Pipeline and PipelineVersion, for KFP in Kubernetes-native mode.",
+        ),
+    ] = False,
+) -> None:
+    """Compile the pipeline to KFP's IR YAML, to be submitted to a cluster.
+
+    `deepsynth submit` does this by itself; the file is for KFP's own pages and programs, or for GitOps.
+
+    **Examples**
+
+    - for a cluster: `deepsynth compile -o pipeline.yaml --environment manifests/environments/production.yaml`
+
+    - where KFP keeps its pipelines in Kubernetes, to be applied with `kubectl apply -f pipeline.yaml`:
+      `deepsynth compile -o pipeline.yaml --environment production.yaml --kubernetes-manifest`
+
+    - with one image and no other setting:
+      `deepsynth compile --image ghcr.io/me/deepsynth-pipelines-python:0.1.0-abc123`
+
+    - more documents than one machine should draw: `deepsynth compile --prepare-partitions 16`
+    """
+    if output.suffix not in (".yaml", ".yml"):
+        raise UserError("the file's name must end in .yaml", where=f"--output {output}")
+    if not output.absolute().parent.is_dir():
+        raise UserError("no such folder", where=str(output.absolute().parent))
+    if environment is None and image:
+        _check_tag(image)
+        os.environ["DEEPSYNTH_IMAGE"] = image
+    from pipelines.cluster.pipeline_package import write_package
+    from pipelines.definition.environment import code_tag, read_environment
+
+    settings = read_environment(environment) if environment else None
+    options: dict[str, Any] = {}
+    if kubernetes_manifest:
+        version = settings.version if settings else image.rpartition(":")[2] if image else code_tag()
+        options = _kubernetes_options(version, settings.namespace if settings else None)
+    partial = output.with_name(f".{output.stem}.partial-{os.getpid()}.yaml")
+    try:
+        write_package(partial, settings, prepare_partitions, **options)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    Console().print(f"{output} is ready", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_tag(image: str) -> None:
+    tag = image.rpartition("/")[2].partition("@")[0].partition(":")[2]
+    if "@sha256:" not in image and tag in ("", "latest"):
+        mend = "name one that never changes, such as version-commit"
+        problem = f"the tag is {tag or 'missing'}, and KFP's cache knows an image by its name only"
+        raise UserError(problem, where=f"--image {image}", mend=mend)
+
+
+def _kubernetes_options(version: str, namespace: str | None) -> dict[str, Any]:
+    from kfp.compiler import KubernetesManifestOptions
+
+    from pipelines.cluster.pipeline_package import kubernetes_name
+    from pipelines.definition.environment import PIPELINE_NAME
+
+    options = KubernetesManifestOptions(
+        pipeline_name=PIPELINE_NAME,
+        pipeline_version_name=kubernetes_name(f"{PIPELINE_NAME}-{version}"),
+        pipeline_version_display_name=version,
+        namespace=namespace,
+        include_pipeline_manifest=True,
+    )
+    return {"kubernetes_manifest_options": options, "kubernetes_manifest_format": True}

@@ -1,0 +1,115 @@
+"""``deepsynth verify``, ``register`` and ``push``: a finished package checked, and sent where others find it."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from components.shared.errors import UserError
+from pipelines.commands.adapters_command import RunsDir
+
+EXIT_CODE_DIFFERS = 1
+
+
+_Package = Annotated[Path, typer.Argument(help="The zip, its unpacked folder, or the folder that export made.")]
+
+
+def verify(
+    package: _Package,
+    dataset_dir: Annotated[Path | None, typer.Option(help="The folder that prepare made: manifest and shards.")] = None,
+    adapter_dir: Annotated[Path | None, typer.Option(help="The folder that train made.")] = None,
+    evaluation_dir: Annotated[Path | None, typer.Option(help="The folder that evaluate made.")] = None,
+    base_model: Annotated[Path | None, typer.Option(help="The base model's folder.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="The zip's digest from elsewhere, e.g. the registry's tag package_sha256.")
+    ] = None,
+) -> None:
+    """Compute every digest of a package's lineage again, and say what does not match and what is out of reach.
+
+    Exit code 0: all that was within reach matches. 1: something does not. 2: this is no readable package, or an
+    unpacked one and --sha256 was given.
+
+    Files and lineage that were both rewritten match each other: `--sha256` and the folders tie a package to more
+    than itself.
+
+    **Examples**
+
+    - `deepsynth verify runs/20261121-030000/package`
+
+    - the whole chain: `deepsynth verify reader.zip --dataset-dir dataset --evaluation-dir evaluation --sha256 3f0c…`
+    """
+    from components.export.lineage.findings import Reach
+    from components.export.lineage.integrity import check_integrity
+
+    for folder in (dataset_dir, adapter_dir, evaluation_dir, base_model):
+        if folder is not None and not folder.is_dir():
+            raise UserError("no such folder", where=str(folder))
+    reach = Reach(dataset_dir, adapter_dir, evaluation_dir, base_model, sha256)
+    findings = check_integrity(package, reach)
+    _print(findings)
+    if any(finding.state == "differs" for finding in findings):
+        raise typer.Exit(EXIT_CODE_DIFFERS)
+
+
+def register(
+    package: _Package,
+    name: Annotated[str, typer.Option("--as", help="The registered model's name.")],
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Make a finished package the next version of a model in the MLflow registry (MLFLOW_TRACKING_URI).
+
+    It gets the alias `challenger`, and `champion` where the gate promoted its adapter. A package that is a version
+    already gets no second one.
+
+    **Example**: `deepsynth register runs/20261121-030000/package --as page-reader`
+    """
+    from components.export.publication.registration import register_package
+    from pipelines.local.runs_folder import tracking_uri
+
+    # The steps of `deepsynth run` and `deepsynth adapters` use the same store.
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(runs_dir)
+    registered = register_package(package, name)
+    _print_line(f"{registered}: {', '.join(registered.aliases)}")
+
+
+def push(
+    package: _Package,
+    to: Annotated[str, typer.Option(help="The repository on the Hugging Face hub, as OWNER/NAME.")],
+    public: Annotated[bool, typer.Option("--public", help="A new repository can be read by everyone.")] = False,
+) -> None:
+    """Upload a finished package to the Hugging Face hub, with the token in the variable HF_TOKEN.
+
+    **Example**: `HF_TOKEN=hf_… deepsynth push runs/20261121-030000/package --to me/page-reader`
+    """
+    from components.export.publication.hub_upload import push_package
+
+    _print_line(push_package(package, to, public=public))
+
+
+def _print_line(text: str) -> None:
+    Console(soft_wrap=True, highlight=False, markup=False).print(_printable(text))
+
+
+def _print(findings: list[Any]) -> None:
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for link in dict.fromkeys(finding.link for finding in findings):
+        of_link = [finding for finding in findings if finding.link == link]
+        states = [finding.state for finding in of_link]
+        counts = ", ".join(
+            f"{states.count(state)} {word}"
+            for state, word in (("matches", "match"), ("differs", "DIFFER"), ("not reached", "not reached"))
+            if state in states
+        )
+        console.print(f"{link + ':':<12}{counts}")
+        for finding in of_link:
+            if finding.state != "matches":
+                console.print(f"{'':<12}{_printable(f'{finding.state}: {finding.subject}: {finding.detail}')}")
+
+
+def _printable(text: str) -> str:
+    """Return text that can do nothing to a terminal: file names of a package are others' input."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )

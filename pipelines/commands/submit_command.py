@@ -1,0 +1,161 @@
+"""``deepsynth submit``: a run on a cluster; ``deepsynth follow``: look at one."""
+
+import datetime
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from components.shared.errors import UserError
+from pipelines.commands.cluster_options import (
+    ConfigFile,
+    EnvironmentFile,
+    Experiment,
+    Host,
+    PreparePartitions,
+    Settings,
+    cluster_environment,
+    connected,
+)
+
+if TYPE_CHECKING:
+    from pipelines.cluster.kfp_api import KfpApi
+    from pipelines.definition.environment import Environment
+
+EXIT_CODE_RUN_FAILED = 1
+EXIT_CODE_INTERRUPTED = 130
+_SECONDS_BETWEEN_LOOKS = 5.0
+
+PollSeconds = Annotated[float, typer.Option(min=0.05, help="Seconds between two looks at the run.")]
+
+
+def submit(
+    host: Host = None,
+    environment: EnvironmentFile = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    experiment: Experiment = None,
+    run_name: Annotated[
+        str | None, typer.Option(help="The run's name; without it, the time in UTC and the config's name.")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the run to its end, and print the result table.")
+    ] = False,
+    skip_if_unchanged: Annotated[
+        bool,
+        typer.Option("--skip-if-unchanged", help="Train nothing where the champion knows these documents already."),
+    ] = False,
+    prepare_partitions: PreparePartitions = 1,
+    poll_seconds: PollSeconds = _SECONDS_BETWEEN_LOOKS,
+) -> None:
+    """Start a run of the pipeline on a Kubeflow Pipelines server.
+
+    The pipeline of this code is uploaded as a version named by the images' tag (version-commit); one that is there
+    already is used again. The images with that tag must be in the registry: `make images`, and push them.
+
+    Credentials are read from the environment: `KFP_TOKEN`, `KFP_COOKIES`, `KF_PIPELINES_SA_TOKEN_PATH`, `KFP_CA_CERT`.
+
+    **Examples**
+
+    - `deepsynth submit --environment manifests/environments/production.yaml --config my.yaml --wait`
+
+    - one setting otherwise, at another server:
+      `deepsynth submit --host https://kfp.example.com --environment production.yaml --set train.max_steps=500`
+
+    Exit codes with `--wait`: 0, the run succeeded (also where the gate did not promote); 1, it failed; 130, Ctrl-C: the
+    run goes on. 2: nothing was started, or the server was lost for ten minutes.
+    """
+    from pipelines.cluster.cluster_runs import start_run
+
+    settings = cluster_environment(environment, experiment)
+    parameters = run_parameters(config, set_ or [], skip_if_unchanged)
+    api = connected(host, settings)
+    version = uploaded_version(api, settings, prepare_partitions)
+    name = run_name or f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{config.stem if config else 'quickstart'}"
+    run_id = start_run(api, settings, version, name, parameters)
+    print(f"run {name} ({run_id}): {api.run_page(run_id)}")
+    if wait:
+        _follow(api, settings, run_id, poll_seconds, environment)
+    else:
+        print(f"follow it with: {_follow_command(api, run_id, environment)}")
+
+
+def follow(
+    run_id: Annotated[str, typer.Argument(help="The run's id, as submit printed it.")],
+    host: Host = None,
+    environment: EnvironmentFile = None,
+    poll_seconds: PollSeconds = _SECONDS_BETWEEN_LOOKS,
+) -> None:
+    """Follow a run on a cluster to its end, as `deepsynth submit --wait` does, and print its result table.
+
+    **Example**: `deepsynth follow 0b9b6b0c-4f0f-4ac5-9c58-1f1e35b4e7a1 --environment production.yaml`
+    """
+    settings = cluster_environment(environment)
+    _follow(connected(host, settings), settings, run_id, poll_seconds, environment)
+
+
+def run_parameters(config: Path | None, settings: list[str], skip_if_unchanged: bool) -> dict[str, Any]:
+    """Return the pipeline's parameters of a run, from a checked configuration; warn of paths that no pod has."""
+    from pipelines.settings.command_settings import checked_config
+    from pipelines.settings.pipeline_config import parameter_text
+
+    checked = checked_config(config, settings, runs_here=False)
+    if checked.source.startswith(("./", "../", "~")) or (Path(checked.source).exists() and ":" not in checked.source):
+        print(
+            f"note: source {checked.source!r} is a path: the cluster looks for it in its own tasks; mount a claim there"
+            " (volumes in the environment) and give the path below its mount_path",
+            file=sys.stderr,
+        )
+    text = parameter_text(checked.model_dump(mode="json", exclude_unset=True))
+    return {"config": text, "skip_if_unchanged": skip_if_unchanged}
+
+
+def uploaded_version(api: "KfpApi", environment: "Environment", prepare_partitions: int) -> Any:
+    """Upload the pipeline of this code, and say what became of it."""
+    from pipelines.cluster.pipeline_package import uncommitted_changes, upload
+
+    if environment.tag is None and uncommitted_changes():
+        note = f"note: this code has changes that the images of its commit, {environment.version}, lack"
+        print(note, file=sys.stderr)
+    version = upload(api, environment, prepare_partitions)
+    print(f"pipeline version {version.name}: {'the one that is there' if version.reused else 'uploaded'}")
+    return version
+
+
+def _follow(api: "KfpApi", environment: "Environment", run_id: str, seconds: float, file: Path | None) -> None:
+    from pipelines.cluster.cluster_results import print_results
+    from pipelines.cluster.cluster_runs import failure_of, follow_run
+
+    def say(text: str) -> None:
+        print(f"{datetime.datetime.now():%H:%M:%S} {text}", flush=True)
+
+    command = _follow_command(api, run_id, file)
+    try:
+        run = follow_run(api, run_id, say, seconds)
+    except KeyboardInterrupt as interrupt:
+        print(f"the run goes on; follow it with: {command}", file=sys.stderr)
+        raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
+    except UserError as error:
+        error.add_note(f"the run itself is not touched; follow it with: {command}")
+        raise
+    say(f"the run has ended: {run.state.lower()}")
+    if run.state != "SUCCEEDED":
+        print(f"error: {failure_of(run)}", file=sys.stderr)
+        print(f"its page: {api.run_page(run_id)}", file=sys.stderr)
+        print(f"its logs: {_logs_command(environment, run_id)}", file=sys.stderr)
+        raise typer.Exit(EXIT_CODE_RUN_FAILED)
+    console = Console()
+    print_results(run_id, environment, console if console.is_terminal else Console(width=100))
+
+
+def _logs_command(environment: "Environment", run_id: str) -> str:
+    # By label: a pod's name is not among what KFP says. Argo calls the container with the step main.
+    pods = f"--namespace {environment.namespace} --selector pipeline/runid={run_id}"
+    return f"kubectl logs {pods} --container main --prefix --tail 30"
+
+
+def _follow_command(api: "KfpApi", run_id: str, environment: Path | None) -> str:
+    option = f" --environment {environment}" if environment else ""
+    return f"deepsynth follow {run_id} --host {api.host}{option}"

@@ -1,0 +1,1 @@
+"""What the KFP compiler reads: tasks, graph, environment."""

@@ -1,0 +1,214 @@
+# ruff: noqa: UP006, UP035, UP045 (KFP reads Optional[X] and List[X], not X | None and list[X])
+"""The KFP components: each one's body is all that is shipped, so it imports the installed package and calls it."""
+
+import os
+from typing import List, NamedTuple, Optional
+
+from kfp import dsl
+
+from components.shared.versions import tool_version
+
+# Cache keys ignore the code inside the image, so its tag is immutable. KFP's subprocess runner wants to read "python".
+IMAGE = os.environ.get("DEEPSYNTH_IMAGE") or f"deepsynth-pipelines-python:{tool_version().replace('+', '-')}"
+# Of the steps that use a GPU where there is one.
+GPU_IMAGE = os.environ.get("DEEPSYNTH_GPU_IMAGE") or IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def configure(
+    config: str,
+    source: Optional[str] = None,
+    base_model: Optional[str] = None,
+    seed: Optional[int] = None,
+    max_documents: Optional[int] = None,
+    learning_rate: Optional[float] = None,
+    max_steps: Optional[int] = None,
+    num_train_epochs: Optional[float] = None,
+    per_device_train_batch_size: Optional[int] = None,
+    r: Optional[int] = None,
+    lora_alpha: Optional[int] = None,
+    load_in_4bit: Optional[bool] = None,
+    skip_if_unchanged: bool = False,
+    *,
+    plan: dsl.Output[dsl.Markdown],
+) -> NamedTuple(  # type: ignore[valid-type]
+    "StepSettings",
+    [
+        ("decision", str),
+        ("source_digest", str),
+        ("base_digest", str),
+        ("champion", str),
+        ("prepare", str),
+        ("train", str),
+        ("evaluate", str),
+        ("benchmark", str),
+        ("gate", str),
+        ("export", str),
+    ],
+):
+    """Check the whole configuration before anything runs, and give each step its own part of it."""
+    parameters = {name: value for name, value in locals().items() if name not in ("config", "plan")}
+    from pipelines.task_side.resolution import resolve, say_decision
+    from pipelines.task_side.task_entry import task
+
+    with task("configure"):
+        settings = resolve(config, parameters)
+        say_decision(settings, plan.path)
+        return settings
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def prepare(config: str, source_digest: str, dataset: dsl.Output[dsl.Dataset], preview: dsl.Output[dsl.HTML]) -> None:
+    """Draw the source's documents as labelled pages; ``source_digest`` makes the cache notice changed content."""
+    from pipelines.task_side.artifact_metadata import describe_dataset
+    from pipelines.task_side.task_entry import run_task
+
+    run_task("prepare", config, output_dir=dataset.path)
+    describe_dataset(dataset, source_digest, preview)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def select_documents(config: str, source_digest: str, selection: dsl.Output[dsl.Artifact]) -> None:
+    """Read, clean and split the source's documents, for others to draw."""
+    from pipelines.task_side.artifact_metadata import describe_selection
+    from pipelines.task_side.partition_tasks import select_documents
+
+    select_documents(config, selection.path)
+    describe_selection(selection, source_digest)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def draw_pages(
+    partition: int, partitions: int, selection: dsl.Input[dsl.Artifact], pages: dsl.Output[dsl.Artifact]
+) -> None:
+    """Draw one part of the selected documents."""
+    from pipelines.task_side.artifact_metadata import describe_partition
+    from pipelines.task_side.partition_tasks import draw_pages
+
+    draw_pages(selection.path, pages.path, partition, partitions)
+    describe_partition(pages, partition, partitions)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def assemble_dataset(
+    source_digest: str,
+    selection: dsl.Input[dsl.Artifact],
+    pages: dsl.Input[List[dsl.Artifact]],
+    dataset: dsl.Output[dsl.Dataset],
+    preview: dsl.Output[dsl.HTML],
+) -> None:
+    """Merge all parts' pages into the dataset that one process would have made."""
+    from pipelines.task_side.artifact_metadata import describe_dataset
+    from pipelines.task_side.partition_tasks import assemble_dataset
+
+    assemble_dataset(selection.path, pages, dataset.path)
+    describe_dataset(dataset, source_digest, preview)
+
+
+@dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
+def train(
+    config: str,
+    base_digest: str,
+    dataset: dsl.Input[dsl.Dataset],
+    adapter: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Fine-tune the base model on the dataset's training pages; ``base_digest`` makes the cache notice another base."""
+    from pipelines.task_side.artifact_metadata import describe_adapter
+    from pipelines.task_side.persistent_folders import kept_checkpoints
+    from pipelines.task_side.task_entry import run_task
+
+    with kept_checkpoints(config) as settings:
+        run_task("train", settings, dataset_dir=dataset.path, output_dir=adapter.path)
+    describe_adapter(adapter, metrics)
+
+
+@dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
+def evaluate(
+    config: str,
+    base_digest: str,
+    champion: str,
+    dataset: dsl.Input[dsl.Dataset],
+    adapter: dsl.Input[dsl.Model],
+    evaluation: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Transcribe the held-out pages with base, adapter and champion, and score all.
+
+    ``base_digest`` and ``champion`` make the cache notice another base, and another version that is the champion now.
+    """
+    from pipelines.task_side.artifact_metadata import describe_evaluation
+    from pipelines.task_side.task_entry import run_task
+
+    run_task("evaluate", config, dataset_dir=dataset.path, adapter_dir=adapter.path, output_dir=evaluation.path)
+    describe_evaluation(evaluation, report, metrics)
+
+
+@dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
+def benchmark(
+    config: str,
+    base_digest: str,
+    dataset: dsl.Input[dsl.Dataset],
+    comparison: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+) -> None:
+    """Compare the trainers on the same data; ``base_digest`` makes the cache notice another base."""
+    from pipelines.task_side.artifact_metadata import describe_benchmark
+    from pipelines.task_side.task_entry import run_task
+
+    run_task("benchmark", config, dataset_dir=dataset.path, output_dir=comparison.path)
+    describe_benchmark(comparison, report)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def gate(
+    config: str,
+    evaluation: dsl.Input[dsl.Artifact],
+    verdict: dsl.Output[dsl.Artifact],
+    summary: dsl.Output[dsl.Markdown],
+) -> str:
+    """Decide from the evaluation: ``promoted`` or ``not promoted``.
+
+    Returned without a name, because a condition in KFP 2.17's local runner finds no output that has one.
+    """
+    from pipelines.task_side.artifact_metadata import describe_verdict
+    from pipelines.task_side.task_entry import run_task
+
+    result = run_task("gate", config, evaluation_dir=evaluation.path, output_dir=verdict.path)
+    describe_verdict(verdict, summary)
+    return str(result.verdict.decision)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def export(
+    config: str,
+    dataset: dsl.Input[dsl.Dataset],
+    adapter: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    verdict: dsl.Input[dsl.Artifact],
+    package: dsl.Output[dsl.Artifact],
+    model_card: dsl.Output[dsl.Markdown],
+) -> None:
+    """Pack the adapter with its model card, inference script and lineage."""
+    from pipelines.task_side.artifact_metadata import describe_package
+    from pipelines.task_side.task_entry import run_task
+
+    run_task(
+        "export",
+        config,
+        dataset_dir=dataset.path,
+        adapter_dir=adapter.path,
+        evaluation_dir=evaluation.path,
+        gate_dir=verdict.path,
+        output_dir=package.path,
+    )
+    describe_package(package, model_card)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def close_run(status: dsl.PipelineTaskFinalStatus) -> None:
+    """Tell MLflow how the pipeline ended: KFP starts this last of all, after a failure too."""
+    from pipelines.task_side.closing_task import close_run
+
+    close_run(status.state)

@@ -1,0 +1,263 @@
+"""``deepsynth run``: the pipeline on this machine, in KFP's subprocess or Docker runner, with its progress shown.
+
+The work is done in ``runs/.<id>.partial-<pid>``, which takes the name ``runs/<id>`` only when everything is there, and
+``runs/<id>.failed`` where a step failed after others had finished.
+"""
+
+import json
+import math
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from components.shared.artifacts.output_folder import finished_folder
+from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.telemetry.progress import PROGRESS_FILE_VARIABLE
+from pipelines.local.docker_run import DockerRun, configuration
+from pipelines.local.process_group import ProcessGroup
+from pipelines.local.run_display import RunDisplay
+from pipelines.local.run_summary import SUMMARY_FILE, build_summary
+from pipelines.local.runs_folder import CONFIG_FILE, FAILED, FOLDERS, LOG_FILE, tracking_uri
+from pipelines.settings.pipeline_config import SharedSettings, parameter_text
+from pipelines.task_side.run_events import EventReader, task_title
+
+JOB_FILE = "job.json"
+_KFP_FOLDER = "kfp"
+_SECONDS_BETWEEN_LOOKS = 0.2
+# KFP's local runner goes on with other tasks after one in a loop has failed.
+_SECONDS_TO_END_AFTER_A_FAILURE = 5.0
+
+
+class StepFailedError(Exception):
+    """A step ended with an error that is not the user's to mend; the log holds its traceback."""
+
+
+@dataclass
+class RunOutcome:
+    """A finished run."""
+
+    folder: Path
+    summary: dict[str, Any]
+    warnings: list[str]
+    """what the steps warned of, each once"""
+
+
+@dataclass
+class _Watched:
+    """What the events of a run said."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    outputs: dict[str, Path] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    error: dict[str, Any] | None = None
+    """the first task's that failed"""
+    last_task: str = "before the first step"
+    died: bool = False
+    """the last task ended without a word"""
+    killed: str = ""
+    """why, where its container tells"""
+    largest_process: int = 0
+    """bytes, of the tasks that said it"""
+    running: bool = False
+    _started: float = 0.0
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Take in one line of the event file; tasks come one after the other."""
+        event = line.get("event")
+        if self.failed():
+            return
+        if event == "start" and self.running:
+            self.died = True
+        elif event == "start":
+            self.last_task, self.running, self._started = task_title(line), True, line["time"]
+        elif event == "killed":
+            self._note_killed(line)
+        elif event == "end":
+            self.running = False
+            self.largest_process = max(self.largest_process, line.get("largest_process", 0))
+            self.seconds[line["step"]] = self.seconds.get(line["step"], 0.0) + line["time"] - self._started
+            if "output_dir" in line:
+                self.outputs[line["step"]] = Path(line["output_dir"])
+        elif event == "warning" and line["message"] not in self.warnings:
+            self.warnings.append(line["message"])
+        elif event == "error":
+            self.error = line
+
+    def _note_killed(self, line: dict[str, Any]) -> None:
+        if line["again"]:
+            self.running = False
+            self.warnings.append(f"{self.last_task}: its container was killed ({line['reason']}) and started again")
+        else:
+            self.died, self.killed = True, f"killed, {line['reason']}, each time it was started; "
+
+    def failed(self) -> bool:
+        """Tell whether a task said that it failed, or died."""
+        return self.died or self.error is not None
+
+
+def run_pipeline(
+    config: SharedSettings, runs_dir: Path, run_id: str, prepare_partitions: int = 1, docker: DockerRun | None = None
+) -> RunOutcome:
+    """Run the pipeline and make ``runs_dir/run_id``; its pages are drawn in ``prepare_partitions`` tasks.
+
+    With ``docker`` each task is a container, else a process.
+
+    After an error of a step the log is kept as ``<run_id>.failed.log``, and what finished in ``<run_id>.failed``.
+
+    Raises:
+        UserError: the run exists, or a step found something that the user can mend.
+        StepFailedError: a step failed otherwise.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; all processes of the run have ended and its folder is gone.
+    """
+    runs_dir = runs_dir.absolute()
+    started = time.monotonic()
+    with _signals_interrupt(), finished_folder(runs_dir / run_id) as folder:
+        config_text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        (folder / CONFIG_FILE).write_text(config_text, encoding="utf-8")
+        failed = runs_dir / f"{run_id}{FAILED}"
+        _failed_log(failed).unlink(missing_ok=True)
+        variables = {
+            PROGRESS_FILE_VARIABLE: str(folder / _KFP_FOLDER / "events.jsonl"),
+            "MLFLOW_TRACKING_URI": tracking_uri(runs_dir),
+            "KFP_RUN_ID": run_id,
+        }
+        _write_job(config, folder / _KFP_FOLDER, prepare_partitions, variables, docker)
+        watched = _Watched()
+        with _kept_after_a_failure(folder, watched, failed):
+            memory = _watch(watched, folder, variables, _tasks(prepare_partitions), docker)
+        _gather_outputs(folder, watched)
+        summary = build_summary(folder, run_id, watched.seconds, memory)
+        summary["seconds_total"] = round(time.monotonic() - started, 3)
+        (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    return RunOutcome(runs_dir / run_id, summary, watched.warnings)
+
+
+def _tasks(prepare_partitions: int) -> int:
+    """Return how many tasks a run has: configure and six steps, where prepare may be select, draw ... and assemble.
+
+    The last one, export, is left out where the gate does not promote the adapter.
+    """
+    return 7 if prepare_partitions == 1 else 6 + 1 + prepare_partitions + 1
+
+
+def _write_job(
+    config: SharedSettings, root: Path, prepare_partitions: int, variables: dict[str, str], docker: DockerRun | None
+) -> None:
+    """Make ``root``, KFP's pipeline root, with what the process that runs KFP reads."""
+    root.mkdir()
+    values = config.model_dump(mode="json", exclude_unset=True)
+    job: dict[str, Any] = {"pipeline_root": str(root), "prepare_partitions": prepare_partitions}
+    if docker:
+        values = configuration(values)
+        job["docker"] = docker.job(values, root, variables)
+    path = root / JOB_FILE
+    path.touch(mode=0o600)  # the containers' variables may hold tokens
+    path.write_text(json.dumps(job | {"config": parameter_text(values)}), encoding="utf-8")
+
+
+def _watch(
+    watched: _Watched, folder: Path, variables: dict[str, str], tasks: int, docker: DockerRun | None
+) -> dict[str, int]:
+    """Run the job in a process of its own, note and show what its tasks say; return the bytes of memory it took."""
+    environment = os.environ | variables | {"PYTHONUNBUFFERED": "1"} | (docker.variables() if docker else {})
+    group = ProcessGroup(
+        [sys.executable, "-m", "pipelines.local.local_run", str(folder / _KFP_FOLDER / JOB_FILE)],
+        folder / LOG_FILE,
+        environment,
+    )
+    reader = EventReader(Path(variables[PROGRESS_FILE_VARIABLE]))
+    with RunDisplay(tasks) as display, _ended_containers(docker), group:
+        code, give_up_at = None, math.inf
+        while code is None and time.monotonic() < give_up_at:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            code = group.exit_code(docker.containers.memory_bytes() if docker else 0)
+            for line in reader.new_lines():
+                watched.note(line)
+                display.show(line)
+            if watched.failed():
+                give_up_at = min(give_up_at, time.monotonic() + _SECONDS_TO_END_AFTER_A_FAILURE)
+    if code != 0 or watched.running or watched.failed():
+        raise _failure(watched, code, folder / LOG_FILE)
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return {
+        "largest_process": max(largest, watched.largest_process),
+        "all_processes": group.peak_memory_bytes,
+    }
+
+
+@contextmanager
+def _ended_containers(docker: DockerRun | None) -> Iterator[None]:
+    """End the containers of the run when the process that starts them has ended, however it did."""
+    try:
+        yield
+    finally:
+        if docker and docker.containers.any_left():
+            docker.containers.end()
+
+
+def _failure(watched: _Watched, exit_code: int | None, log: Path) -> Exception:
+    if watched.error is None:
+        last_words = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2].strip()
+        known = "" if exit_code is None else f"exit code {exit_code}; "
+        return StepFailedError(
+            f"{watched.last_task}: its process ended without an error of its own "
+            f"({watched.killed or known + 'killed, or out of memory?'}); "
+            f"the log ends with: {last_words[:200]}"
+        )
+    message = f"{task_title(watched.error)}: {watched.error['message']}"
+    return UserError(message) if watched.error["exit_code"] == EXIT_CODE_USER_ERROR else StepFailedError(message)
+
+
+def _gather_outputs(folder: Path, watched: _Watched) -> None:
+    """Give the finished steps' outputs their names in ``folder``, and remove what else KFP wrote."""
+    for step, output in watched.outputs.items():
+        shutil.move(output, folder / FOLDERS[step])
+    shutil.rmtree(folder / _KFP_FOLDER)
+
+
+@contextmanager
+def _kept_after_a_failure(folder: Path, watched: _Watched, failed: Path) -> Iterator[None]:
+    """After a step's error keep the log and, where a step had finished, ``folder`` as ``failed``, for an older one."""
+    try:
+        yield
+    except (UserError, StepFailedError) as error:
+        # First what cost hours: it is renamed, which a full disk allows, and copying the log is not.
+        if watched.outputs:
+            _gather_outputs(folder, watched)
+            if failed.exists():
+                shutil.rmtree(failed)
+            folder = folder.rename(failed)
+            error.add_note(f"what the finished steps made: {failed}")
+        shutil.copyfile(folder / LOG_FILE, _failed_log(failed))
+        error.add_note(f"log: {_failed_log(failed)}")
+        raise
+
+
+def _failed_log(failed: Path) -> Path:
+    return failed.with_name(f"{failed.name}.log")
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP like Ctrl-C, so that the same clean-up follows."""
+
+    def interrupt(signal_number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,43 @@
+"""A configuration from the command line: ``--config FILE`` and ``--set KEY=VALUE``."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.shared.errors import UserError
+from components.train.presets import settings_beside_preset
+from pipelines.settings.pipeline_config import SharedSettings, config_values, pipeline_config, with_overrides
+
+
+def checked_config(path: Path | None, settings: list[str], *, runs_here: bool = True) -> SharedSettings:
+    """Return the file's values, or the quickstart's, with ``settings`` above them; say what wins over a preset.
+
+    Raises:
+        UserError: a key is unknown, a value is wrong, or the file cannot be read.
+    """
+    values, where = config_values(path)
+    checked = pipeline_config(values, where, runs_here=runs_here)
+    if settings:
+        values = with_overrides(values, dict(parsed_setting(setting) for setting in settings))
+        checked = pipeline_config(values, "--set", runs_here=runs_here)
+    train = values.get("train") or {}
+    for name, (given, preset) in settings_beside_preset(train).items():
+        print(f"note: train.{name} is {given}, not {preset} as in the preset {train['preset']}", file=sys.stderr)
+    return checked
+
+
+def parsed_setting(setting: str) -> tuple[str, Any]:
+    """Return key and value of ``KEY=VALUE``; the value is YAML.
+
+    Raises:
+        UserError: there is no key, or the value is not YAML.
+    """
+    key, separator, text = setting.partition("=")
+    if not separator or not key:
+        raise UserError("must be KEY=VALUE, e.g. train.learning_rate=1e-4", where=f"--set {setting}")
+    try:
+        return key.strip(), yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"the value is not valid YAML ({error})", where=f"--set {setting}") from error

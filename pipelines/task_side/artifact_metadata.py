@@ -1,0 +1,109 @@
+"""What KFP's own pages show of an artifact: digests and figures as metadata, reports as pages of their own."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.shared.artifacts.gate_verdict import read_verdict
+from components.shared.digests import sha256_folder
+from components.shared.errors import UserError
+from pipelines.task_side.task_entry import failing_in_order
+
+
+@failing_in_order("prepare")
+def describe_dataset(dataset: Any, source_digest: str, preview: Any) -> None:
+    """Note the digests and page counts of the manifest in ``dataset.path``, and copy the preview's page."""
+    manifest = _json(dataset.path, "manifest.json")
+    dataset.metadata["digest"] = manifest["digest"]
+    dataset.metadata["source_digest"] = source_digest
+    for split, index in manifest["splits"].items():
+        dataset.metadata[f"{split}_pages"] = sum(shard["nsamples"] for shard in index["shardlist"])
+    shutil.copyfile(Path(dataset.path) / "preview.html", preview.path)
+
+
+@failing_in_order("prepare")
+def describe_selection(selection: Any, source_digest: str) -> None:
+    """Note what the documents were selected from."""
+    selection.metadata["source_digest"] = source_digest
+
+
+@failing_in_order("prepare")
+def describe_partition(pages: Any, partition: int, partitions: int) -> None:
+    """Note which part of how many these pages are, for ``partition_folders``."""
+    pages.metadata["partition"] = partition
+    pages.metadata["partitions"] = partitions
+
+
+def partition_folders(pages: Sequence[Any]) -> list[Path]:
+    """Return the folders of all partitions' pages, by partition.
+
+    Counted because KFP 2.17 promises no order, and hands a list of artifacts over with all but the last one missing
+    where it crosses a sub-pipeline (kubeflow/pipelines#13900).
+
+    Raises:
+        UserError: a partition is missing or there twice.
+    """
+    partitions = int(pages[0].metadata["partitions"]) if pages else 0
+    folders = sorted((int(artifact.metadata["partition"]), Path(artifact.path)) for artifact in pages)
+    arrived = [partition for partition, _ in folders]
+    if not arrived or arrived != list(range(partitions)):
+        raise UserError(
+            f"the pages of partitions {arrived} arrived, not of 0 to {partitions - 1}",
+            where="the artifacts that were collected from the tasks that draw",
+            mend="run those tasks again; the list must not cross a sub-pipeline on its way",
+        )
+    return [folder for _, folder in folders]
+
+
+@failing_in_order("train")
+def describe_adapter(adapter: Any, metrics: Any) -> None:
+    """Note what the adapter was trained on, and its last loss."""
+    training = _json(adapter.path, "training.json")
+    adapter.metadata["sha256"] = sha256_folder(Path(adapter.path))
+    adapter.metadata["dataset_digest"] = training["dataset_digest"]
+    adapter.metadata["base_model"] = training["base_model"]
+    adapter.metadata["backend"] = training["backend"]
+    for final_loss in training["losses"][-1:]:  # a training that stopped early and was then killed may know none
+        metrics.log_metric("final_loss", final_loss)
+    metrics.log_metric("steps", training["steps"])
+
+
+@failing_in_order("evaluate")
+def describe_evaluation(evaluation: Any, report: Any, metrics: Any) -> None:
+    """Log each row's error rates, and copy the report's page."""
+    content = _json(evaluation.path, "report.json")
+    evaluation.metadata["dataset_digest"] = content["dataset"]["digest"]
+    for row in content["rows"]:
+        for name in ("cer", "wer", "rougeL", "loop_rate", "pages_per_second"):
+            metrics.log_metric(f"{row['name']}_{name}", row[name])
+    shutil.copyfile(Path(evaluation.path) / "report.html", report.path)
+
+
+@failing_in_order("benchmark")
+def describe_benchmark(benchmark: Any, report: Any) -> None:
+    """Note which trainers ran, and copy the benchmark's page."""
+    content = _json(benchmark.path, "benchmark.json")
+    for run in content["measurements"]:
+        benchmark.metadata[f"{run['contender']}_{run['repeat']}"] = run["status"]
+    shutil.copyfile(Path(benchmark.path) / "benchmark.html", report.path)
+
+
+@failing_in_order("gate")
+def describe_verdict(verdict: Any, summary: Any) -> None:
+    """Note the gate's decision and its figures, and copy its page."""
+    verdict.metadata.update(read_verdict(Path(verdict.path)).tags())
+    shutil.copyfile(Path(verdict.path) / "verdict.md", summary.path)
+
+
+@failing_in_order("export")
+def describe_package(package: Any, model_card: Any) -> None:
+    """Note the package's digest, and copy its model card."""
+    package.metadata["sha256"] = sha256_folder(Path(package.path))
+    shutil.copyfile(Path(package.path) / "README.md", model_card.path)
+
+
+def _json(folder: str, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,32 @@
+"""Where a task keeps what must outlive its container: the checkpoints of a training that may be tried again."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from components.shared.programs.step_config import parse_config_text
+
+CHECKPOINTS_VARIABLE = "DEEPSYNTH_CHECKPOINTS"
+"""The folder for the checkpoints of all runs, e.g. a volume's mount path."""
+
+
+@contextmanager
+def kept_checkpoints(config: str) -> Iterator[str]:
+    """Yield the train step's settings (JSON text) with a ``checkpoint_dir`` of this pipeline run.
+
+    It is ``DEEPSYNTH_CHECKPOINTS/<KFP_RUN_ID>``, so that the step resumes when KFP tries it again, and a later run
+    with the same settings does not. A finished training removes its checkpoints, and the block the folder; those of
+    one that failed stay for KFP's "Retry". Nothing changes without the variable, or where a folder is configured.
+    """
+    settings = parse_config_text(config, "train")
+    root = os.environ.get(CHECKPOINTS_VARIABLE)
+    if not root or settings.get("checkpoint_dir"):
+        yield config
+        return
+    folder = Path(root) / os.environ.get("KFP_RUN_ID", "")
+    yield json.dumps(settings | {"checkpoint_dir": str(folder)})
+    if folder != Path(root):
+        with suppress(OSError):  # not empty, or never made
+            folder.rmdir()

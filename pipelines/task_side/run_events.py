@@ -1,0 +1,45 @@
+"""What a running step tells the process that shows the run: JSON lines in the file of the progress bar.
+
+A line with ``event`` is a step's start, end or error; all others are the progress of a piece of work.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from components.shared.telemetry.progress import PROGRESS_FILE_VARIABLE
+
+
+def tell(event: str, step: str, **details: Any) -> None:
+    """Append an event, where somebody listens; on a cluster nobody does, and the orchestrator shows the tasks."""
+    if path := os.environ.get(PROGRESS_FILE_VARIABLE):
+        line = {"event": event, "step": step, "time": time.time(), **details}
+        with Path(path).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+def task_title(event: dict[str, Any]) -> str:
+    """Return how an event's task is called: the step, and which part of it where it has several tasks."""
+    part = event.get("part")
+    return f"{event['step']} ({part})" if part else str(event["step"])
+
+
+class EventReader:
+    """Reads the lines that were appended since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new_lines(self) -> list[dict[str, Any]]:
+        """Return the complete new lines; one that is still being written waits for the next call."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as stream:
+            stream.seek(self._offset)
+            content = stream.read()
+        complete = content[: content.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        return [json.loads(line) for line in complete.splitlines()]

@@ -1,0 +1,84 @@
+"""What every KFP task does around its step: logs, the events of the run, and errors as one line."""
+
+import json
+import logging
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.programs.exit_in_order import ends_in_order
+from components.shared.programs.machine_failures import named_failures
+from components.shared.programs.step_config import parse_config_text, validated
+from components.shared.telemetry.logs import configure_logs, exit_code_of
+from components.shared.telemetry.tracing import step_span
+from pipelines.settings.step_sections import STEP_CONFIGS
+from pipelines.task_side.run_events import tell
+
+
+def run_task(step: str, config: str, **folders: str) -> Any:
+    """Run ``components.<step>`` with the settings in ``config`` (JSON) and its artifact folders; return its result.
+
+    An error that the user can mend ends the process with one line and exit code 2.
+    """
+    # Resolved: the local runner may have put a link, which is gone when the run has ended, into the path.
+    with task(step, output_dir=str(Path(folders["output_dir"]).resolve())):
+        values = parse_config_text(config, step) | folders
+        settings = validated(STEP_CONFIGS[step], values, step)
+        with named_failures(step, settings):
+            return import_module(f"components.{step}.step").run(settings)
+
+
+@contextmanager
+def task(step: str, part: str | None = None, **details: Any) -> Iterator[None]:
+    """Tell the run's watcher about start, end or error of ``step``; ``details`` go with the end.
+
+    ``part`` says in words which of its tasks this is, where a step has several.
+    """
+    with failing_in_order(step, part):
+        configure_logs(step)
+    warnings = _WarningEvents(step)
+    for package in ("components", "pipelines"):
+        logging.getLogger(package).addHandler(warnings)
+    tell("start", step, part=part)
+    with failing_in_order(step, part), step_span(step, part):
+        yield
+    tell("end", step, part=part, largest_process=_largest_process(), **json.loads(json.dumps(details)))
+
+
+@contextmanager
+def failing_in_order(step: str, part: str | None = None) -> Iterator[None]:
+    """Tell the run's watcher, Kubernetes and the log of an error; also a decorator.
+
+    An error that the user can mend ends the process with one line and exit code 2.
+    """
+    try:
+        with ends_in_order(f"{step} ({part})" if part else step):
+            yield
+    except UserError as error:
+        tell("error", step, part=part, message=str(error), exit_code=EXIT_CODE_USER_ERROR)
+        sys.exit(exit_code_of(error))
+    except Exception as error:
+        tell("error", step, part=part, message=f"{type(error).__name__}: {error}", exit_code=1)
+        raise
+
+
+def _largest_process() -> int:
+    """Return the highest resident memory, in bytes, of this process or of one of its children."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(usage.ru_maxrss for usage in usages) * 1024
+
+
+class _WarningEvents(logging.Handler):
+    """Passes on what our own loggers warn of: nobody reads the log of a run that ended well."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__(logging.WARNING)
+        self._step = step
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell("warning", self._step, message=record.getMessage())

@@ -1,0 +1,89 @@
+"""The model card, read with the hub's own tools: each figure in it is one that was measured."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard, metadata_load
+from huggingface_hub.repocard_data import model_index_to_eval_results
+
+from components.export.step import run
+from components.shared.digests import sha256_folder
+from tests.fixtures.export_fixture import export_config, make_sources, write_evaluation, write_gate
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_tracking() -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MLFLOW_TRACKING_URI", "off")
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sources(tmp_path_factory.mktemp("made"))
+
+
+def card_of(made: Path, output: Path, **changes: Any) -> Path:
+    return run(export_config(made, output, include_base_model=False, **changes)).folder / "README.md"
+
+
+def row_of(evaluation: Path) -> dict[str, Any]:
+    report = json.loads((evaluation / "report.json").read_text())
+    return dict(next(row for row in report["rows"] if row["name"] == "adapter"))
+
+
+def test_the_hubs_tools_read_the_front_matter(made: Path, tmp_path: Path) -> None:
+    path = card_of(made, tmp_path / "out", license="mit")
+    metadata = metadata_load(path)
+    assert metadata is not None
+    expected = {
+        "base_model": "base",
+        "base_model_relation": "adapter",
+        "library_name": "peft",
+        "license": "mit",
+        "pipeline_tag": "image-text-to-text",
+    }
+    assert {name: metadata[name] for name in expected} == expected
+    (model,) = metadata["model-index"]
+    assert model["name"] == "reader"
+    name, results = model_index_to_eval_results(metadata["model-index"])
+    assert name == "reader" and results == ModelCard.load(path).data.eval_results
+    digest = json.loads((made / "dataset" / "manifest.json").read_text())["digest"]
+    assert {(result.dataset_split, result.dataset_revision) for result in results} == {("eval", digest)}
+
+
+def test_each_figure_is_the_reports(made: Path, tmp_path: Path) -> None:
+    card = ModelCard.load(card_of(made, tmp_path / "out"))
+    row = row_of(made / "evaluation")
+    figures = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert figures == {name: row[name] for name in figures} and {"cer", "wer", "rougeL", "chrf"} <= figures.keys()
+    (cer,) = [result for result in card.data.eval_results if result.metric_type == "cer"]
+    arguments = {"normalization": "nfkc-ws-v1", "pages": 4, "documents": 4, "interval_95": row["cer_interval"]}
+    assert cer.metric_args == arguments
+
+
+def test_a_figure_that_was_not_measured_is_left_out(made: Path, tmp_path: Path) -> None:
+    """Too few documents for intervals, and a report without BLEU."""
+    row = {**row_of(made / "evaluation"), "cer_interval": None}
+    del row["bleu"]
+    digest = json.loads((made / "dataset" / "manifest.json").read_text())["digest"]
+    changes: dict[str, Any] = {"rows": [row], "comparison": None}
+    write_evaluation(tmp_path / "evaluation", digest, sha256_folder(made / "adapter"), **changes)
+    card = ModelCard.load(card_of(made, tmp_path / "out", evaluation_dir=tmp_path / "evaluation"))
+    results = {result.metric_type: result for result in card.data.eval_results}
+    assert "bleu" not in results and "interval_95" not in results["cer"].metric_args
+    assert "| adapter | 12.50 % | – |" in card.text
+    assert not re.search(r"\bNone\b|\bnan\b", card.content)
+
+
+def test_the_verdict_and_the_base_stand_in_the_card(made: Path, tmp_path: Path) -> None:
+    text = ModelCard.load(card_of(made, tmp_path / "one")).text
+    assert "The gate" not in text and "It fits `base` and refuses another base." in text
+    gate = write_gate(made, tmp_path / "gate", promoted=False)
+    text = ModelCard.load(card_of(made, tmp_path / "two", gate_dir=gate)).text
+    assert "The gate compared it with the base and decided: not promoted (for the test)." in text

@@ -1,0 +1,193 @@
+"""The ``deepsynth`` command as a user meets it: help, settings, and what bad input gets."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.shared.errors import UserError
+from components.shared.tracking.step_run import step_run
+from pipelines.definition.environment import code_tag
+from pipelines.settings.command_settings import checked_config
+from pipelines.settings.pipeline_config import parameter_text, pipeline_config, quickstart_values, with_overrides
+from pipelines.task_side.resolution import resolve
+from tests.fixtures.mlflow_server import free_port
+
+DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
+
+
+def deepsynth(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "KFP"))}
+    return subprocess.run([DEEPSYNTH, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_help_teaches_with_examples(tmp_path: Path) -> None:
+    assert {"run", "config", "compile", "ui"} <= set(deepsynth("--help", folder=tmp_path).stdout.split())
+    text = deepsynth("run", "--help", folder=tmp_path).stdout
+    assert "--set" in text and "train.learning_rate=1e-4" in text and "deepsynth config" in text
+
+
+def test_the_version_is_the_tag_of_the_images(tmp_path: Path) -> None:
+    assert deepsynth("--version", folder=tmp_path).stdout == f"{code_tag()}\n"
+
+
+def test_the_printed_config_is_a_config_with_the_same_values(tmp_path: Path) -> None:
+    printed = deepsynth("config", "--set", "train.learning_rate=1e-4", "--set", "source=/docs", folder=tmp_path).stdout
+    values = yaml.safe_load(printed)
+    assert values["train"]["learning_rate"] == 1e-4
+    assert values["source"] == "/docs"
+    assert "# rank of the adapter's matrices\n" in printed
+    (tmp_path / "my.yaml").write_text(printed)
+    assert deepsynth("config", "--config", "my.yaml", folder=tmp_path).stdout == printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "train.learning_rte=1e-4"], "unknown key 'train.learning_rte' (did you mean 'learning_rate'?)"),
+        (["--set", "sorce=x"], "unknown key 'sorce' (did you mean 'source'?)"),
+        (["--set", "train.r=many"], "'train.r'"),
+        (["--set", "train.r"], "must be KEY=VALUE"),
+        (["--set", "train.output_dir=x"], "unknown key 'train.output_dir'"),
+        (["--set", "prepare.ink=[9, 1]"], "ink: the first number must not be above the second"),
+        (["--set", "benchmark.warmup_steps=99"], "no step would be left to measure"),
+        (["--set", "base_model=./nowhere"], "no such model folder"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: the config file cannot be read"),
+        (["--config", "bad.yaml"], "bad.yaml: unknown key 'trian' (did you mean 'train'?)"),
+        (["--run-id", "../up"], "may hold letters"),
+        (["--run-id", "r1.failed"], "must not end in .failed"),
+    ],
+)
+def test_bad_settings_are_one_line_before_anything_runs(tmp_path: Path, arguments: list[str], said: str) -> None:
+    (tmp_path / "bad.yaml").write_text("trian: {r: 8}\n")
+    answer = deepsynth("run", *arguments, folder=tmp_path)
+    assert answer.returncode == 2
+    (line,) = answer.stderr.strip().splitlines()
+    assert line.startswith("error: ") and said in line
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+def test_an_error_that_a_step_finds_is_one_line_and_leaves_only_the_log(tmp_path: Path) -> None:
+    answer = deepsynth("run", "--set", "source=./nowhere", "--run-id", "r1", folder=tmp_path)
+    assert answer.returncode == 2
+    errors = [line for line in answer.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "configure: source './nowhere': no such file or folder" in errors[0]
+    assert "Traceback" not in answer.stderr
+    assert f"log: {tmp_path / 'runs' / 'r1.failed.log'}" in answer.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["r1.failed.log"]
+
+
+def test_a_run_id_that_is_taken_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "r1").mkdir(parents=True)
+    (tmp_path / "runs" / "r1" / "summary.json").write_text("{}")
+    answer = deepsynth("run", "--run-id", "r1", folder=tmp_path)
+    assert answer.returncode == 2 and "exists and is not empty" in answer.stderr
+    assert [path.name for path in (tmp_path / "runs" / "r1").iterdir()] == ["summary.json"]
+
+
+def test_compile_says_what_is_wrong_with_its_output(tmp_path: Path) -> None:
+    for output, said in (("pipeline.txt", "must end in .yaml"), ("no/pipeline.yaml", "no such folder")):
+        answer = deepsynth("compile", "-o", output, folder=tmp_path)
+        assert answer.returncode == 2 and said in answer.stderr and "Traceback" not in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ui_without_runs_says_how_to_make_one(tmp_path: Path) -> None:
+    answer = deepsynth("ui", folder=tmp_path)
+    assert answer.returncode == 2 and "no runs yet" in answer.stderr and "deepsynth run" in answer.stderr
+
+
+@pytest.mark.slow
+def test_ui_serves_the_store_of_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "report.html").write_text("<h1>report</h1>")
+    for name in ("MLFLOW_RUN_ID", "KFP_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    with step_run("evaluate", {"seed": 0}) as tracked:
+        tracked.log_artifact(tmp_path / "report.html")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    port = free_port()
+    with (tmp_path / "ui.log").open("w") as log:
+        ui = subprocess.Popen([DEEPSYNTH, "ui", "--port", str(port)], cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while socket.socket().connect_ex(("127.0.0.1", port)) != 0:
+            assert ui.poll() is None and time.monotonic() < deadline, (tmp_path / "ui.log").read_text()
+            time.sleep(0.2)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", f"/get-artifact?path=report.html&run_uuid={tracked.run_id}")
+        assert connection.getresponse().read() == b"<h1>report</h1>"
+    finally:
+        ui.terminate()
+        ui.wait(timeout=30)
+    assert f"http://127.0.0.1:{port}" in (tmp_path / "ui.log").read_text()
+
+
+def test_shared_settings_reach_every_step_that_has_them() -> None:
+    values = {"base_model": "tiny-base", "seed": 7, "train": {"r": 4, "max_steps": 50}, "benchmark": {"max_steps": 5}}
+    config = pipeline_config(values, "test")
+    assert config.step_settings("prepare")["seed"] == 7
+    assert config.step_settings("train")["seed"] == 7
+    assert config.step_settings("train")["base_model"] == "tiny-base"
+    benchmark = config.step_settings("benchmark")
+    assert benchmark["max_steps"] == 5
+    assert benchmark["train"]["r"] == 4 and benchmark["train"]["seed"] == 7
+    assert not {"max_steps", "backend", "base_model", "dataset_dir"} & benchmark["train"].keys()
+
+
+def test_the_number_of_workers_is_left_to_the_machine_of_the_step() -> None:
+    assert "workers" not in pipeline_config({}, "test").step_settings("prepare")
+    assert pipeline_config({"prepare": {"workers": 3}}, "test").step_settings("prepare")["workers"] == 3
+
+
+def test_overrides_do_not_change_what_they_override() -> None:
+    values = quickstart_values()
+    changed = with_overrides(values, {"train.r": 99, "export.model_name": "mine"})
+    assert changed["train"]["r"] == 99 and changed["export"]["model_name"] == "mine"
+    assert values == quickstart_values()
+    with pytest.raises(UserError, match=r"'train\.r'"):
+        pipeline_config(with_overrides(values, {"train.r.x": 1}), "test")
+
+
+def test_a_preset_reaches_the_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def settings_of(*settings: str, file: str | None = None) -> tuple[dict[str, Any], str]:
+        path = tmp_path / "my.yaml"
+        path.write_text(file or "")
+        checked = checked_config(path if file else None, list(settings))
+        text = parameter_text(checked.model_dump(mode="json", exclude_unset=True))
+        train, benchmark = checked.step_settings("train"), checked.step_settings("benchmark")["train"]
+        assert json.loads(resolve(text, {}).train) == train
+        assert {name: train[name] for name in benchmark} == benchmark
+        return train, capsys.readouterr().err
+
+    train, said = settings_of("train.preset=unsloth_long_context", "train.r=7")
+    # 32 pages a batch are the quickstart's: a preset on the command line stands above the file.
+    assert train["load_in_4bit"] and train["max_length"] == 32768 and train["per_device_train_batch_size"] == 1
+    assert train["r"] == 7 and train["learning_rate"] == 0.003 and "note: train.r is 7, not 16 as in the preset" in said
+
+    train, said = settings_of(file="train: {preset: high_capacity, lora_alpha: 16}")
+    assert (train["r"], train["lora_alpha"], train["lora_dropout"]) == (64, 16, 0.1)
+    assert said == "note: train.lora_alpha is 16, not 128 as in the preset high_capacity\n"
+
+
+def test_a_preset_written_into_the_printed_settings_counts(tmp_path: Path) -> None:
+    printed = deepsynth("config", "--set", "train.lora_alpha=5", folder=tmp_path).stdout
+    changed = tmp_path / "my.yaml"
+    changed.write_text(printed.replace("preset: null", "preset: high_capacity"))
+    train = checked_config(changed, []).step_settings("train")
+    assert (train["r"], train["lora_alpha"], train["lora_dropout"]) == (64, 5, 0.1)
+
+
+def test_parameter_text_survives_kfps_rewriting_of_python3() -> None:
+    text = parameter_text({"source": "/opt/python3/docs/python3.11"})
+    assert "python3" not in text
+    assert yaml.safe_load(text) == {"source": "/opt/python3/docs/python3.11"}

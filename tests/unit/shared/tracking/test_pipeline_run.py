@@ -1,0 +1,137 @@
+"""What the pipeline's exit task and its first task write into MLflow, in a real store."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from components.shared.tracking.pipeline_run import close_pipeline_run, tag_pipeline_run
+from components.shared.tracking.step_run import step_run
+from tests.fixtures.mlflow_server import free_port
+
+RUN_ID = "0b9b6b0c-4f0f-4ac5-9c58-1f1e35b4e7a1"
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "deepsynth-finetune")
+    monkeypatch.setenv("KFP_RUN_ID", RUN_ID)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    return MlflowClient(uri)
+
+
+def parent_and_nested(client: MlflowClient) -> tuple[Run, dict[str, Run]]:
+    experiment = client.get_experiment_by_name("deepsynth-finetune").experiment_id
+    runs = client.search_runs([experiment])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    return parent, {run.info.run_name: run for run in runs if run is not parent}
+
+
+def killed_step(name: str) -> None:
+    """Run a step in a process that is killed like one that ran out of memory."""
+    program = f"""
+        import os, signal
+        from components.shared.tracking.step_run import step_run
+        with step_run({name!r}, {{}}):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=dict(os.environ))
+    assert ended.returncode == -9
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        # The local runner's words, and those that the backend of KFP 2.17 passes on from its metadata store.
+        ("SUCCEEDED", "FINISHED"),
+        ("COMPLETE", "FINISHED"),
+        ("FAILED", "FAILED"),
+        ("CANCELLED", "KILLED"),
+        ("CANCELED", "KILLED"),
+    ],
+)
+def test_the_parent_gets_the_pipelines_final_state(client: MlflowClient, state: str, status: str) -> None:
+    with step_run("prepare", {}):
+        pass
+    for _ in range(2):  # KFP may try the task again
+        assert close_pipeline_run(state) == status
+    parent, nested = parent_and_nested(client)
+    assert parent.info.status == status and parent.info.end_time
+    assert nested["prepare"].info.status == "FINISHED"
+
+
+def test_a_step_that_was_killed_is_running_until_the_run_is_closed(client: MlflowClient) -> None:
+    with step_run("prepare", {}):
+        pass
+    killed_step("train")
+    parent, nested = parent_and_nested(client)
+    assert (parent.info.status, nested["train"].info.status) == ("RUNNING", "RUNNING")
+    assert close_pipeline_run("FAILED") == "FAILED"
+    parent, nested = parent_and_nested(client)
+    assert (parent.info.status, nested["train"].info.status) == ("FAILED", "KILLED")
+    assert nested["prepare"].info.status == "FINISHED"
+
+
+def test_a_state_that_is_not_final_is_decided_by_the_steps(client: MlflowClient) -> None:
+    with step_run("prepare", {}):
+        pass
+    assert close_pipeline_run("RUNNING") == "FINISHED"
+    killed_step("train")
+    assert close_pipeline_run("RUNNING") == "KILLED"
+    with step_run("train", {}):  # tried again
+        pass
+    assert close_pipeline_run("UNKNOWN") == "FINISHED"
+
+
+def test_where_no_step_was_tracked_nothing_is_made_up(client: MlflowClient) -> None:
+    assert close_pipeline_run("FAILED") is None
+    assert client.get_experiment_by_name("deepsynth-finetune") is None
+
+
+def test_a_run_of_another_owner_is_left_alone(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = client.create_experiment("the plugin's")
+    owned = client.create_run(experiment).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", owned)
+    with step_run("train", {}):
+        pass
+    assert close_pipeline_run("SUCCEEDED") is None
+    assert client.get_run(owned).info.status == "RUNNING"
+    tag_pipeline_run({"deepsynth.decision": "unchanged"})
+    assert client.get_run(owned).data.tags["deepsynth.decision"] == "unchanged"
+
+
+def test_a_store_that_is_down_is_said_once_and_raises_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("KFP_RUN_ID", RUN_ID)
+    assert close_pipeline_run("SUCCEEDED") is None
+    (record,) = [record for record in caplog.records if record.name == "components.shared.tracking.pipeline_run"]
+    assert "the run's final state was not written" in record.getMessage()
+
+
+@pytest.mark.parametrize("variable", ["off", "nothing known of a pipeline run"])
+def test_nothing_is_tracked(client: MlflowClient, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    if variable == "off":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    else:
+        monkeypatch.delenv("KFP_RUN_ID")
+    tag_pipeline_run({"a": "b"})
+    assert close_pipeline_run("SUCCEEDED") is None
+    assert client.get_experiment_by_name("deepsynth-finetune") is None
+
+
+def test_a_runs_name_sorts_by_time(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    tag_pipeline_run({"a": "b"})
+    parent, _ = parent_and_nested(client)
+    day, time, short = parent.info.run_name.removeprefix("pipeline ").replace("-", " ").split()
+    assert len(day) == 8 and len(time) == 6 and short == RUN_ID[:8]
+    assert parent.data.tags["kfp.run_id"] == RUN_ID and parent.data.tags["a"] == "b"

@@ -1,0 +1,180 @@
+"""Tracking against a real SQLite store and a real MLflow server that dies in the middle of a step."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from components.shared.tracking.step_run import step_run
+from tests.fixtures.mlflow_server import end, free_port, mlflow_server
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    for name in ("MLFLOW_RUN_ID", "KFP_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def all_runs(client: MlflowClient) -> dict:
+    experiment = client.get_experiment_by_name("deepsynth")
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def test_a_step_alone_is_a_top_level_run_in_the_local_store(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").write_text("<p>")
+    with step_run("train", {"learning_rate": 1e-4, "target_modules": "x" * 9000, "max_length": None}) as tracked:
+        for step in range(2500):
+            tracked.log_metrics({"loss": 1.0 / (step + 1)}, step=step)
+        tracked.log_dataset("ab" * 32, "/data/docs", "training")
+        tracked.log_artifact(tmp_path / "out")
+        tracked.log_artifact(tmp_path / "out" / "report.html")
+        tracked.set_tags({"backend": "standard"})
+        time.sleep(1)  # long enough for a sample of the system metrics
+    (run,) = all_runs(store).values()
+    assert run.info.run_name == "train"
+    assert run.info.status == "FINISHED"
+    assert "mlflow.parentRunId" not in run.data.tags
+    assert run.data.tags["backend"] == "standard"
+    assert run.data.params["learning_rate"] == "0.0001"
+    assert len(run.data.params["target_modules"]) == 6000
+    assert "x" * 9000 in (tmp_path / "mlartifacts" / run.info.run_id / "artifacts" / "config.json").read_text()
+    assert {entry.path for entry in store.list_artifacts(run.info.run_id)} == {"config.json", "out", "report.html"}
+    history = store.get_metric_history(run.info.run_id, "loss")
+    assert [metric.step for metric in history] == list(range(2500))
+    assert any(name.startswith("system/") for name in run.data.metrics)
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.digest == ("ab" * 32)[:36]
+    assert run.data.tags["deepsynth.dataset_digest"] == "ab" * 32
+    assert [(tag.key, tag.value) for tag in dataset.tags] == [("mlflow.data.context", "training")]
+
+
+def test_the_steps_of_one_pipeline_run_share_one_parent(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "20261120-201530")
+    statuses = []
+    for step in ("prepare", "train"):
+        with step_run(step, {"seed": 1}):
+            statuses.append(all_runs(store)["pipeline 20261120-201530"].info.status)
+        statuses.append(all_runs(store)["pipeline 20261120-201530"].info.status)
+    assert statuses == ["RUNNING", "FINISHED", "RUNNING", "FINISHED"]
+    runs = all_runs(store)
+    parent = runs.pop("pipeline 20261120-201530")
+    assert set(runs) == {"prepare", "train"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    assert parent.data.params == {}
+    assert parent.data.tags["kfp.run_id"] == "20261120-201530"
+
+
+def test_an_error_fails_the_run_and_its_parent_until_the_step_is_done_again(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "r1")
+    with pytest.raises(ZeroDivisionError), step_run("train", {}):
+        raise ZeroDivisionError
+    with step_run("benchmark", {}):
+        pass
+    assert {name: run.info.status for name, run in all_runs(store).items()} == {
+        "train": "FAILED",
+        "benchmark": "FINISHED",
+        "pipeline r1": "FAILED",
+    }
+    with step_run("train", {}):
+        pass
+    assert all_runs(store)["pipeline r1"].info.status == "FINISHED"
+
+
+def test_a_given_run_becomes_the_parent(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = store.create_run(store.create_experiment("theirs"))
+    monkeypatch.setenv("MLFLOW_RUN_ID", parent.info.run_id)
+    monkeypatch.setenv("KFP_RUN_ID", "r1")
+    with step_run("train", {}):
+        pass
+    (run,) = [run for run in store.search_runs([parent.info.experiment_id]) if run.info.run_name == "train"]
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert store.get_run(parent.info.run_id).info.status == "RUNNING"
+
+
+def test_off_touches_nothing(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    before = set(tmp_path.iterdir())
+    with step_run("train", {"seed": 1}) as tracked:
+        tracked.log_metrics({"loss": 1.0}, step=1)
+        tracked.set_tags({"a": "b"})
+        tracked.log_dataset("d", "s", "training")
+    assert tracked.run_id is None
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.fixture
+def server(store: MlflowClient, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    with mlflow_server(tmp_path) as running:
+        yield running
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_in_the_middle_costs_one_warning(
+    server: tuple[str, subprocess.Popen],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    uri, process = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("KFP_RUN_ID", "r1")
+    (tmp_path / "adapter.bin").write_bytes(b"weights")
+    with caplog.at_level(logging.WARNING, logger="components"):
+        with step_run("train", {"seed": 1}) as tracked:
+            tracked.log_artifact(tmp_path / "adapter.bin")
+            assert [entry.path for entry in MlflowClient(uri).list_artifacts(tracked.run_id)] == [
+                "adapter.bin",
+                "config.json",
+            ]
+            end(process)
+            started = time.monotonic()
+            tracked.set_tags({"a": "b"})
+            tracked.log_metrics({"loss": 0.5}, step=1)
+            tracked.log_artifact(tmp_path / "adapter.bin")
+        seconds = time.monotonic() - started
+    failures = [record.message for record in caplog.records if "tracking at" in record.message]
+    assert len(failures) == 1 and uri in failures[0]
+    assert any("1 values were not logged" in record.message for record in caplog.records)
+    assert seconds < 30
+
+
+def test_a_server_that_was_never_there_costs_one_warning(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    started = time.monotonic()
+    with caplog.at_level(logging.WARNING, logger="components"), step_run("train", {"seed": 1}) as tracked:
+        tracked.log_metrics({"loss": 0.5}, step=1)
+    assert tracked.run_id is None
+    assert len(caplog.records) == 1
+    assert time.monotonic() - started < 15
+
+
+def test_a_missing_mlflow_package_costs_one_warning(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['mlflow'] = sys.modules['mlflow.tracking'] = None\n"
+        "from components.shared.tracking.step_run import step_run\n"
+        "with step_run('train', {}) as tracked: tracked.log_metrics({'loss': 1.0})\n"
+        "print('went on')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert answer.stdout == "went on\n"
+    assert answer.stderr.count("MLflow tracking") == 1
+    assert "Traceback" not in answer.stderr
