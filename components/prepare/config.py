@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.prepare.rendering.augmentation_settings import AugmentationSettings
-from components.prepare.rendering.page_modes import page_size
+from components.prepare.settings.augmentation_settings import AugmentationSettings
+from components.prepare.settings.page_modes import page_size
 from components.prepare.source_settings import SourceSettings
 from components.shared.artifacts.dataset_manifest import Split
 

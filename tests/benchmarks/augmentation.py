@@ -57,7 +57,7 @@ def measured(pages: list[np.ndarray], rounds: int) -> dict[str, dict[str, Any]]:
     """Return for no effect, each effect alone and all of ``EFFECTS`` together: the ranges, the time and the sizes."""
     from components.prepare.output.png import encode_image
     from components.prepare.rendering.augmentation import augment
-    from components.prepare.rendering.augmentation_settings import AugmentationSettings
+    from components.prepare.settings.augmentation_settings import AugmentationSettings
 
     alone = EFFECTS | {"skew_degrees": SKEW}
     chosen: dict[str, dict[str, Any]] = {"none": {}} | {name: {name: span} for name, span in alone.items()}

@@ -14,7 +14,7 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
-from components.prepare.rendering.augmentation_settings import AugmentationSettings
+from components.prepare.settings.augmentation_settings import AugmentationSettings
 
 Gray = NDArray[np.uint8]
 Field = NDArray[np.float32]

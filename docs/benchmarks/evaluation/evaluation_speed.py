@@ -18,11 +18,11 @@ import torch
 from components.evaluate.readers.generation import transcribe
 from components.evaluate.readers.pages import EvaluationPages
 from components.evaluate.report.report_json import device_name
-from components.shared.versions import software_versions
+from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import default_device, default_dtype, load_model, load_processor
-from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.reading.transcriber import Transcriber
+from components.shared.versions import software_versions
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from components.prepare.rendering.augmentation import Augmented, augment
-from components.prepare.rendering.augmentation_settings import AugmentationSettings
+from components.prepare.settings.augmentation_settings import AugmentationSettings
 
 Gray = NDArray[np.uint8]
 PAPER = 240
@@ -299,7 +299,7 @@ def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
     program = (
         "import sys, numpy as np\n"
         "from components.prepare.rendering.augmentation import augment\n"
-        "from components.prepare.rendering.augmentation_settings import AugmentationSettings\n"
+        "from components.prepare.settings.augmentation_settings import AugmentationSettings\n"
         "settings = AugmentationSettings.model_validate_json(sys.argv[2])\n"
         "sys.stdout.buffer.write(augment(np.load(sys.argv[1]), settings, 5, 240).page.tobytes())\n"
     )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from components.prepare.rendering.augmentation_settings import AugmentationSettings
+from components.prepare.settings.augmentation_settings import AugmentationSettings
 
 
 @pytest.mark.parametrize(

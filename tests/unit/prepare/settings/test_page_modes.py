@@ -8,7 +8,7 @@ from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import
     get_optimal_tiled_canvas,
 )
 
-from components.prepare.rendering.page_modes import PAGE_MODES, page_size
+from components.prepare.settings.page_modes import PAGE_MODES, page_size
 
 TILED = {name: size for name, size in PAGE_MODES.items() if name.startswith(("gundam", "ocr2_tiles"))}
 
