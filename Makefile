@@ -36,8 +36,8 @@ test-slow: $(INSTALLED) ## run the tests that `make test` leaves out: whole runs
 	$(BIN)/python -m pytest -m slow
 
 lint: $(INSTALLED) ## ruff and mypy
-	$(BIN)/ruff check components pipelines tests
-	$(BIN)/ruff format --check components pipelines tests
+	$(BIN)/ruff check components pipelines tests docs
+	$(BIN)/ruff format --check components pipelines tests docs
 	$(BIN)/mypy
 
 system-packages: ## as root on Debian: the text engine Pango, fonts of all scripts, and what the tests read pages back with

@@ -3,7 +3,10 @@
 import ast
 from pathlib import Path
 
+import networkx
 import pytest
+
+from docs.draw_architecture import module_graph, room_graph
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted(path for top in ("components", "pipelines") for path in (ROOT / top).rglob("*.py"))
@@ -12,6 +15,8 @@ STEPS = sorted(
 )
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "misc"}
 MOST_LINES = 300
+MOST_LINES_OF_A_FUNCTION = 60
+MOST_MODULES = 15
 
 
 def module_of(path: Path) -> list[str]:
@@ -109,3 +114,42 @@ def test_each_step_has_its_three_files() -> None:
     for step in STEPS:
         names = {path.name for path in (ROOT / "components" / step).iterdir()}
         assert {"config.py", "step.py", "__main__.py"} <= names, step
+
+
+def test_no_modules_and_no_rooms_import_each_other_in_a_circle() -> None:
+    for graph in (module_graph(), room_graph()):
+        assert len(graph) > 40
+        assert [sorted(circle) for circle in networkx.strongly_connected_components(graph) if len(circle) > 1] == []
+
+
+def test_a_room_never_imports_its_step() -> None:
+    # The step's root (its __main__, a worker's main) may; a room below it may not.
+    steps = [name for name in module_graph() if name.startswith("components.") and name.endswith(".step")]
+    assert len(steps) >= 6
+    importers = {importer for step in steps for importer in module_graph().predecessors(step)}
+    assert sorted(name for name in importers if name.startswith("components.") and name.count(".") > 2) == []
+
+
+def test_no_folder_has_more_modules_than_a_reader_keeps_in_mind() -> None:
+    folders = {path.parent for path in FILES}
+    modules = {folder: [path for path in folder.glob("*.py") if path.name != "__init__.py"] for folder in folders}
+    assert {str(folder): len(found) for folder, found in modules.items() if len(found) > MOST_MODULES} == {}
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    found = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                found[f"{path.relative_to(ROOT)}: {node.name}"] = (node.end_lineno or 0) - node.lineno + 1
+    assert {name: lines for name, lines in found.items() if lines > MOST_LINES_OF_A_FUNCTION} == {}
+
+
+def test_each_room_says_what_lives_there() -> None:
+    rooms = {path.parent for path in FILES if path.parent.name != "tiny_base_recipe"}
+    without = [
+        str(room.relative_to(ROOT))
+        for room in rooms
+        if not ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
+    ]
+    assert without == []
