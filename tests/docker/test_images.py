@@ -36,7 +36,7 @@ def test_both_images_name_what_they_hold(engine: docker.DockerClient, images: Im
 
 
 def test_a_step_knows_its_commit_and_version(engine: docker.DockerClient, images: Images) -> None:
-    program = "from components.shared.digests import *; print(tool_version(), git_commit())"
+    program = "from components.shared.versions import *; print(tool_version(), git_commit())"
     known = git_commit() if "DEEPSYNTH_TEST_TAG" not in os.environ else None
     version, commit = said(engine, images.step, ["python3", "-c", program]).split()
     assert version == tool_version() and known in (None, commit)

@@ -24,6 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from components.shared.digests import sha256_file, sha256_json
 from components.shared.errors import UserError
+from components.shared.programs.access_rights import not_writable
 from components.train.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ def training_folder(config: TrainConfig, identity: dict[str, Any], scratch: Path
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     except OSError as error:
-        raise UserError(f"cannot be written ({error.strerror})", where=f"checkpoint_dir {folder}") from error
+        raise not_writable(error, f"checkpoint_dir {folder}", folder) from error
     try:
         _lock(lock, folder)
         if config.resume_from_checkpoint == "never":

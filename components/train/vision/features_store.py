@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from components.shared.errors import UserError
+from components.shared.programs.access_rights import not_writable
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class FeatureStore:
             self._own.mkdir(parents=True, exist_ok=True)
             (self._own / _USED_FILE).touch()
         except OSError as error:
-            raise UserError(f"cannot be written ({error.strerror})", where=f"vision_features_dir {folder}") from error
+            raise not_writable(error, f"vision_features_dir {folder}", self._own) from error
 
     def entries(self) -> dict[str, int]:
         """Return the bytes of each stored page by the digest of its picture, and count the folder's anew."""

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -262,10 +263,23 @@ def test_the_runs_account_has_no_more_rights_than_kfp_needs(objects_of: dict[str
         assert {one["metadata"]["namespace"] for one in (role, binding)} | {account["namespace"]} == {namespace}
 
 
-def test_the_volumes_job_fails_where_one_of_them_cannot_be_written(
-    objects_of: dict[str, list[Manifest]], tmp_path: Path
+def test_the_check_of_the_volumes_runs_as_a_step_does(objects_of: dict[str, list[Manifest]]) -> None:
+    jobs = {
+        name: find(objects_of["base/runs"], "Job", f"deepsynth-volume-{name}")["spec"]["template"]["spec"]
+        for name in ("permissions", "check")
+    }
+    given, check = jobs["permissions"]["securityContext"], jobs["check"]["securityContext"]
+    assert given["fsGroup"] == 10001
+    # KFP gives a step's pod no fsGroup: with one, the check would prove nothing.
+    assert {key for key in check if "roup" in key} == {"runAsGroup"}
+    assert jobs["permissions"]["volumes"] == jobs["check"]["volumes"]
+
+
+@pytest.mark.parametrize("name", ["permissions", "check"])
+def test_the_volumes_jobs_fail_where_one_of_them_cannot_be_written(
+    objects_of: dict[str, list[Manifest]], tmp_path: Path, name: str
 ) -> None:
-    job = find(objects_of["base/runs"], "Job", "deepsynth-volume-permissions")
+    job = find(objects_of["base/runs"], "Job", f"deepsynth-volume-{name}")
     (container,) = job["spec"]["template"]["spec"]["containers"]
     (script,) = container["args"]
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
@@ -275,7 +289,8 @@ def test_the_volumes_job_fails_where_one_of_them_cannot_be_written(
         for mount in mounts - {missing}:
             (root / mount.strip("/")).mkdir(parents=True)
         here = re.sub(r"(?<=[ ])(?=/c)", str(root), script)
-        done = subprocess.run([*container["command"], here], capture_output=True, text=True, timeout=30)
+        variables = {**os.environ, "SECONDS_TO_WAIT": "1"}
+        done = subprocess.run([*container["command"], here], capture_output=True, text=True, timeout=30, env=variables)
         results[missing] = (done.returncode == 0, f"touch: cannot touch '{root}{missing}/.writable'" in done.stderr)
         assert not list(root.rglob(".writable"))
     assert results == {None: (True, False), "/checkpoints": (False, True), "/cache": (False, True)}
