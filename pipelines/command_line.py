@@ -1,4 +1,4 @@
-"""The ``deepsynth`` command: run the pipeline here, compile it for a cluster, look at the runs."""
+"""The ``deepsynth`` command: run the pipeline locally or on a cluster, and inspect its runs."""
 
 import datetime
 import json
@@ -36,7 +36,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Fine-tune an OCR model on your documents, and learn with numbers whether it got better.",
+    help="Fine-tune an OCR model on your documents, and measure whether it got better.",
 )
 
 
@@ -64,7 +64,7 @@ def _program(
 
 
 class Runner(StrEnum):
-    """Where the steps of a local run work."""
+    """Where the steps of a local run execute."""
 
     SUBPROCESS = "subprocess"
     DOCKER = "docker"
@@ -76,11 +76,11 @@ RunsDir = Annotated[Path, typer.Option(help="The folder of all runs and of their
 @app.command()
 def run(
     config: Annotated[
-        Path | None, typer.Option(help="A YAML or JSON file; without it, the quickstart's settings.")
+        Path | None, typer.Option(help="A YAML or JSON file. Default: the quickstart's settings.")
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be given many times."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one setting. May be repeated."),
     ] = None,
     runner: Annotated[
         Runner,
@@ -90,27 +90,27 @@ def run(
         str | None,
         typer.Option(
             envvar="DEEPSYNTH_IMAGE",
-            help="--runner docker: the steps' image; without it, what `make images` built from this code.",
+            help="--runner docker: the steps' image. Default: what `make images` built from this code.",
         ),
     ] = None,
     runs_dir: RunsDir = Path("runs"),
-    run_id: Annotated[str | None, typer.Option(help="The run's name; without it, the time in UTC.")] = None,
+    run_id: Annotated[str | None, typer.Option(help="The run's name. Default: the time in UTC.")] = None,
     prepare_partitions: PreparePartitions = 1,
 ) -> None:
-    """Run the whole pipeline on this machine: documents in, adapter, evaluation and package out.
+    """Run the whole pipeline on this machine, from documents to adapter, evaluation and package.
 
     **Examples**
 
-    - the quickstart, with no network and no GPU: `deepsynth run`
+    - the quickstart, without network or GPU: `deepsynth run`
 
     - your own documents: `deepsynth run --set source=scans/texts --set prepare.max_documents=500`
 
-    - another model and learning rate:
+    - another model and another learning rate:
       `deepsynth run --set base_model=deepseek-community/DeepSeek-OCR-2 --set train.learning_rate=1e-4`
 
-    - a file of settings: `deepsynth config > my.yaml`, edit, `deepsynth run --config my.yaml`
+    - a settings file: `deepsynth config > my.yaml`, edit, `deepsynth run --config my.yaml`
 
-    - in containers, with the machine's GPU where there is one: `make images`, `deepsynth run --runner docker`
+    - in containers, with the machine's GPU if it has one: `make images`, `deepsynth run --runner docker`
 
     The results are in `runs/<id>/`; `deepsynth config` lists every key with its meaning and default.
     """
@@ -123,13 +123,13 @@ def run(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError("may hold letters, digits, dots, - and _ only", where=f"--run-id {name!r}")
     if name.endswith(FAILED):
-        raise UserError(f"must not end in {FAILED}, as what a failed run leaves does", where=f"--run-id {name!r}")
+        raise UserError(f"must not end in {FAILED}, which marks a failed run's folder", where=f"--run-id {name!r}")
     try:
         docker = _docker_run(name, runs_dir, image) if runner is Runner.DOCKER else None
         with pipeline_span(name, "deepsynth-finetune"):
             outcome = run_pipeline(checked, runs_dir, name, prepare_partitions, docker)
     except KeyboardInterrupt as interrupt:
-        print("interrupted: nothing half-written was kept", file=sys.stderr)
+        print("interrupted: no partial output was kept", file=sys.stderr)
         raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
     for warning in outcome.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -147,10 +147,10 @@ def _docker_run(run_id: str, runs_dir: Path, image: str | None) -> "DockerRun":
 
 @app.command("config")
 def show_config(
-    config: Annotated[Path | None, typer.Option(help="A YAML or JSON file; without it, the quickstart's.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML or JSON file. Default: the quickstart's.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting.")] = None,
 ) -> None:
-    """Print every setting with its meaning, as YAML that `deepsynth run --config` reads."""
+    """Print every setting with its meaning, as YAML for `deepsynth run --config`."""
     print("\n".join(_commented_lines(checked_config(config, set_ or []))))
 
 
@@ -159,7 +159,7 @@ def ui(
     runs_dir: RunsDir = Path("runs"),
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port on 127.0.0.1.")] = 5000,
 ) -> None:
-    """Open the MLflow UI over the runs' store: loss curves, figures, reports, packages."""
+    """Open the MLflow UI on the runs' store: loss curves, metrics, reports, packages."""
     from components.shared.tracking.mlflow_connection import SQLITE, missing_store
     from pipelines.local.runs_folder import tracking_uri
 
@@ -190,7 +190,7 @@ app.add_typer(adapters, name="adapters")
 
 
 def main() -> None:
-    """Run the command line; errors that the user can mend are one line and exit code 2."""
+    """Run the command line. Errors that the user can fix print one line and exit with code 2."""
     from pipelines.local.local_runner import StepFailedError
 
     try:
@@ -227,7 +227,7 @@ def _commented_lines(config: StepConfig, indent: str = "") -> list[str]:
 
 
 def _is_left_open(config: StepConfig, name: str) -> bool:
-    """Return whether the file must not name a value that was not given: the machine or a preset decides it."""
+    """Return whether to leave an unset value out of the file: the machine or a preset decides it."""
     from components.train.presets import presets
 
     if name in config.model_fields_set:

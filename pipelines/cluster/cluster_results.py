@@ -1,4 +1,4 @@
-"""The result table of a run on a cluster, read from MLflow: its evaluation's report and its gate's verdict."""
+"""The result table of a cluster run, read from MLflow: the evaluation's report and the gate's verdict."""
 
 import json
 import os
@@ -17,9 +17,9 @@ _REPORT = "report.json"
 
 
 def print_results(run_id: str, environment: Environment, console: Console) -> None:
-    """Print the table of the KFP run ``run_id``, or in a line why it cannot be had from this machine.
+    """Print the result table of the KFP run ``run_id``, or one line that says why this machine cannot show it.
 
-    MLflow's address is ``MLFLOW_TRACKING_URI``, e.g. a forwarded port, else the environment's.
+    MLflow's address is ``MLFLOW_TRACKING_URI``, e.g. a forwarded port; if that is not set, the environment's.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or environment.mlflow_tracking_uri
     if not uri or uri.lower() == TRACKING_OFF:
@@ -44,7 +44,7 @@ def print_results(run_id: str, environment: Environment, console: Console) -> No
 
 
 def _results(client: Any, run_id: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Return the report's rows, and the tags of the parent run and of the gate's."""
+    """Return the report's rows, and the tags of the parent run and the gate's run."""
     tags: dict[str, str] = {}
     evaluation = None
     for run in tracking_runs.runs_of_pipeline(client, run_id):

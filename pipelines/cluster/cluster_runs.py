@@ -1,4 +1,4 @@
-"""Runs of the pipeline in KFP: started, and followed with the state of each step."""
+"""Start runs of the pipeline in KFP, and follow the state of each step."""
 
 import time
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from pipelines.cluster.pipeline_package import UploadedVersion
 from pipelines.definition.environment import Environment
 from pipelines.definition.task_titles import TASK_TITLES
 
-# KFP lists the tasks' drivers and sub-pipelines too; a task by its name or, depending on its version, by its title.
+# KFP also lists drivers and sub-pipelines. It calls a task by its name or, in some versions, by its title.
 _STEPS = {known: name for name, title in TASK_TITLES.items() for known in (name, title)}
 _ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
-# The first that any of a step's tasks is in is the state of the step.
+# A step's state is the first of these that any of its tasks has.
 _STATES_BY_WEIGHT = ("FAILED", "CANCELED", "RUNNING", "PENDING", "SUCCEEDED", "SKIPPED")
 _SECONDS_WITHOUT_CONTACT = 600
 
 
 @dataclass
 class StepState:
-    """What is known of one step; the tasks of one that has several, such as draw-pages, are counted."""
+    """The state of one step, over all of its tasks: draw-pages has several."""
 
     name: str
     states: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class StepState:
 
     @property
     def state(self) -> str:
-        """KFP's word for the state, the worst of all tasks."""
+        """KFP's name for the worst state of all tasks."""
         return next((state for state in _STATES_BY_WEIGHT if state in self.states), self.states[0])
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class StepState:
 
 
 def experiment_id(api: KfpApi, name: str) -> str:
-    """Return the id of KFP's experiment ``name``, which is made where it is not there."""
+    """Return the id of KFP's experiment ``name``; create it if it does not exist."""
     where = {"namespace": api.namespace} if api.namespace else {}
     found = api.named("experiments", "experiment_service_list_experiments", "experiments", name, **where)
     if not found:
@@ -55,12 +55,12 @@ def experiment_id(api: KfpApi, name: str) -> str:
 
 
 def version_reference(version: UploadedVersion) -> Any:
-    """Return how a run names the pipeline's version."""
+    """Return the reference to the pipeline's version that a run needs."""
     return V2beta1PipelineVersionReference(pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id)
 
 
 def plugins_input(environment: Environment) -> dict[str, Any] | None:
-    """Return what KFP's MLflow plugin is told, where the tracking is left to it: to use the pipeline's experiment."""
+    """Return the experiment's name for KFP's MLflow plugin, if the environment leaves tracking to the plugin."""
     if environment.mlflow_tracking_uri is not None:
         return None
     return {"mlflow": {"experiment_name": environment.mlflow_experiment}}
@@ -82,12 +82,12 @@ def start_run(
 
 
 def follow_run(api: KfpApi, run_id: str, say: Callable[[str], None], seconds_between_looks: float) -> Any:
-    """Look at the run until it ends, and ``say`` each step's new state; return the run as it ended.
+    """Poll the run until it ends, ``say`` each new state of a step, and return the ended run.
 
-    A server that does not answer is asked again for ten minutes.
+    If the server does not answer, keep asking for ten minutes.
 
     Raises:
-        UserError: there is no such run, the login has expired, or the server does not come back.
+        UserError: no such run, the login expired, or the server stays away.
     """
     said: dict[str, str] = {}
     contact, lost = time.monotonic(), False
@@ -113,7 +113,7 @@ def follow_run(api: KfpApi, run_id: str, say: Callable[[str], None], seconds_bet
 
 
 def step_states(run: Any) -> list[StepState]:
-    """Return the steps that have begun, in the pipeline's order."""
+    """Return the steps that have started, in the pipeline's order."""
     tasks = (run.run_details.task_details if run.run_details else None) or []
     steps: dict[str, StepState] = {}
     for task in tasks:
@@ -127,7 +127,7 @@ def step_states(run: Any) -> list[StepState]:
 
 
 def failure_of(run: Any) -> str:
-    """Return in words which step failed, with its error where KFP says one."""
+    """Return which step failed, with its error if KFP has one."""
     failed = [step for step in step_states(run) if step.state == "FAILED"]
     if failed:
         return f"{failed[0].name} failed: {failed[0].error or 'KFP says no reason, the log does'}"
@@ -136,7 +136,7 @@ def failure_of(run: Any) -> str:
 
 
 def _error_of(task: Any, tasks: list[Any]) -> str:
-    """Return what a task or, since it is a node of Argo's with the pod below it, one of its children says last."""
+    """Return the last error of a task or its children: a task is an Argo node, and its pod is a child node."""
     messages: list[str] = []
     waiting, seen = [task], set[str]()
     while waiting:

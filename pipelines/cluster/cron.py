@@ -1,8 +1,8 @@
-"""Times of a schedule: the usual five cron fields, in a zone of the user's, as the six fields that KFP reads.
+"""Convert a schedule's five cron fields, in the user's time zone, to the six fields that KFP reads.
 
 KFP 2.17 parses with robfig/cron 1.2.0: seconds come first, Sunday is 0 and never 7, and there is no ``CRON_TZ=`` (its
-issue 148: versions 2 and 3 only). The zone is the scheduler's own for all schedules: ``CRON_SCHEDULE_TIMEZONE`` of the
-Deployment ml-pipeline-scheduledworkflow, UTC by default. So another zone's times are moved to that one here.
+issue 148: versions 2 and 3 only). All schedules use the scheduler's zone: ``CRON_SCHEDULE_TIMEZONE`` of the
+Deployment ml-pipeline-scheduledworkflow, UTC by default. Times of other zones are converted to it here.
 """
 
 import datetime
@@ -26,8 +26,8 @@ class CronTimes:
 
     Attributes:
         kfp: six fields, seconds first, in the scheduler's zone.
-        changes_clocks: the first moment at which the two zones move against each other: from then on the runs start
-            at another time by the user's clock. None where that does not happen within a year.
+        changes_clocks: when the difference between the two zones next changes, e.g. for daylight saving: from then on
+            runs start at another time on the user's clock. None if it does not change within a year.
     """
 
     kfp: str
@@ -40,10 +40,10 @@ class CronTimes:
 
 
 def cron_times(cron: str, zone: str, scheduler_zone: str, now: datetime.datetime | None = None) -> CronTimes:
-    """Read five cron fields (minute, hour, day of the month, month, day of the week), which are meant in ``zone``.
+    """Read five cron fields (minute, hour, day of the month, month, day of the week), given in ``zone``.
 
     Raises:
-        UserError: not a cron expression or a zone, or its times cannot be said in the scheduler's zone.
+        UserError: not a cron expression or a zone, or the scheduler's zone cannot express its times.
     """
     fields = _checked(cron)
     moment = now or datetime.datetime.now(datetime.UTC)
@@ -54,7 +54,7 @@ def cron_times(cron: str, zone: str, scheduler_zone: str, now: datetime.datetime
 
 
 def next_time(kfp_cron: str, scheduler_zone: str) -> datetime.datetime | None:
-    """Return the next time of six fields that KFP holds; None where they are not of the kind that is made here."""
+    """Return the next time of six fields that KFP holds; None if CronSim cannot read them."""
     try:
         return next(_fires(kfp_cron.replace("?", "*").split(maxsplit=1)[1], scheduler_zone, None), None)
     except (CronSimError, IndexError):
@@ -78,17 +78,17 @@ class _Fields:
 
 
 def _field(values: frozenset[int], whole: range) -> str:
-    # A star, not a list of all: cron joins days of the month and of the week with "or" only if neither is a star.
+    # A star, not a list of all values: cron combines days of the month and of the week with "or" if neither is a star.
     return "*" if values == frozenset(whole) else ",".join(str(value) for value in sorted(values))
 
 
 def _checked(cron: str) -> _Fields:
     where, mend = f"--cron {cron!r}", "give minute, hour, day, month and day of the week, e.g. '0 3 * * 1' for Mondays"
     if len(cron.split()) != 5:
-        problem = f"has {len(cron.split())} fields, not five (seconds and the zone are added here)"
+        problem = f"has {len(cron.split())} fields, not five (this command adds seconds and the zone)"
         raise UserError(problem, where=where, mend=mend)
     if "#" in cron or "L" in cron.upper().split()[2] or "L" in cron.upper().split()[4]:
-        raise UserError("KFP knows no last (L) and no n-th (#) day", where=where, mend=mend)
+        raise UserError("KFP supports neither the last (L) nor the n-th (#) day", where=where, mend=mend)
     try:
         parsed = CronSim(cron, datetime.datetime.now(datetime.UTC))
     except CronSimError as error:
@@ -97,7 +97,7 @@ def _checked(cron: str) -> _Fields:
     minutes, hours, days, months, weekdays = (frozenset(int(value) for value in one) for one in sets)  # type: ignore[arg-type]
     fields = _Fields(minutes, hours, days, months, frozenset(day % 7 for day in weekdays))
     if parsed.day_and and days < frozenset(_DAYS) and fields.weekdays < frozenset(_WEEK):
-        raise UserError("a step of days and days of the week cannot be joined", where=where, mend=mend)
+        raise UserError("a step of days cannot be combined with days of the week", where=where, mend=mend)
     return fields
 
 
@@ -110,7 +110,7 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _difference(own: ZoneInfo, scheduler: ZoneInfo, moment: datetime.datetime) -> int:
-    """Return by how many minutes the clock of ``own`` is ahead of the scheduler's."""
+    """Return how many minutes the clock of ``own`` is ahead of the scheduler's."""
     ahead = _offset(own, moment) - _offset(scheduler, moment)
     return int(ahead.total_seconds() // 60)
 
@@ -120,7 +120,7 @@ def _offset(zone: ZoneInfo, moment: datetime.datetime) -> datetime.timedelta:
 
 
 def _moved(fields: _Fields, minutes: int, cron: str, zone: str, scheduler_zone: str) -> _Fields:
-    """Return the fields of times that are later by ``minutes``, which may be negative."""
+    """Return the fields shifted by ``minutes``, which may be negative."""
     moved = {divmod(hour * 60 + minute + minutes, _DAY_MINUTES) for hour in fields.hours for minute in fields.minutes}
     days = {day for day, _ in moved}
     times = {divmod(time, 60) for _, time in moved}
@@ -133,7 +133,7 @@ def _moved(fields: _Fields, minutes: int, cron: str, zone: str, scheduler_zone: 
         raise UserError(
             f"these times of {zone} are not one cron expression in {scheduler_zone}, the zone of KFP's scheduler",
             where=f"--cron {cron!r}",
-            mend=f"choose times that fall on one day there too, or give them in it with --timezone {scheduler_zone}",
+            mend=f"choose times that fall on one day in that zone too, or use --timezone {scheduler_zone}",
         )
     weekdays = fields.weekdays
     if len(days) == 1:
@@ -143,7 +143,7 @@ def _moved(fields: _Fields, minutes: int, cron: str, zone: str, scheduler_zone: 
 
 
 def _next_change(own: ZoneInfo, scheduler: ZoneInfo, moment: datetime.datetime) -> datetime.datetime | None:
-    """Return the next whole hour within a year after which the zones differ by something else."""
+    """Return the first whole hour within a year at which the zones' difference changes."""
     first = moment.replace(minute=0, second=0, microsecond=0)
     now = _difference(own, scheduler, first)
     hours = (first + datetime.timedelta(hours=hour) for hour in range(1, 366 * 24))

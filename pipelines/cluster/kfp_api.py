@@ -1,8 +1,8 @@
-"""The API of Kubeflow Pipelines: a connection that was tried, and errors that say what to mend.
+"""The API of Kubeflow Pipelines: a tested connection, and errors that say how to fix them.
 
 Credentials come from the environment, never from a flag: ``KFP_TOKEN`` (a bearer token), ``KFP_COOKIES`` (e.g.
 ``authservice_session=...`` of Kubeflow's login page), ``KF_PIPELINES_SA_TOKEN_PATH`` (a mounted service account token),
-``KFP_CA_CERT`` (a certificate authority's file), or what KFP's own client knows: Google's IAP variables and
+``KFP_CA_CERT`` (a certificate authority's file), or what KFP's own client reads: Google's IAP variables and
 ``~/.config/kfp/context.json``.
 """
 
@@ -24,12 +24,12 @@ from components.shared.errors import UserError
 HOST_VARIABLE = "KFP_HOST"
 _SECONDS_TO_ANSWER = 30
 _PAGE = 100
-# Anything but KFP's default, so that its client does not ask for the server's health, with five attempts, by itself.
+# Not KFP's default: with that, its client checks the server's health itself, with five attempts.
 _NAMESPACE_OF_THE_CLIENT = "unused"
 
 
 class LostContactError(UserError):
-    """The server did not answer, or answered that it is in trouble: the next attempt may succeed."""
+    """The server did not answer, or answered with a server error: the next attempt may succeed."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class KfpApi:
     """A KFP server that answered.
 
     Attributes:
-        client: KFP's client, whose generated services (``client.runs`` and so on) are called.
-        namespace: to be told to the server; None in a single-user installation, which refuses one.
+        client: KFP's client with its generated services, such as ``client.runs``.
+        namespace: the namespace to send; None for a single-user installation, which refuses one.
     """
 
     client: Any
@@ -49,7 +49,7 @@ class KfpApi:
         """Call ``client.<service>.<method>`` with a time limit.
 
         Raises:
-            LostContactError, UserError: the server cannot be reached, refuses, or finds a mistake.
+            LostContactError, UserError: the server cannot be reached, or rejects the request.
         """
         with _named_errors(self.host):
             function = getattr(getattr(self.client, service), method)
@@ -79,10 +79,10 @@ class KfpApi:
 
 
 def connect(host: str | None, namespace: str) -> KfpApi:
-    """Return the API at ``host``, which was asked for its health.
+    """Return the API at ``host`` after a health check.
 
     Raises:
-        UserError: no host was given, nothing answers there, it is not KFP, or it refuses the credentials.
+        UserError: no host given, no answer, not KFP, or the credentials are refused.
     """
     if not host:
         raise UserError(
@@ -117,7 +117,7 @@ def _client(host: str) -> Any:
     token_file = os.environ.get("KF_PIPELINES_SA_TOKEN_PATH")
     certificate = os.environ.get("KFP_CA_CERT")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it works with KFP 2 only
+        warnings.simplefilter("ignore")  # the client warns that it works with KFP 2 only
         return kfp.Client(
             host=host,
             namespace=_NAMESPACE_OF_THE_CLIENT,
@@ -161,7 +161,7 @@ def _refusal(error: kfp_server_api.ApiException, where: str) -> UserError:
 
 
 def _message(error: kfp_server_api.ApiException) -> str:
-    """Return what the server said: KFP answers with JSON, a gateway before it with a page."""
+    """Return the server's message: KFP answers with JSON, a gateway in front of it with an HTML page."""
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
     try:
         answer = json.loads(body)

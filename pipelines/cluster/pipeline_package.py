@@ -1,4 +1,4 @@
-"""The compiled pipeline of this code and an environment: as a file, and as a version of the pipeline in KFP."""
+"""Compile the pipeline of this code for an environment: to a file, or to a pipeline version in KFP."""
 
 import re
 import subprocess
@@ -28,7 +28,7 @@ class UploadedVersion:
 
 
 def write_package(path: Path, environment: Environment | None, prepare_partitions: int, **manifest: Any) -> None:
-    """Compile the pipeline into ``path`` (.yaml); ``manifest`` are the compiler's options for Kubernetes objects."""
+    """Compile the pipeline into ``path`` (.yaml); ``manifest`` holds the compiler's options for Kubernetes objects."""
     from kfp.compiler import Compiler
 
     from pipelines.definition.finetune import finetune_pipeline
@@ -37,13 +37,13 @@ def write_package(path: Path, environment: Environment | None, prepare_partition
 
 
 def upload(api: KfpApi, environment: Environment, prepare_partitions: int) -> UploadedVersion:
-    """Make this code a version of the pipeline, named by the images' tag; one that is equal is used again.
+    """Upload this code as a version of the pipeline, named by the images' tag; reuse an equal version.
 
-    Where the tag's version has other content (another environment or number of partitions, changed code), the new one
-    is named by its own digest too.
+    If the tag's version has other content (another environment or number of partitions, changed code), the new
+    version's name also has its digest.
 
     Raises:
-        UserError: the server refuses, or the images' tag is not known.
+        UserError: the server refuses, or the images' tag is unknown.
     """
     with TemporaryDirectory(prefix="deepsynth-package-") as scratch:
         path = Path(scratch) / f"{PIPELINE_NAME}.yaml"
@@ -74,7 +74,7 @@ def _versions(api: KfpApi, pipeline_id: str, name: str) -> list[Any]:
 
 
 def _pipeline(api: KfpApi) -> str:
-    """Return the pipeline's id; it is made where it is not there yet."""
+    """Return the pipeline's id; create the pipeline if it does not exist."""
     where = {"namespace": api.namespace} if api.namespace else {}
     found = api.named("pipelines", "pipeline_service_list_pipelines", "pipelines", PIPELINE_NAME, **where)
     if found:
@@ -89,7 +89,7 @@ def kubernetes_name(text: str) -> str:
 
 
 def uncommitted_changes() -> bool:
-    """Return whether this code's git tree has changes that are in no commit; False where it is in no git tree."""
+    """Return whether this code's git tree has uncommitted changes; False outside a git tree."""
     try:
         answer = subprocess.run(
             ["git", "status", "--porcelain", "--untracked-files=no"],

@@ -1,4 +1,4 @@
-"""A schedule in KFP: one run at a time, nothing caught up on."""
+"""Schedules in KFP: one run at a time, without catching up on missed runs."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def create_recurring_run(
     cron: str,
     parameters: dict[str, Any],
 ) -> None:
-    """Make a schedule of ``version``; ``cron`` has KFP's six fields."""
+    """Create a schedule of ``version``; ``cron`` has KFP's six fields."""
     recurring = V2beta1RecurringRun(
         display_name=name,
         experiment_id=experiment_id(api, environment.experiment),
@@ -44,7 +44,7 @@ def create_recurring_run(
 
 
 def described(api: KfpApi, recurring: Any, scheduler_zone: str) -> tuple[str, ...]:
-    """Return name, state, times, the next time, whether unchanged data is skipped, and the pipeline's version."""
+    """Return name, state, cron fields, next start, whether unchanged data is skipped, and the pipeline's version."""
     on = recurring.status == "ENABLED"
     cron = recurring.trigger.cron_schedule.cron if recurring.trigger and recurring.trigger.cron_schedule else ""
     moment = next_time(cron, scheduler_zone) if on and cron else None

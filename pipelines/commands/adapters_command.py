@@ -1,4 +1,4 @@
-"""``deepsynth adapters``: the versions in the model registry, listed, side by side, and deleted."""
+"""``deepsynth adapters``: list, compare and delete the versions in the model registry."""
 
 import datetime
 import sys
@@ -21,17 +21,17 @@ _LISTED_TAGS = {"gate": "gate", "cer": "CER", "cer_interval": "95 % interval", "
 _NOT_TERMINAL_WIDTH = 160
 
 RunsDir = Annotated[
-    Path, typer.Option(help="The folder of the runs, whose MLflow store is used where MLFLOW_TRACKING_URI is not set.")
+    Path, typer.Option(help="The folder of the runs. Its MLflow store is used if MLFLOW_TRACKING_URI is not set.")
 ]
 Name = Annotated[str, typer.Argument(help="The registered model's name.")]
 
 
 @adapters.command("list")
 def list_adapters(
-    name: Annotated[str | None, typer.Argument(help="One registered model; without it, all of them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One registered model. Default: all models.")] = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """List the registered versions, the newest first, with their aliases and what the gate said."""
+    """List the registered versions, newest first, with their aliases and the gate's decision."""
     uri = _uri(runs_dir)
     names = [name] if name else model_registry.names(uri=uri)
     versions = [version for one in names for version in model_registry.versions_of(one, uri=uri)]
@@ -49,13 +49,13 @@ def list_adapters(
 def compare(
     name: Name,
     versions: Annotated[
-        list[int] | None, typer.Argument(help="Which ones; without them, the champion and the newest.")
+        list[int] | None, typer.Argument(help="The versions to compare. Default: the champion and the newest.")
     ] = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Show the tags of versions side by side: the gate's and the evaluation's figures, digests, base model.
+    """Show the tags of versions side by side: gate and evaluation figures, digests, base model.
 
-    A line that begins with ≠ is one in which the versions differ.
+    A line that begins with ≠ shows a difference.
     """
     uri = _uri(runs_dir)
     known = _known(name, uri)
@@ -72,11 +72,11 @@ def compare(
 def delete(
     name: Name,
     version: Annotated[int, typer.Argument(help="The version's number.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Delete it even if it is the champion.")] = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Delete one version; its files stay in MLflow's artifact store until `mlflow gc` clears what was deleted.
+    """Delete one version. Its files stay in MLflow's artifact store until `mlflow gc` removes them.
 
     **Example**: `deepsynth adapters delete page-reader 3 --yes`
     """
@@ -88,7 +88,7 @@ def delete(
         if not typer.confirm(f"Delete {found}{f' ({_aliases(found)})' if found.aliases else ''}?"):
             _console().print(Text("nothing was deleted"))
             return
-        found = _deletable(name, version, uri, force)  # a run may have made it the champion while the question stood
+        found = _deletable(name, version, uri, force)  # a run may have made it the champion meanwhile
     model_registry.delete_version(found, uri=uri)
     _console().print(Text(f"deleted {found}"))
 
@@ -97,7 +97,7 @@ def _uri(runs_dir: Path) -> str:
     from pipelines.local.runs_folder import tracking_uri
 
     uri = tracking_uri(runs_dir)
-    # Reading would make an empty store, and say that nothing is registered.
+    # Reading would create an empty store and report that nothing is registered.
     if store := missing_store(uri):
         mend = "name the folder of the runs with --runs-dir, or set MLFLOW_TRACKING_URI"
         raise UserError("there is no MLflow store", where=str(store), mend=mend)
@@ -141,7 +141,7 @@ def _add_compared(table: Table, name: str, values: list[str]) -> None:
 
 
 def _add(table: Table, cells: Iterable[str]) -> None:
-    # Tags are anybody's text: no markup, and nothing that does something to a terminal.
+    # Anybody can write tags: allow no markup and no terminal control characters.
     table.add_row(*(Text("".join(letter if letter.isprintable() else "?" for letter in cell)) for cell in cells))
 
 

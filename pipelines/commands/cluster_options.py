@@ -1,4 +1,4 @@
-"""The options that the commands for a cluster share, and what they stand for."""
+"""The options that all cluster commands share."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 PreparePartitions = Annotated[
     int,
-    typer.Option(min=1, max=1000, help="Draw the pages in this many tasks and merge them; same dataset, any number."),
+    typer.Option(
+        min=1,
+        max=1000,
+        help="Draw the pages in this many tasks; any number gives the same dataset.",
+    ),
 ]
 EnvironmentFile = Annotated[
     Path | None,
@@ -23,20 +27,20 @@ EnvironmentFile = Annotated[
 ]
 Host = Annotated[
     str | None,
-    typer.Option(envvar="KFP_HOST", help="KFP's address, e.g. http://127.0.0.1:8080; without it, the environment's."),
+    typer.Option(envvar="KFP_HOST", help="KFP's address, e.g. http://127.0.0.1:8080. Default: the environment's."),
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="A YAML or JSON file; without it, the quickstart's settings.")
+    Path | None, typer.Option("--config", help="A YAML or JSON file. Default: the quickstart's settings.")
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be given many times."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting. May be repeated."),
 ]
-Experiment = Annotated[str | None, typer.Option(help="KFP's experiment of the run; without it, the environment's.")]
+Experiment = Annotated[str | None, typer.Option(help="KFP's experiment of the run. Default: the environment's.")]
 
 
 def cluster_environment(path: Path | None, experiment: str | None = None) -> "Environment":
-    """Return the environment of the file, or the defaults, with ``experiment`` above it."""
+    """Return the file's environment, or the defaults; ``experiment`` overrides the environment's."""
     from pipelines.definition.environment import Environment, read_environment
 
     settings = read_environment(path) if path else Environment()
@@ -44,10 +48,10 @@ def cluster_environment(path: Path | None, experiment: str | None = None) -> "En
 
 
 def connected(host: str | None, environment: "Environment") -> "KfpApi":
-    """Return the KFP server at ``host``, or at the environment's, which has answered.
+    """Return the KFP server at ``host``, or at the environment's host, after it has answered.
 
     Raises:
-        UserError: there is none, it does not answer, or it refuses.
+        UserError: no host is given, it does not answer, or it refuses.
     """
     from pipelines.cluster.kfp_api import connect
 

@@ -1,4 +1,4 @@
-"""``deepsynth compare``: finished runs side by side, in the terminal, as a page, and as an artifact in MLflow."""
+"""``deepsynth compare``: compare finished runs in the terminal, in an HTML page, and as an MLflow artifact."""
 
 import datetime
 import os
@@ -41,13 +41,13 @@ def compare(
 ) -> None:
     """Compare finished runs: settings, data, figures with intervals, verdicts, losses, times.
 
-    Where runs evaluated the same pages, the first one's adapter is compared with each other one's page by page.
+    If runs evaluated the same pages, the first run's adapter is compared with each other run's adapter page by page.
 
     **Examples**
 
-    - two runs of this machine: `deepsynth compare 20261126-034012 20261126-041523`
+    - two local runs: `deepsynth compare 20261126-034012 20261126-041523`
 
-    - a run of this machine with one of the cluster, kept in MLflow:
+    - a local run with a cluster run, saved in MLflow:
       `MLFLOW_TRACKING_URI=https://mlflow.example deepsynth compare runs/20261126-034012 4f1c…-b7 --log`
     """
     if len(runs) < 2:
@@ -145,7 +145,7 @@ def _lines(pairing: Pairing) -> list[str]:
 
 
 def _saved(uri: str, page: Path, runs: Sequence[ComparedRun], pairings: Sequence[Pairing]) -> str:
-    """Log the page as an artifact of a run of its own; return where it is."""
+    """Log the page as an artifact of a new MLflow run; return its location."""
     from components.shared.tracking import mlflow_connection, tracking_runs
 
     with store(uri) as client:
@@ -173,7 +173,7 @@ def _metric_name(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    # Settings and reasons are anybody's text: nothing that does something to a terminal.
+    # Anybody can write settings and reasons: allow no terminal control characters.
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 

@@ -1,4 +1,4 @@
-"""``deepsynth compile``: the pipeline as a file, KFP's IR or Kubernetes objects, for one environment."""
+"""``deepsynth compile``: write the pipeline to a file, as KFP's IR or as Kubernetes objects."""
 
 import os
 from pathlib import Path
@@ -27,21 +27,21 @@ def compile_pipeline(
         ),
     ] = False,
 ) -> None:
-    """Compile the pipeline to KFP's IR YAML, to be submitted to a cluster.
+    """Compile the pipeline to KFP's IR YAML.
 
-    `deepsynth submit` does this by itself; the file is for KFP's own pages and programs, or for GitOps.
+    `deepsynth submit` does this itself; the file is for KFP's UI, other clients or GitOps.
 
     **Examples**
 
     - for a cluster: `deepsynth compile -o pipeline.yaml --environment manifests/environments/production.yaml`
 
-    - where KFP keeps its pipelines in Kubernetes, to be applied with `kubectl apply -f pipeline.yaml`:
+    - for KFP in Kubernetes-native mode; apply the file with `kubectl apply -f pipeline.yaml`:
       `deepsynth compile -o pipeline.yaml --environment production.yaml --kubernetes-manifest`
 
-    - with one image and no other setting:
+    - with one image and no other settings:
       `deepsynth compile --image ghcr.io/me/deepsynth-pipelines-python:0.1.0-abc123`
 
-    - more documents than one machine should draw: `deepsynth compile --prepare-partitions 16`
+    - for more documents than one task can draw: `deepsynth compile --prepare-partitions 16`
     """
     if output.suffix not in (".yaml", ".yml"):
         raise UserError("the file's name must end in .yaml", where=f"--output {output}")
@@ -70,8 +70,8 @@ def compile_pipeline(
 def _check_tag(image: str) -> None:
     tag = image.rpartition("/")[2].partition("@")[0].partition(":")[2]
     if "@sha256:" not in image and tag in ("", "latest"):
-        mend = "name one that never changes, such as version-commit"
-        problem = f"the tag is {tag or 'missing'}, and KFP's cache knows an image by its name only"
+        mend = "use a tag that never changes, such as version-commit"
+        problem = f"the tag is {tag or 'missing'}, and KFP's cache identifies an image by its name"
         raise UserError(problem, where=f"--image {image}", mend=mend)
 
 

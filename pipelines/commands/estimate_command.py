@@ -1,4 +1,4 @@
-"""``deepsynth estimate`` and ``deepsynth presets``: what a training would take, before it is started."""
+"""``deepsynth estimate`` and ``deepsynth presets``: a training's memory before it starts, and named settings."""
 
 import json
 from dataclasses import asdict
@@ -15,7 +15,7 @@ _GIB = 2**30
 
 
 def presets() -> None:
-    """Print the training presets: sets of settings by name."""
+    """Print the training presets: named sets of settings."""
     from components.train.presets import preset_table
 
     table = Table("preset", "purpose", "settings")
@@ -26,19 +26,21 @@ def presets() -> None:
 
 def estimate(
     base_model: Annotated[str, typer.Option(help="A model folder, a hub id, or tiny-base.")] = "tiny-base",
-    preset: Annotated[str | None, typer.Option(help="Settings by name; see deepsynth presets.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A named set of settings; see deepsynth presets.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting of the train step; may be given many times."),
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting of the train step. May be repeated."),
     ] = None,
-    tokens: Annotated[int, typer.Option(min=16, help="Tokens in a row, the picture's included.")] = 2048,
+    tokens: Annotated[int, typer.Option(min=16, help="Tokens per row, including the image tokens.")] = 2048,
     page_width: Annotated[int, typer.Option(min=16, help="Pixels.")] = 1024,
     page_height: Annotated[int, typer.Option(min=16, help="Pixels.")] = 1024,
-    # Two busy CPU cores: 19 s for the tiny base, 37 and 50 s for a full-size DeepSeek-OCR-2, 9 s of them without.
-    limits: Annotated[bool, typer.Option(help="GPU types, largest batch, longest context; up to two minutes.")] = True,
-    output_json: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+    # On two busy CPU cores: 19 s for tiny-base, 37 and 50 s for a full-size DeepSeek-OCR-2 (9 s with --no-limits).
+    limits: Annotated[
+        bool, typer.Option(help="Show GPU types, largest batch, longest context; up to 2 minutes.")
+    ] = True,
+    output_json: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
-    """Predict a training's memory from the model's config alone: no weights, no GPU.
+    """Predict a training's memory from the model's config alone, without weights or a GPU.
 
     **Examples**
 

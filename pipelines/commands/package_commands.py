@@ -1,4 +1,4 @@
-"""``deepsynth verify``, ``register`` and ``push``: a finished package checked, and sent where others find it."""
+"""``deepsynth verify``, ``register`` and ``push``: check a finished package, register it, upload it."""
 
 import os
 from pathlib import Path
@@ -26,13 +26,12 @@ def verify(
         str | None, typer.Option(help="The zip's digest from elsewhere, e.g. the registry's tag package_sha256.")
     ] = None,
 ) -> None:
-    """Compute every digest of a package's lineage again, and say what does not match and what is out of reach.
+    """Recompute every digest of a package's lineage, and report what differs and what could not be checked.
 
-    Exit code 0: all that was within reach matches. 1: something does not. 2: this is no readable package, or an
-    unpacked one and --sha256 was given.
+    Exit code 0: everything that could be checked matches. 1: something differs. 2: the package cannot be read, or
+    --sha256 was given for an unpacked package.
 
-    Files and lineage that were both rewritten match each other: `--sha256` and the folders tie a package to more
-    than itself.
+    If someone rewrites both files and lineage, they match each other; `--sha256` and the folders detect that.
 
     **Examples**
 
@@ -58,17 +57,17 @@ def register(
     name: Annotated[str, typer.Option("--as", help="The registered model's name.")],
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Make a finished package the next version of a model in the MLflow registry (MLFLOW_TRACKING_URI).
+    """Register a finished package as the next version of a model in the MLflow registry (MLFLOW_TRACKING_URI).
 
-    It gets the alias `challenger`, and `champion` where the gate promoted its adapter. A package that is a version
-    already gets no second one.
+    It gets the alias `challenger`, and also `champion` if the gate promoted its adapter. A package that is already
+    registered gets no second version.
 
     **Example**: `deepsynth register runs/20261121-030000/package --as page-reader`
     """
     from components.export.publication.registration import register_package
     from pipelines.local.runs_folder import tracking_uri
 
-    # The steps of `deepsynth run` and `deepsynth adapters` use the same store.
+    # The same store as in `deepsynth run` and `deepsynth adapters`.
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(runs_dir)
     registered = register_package(package, name)
     _print_line(f"{registered}: {', '.join(registered.aliases)}")
@@ -77,9 +76,9 @@ def register(
 def push(
     package: _Package,
     to: Annotated[str, typer.Option(help="The repository on the Hugging Face hub, as OWNER/NAME.")],
-    public: Annotated[bool, typer.Option("--public", help="A new repository can be read by everyone.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
 ) -> None:
-    """Upload a finished package to the Hugging Face hub, with the token in the variable HF_TOKEN.
+    """Upload a finished package to the Hugging Face hub, with the token in HF_TOKEN.
 
     **Example**: `HF_TOKEN=hf_… deepsynth push runs/20261121-030000/package --to me/page-reader`
     """
@@ -109,7 +108,7 @@ def _print(findings: list[Any]) -> None:
 
 
 def _printable(text: str) -> str:
-    """Return text that can do nothing to a terminal: file names of a package are others' input."""
+    """Escape control characters: the file names in a package are untrusted input."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )

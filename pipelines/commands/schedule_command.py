@@ -1,4 +1,4 @@
-"""``deepsynth schedule``: recurring runs of the pipeline on a cluster."""
+"""``deepsynth schedule``: recurring runs on a cluster."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,9 +23,7 @@ from pipelines.commands.cluster_options import (
 if TYPE_CHECKING:
     from pipelines.cluster.kfp_api import KfpApi
 
-schedule = typer.Typer(
-    no_args_is_help=True, help="Runs at set times on a cluster: create, list, pause, resume, delete."
-)
+schedule = typer.Typer(no_args_is_help=True, help="Schedule runs on a cluster: create, list, pause, resume, delete.")
 
 Name = Annotated[str, typer.Argument(help="The schedule's name, such as weekly-letters.")]
 _NEXT_TIMES = 3
@@ -37,7 +35,7 @@ def create(
     cron: Annotated[
         str, typer.Option(help="Minute, hour, day of the month, month, day of the week: '0 3 * * 1', Mondays at 3.")
     ],
-    timezone: Annotated[str, typer.Option(help="The zone of these times, such as Europe/Berlin.")] = "UTC",
+    timezone: Annotated[str, typer.Option(help="The time zone of the cron fields, such as Europe/Berlin.")] = "UTC",
     host: Host = None,
     environment: EnvironmentFile = None,
     config: ConfigFile = None,
@@ -45,14 +43,14 @@ def create(
     experiment: Experiment = None,
     skip_if_unchanged: Annotated[
         bool,
-        typer.Option(help="Train nothing where the champion (evaluate.champion) knows the documents already."),
+        typer.Option(help="Skip training if the champion (evaluate.champion) was trained on the same documents."),
     ] = True,
     prepare_partitions: PreparePartitions = 1,
 ) -> None:
-    """Start a run at set times, one at a time; times that were missed, e.g. while paused, are not caught up on.
+    """Create a schedule. It runs one run at a time and does not catch up on missed times, e.g. while paused.
 
-    KFP's scheduler reads all times in one zone (scheduler_timezone in the environment; UTC by default): those of
-    another `--timezone` are converted with today's difference, and it is said when clocks change.
+    KFP's scheduler uses one time zone (scheduler_timezone in the environment; UTC by default). Times of another
+    `--timezone` are converted with today's difference; the output says when the clocks change.
 
     **Example**
 
@@ -68,8 +66,8 @@ def create(
     parameters = run_parameters(config, set_ or [], skip_if_unchanged)
     api = connected(host, settings)
     if _found(api, name):
-        mend = "give another name, or delete that one first: deepsynth schedule delete " + name
-        raise UserError("there is a schedule of this name", where=name, mend=mend)
+        mend = "use another name, or delete the old one first: deepsynth schedule delete " + name
+        raise UserError("a schedule of this name exists", where=name, mend=mend)
     version = uploaded_version(api, settings, prepare_partitions)
     create_recurring_run(api, settings, version, name, times.kfp, parameters)
     print(f"schedule {name}: {times.kfp} (seconds first) in {times.scheduler_zone}, runs of version {version.name}")
@@ -82,14 +80,12 @@ def create(
             " cronScheduleTimezone set to that zone, and scheduler_timezone in the environment"
         )
     if skip_if_unchanged and not _names_a_champion(parameters):
-        print(
-            "note: the configuration names no evaluate.champion, so there is nothing to compare with: every run trains"
-        )
+        print("note: the configuration names no evaluate.champion to compare with: every run trains")
 
 
 @schedule.command("list")
 def show(host: Host = None, environment: EnvironmentFile = None) -> None:
-    """List the schedules: their times, whether they are paused, and when they start a run next."""
+    """List the schedules with their cron fields, state and next start."""
     from pipelines.cluster.recurring_runs import described
 
     settings = cluster_environment(environment)
@@ -105,21 +101,21 @@ def show(host: Host = None, environment: EnvironmentFile = None) -> None:
 
 @schedule.command()
 def pause(name: Name, host: Host = None, environment: EnvironmentFile = None) -> None:
-    """Start no further runs until `deepsynth schedule resume`; one that runs goes on."""
+    """Start no more runs until `deepsynth schedule resume`. A running run continues."""
     _change(name, host, environment, "recurring_run_service_disable_recurring_run")
     print(f"{name} is paused")
 
 
 @schedule.command()
 def resume(name: Name, host: Host = None, environment: EnvironmentFile = None) -> None:
-    """Start runs again, at the next time of the schedule."""
+    """Start runs again from the schedule's next time on."""
     _change(name, host, environment, "recurring_run_service_enable_recurring_run")
     print(f"{name} is on")
 
 
 @schedule.command()
 def delete(name: Name, host: Host = None, environment: EnvironmentFile = None) -> None:
-    """Remove a schedule; its runs, and one that is going on, stay."""
+    """Delete a schedule. Its runs stay, and a running run continues."""
     _change(name, host, environment, "recurring_run_service_delete_recurring_run")
     print(f"{name} is deleted")
 

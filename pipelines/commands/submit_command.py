@@ -1,4 +1,4 @@
-"""``deepsynth submit``: a run on a cluster; ``deepsynth follow``: look at one."""
+"""``deepsynth submit``: start a run on a cluster; ``deepsynth follow``: watch one."""
 
 import datetime
 import sys
@@ -28,7 +28,7 @@ EXIT_CODE_RUN_FAILED = 1
 EXIT_CODE_INTERRUPTED = 130
 _SECONDS_BETWEEN_LOOKS = 5.0
 
-PollSeconds = Annotated[float, typer.Option(min=0.05, help="Seconds between two looks at the run.")]
+PollSeconds = Annotated[float, typer.Option(min=0.05, help="Seconds between two polls of the run.")]
 
 
 def submit(
@@ -38,22 +38,20 @@ def submit(
     set_: Settings = None,
     experiment: Experiment = None,
     run_name: Annotated[
-        str | None, typer.Option(help="The run's name; without it, the time in UTC and the config's name.")
+        str | None, typer.Option(help="The run's name. Default: the time in UTC and the config's name.")
     ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Follow the run to its end, and print the result table.")
-    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run to its end and print the result table.")] = False,
     skip_if_unchanged: Annotated[
         bool,
-        typer.Option("--skip-if-unchanged", help="Train nothing where the champion knows these documents already."),
+        typer.Option("--skip-if-unchanged", help="Skip training if the champion was trained on the same documents."),
     ] = False,
     prepare_partitions: PreparePartitions = 1,
     poll_seconds: PollSeconds = _SECONDS_BETWEEN_LOOKS,
 ) -> None:
     """Start a run of the pipeline on a Kubeflow Pipelines server.
 
-    The pipeline of this code is uploaded as a version named by the images' tag (version-commit); one that is there
-    already is used again. The images with that tag must be in the registry: `make images`, and push them.
+    The pipeline of this code is uploaded as a version named by the images' tag (version-commit), or an equal version is
+    reused. Images with that tag must be in the registry: run `make images` and push them.
 
     Credentials are read from the environment: `KFP_TOKEN`, `KFP_COOKIES`, `KF_PIPELINES_SA_TOKEN_PATH`, `KFP_CA_CERT`.
 
@@ -61,11 +59,11 @@ def submit(
 
     - `deepsynth submit --environment manifests/environments/production.yaml --config my.yaml --wait`
 
-    - one setting otherwise, at another server:
+    - one setting changed, on another server:
       `deepsynth submit --host https://kfp.example.com --environment production.yaml --set train.max_steps=500`
 
-    Exit codes with `--wait`: 0, the run succeeded (also where the gate did not promote); 1, it failed; 130, Ctrl-C: the
-    run goes on. 2: nothing was started, or the server was lost for ten minutes.
+    Exit codes with `--wait`: 0: the run succeeded (even if the gate did not promote); 1: it failed; 130: Ctrl-C, and
+    the run continues; 2: nothing was started, or the server did not answer for ten minutes.
     """
     from pipelines.cluster.cluster_runs import start_run
 
@@ -88,7 +86,7 @@ def follow(
     environment: EnvironmentFile = None,
     poll_seconds: PollSeconds = _SECONDS_BETWEEN_LOOKS,
 ) -> None:
-    """Follow a run on a cluster to its end, as `deepsynth submit --wait` does, and print its result table.
+    """Follow a run on a cluster to its end, like `deepsynth submit --wait`, and print its result table.
 
     **Example**: `deepsynth follow 0b9b6b0c-4f0f-4ac5-9c58-1f1e35b4e7a1 --environment production.yaml`
     """
@@ -97,14 +95,14 @@ def follow(
 
 
 def run_parameters(config: Path | None, settings: list[str], skip_if_unchanged: bool) -> dict[str, Any]:
-    """Return the pipeline's parameters of a run, from a checked configuration; warn of paths that no pod has."""
+    """Return the run's pipeline parameters from a checked configuration; warn of local paths, which no pod has."""
     from pipelines.settings.command_settings import checked_config
     from pipelines.settings.pipeline_config import parameter_text
 
     checked = checked_config(config, settings, runs_here=False)
     if checked.source.startswith(("./", "../", "~")) or (Path(checked.source).exists() and ":" not in checked.source):
         print(
-            f"note: source {checked.source!r} is a path: the cluster looks for it in its own tasks; mount a claim there"
+            f"note: source {checked.source!r} is a path inside the tasks' containers; mount a claim there"
             " (volumes in the environment) and give the path below its mount_path",
             file=sys.stderr,
         )
@@ -113,11 +111,11 @@ def run_parameters(config: Path | None, settings: list[str], skip_if_unchanged: 
 
 
 def uploaded_version(api: "KfpApi", environment: "Environment", prepare_partitions: int) -> Any:
-    """Upload the pipeline of this code, and say what became of it."""
+    """Upload the pipeline of this code, and print which version the run uses."""
     from pipelines.cluster.pipeline_package import uncommitted_changes, upload
 
     if environment.tag is None and uncommitted_changes():
-        note = f"note: this code has changes that the images of its commit, {environment.version}, lack"
+        note = f"note: this code has uncommitted changes, which the images {environment.version} lack"
         print(note, file=sys.stderr)
     version = upload(api, environment, prepare_partitions)
     print(f"pipeline version {version.name}: {'the one that is there' if version.reused else 'uploaded'}")
@@ -138,7 +136,7 @@ def _follow(api: "KfpApi", environment: "Environment", run_id: str, seconds: flo
         print(f"the run goes on; follow it with: {command}", file=sys.stderr)
         raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
     except UserError as error:
-        error.add_note(f"the run itself is not touched; follow it with: {command}")
+        error.add_note(f"the run itself continues; follow it with: {command}")
         raise
     say(f"the run has ended: {run.state.lower()}")
     if run.state != "SUCCEEDED":
@@ -151,7 +149,7 @@ def _follow(api: "KfpApi", environment: "Environment", run_id: str, seconds: flo
 
 
 def _logs_command(environment: "Environment", run_id: str) -> str:
-    # By label: a pod's name is not among what KFP says. Argo calls the container with the step main.
+    # By label: KFP's API has no pod names. Argo names the step's container main.
     pods = f"--namespace {environment.namespace} --selector pipeline/runid={run_id}"
     return f"kubectl logs {pods} --container main --prefix --tail 30"
 

@@ -1,4 +1,4 @@
-"""The containers of a local run: each started and waited for by KFP's runner, all ended with the run, by its label."""
+"""The containers of a local run: KFP's runner starts them and waits; the run's label finds and ends all of them."""
 
 import codecs
 import signal
@@ -17,11 +17,11 @@ _SECONDS_UNTIL_A_LAST_CONTAINER_IS_SEEN = 0.5
 
 
 class RunContainers:
-    """All containers with one run's label.
+    """All containers that have one run's label.
 
     Args:
         client: a ``docker.DockerClient``.
-        label: the value of ``deepsynth.run``, which no other run has.
+        label: the value of ``deepsynth.run``, unique to this run.
     """
 
     def __init__(self, client: Any, label: str) -> None:
@@ -30,24 +30,24 @@ class RunContainers:
         self._next_sample = 0.0
 
     def engine_arguments(self) -> dict[str, Any]:
-        """Return the arguments of containers that depend on how the engine runs."""
+        """Return the container arguments that depend on the engine's mode."""
         options = " ".join(self._client.info().get("SecurityOptions") or [])
         arguments: dict[str, Any] = {}
         if "name=rootless" in options:
-            arguments["user"] = "0:0"  # there, root in a container is the user outside
+            arguments["user"] = "0:0"  # root in a rootless container is the user outside
         if "name=selinux" in options:
-            arguments["security_opt"] = ["no-new-privileges", "label=disable"]  # mounts keep their own labels
+            arguments["security_opt"] = ["no-new-privileges", "label=disable"]  # keeps the labels of mounted files
         return arguments
 
     def memory_bytes(self) -> int:
-        """Return what the containers use now, without files' cached pages; looked at once a second, 0 in between."""
+        """Return the containers' memory without the page cache; sampled once a second, 0 in between."""
         import docker
 
         if time.monotonic() < self._next_sample:
             return 0
         self._next_sample = time.monotonic() + 1.0
         total = 0
-        # It has just ended, or the engine is busy: a figure less.
+        # A container that just ended, or a busy engine, costs one sample.
         with suppress(docker.errors.APIError, OSError):
             for container in self._list():
                 memory = self._client.api.stats(container.id, stream=False, one_shot=True).get("memory_stats", {})
@@ -56,25 +56,25 @@ class RunContainers:
         return total
 
     def end(self) -> None:
-        """End and remove all of them; their steps first get SIGTERM, and some seconds for their own clean-up."""
+        """Stop and remove all containers; their steps first get SIGTERM and ten seconds to clean up."""
         import docker
 
         deadline = time.monotonic() + _SECONDS_TO_END_IN_ORDER
         try:
             for container in self._list():
-                # A container's first process is a shell, which passes no signal on: all others are told.
+                # A container's first process is a shell that forwards no signals, so signal all others.
                 with suppress(docker.errors.APIError):
                     container.exec_run(["sh", "-c", "kill -TERM -1"], detach=True)
             while self._list() and time.monotonic() < deadline:
                 time.sleep(0.1)
         finally:
             self._remove()
-            # Its starter may have been killed between asking for it and the answer.
+            # The process that starts containers may have been killed just after it asked for one.
             time.sleep(_SECONDS_UNTIL_A_LAST_CONTAINER_IS_SEEN)
             self._remove()
 
     def any_left(self) -> bool:
-        """Return whether one is there, running or not."""
+        """Return whether any container is left, running or not."""
         return bool(self._list(everything=True))
 
     def _list(self, everything: bool = False) -> list[Any]:
@@ -92,19 +92,19 @@ class RunContainers:
 
 
 class ContainerRunner:
-    """Runs a task's container for KFP's ``DockerTaskHandler``, in the place of its ``run_docker_container``.
+    """Runs a task's container for KFP's ``DockerTaskHandler``, instead of its ``run_docker_container``.
 
-    KFP 2.17's own takes a container that was removed before it was asked for its exit code for a success, and pulls an
-    image that is not there. A container that was killed, by the kernel for instance, is started anew; its step finds
-    its checkpoints. A step that failed by itself is not: it would fail again.
+    KFP 2.17's own function pulls missing images, and takes a container that was removed before its exit code was read
+    as a success. This one restarts a container that was killed, e.g. by the kernel; its step finds its checkpoints.
+    It does not restart a step that failed by itself, which would fail again.
     """
 
     def __init__(self) -> None:
         self.ending = False
-        """set when the run is being ended, so that nothing is started any more"""
+        """set while the run ends: then nothing is started any more"""
 
     def __call__(self, client: Any, image: str, command: list[str], volumes: dict[str, Any], **arguments: Any) -> int:
-        """Return the exit code of a container that ran to its end."""
+        """Return the container's exit code."""
         code = _KILLED
         for attempts_left in reversed(range(_ATTEMPTS)):
             if self.ending:
@@ -134,7 +134,7 @@ class ContainerRunner:
             code = int(container.wait()["StatusCode"])
             container.reload()
             return code, bool(container.attrs["State"].get("OOMKilled"))
-        except docker.errors.NotFound:  # removed by someone else
+        except docker.errors.NotFound:  # someone else removed it
             return _KILLED, False
         finally:
             with suppress(docker.errors.NotFound):

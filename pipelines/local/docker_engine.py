@@ -1,4 +1,4 @@
-"""The Docker engine of this machine: whether it answers, what it can do, and which of the project's images it has."""
+"""This machine's Docker engine: whether it answers, what it supports, and which of the project's images it has."""
 
 import os
 import shutil
@@ -18,26 +18,26 @@ _COMMIT_LABEL = "org.opencontainers.image.revision"
 
 @dataclass(frozen=True)
 class StepImages:
-    """The images that the steps run in, both on this machine."""
+    """The images that the steps run in; both are on this machine."""
 
     cpu: str
     gpu: str
-    """of train, evaluate and benchmark; the same where there is no GPU, or no image for it"""
+    """for train, evaluate and benchmark; equal to ``cpu`` without a GPU or a GPU image"""
     gpus: bool
     """containers get the machine's GPUs"""
     warnings: list[str]
 
 
 def connected_engine() -> Any:
-    """Return a ``docker.DockerClient`` of the engine that DOCKER_HOST names, or the ``docker`` program's context.
+    """Return a ``docker.DockerClient`` for the engine named by DOCKER_HOST or the ``docker`` program's context.
 
     Raises:
-        UserError: no engine is there, it may not be used, or it does not answer.
+        UserError: there is no engine, no permission to use it, or no answer.
     """
     import docker
 
     host = os.environ.get("DOCKER_HOST") or docker.ContextAPI.get_current_context().Host or _SOCKET
-    # KFP's runner reads the variable, and knows nothing of contexts.
+    # KFP's runner reads the variable and ignores contexts.
     os.environ["DOCKER_HOST"] = host
     if host.startswith("unix://"):
         _check_socket(Path(host.removeprefix("unix://")))
@@ -68,7 +68,7 @@ def _check_socket(socket: Path) -> None:
 
 
 def step_images(client: Any, given: str | None) -> StepImages:
-    """Return the images to run the steps in: ``given``, else those that ``make images`` built from this code.
+    """Return the steps' images: ``given``, or those that ``make images`` built from this code.
 
     Raises:
         UserError: an image has no tag, is not on this machine, or was built from another version.
@@ -83,7 +83,7 @@ def step_images(client: Any, given: str | None) -> StepImages:
         named = f"{GPU_IMAGE}:{code_tag()}"
         if _labels(client, named) is None:
             warnings.append(
-                f"there is a GPU, but no image {named}: all steps run on the CPU (make image-cuda builds it)"
+                f"this machine has a GPU but no image {named}: all steps run on the CPU (make image-cuda builds it)"
             )
         else:
             warnings += _checked(client, named)
@@ -95,14 +95,14 @@ def _check_tag(image: str) -> None:
     name = image.rpartition("/")[2]
     if "@" not in name and (":" not in name or name.endswith(":latest")):
         raise UserError(
-            "needs a tag that says which code it holds, not latest",
+            "needs a tag that names the code in it, not latest",
             where=f"--image {image}",
             mend=f"for example {image.removesuffix(':latest')}:{tool_version()}-abc123",
         )
 
 
 def _checked(client: Any, image: str) -> list[str]:
-    """Return warnings about an image; it was built from this version, maybe from another commit."""
+    """Return warnings about an image of this version, which may be from another commit."""
     labels = _labels(client, image)
     if labels is None:
         raise UserError("no such image on this machine", where=f"{_OPTION}: {image}", mend="build it with: make images")
@@ -115,7 +115,7 @@ def _checked(client: Any, image: str) -> list[str]:
         )
     commit, own = labels.get(_COMMIT_LABEL), git_commit()
     if commit and own and commit != own:
-        return [f"{image} was built from commit {commit[:12]}, and this code is {own[:12]}: the steps run the image's"]
+        return [f"{image} was built from commit {commit[:12]}, this code is {own[:12]}: the steps run the image's code"]
     return []
 
 
@@ -129,12 +129,12 @@ def _labels(client: Any, image: str) -> dict[str, str] | None:
 
 
 def _gpus(client: Any) -> tuple[bool, list[str]]:
-    """Return whether containers can have GPUs, and a warning where the machine has one that they cannot have."""
+    """Return whether containers can use GPUs, and a warning if the machine has one that they cannot use."""
     if not Path("/dev/nvidiactl").exists():
         return False, []
     if "nvidia" in client.info().get("Runtimes", {}) or shutil.which("nvidia-container-runtime-hook"):
         return True, []
     return False, [
-        "there is a GPU, but the Docker engine cannot pass it on: install the NVIDIA Container Toolkit; "
+        "this machine has a GPU, but Docker cannot use it: install the NVIDIA Container Toolkit; "
         "all steps run on the CPU"
     ]

@@ -1,6 +1,6 @@
-"""Which folders of the machine a step's container sees, each under the path that it has outside.
+"""Which folders of the machine a step's container gets, each under its own path.
 
-The runs' folder, the MLflow store, caches and checkpoints can be written; what the configuration names can be read.
+The runs' folder, the MLflow store, caches and checkpoints are writable; paths in the configuration are read-only.
 """
 
 import os
@@ -17,7 +17,7 @@ from pipelines.task_side.persistent_folders import CHECKPOINTS_VARIABLE
 
 _WRITTEN_BY_TRAIN = ("checkpoint_dir", "compile_cache_dir", "vision_features_dir")
 _PREFIXES = ("images:",)
-# What a mount there, or above, would hide of the image: its programs, and the folder for temporary files.
+# A mount on or above one of these would hide the image's programs or its temporary folder.
 _OF_THE_IMAGE = (
     *("/opt/deepsynth", "/opt/deepsynth-code", "/usr/bin", "/usr/lib", "/usr/local/bin", "/usr/local/lib"),
     *("/bin", "/lib", "/lib64", "/etc", "/tmp", "/proc", "/sys", "/dev", "/var", "/run"),
@@ -25,7 +25,7 @@ _OF_THE_IMAGE = (
 
 
 def with_home_expanded(value: Any) -> Any:
-    """Return a configuration whose paths that begin with ~ are absolute: in a container, HOME is another one."""
+    """Return the configuration with each leading ~ expanded: a container has another HOME."""
     if isinstance(value, dict):
         return {key: with_home_expanded(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -40,16 +40,16 @@ def with_home_expanded(value: Any) -> Any:
 def mounts(
     config: Mapping[str, Any], runs_dir: Path, tracking_uri: str, environment: Mapping[str, str]
 ) -> dict[str, bool]:
-    """Return path -> whether it is only read, for all that the steps need; folders that they write are made.
+    """Return path -> whether it is read-only, for all paths that the steps need; create the folders that they write.
 
     Args:
         config: the pipeline's configuration as JSON values, without ~.
         runs_dir: the folder of all runs.
-        tracking_uri: MLflow's address; a SQLite file's folder is written.
-        environment: the container's variables; a file or folder that one names is read.
+        tracking_uri: MLflow's address; a SQLite file's folder is writable.
+        environment: the container's variables; files and folders that they name are read-only.
 
     Raises:
-        UserError: a path would hide the image's own files, or a folder cannot be made.
+        UserError: a path would hide the image's files, or a folder cannot be created.
     """
     read = set(_existing_paths(config)) | set(_existing_paths(dict(environment)))
     written = {runs_dir, *_written_by_steps(config, tracking_uri, environment)}
@@ -61,7 +61,7 @@ def mounts(
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"the folder cannot be made ({error.strerror})", where=str(path)) from error
+            raise UserError(f"the folder cannot be created ({error.strerror})", where=str(path)) from error
     for path in (Path(constants.HF_HOME), Path(constants.HF_HUB_CACHE)):
         with suppress(OSError):  # without a cache, models are downloaded into the container
             path.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def _split(value: str) -> tuple[str, str]:
 
 
 def _existing_paths(value: Any) -> Iterator[Path]:
-    """Yield the files and folders that strings in ``value`` name; of a brace pattern, the folder that it lies in."""
+    """Yield the existing paths that strings in ``value`` name; for a brace pattern, its folder."""
     if isinstance(value, dict):
         for inner in value.values():
             yield from _existing_paths(inner)
@@ -99,20 +99,20 @@ def _existing_paths(value: Any) -> Iterator[Path]:
         text = _split(value)[1]
         if "{" in text and not os.path.exists(text):  # noqa: PTH110 (a text of any length and characters)
             text = str(Path(text.partition("{")[0] + "x").parent)
-        # A name of something else, such as a model on the hub, may be a relative path too: then it is that.
+        # A hub id may also be a relative path that exists: the path wins.
         if len(text) < 4096 and "\0" not in text and "\n" not in text and os.path.exists(text):  # noqa: PTH110
             yield Path(text).absolute()
 
 
 def _linked_from(path: Path) -> Iterator[Path]:
-    """Yield the folders outside of ``path`` that links in it lead to, such as the blobs of a hub cache."""
+    """Yield the folders outside ``path`` that links in it point to, such as the blobs of a hub cache."""
     if not path.is_dir():
         return
     inside = path.resolve()
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):
             entry = Path(folder, name)
-            if entry.is_symlink() and os.path.exists(entry):  # noqa: PTH110 (False where it may not be asked)
+            if entry.is_symlink() and os.path.exists(entry):  # noqa: PTH110 (False without permission)
                 target = entry.resolve()
                 if target.is_relative_to(inside):
                     continue
@@ -122,9 +122,9 @@ def _linked_from(path: Path) -> Iterator[Path]:
 def _check_hides_nothing(path: Path) -> None:
     if _hides(path):
         raise UserError(
-            "cannot be shown to the steps' containers: it would hide the image's own files",
+            "cannot be mounted into the steps' containers: it would hide the image's own files",
             where=str(path),
-            mend="name a folder of your own, or use --runner subprocess",
+            mend="use another folder, or --runner subprocess",
         )
 
 

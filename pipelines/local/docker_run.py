@@ -1,4 +1,4 @@
-"""``deepsynth run --runner docker``: what the steps' containers of one run get, and their end."""
+"""``deepsynth run --runner docker``: what one run's containers get."""
 
 import os
 import uuid
@@ -17,9 +17,9 @@ from pipelines.local.docker_engine import StepImages, connected_engine, step_ima
 from pipelines.local.docker_mounts import mounts, with_home_expanded
 from pipelines.task_side.persistent_folders import CHECKPOINTS_VARIABLE
 
-# Of this machine's variables, those that steps read; not DEEPSYNTH_GIT_COMMIT, which the image has of its own.
+# The variables of this machine that steps read; not DEEPSYNTH_GIT_COMMIT, which the image sets.
 _PASSED_ON = (
-    "CUDA_VISIBLE_DEVICES",  # all devices are handed on, so that its numbers hold
+    "CUDA_VISIBLE_DEVICES",  # containers get all devices, so its numbers stay valid
     *("HF_", "HUGGING_FACE_", "TRANSFORMERS_", "TOKENIZERS_", "MLFLOW_", "OTEL_", "AWS_", "GOOGLE_APPLICATION_"),
     *("DEEPSYNTH_LOG", CHECKPOINTS_VARIABLE, "UNSLOTH_", "TORCH_", "PYTORCH_", "OMP_", "MKL_", "NCCL_", "TRACEPARENT"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
@@ -30,7 +30,7 @@ _LOOPBACK = ("localhost", "127.", "[::1]", "::1")
 
 @dataclass(frozen=True)
 class DockerRun:
-    """The images and the containers of one run."""
+    """The images and containers of one run."""
 
     images: StepImages
     containers: RunContainers
@@ -39,12 +39,12 @@ class DockerRun:
     """the folder of all runs"""
 
     def job(self, config: Mapping[str, Any], root: Path, variables: Mapping[str, str]) -> dict[str, Any]:
-        """Return what ``pipelines.local.local_run`` makes containers with, as JSON values.
+        """Return the container settings for ``pipelines.local.local_run``, as JSON values.
 
         Args:
             config: the pipeline's configuration as JSON values.
-            root: KFP's pipeline root, where checkpoints live as long as the run.
-            variables: what the steps of this run are told besides the user's own variables.
+            root: KFP's pipeline root, which holds the run's checkpoints.
+            variables: variables of this run's steps, besides the user's own.
         """
         environment = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
         environment.setdefault(CHECKPOINTS_VARIABLE, str(root / "checkpoints"))
@@ -54,7 +54,7 @@ class DockerRun:
             "user": f"{os.getuid()}:{os.getgid()}",
             "group_add": [str(group) for group in os.getgroups()],
             "working_dir": str(Path.cwd()),
-            # As much as the machine's own; memory is taken when it is used.
+            # Linux' own default for /dev/shm; memory is allocated on use.
             "shm_size": psutil.virtual_memory().total // 2,
             "security_opt": ["no-new-privileges"],
             "labels": {RUN_LABEL: self.label},
@@ -66,7 +66,7 @@ class DockerRun:
         return {"arguments": arguments, "mounts": seen, "gpus": self.images.gpus}
 
     def variables(self) -> dict[str, str]:
-        """Return what the process that compiles the pipeline is told."""
+        """Return the variables of the process that compiles the pipeline."""
         return {"DEEPSYNTH_IMAGE": self.images.cpu, "DEEPSYNTH_GPU_IMAGE": self.images.gpu}
 
 
@@ -74,19 +74,19 @@ def docker_run(run_id: str, runs_dir: Path, image: str | None) -> DockerRun:
     """Return a run's images and containers.
 
     Raises:
-        UserError: there is no engine, it may not be used, an image is not there or another version's, or the folder's
-            name cannot be mounted.
+        UserError: no engine, no permission to use it, an image is missing or of another version, or the folder's name
+            cannot be mounted.
     """
     if ":" in str(runs_dir):
-        raise UserError("Docker mounts no folder with a colon in its name", where=f"--runs-dir {runs_dir}")
+        raise UserError("Docker cannot mount a folder with a colon in its name", where=f"--runs-dir {runs_dir}")
     client = connected_engine()
-    # The run's name alone may be another one's too, in another folder.
+    # Another folder may hold a run of this name.
     label = f"{run_id}-{uuid.uuid4().hex}"
     return DockerRun(step_images(client, image), RunContainers(client, label), label, runs_dir)
 
 
 def configuration(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration with paths that mean the same in a container."""
+    """Return the configuration with paths that are valid inside a container."""
     expanded: dict[str, Any] = with_home_expanded(config)
     return expanded
 

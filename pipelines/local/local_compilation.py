@@ -1,4 +1,4 @@
-"""The pipeline as KFP's local runners take it."""
+"""Compile the pipeline for KFP's local runners."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +8,16 @@ import yaml
 
 
 def compiled_without_unset_parameters(package: Path, prepare_partitions: int) -> Callable[..., Any]:
-    """Compile the pipeline into ``package`` and load it, leaving out optional parameters that have no default.
+    """Compile the pipeline into ``package`` and load it without the optional parameters that have no default.
 
-    KFP 2.17's local runner cannot pass None on to a task; a task that lacks the parameter gets None.
+    KFP 2.17's local runner cannot pass None to a task; a task without the parameter gets None.
     """
     from kfp.compiler import Compiler
     from kfp.components import load_component_from_text
 
     from pipelines.definition.finetune import finetune_pipeline
 
-    # One after the other: a task that draws uses all of the machine's cores already.
+    # One at a time: a drawing task already uses all cores.
     Compiler().compile(finetune_pipeline(prepare_partitions, drawn_at_once=1), str(package))
     spec = next(yaml.safe_load_all(package.read_text(encoding="utf-8")))
     holders = [spec["root"], *spec["components"].values()]
@@ -34,6 +34,6 @@ def compiled_without_unset_parameters(package: Path, prepare_partitions: int) ->
 
 
 def _may_be_unset(parameter: dict[str, Any]) -> bool:
-    if parameter["parameterType"] == "TASK_FINAL_STATUS":  # KFP gives it to an exit task
+    if parameter["parameterType"] == "TASK_FINAL_STATUS":  # KFP sets it for an exit task
         return False
     return bool(parameter.get("isOptional")) and "defaultValue" not in parameter

@@ -1,7 +1,7 @@
-"""The process in which KFP's local runner works: ``python -m pipelines.local.local_run JOB.json``.
+"""The process that runs KFP's local runner: ``python -m pipelines.local.local_run JOB.json``.
 
-``deepsynth run`` starts it in a process group of its own, with its output in the run's log, and holds the other
-end of its standard input: when that closes, ``deepsynth run`` is gone and the group ends itself.
+``deepsynth run`` starts it in its own process group, sends its output to the run's log, and holds the other end of
+its standard input: when that closes, ``deepsynth run`` is gone and the group ends itself.
 """
 
 import json
@@ -19,7 +19,7 @@ from pipelines.local.local_compilation import compiled_without_unset_parameters
 
 
 def main(job_file: str) -> int:
-    """Run the pipeline that the job describes; return 0, or 1 where a task failed."""
+    """Run the job's pipeline; return 0, or 1 if a task failed."""
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     from kfp import local
 
@@ -43,7 +43,7 @@ def main(job_file: str) -> int:
 
 
 def _remove_when_terminated(scratch: str) -> None:
-    """Let SIGTERM, with which ``deepsynth run`` ends this process at once, leave nothing in the temporary folder."""
+    """Remove the temporary folder on SIGTERM, by which ``deepsynth run`` ends this process."""
 
     def remove(number: int, _: Any) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -54,7 +54,7 @@ def _remove_when_terminated(scratch: str) -> None:
 
 
 def _docker_runner(job: dict[str, Any]) -> Any:
-    """Return KFP's runner, whose containers are as ``pipelines.local.docker_run`` says and end with the parent."""
+    """Return KFP's runner for the containers of ``pipelines.local.docker_run``; they end with the parent."""
     from docker import from_env, types
     from kfp import local
     from kfp.local import docker_task_handler
@@ -76,7 +76,7 @@ def _docker_runner(job: dict[str, Any]) -> Any:
 
 
 def _root_without_python3(root: Path, scratch: Path) -> Path:
-    """Return a link to ``root`` where its path holds ``python3``, which KFP would replace by the interpreter's path."""
+    """Return a link to ``root`` if its path contains ``python3``, which KFP replaces by the interpreter's path."""
     if "python3" not in str(root):
         return root
     link = scratch / "root"

@@ -1,7 +1,7 @@
-"""``deepsynth run``: the pipeline on this machine, in KFP's subprocess or Docker runner, with its progress shown.
+"""``deepsynth run``: run the pipeline on this machine in KFP's subprocess or Docker runner, and show its progress.
 
-The work is done in ``runs/.<id>.partial-<pid>``, which takes the name ``runs/<id>`` only when everything is there, and
-``runs/<id>.failed`` where a step failed after others had finished.
+A run works in ``runs/.<id>.partial-<pid>``. The folder is renamed to ``runs/<id>`` when it is complete, or to
+``runs/<id>.failed`` if a step failed after others had finished.
 """
 
 import json
@@ -35,12 +35,12 @@ from pipelines.task_side.run_events import EventReader, task_title
 JOB_FILE = "job.json"
 _KFP_FOLDER = "kfp"
 _SECONDS_BETWEEN_LOOKS = 0.2
-# KFP's local runner goes on with other tasks after one in a loop has failed.
+# KFP's local runner continues with other tasks after one in a loop failed.
 _SECONDS_TO_END_AFTER_A_FAILURE = 5.0
 
 
 class StepFailedError(Exception):
-    """A step ended with an error that is not the user's to mend; the log holds its traceback."""
+    """A step failed with an error that the user cannot fix; the log has its traceback."""
 
 
 @dataclass
@@ -50,30 +50,30 @@ class RunOutcome:
     folder: Path
     summary: dict[str, Any]
     warnings: list[str]
-    """what the steps warned of, each once"""
+    """the steps' warnings, each once"""
 
 
 @dataclass
 class _Watched:
-    """What the events of a run said."""
+    """What the run's events reported."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     outputs: dict[str, Path] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     error: dict[str, Any] | None = None
-    """the first task's that failed"""
+    """of the first failed task"""
     last_task: str = "before the first step"
     died: bool = False
-    """the last task ended without a word"""
+    """the last task ended without an end or error event"""
     killed: str = ""
-    """why, where its container tells"""
+    """the reason, if its container gave one"""
     largest_process: int = 0
-    """bytes, of the tasks that said it"""
+    """bytes; over the tasks that reported it"""
     running: bool = False
     _started: float = 0.0
 
     def note(self, line: dict[str, Any]) -> None:
-        """Take in one line of the event file; tasks come one after the other."""
+        """Record one line of the event file; tasks run one at a time."""
         event = line.get("event")
         if self.failed():
             return
@@ -102,23 +102,23 @@ class _Watched:
             self.died, self.killed = True, f"killed, {line['reason']}, each time it was started; "
 
     def failed(self) -> bool:
-        """Tell whether a task said that it failed, or died."""
+        """Return whether a task reported an error or died."""
         return self.died or self.error is not None
 
 
 def run_pipeline(
     config: SharedSettings, runs_dir: Path, run_id: str, prepare_partitions: int = 1, docker: DockerRun | None = None
 ) -> RunOutcome:
-    """Run the pipeline and make ``runs_dir/run_id``; its pages are drawn in ``prepare_partitions`` tasks.
+    """Run the pipeline and create ``runs_dir/run_id``; ``prepare_partitions`` tasks draw its pages.
 
-    With ``docker`` each task is a container, else a process.
+    With ``docker`` each task is a container, otherwise a process.
 
-    After an error of a step the log is kept as ``<run_id>.failed.log``, and what finished in ``<run_id>.failed``.
+    If a step fails, ``<run_id>.failed.log`` keeps the log and ``<run_id>.failed`` the outputs of finished steps.
 
     Raises:
-        UserError: the run exists, or a step found something that the user can mend.
+        UserError: the run exists, or a step found an error that the user can fix.
         StepFailedError: a step failed otherwise.
-        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; all processes of the run have ended and its folder is gone.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the run's processes have ended and its folder is removed.
     """
     runs_dir = runs_dir.absolute()
     started = time.monotonic()
@@ -144,9 +144,9 @@ def run_pipeline(
 
 
 def _tasks(prepare_partitions: int) -> int:
-    """Return how many tasks a run has: configure and six steps, where prepare may be select, draw ... and assemble.
+    """Return the number of tasks: configure and six steps; prepare may be split into select, draw ... and assemble.
 
-    The last one, export, is left out where the gate does not promote the adapter.
+    The last task, export, does not run if the gate does not promote the adapter.
     """
     return 7 if prepare_partitions == 1 else 6 + 1 + prepare_partitions + 1
 
@@ -154,7 +154,7 @@ def _tasks(prepare_partitions: int) -> int:
 def _write_job(
     config: SharedSettings, root: Path, prepare_partitions: int, variables: dict[str, str], docker: DockerRun | None
 ) -> None:
-    """Make ``root``, KFP's pipeline root, with what the process that runs KFP reads."""
+    """Create ``root``, KFP's pipeline root, with the job file for the process that runs KFP."""
     root.mkdir()
     values = config.model_dump(mode="json", exclude_unset=True)
     job: dict[str, Any] = {"pipeline_root": str(root), "prepare_partitions": prepare_partitions}
@@ -169,7 +169,7 @@ def _write_job(
 def _watch(
     watched: _Watched, folder: Path, variables: dict[str, str], tasks: int, docker: DockerRun | None
 ) -> dict[str, int]:
-    """Run the job in a process of its own, note and show what its tasks say; return the bytes of memory it took."""
+    """Run the job in its own process, record and show its events, and return its peak memory in bytes."""
     environment = os.environ | variables | {"PYTHONUNBUFFERED": "1"} | (docker.variables() if docker else {})
     group = ProcessGroup(
         [sys.executable, "-m", "pipelines.local.local_run", str(folder / _KFP_FOLDER / JOB_FILE)],
@@ -198,7 +198,7 @@ def _watch(
 
 @contextmanager
 def _ended_containers(docker: DockerRun | None) -> Iterator[None]:
-    """End the containers of the run when the process that starts them has ended, however it did."""
+    """End the run's containers after the process that starts them has ended, for whatever reason."""
     try:
         yield
     finally:
@@ -220,7 +220,7 @@ def _failure(watched: _Watched, exit_code: int | None, log: Path) -> Exception:
 
 
 def _gather_outputs(folder: Path, watched: _Watched) -> None:
-    """Give the finished steps' outputs their names in ``folder``, and remove what else KFP wrote."""
+    """Move the finished steps' outputs to their names in ``folder``, and remove KFP's other files."""
     for step, output in watched.outputs.items():
         shutil.move(output, folder / FOLDERS[step])
     shutil.rmtree(folder / _KFP_FOLDER)
@@ -228,17 +228,17 @@ def _gather_outputs(folder: Path, watched: _Watched) -> None:
 
 @contextmanager
 def _kept_after_a_failure(folder: Path, watched: _Watched, failed: Path) -> Iterator[None]:
-    """After a step's error keep the log and, where a step had finished, ``folder`` as ``failed``, for an older one."""
+    """After a step's error keep the log and, if any step finished, rename ``folder`` to ``failed`` (replaced)."""
     try:
         yield
     except (UserError, StepFailedError) as error:
-        # First what cost hours: it is renamed, which a full disk allows, and copying the log is not.
+        # Rename the outputs first: they cost hours, and renaming works on a full disk; copying the log may fail there.
         if watched.outputs:
             _gather_outputs(folder, watched)
             if failed.exists():
                 shutil.rmtree(failed)
             folder = folder.rename(failed)
-            error.add_note(f"what the finished steps made: {failed}")
+            error.add_note(f"outputs of the finished steps: {failed}")
         shutil.copyfile(folder / LOG_FILE, _failed_log(failed))
         error.add_note(f"log: {_failed_log(failed)}")
         raise
@@ -250,7 +250,7 @@ def _failed_log(failed: Path) -> Path:
 
 @contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP like Ctrl-C, so that the same clean-up follows."""
+    """Treat SIGTERM and SIGHUP like Ctrl-C, with the same clean-up."""
 
     def interrupt(signal_number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

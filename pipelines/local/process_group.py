@@ -1,4 +1,4 @@
-"""A child process with all of its descendants: started apart, watched, and ended together."""
+"""A child process with its descendants: started in its own group, watched, and ended together."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ _SECONDS_TO_END_IN_ORDER = 10.0
 
 
 class ProcessGroup:
-    """Starts a command in a process group of its own; use as a context manager, which ends whatever still runs.
+    """Starts a command in its own process group; use as a context manager, which ends whatever still runs.
 
     Args:
         command: the program and its arguments.
-        log: the file that gets standard output and standard error.
-        environment: the whole environment of the command.
+        log: the file for standard output and standard error.
+        environment: all variables of the command.
     """
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
@@ -27,7 +27,7 @@ class ProcessGroup:
         self._log = log
         self._environment = environment
         self.peak_memory_bytes = 0
-        """Highest sum of the resident memory of all processes, sampled; shared pages count once per process."""
+        """Highest sampled sum of the processes' resident memory; shared pages count once per process."""
 
     def __enter__(self) -> "ProcessGroup":
         with self._log.open("ab") as output:
@@ -45,7 +45,7 @@ class ProcessGroup:
         if self._signal(signal.SIGTERM):
             deadline = time.monotonic() + _SECONDS_TO_END_IN_ORDER
             while self._signal(0) and time.monotonic() < deadline:
-                self._process.poll()  # reaps the leader: a dead one that was not asked for still counts as running
+                self._process.poll()  # reap the leader: a zombie still counts as running
                 time.sleep(0.05)
             self._signal(signal.SIGKILL)
         self._process.wait()
@@ -53,9 +53,9 @@ class ProcessGroup:
             self._process.stdin.close()
 
     def exit_code(self, memory_elsewhere: int = 0) -> int | None:
-        """Return the leader's exit code, None while it runs; each call also samples the memory.
+        """Return the leader's exit code, or None while it runs; each call also samples the memory.
 
-        ``memory_elsewhere`` are bytes that it makes others use now, such as an engine's containers.
+        ``memory_elsewhere``: bytes used for it outside the group, such as by a Docker engine's containers.
         """
         code = self._process.poll()
         if code is None:

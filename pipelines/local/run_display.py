@@ -1,4 +1,4 @@
-"""What a user sees while the pipeline runs: bars in a terminal, a line per step's start and end elsewhere."""
+"""Show a running pipeline: bars in a terminal, otherwise one line for each start and end of a step."""
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class RunDisplay:
-    """Turns the lines of the run's event file into a display; use as a context manager.
+    """Displays the lines of the run's event file; use as a context manager.
 
     Args:
-        tasks: how many tasks the run has, one after the other.
+        tasks: the number of tasks in the run.
     """
 
     def __init__(self, tasks: int) -> None:

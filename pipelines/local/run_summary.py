@@ -1,4 +1,4 @@
-"""``summary.json`` of a finished run, and the table that shows it."""
+"""A finished run's ``summary.json``, and its table."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ _ROW_FIELDS = ("name", "cer", "cer_interval", "wer", "rougeL", "loop_rate", "pag
 def build_summary(folder: Path, run_id: str, seconds: dict[str, float], memory: dict[str, int]) -> dict[str, Any]:
     """Collect a run's figures from the reports in ``folder``; paths are relative to it, times in seconds.
 
-    There is no path of a package where the gate did not promote the adapter.
+    A run that the gate did not promote has no path ``package``.
     """
     report = _json(folder / "evaluation" / "report.json")
     benchmark = _json(folder / "benchmark" / "benchmark.json")
@@ -66,7 +66,7 @@ def build_summary(folder: Path, run_id: str, seconds: dict[str, float], memory: 
 
 
 def models_table(rows: list[dict[str, Any]]) -> Table:
-    """Return the table of the evaluation's rows: base, adapter, and others that read the same pages."""
+    """Return the table of the evaluation's rows: base, adapter, and other models that read the same pages."""
     table = Table(title="held-out pages", title_justify="left")
     table.add_column("model")
     for name in ("CER", "95 % interval", "WER", "ROUGE-L", "loop rate", "pages/s"):
@@ -86,7 +86,7 @@ def models_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def print_summary(summary: dict[str, Any], folder: Path, tracking_uri: str, console: Console) -> None:
-    """Print the table of models, the verdict, the benchmark's outcome, where the results lie, and each step's time."""
+    """Print the table of models, the benchmark, the verdict, the paths of the results, and each step's time."""
     console.print(models_table(summary["rows"]))
     for line in _benchmark_lines(summary["benchmark"]):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a run's folder holds, and where the runs of one folder are tracked."""
+"""The contents of a run's folder, and the MLflow store of the folder of all runs."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from components.shared.tracking.mlflow_connection import SQLITE
 LOG_FILE = "pipeline.log"
 CONFIG_FILE = "config.yaml"
 FAILED = ".failed"
-"""what the name of a failed run's folder ends in"""
+"""the suffix of a failed run's folder"""
 FOLDERS = {
     "prepare": "dataset",
     "train": "adapter",
@@ -20,5 +20,5 @@ FOLDERS = {
 
 
 def tracking_uri(runs_dir: Path) -> str:
-    """Return the user's MLflow address, or the SQLite file that all runs of the folder share."""
+    """Return ``MLFLOW_TRACKING_URI``, or the SQLite file that all runs of the folder share."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{runs_dir.absolute() / 'mlflow.db'}"

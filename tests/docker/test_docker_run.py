@@ -139,7 +139,7 @@ def test_a_training_whose_container_is_killed_goes_on_from_its_checkpoint(
     assert (
         "the container was killed (by SIGKILL, as the kernel does when memory runs out): it is started again" in words
     )
-    assert "interrupted: nothing half-written was kept" in words
+    assert "interrupted: no partial output was kept" in words
     assert words.count("[3/7] train ...") == 2
     assert containers_of_runs(engine) == []
     # SQLite's journal stays where a writer was killed, for the next one.
@@ -194,7 +194,7 @@ def test_what_keeps_containers_from_starting_is_one_line(
     nowhere = one_line(place.run(place.command(images.step), DOCKER_HOST=f"unix://{place.root}/none.sock"))
     assert f"no Docker engine is running: there is no {place.root}/none.sock" in nowhere
     hidden = one_line(place.run(place.command(images.step, source="/usr")))
-    assert hidden.startswith("error: /usr: cannot be shown to the steps' containers")
+    assert hidden.startswith("error: /usr: cannot be mounted into the steps' containers")
     assert not list(place.runs.glob("r1*")) and not list(place.runs.glob(".r1*"))
 
 

@@ -229,5 +229,5 @@ def test_the_manifest_is_what_kfps_resource_definitions_want(tmp_path: Path) -> 
 def test_an_image_whose_tag_moves_is_refused(tmp_path: Path, image: str) -> None:
     command = [DEEPSYNTH, "compile", "-o", str(tmp_path / "pipeline.yaml"), "--image", image]
     answer = subprocess.run(command, capture_output=True, text=True)
-    assert answer.returncode == 2 and "KFP's cache knows an image by its name only" in answer.stderr
+    assert answer.returncode == 2 and "KFP's cache identifies an image by its name" in answer.stderr
     assert list(tmp_path.iterdir()) == []

@@ -156,7 +156,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
     assert left <= {"mlflow.db", "mlartifacts"}
     assert not list(scratch.glob("deepsynth-*"))
     error = said.read_text()
-    assert "interrupted: nothing half-written was kept" in error and "Traceback" not in error
+    assert "interrupted: no partial output was kept" in error and "Traceback" not in error
 
 
 def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_path: Path, scratch: Path) -> None:

@@ -1,4 +1,4 @@
-"""`deepsynth schedule` against a server that speaks KFP's REST API, and the times that it is told."""
+"""`deepsynth schedule` against a server that speaks KFP's REST API."""
 
 import datetime
 from collections.abc import Iterator
@@ -80,7 +80,7 @@ def test_list_pause_resume_and_delete(shell: Shell, kfp: FakeKfp) -> None:
 def test_a_name_is_given_once_and_must_be_there(shell: Shell, kfp: FakeKfp) -> None:
     assert schedule(shell, kfp, "create", "weekly", "--cron", "0 3 * * 1").code == 0
     again = schedule(shell, kfp, "create", "weekly", "--cron", "0 4 * * 1")
-    assert again.code == 2 and "error: weekly: there is a schedule of this name" in again.err
+    assert again.code == 2 and "error: weekly: a schedule of this name exists" in again.err
     assert len(kfp.recurring) == 1
     missing = schedule(shell, kfp, "pause", "monthly")
     assert missing.code == 2 and "error: monthly: no such schedule (there are: weekly)" in missing.err
@@ -132,9 +132,9 @@ def test_the_next_times_are_in_the_schedulers_zone() -> None:
         ("0 0 3 * * 1", "UTC", "has 6 fields, not five"),
         ("61 3 * * *", "UTC", "not a cron expression (Bad minute)"),
         ("0 3 31 2 *", "UTC", "not a cron expression"),
-        ("0 3 * * 5#2", "UTC", "no n-th (#) day"),
+        ("0 3 * * 5#2", "UTC", "nor the n-th (#) day"),
         ("0 3 L * *", "UTC", "no last (L)"),
-        ("0 3 */2 * 5", "UTC", "cannot be joined"),
+        ("0 3 */2 * 5", "UTC", "cannot be combined"),
         ("0 3 * * 1", "Mars/Phobos", "--timezone Mars/Phobos: no such time zone"),
         # The first of a month at midnight is the last of another one in UTC.
         ("0 0 1 * *", "Europe/Berlin", "are not one cron expression in UTC"),

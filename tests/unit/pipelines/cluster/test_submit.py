@@ -78,7 +78,7 @@ def test_the_version_is_named_by_the_images_tag_and_used_again(shell: Shell, kfp
 def test_waiting_shows_each_steps_states_once_and_ends_well(shell: Shell, kfp: FakeKfp) -> None:
     partitions = {f"draw-pages#{number}": "RUNNING" for number in range(3)}
     kfp.timeline.insert(2, ("RUNNING", {"configure": "SUCCEEDED", **partitions, "draw-pages#1": "SUCCEEDED"}))
-    kfp.timeline.insert(4, ("RUNNING", {"Train the adapter": "SUCCEEDED"}))  # by the title, as a later KFP may say it
+    kfp.timeline.insert(4, ("RUNNING", {"Train the adapter": "SUCCEEDED"}))  # by its title, as other KFP versions do
     answer = submit(shell, kfp, "--wait")
     assert answer.code == 0, answer.err
     said = [line.partition(" ")[2] for line in answer.out.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
@@ -277,7 +277,7 @@ def test_where_kfps_mlflow_plugin_tracks_the_run_it_is_told_the_experiment_and_t
     assert "plugins_input" not in without
     assert with_plugin["plugins_input"] == {"mlflow": {"experiment_name": "letters"}}
 
-    # As in a task's pod: the plugin's run is to be attached to, in an experiment of the plugin's.
+    # As in a task's pod: the step attaches to the plugin's run, in the plugin's experiment.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     attached = client.create_run(client.create_experiment("letters")).info.run_id

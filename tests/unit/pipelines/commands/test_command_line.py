@@ -1,4 +1,4 @@
-"""The ``deepsynth`` command as a user meets it: help, settings, and what bad input gets."""
+"""The ``deepsynth`` command: help, settings, and errors for bad input."""
 
 import http.client
 import json

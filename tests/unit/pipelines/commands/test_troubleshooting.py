@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md quotes this program's own errors: each still stands in the code, and some are made anew."""
+"""docs/troubleshooting.md quotes this program's errors: each must still be in the code, and some are provoked here."""
 
 import ast
 import json
@@ -30,7 +30,7 @@ def quotations() -> list[tuple[str, str]]:
 
 
 def texts_of(source: str) -> str:
-    """Return all string constants of a module one after the other, the fixed parts of f-strings among them."""
+    """Return all string constants of a module, including the fixed parts of f-strings."""
     nodes = ast.walk(ast.parse(source))
     return "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
 

@@ -1,4 +1,4 @@
-"""What `deepsynth run --runner docker` decides without an engine: mounts, variables, what a killed container means."""
+"""`deepsynth run --runner docker`, as far as it works without an engine: mounts, variables, killed containers."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def seen(config: dict, here: Path, **environment: str) -> dict[str, bool]:
-    """Return relative path -> read only, of what lies in ``here``."""
+    """Return relative path -> read-only, for the mounts inside ``here``."""
     found = mounts(config, here / "runs", f"sqlite:///{here / 'runs' / 'mlflow.db'}", environment)
     return {str(Path(path).relative_to(here)): only for path, only in found.items() if Path(path).is_relative_to(here)}
 
@@ -63,7 +63,7 @@ def test_a_file_that_a_variable_names_is_read(here: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/usr", "/opt", "/tmp", "/etc"])
 def test_nothing_hides_the_images_own_files(here: Path, path: str) -> None:
-    with pytest.raises(UserError, match=f"^{path}: cannot be shown to the steps' containers"):
+    with pytest.raises(UserError, match=f"^{path}: cannot be mounted into the steps' containers"):
         seen({"source": path}, here)
 
 

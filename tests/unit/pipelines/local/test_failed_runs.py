@@ -1,4 +1,4 @@
-"""What `deepsynth run` leaves of a run that failed: the log, and what the steps before the failure had finished."""
+"""What `deepsynth run` keeps of a failed run: the log, and the outputs of the finished steps."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from pipelines.comparison.local_runs import local_folder
 from pipelines.local.local_runner import StepFailedError, run_pipeline
 from pipelines.settings.pipeline_config import pipeline_config
 
-# Stands in for the process that runs KFP: prepare and train finish, then evaluate fails or the process just ends.
+# Replaces the process that runs KFP: prepare and train finish, then evaluate fails or the process just ends.
 STEPS = """\
     import json, os, pathlib, sys
     job = pathlib.Path(sys.argv[-1])
@@ -63,7 +63,7 @@ def test_what_the_finished_steps_made_outlives_a_later_steps_failure(
     assert (failed / "adapter" / "made.txt").read_text() == "x"
     assert {path.name for path in failed.parent.iterdir()} == {"r1.failed", "r1.failed.log"}
     assert "evaluate's last words" in (failed.parent / "r1.failed.log").read_text()
-    assert error.__notes__ == [f"what the finished steps made: {failed}", f"log: {failed}.log"]
+    assert error.__notes__ == [f"outputs of the finished steps: {failed}", f"log: {failed}.log"]
 
 
 def test_a_later_failure_of_the_same_id_takes_the_place_only_where_a_step_finished(
