@@ -7,7 +7,7 @@ from components.shared.programs.step_command import step_main
 
 
 def _run(config: PrepareConfig) -> None:
-    # Imported late: the processes that draw import this module too, and need nothing of the step.
+    # Imported late: each worker process imports this module too and does not need the step.
     from components.prepare.step import run
 
     run(config)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from components.prepare.settings.augmentation_settings import AugmentationSettings
 from components.prepare.settings.page_modes import page_size
-from components.prepare.source_settings import SourceSettings
+from components.prepare.settings.source_settings import SourceSettings
 from components.shared.artifacts.dataset_manifest import Split
 
 GrayRange = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
@@ -24,82 +24,82 @@ class PrepareConfig(SourceSettings):
     """Turn documents into labelled page images: WebDataset shards and a manifest."""
 
     output_dir: Path
-    """the folder to make; it must not exist, or be empty"""
+    """folder for the dataset; it must not exist yet, or be empty"""
     more_sources: list[SourceSettings] = Field(default=[])
-    """further sources, mixed with the first one by their weights, e.g. [{source: images:scans, weight: 0.2}]"""
+    """more sources, mixed with the first one by weight, e.g. [{source: images:scans, weight: 0.2}]"""
     holdout: SourceSettings | None = None
-    """a source of its own for the evaluation pages; then nothing else is held out"""
+    """a separate source for the evaluation pages; nothing else is held out then"""
     eval_fraction: float = Field(0.1, ge=0, lt=1)
-    """share of the documents held out for evaluation; a document's side depends on its text and the seed alone"""
+    """share of the documents held out for evaluation; only a document's text and the seed decide its side"""
     near_duplicate_threshold: float | None = Field(0.8, gt=0, le=1)
-    """documents whose word 5-grams are that similar (Jaccard) are copies, only the first is kept; null: only documents
-    of the same text are"""
+    """documents whose word 5-grams are at least this similar (Jaccard) count as copies; only the first is kept; null:
+    only documents with the same text count as copies"""
     max_document_characters: int = Field(1_000_000, ge=1)
-    """longer documents are dropped and counted"""
+    """documents with more characters are dropped and counted"""
     max_uncovered_share: float = Field(0.05, ge=0, le=1)
-    """stop where more than this share of the documents use a script that no font covers; below it their pages are
+    """stop if more than this share of the documents use a script that no font covers; up to this share, their pages are
     dropped and counted"""
     max_train_pages: int | None = Field(None, ge=1)
-    """keep at most this many training pages, picked evenly over all documents"""
+    """keep at most this many training pages, sampled evenly from all documents"""
     max_eval_pages: int | None = Field(None, ge=1)
-    """likewise for the held-out pages"""
+    """the same for the evaluation pages"""
     task: Literal["ocr", "summarize"] = "ocr"
-    """ocr: a document is cut into pages, a page's label is the text on it; summarize: one page holds the whole
-    document, its label is target_column"""
+    """ocr: a document is split into pages, and a page's label is its text; summarize: one page shows the whole
+    document, and its label is target_column"""
     instruction: str | None = None
-    """the prompt stored with every page; without it the model family's own prompt is used"""
+    """the prompt stored with every page; null: the model family's own prompt is used"""
     instruction_in_image: bool = False
     """draw the instruction above the text"""
     label_lines: Literal["drawn", "paragraphs"] = "drawn"
-    """task ocr: labels end their lines where the picture does, or only where a paragraph ends"""
+    """task ocr: labels break lines where the picture does (drawn), or only at the end of a paragraph (paragraphs)"""
     reflow: bool = True
-    """join the source's lines into paragraphs before they are wrapped to the page; off: keep its line ends"""
+    """join the source's lines into paragraphs and wrap them to the page; false: keep the source's line breaks"""
     text_engine: Literal["auto", "pango", "pillow"] = "auto"
-    """pango: every script, fallback between fonts, needs the system's Pango; pillow: what one font covers, from pip
-    alone; auto: Pango where it is installed"""
+    """pango: all scripts and font fallback, needs the system's Pango; pillow: only what one font covers, needs nothing
+    beyond pip; auto: Pango if it is installed"""
     fonts: list[str] = Field(default=["DejaVuSans.ttf"], min_length=1)
-    """font files, folders, family names, file names that matplotlib, a Python package or the machine has, or system
-    for all of the machine's; one is picked per page, and another of them where it lacks a glyph"""
+    """font files, folders, family names, names of files that matplotlib, a Python package or the system has, or
+    "system" for all installed fonts; one is picked per page, the others are fallbacks for missing glyphs"""
     font_sizes: list[Annotated[int, Field(ge=4, le=400)]] = Field(default=[18, 20, 22], min_length=1)
     """font sizes in pixels; one is picked per page"""
     min_font_size: int = Field(10, ge=4)
-    """task summarize: a document that does not fit is set smaller, down to this size in pixels"""
+    """task summarize: a document that does not fit is set in a smaller size, down to this one (pixels)"""
     resolutions: list[str] = Field(default=[])
     """page sizes, one is picked per page: WIDTHxHEIGHT, or one of DeepSeek-OCR's modes (tiny, small, base, large,
-    gundam, ocr2_base, ocr2_tile, ocr2_tiles); given, page_width and page_height are not used"""
+    gundam, ocr2_base, ocr2_tile, ocr2_tiles); if set, page_width and page_height are ignored"""
     page_width: int = Field(420, ge=28)
     """page width in pixels"""
     page_height: int | None = Field(None, ge=28)
-    """page height in pixels; without it the page is as high as its lines"""
+    """page height in pixels; null: the page is as high as its lines"""
     page_size_multiple: int = Field(28, ge=1)
-    """without page_height: the height is rounded up to a multiple of this, the model's patch size"""
+    """if page_height is null, the height is rounded up to a multiple of this (the model's patch size)"""
     lines_per_page: LineRange | None = None
-    """least and most lines of a page, one number of this range is picked per page; without it a page of a given height
-    is filled, and one without is 1 to 4 lines high"""
+    """minimum and maximum lines per page; a number in this range is picked per page; null: pages with a fixed height
+    are filled, pages without one get 1 to 4 lines"""
     columns: list[Annotated[int, Field(ge=1, le=6)]] = Field(default=[1], min_length=1)
-    """numbers of text columns; one is picked per page; right-to-left documents begin with the right column"""
+    """numbers of text columns; one is picked per page; right-to-left documents start with the right column"""
     margin: PixelRange = (8, 8)
-    """range of the empty border around the text, in pixels; one is picked per page"""
+    """range of the empty border around the text in pixels; a value is picked per page"""
     line_spacing: SpacingRange = (1.25, 1.25)
-    """range of the distance of two baselines, as a multiple of the font size; never less than the font asks for"""
+    """range of the distance between baselines as a multiple of the font size; never less than the font requires"""
     ink: GrayRange = (0, 60)
-    """range of gray levels of the letters; one is picked per page"""
+    """range of gray levels of the letters; a value is picked per page"""
     paper: GrayRange = (230, 255)
-    """range of gray levels of the background; one is picked per page"""
+    """range of gray levels of the background; a value is picked per page"""
     renderings_per_document: int = Field(1, ge=1, le=100)
-    """how often each document is drawn, in another look each time"""
+    """how many times each document is drawn, each time with a different look"""
     augmentation: AugmentationSettings = AugmentationSettings()
-    """what a scanner or a camera does to a page; each effect is off until it is given a range"""
+    """effects of scanners and cameras; each one is off until it is given a range"""
     max_picture_pixels: int = Field(64_000_000, ge=1)
-    """pages of PDFs and scans above this many pixels are dropped and counted"""
+    """pages of PDFs and scans with more pixels are dropped and counted"""
     image_format: Literal["png", "webp", "jpg"] = "png"
-    """file format of the page pictures; jpg and webp are written at quality 90"""
+    """file format of the page images; jpg and webp use quality 90"""
     max_samples_per_shard: int = Field(1000, ge=1)
     """pages per tar file"""
     seed: int = 0
-    """the seed of splits, looks and noise: the same input, config and seed give the same bytes"""
+    """seed of splits, looks and noise: the same input, config and seed give the same bytes"""
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    """processes that lay out and draw; their number does not change the result"""
+    """number of worker processes; it does not change the result"""
 
     @model_validator(mode="after")
     def _values_fit_together(self) -> Self:
@@ -120,19 +120,19 @@ class PrepareConfig(SourceSettings):
         return self
 
     def page_sizes(self) -> list[tuple[int, int | None]]:
-        """Return the sizes that a page may have, in pixels; a height of None follows the lines."""
+        """Return the possible page sizes in pixels; a height of None depends on the number of lines."""
         if self.resolutions:
             return [page_size(name) for name in self.resolutions]
         return [(self.page_width, self.page_height)]
 
     def line_limits(self) -> tuple[int, int] | None:
-        """Return the least and most lines of a page; None where pages are filled."""
+        """Return the minimum and maximum lines per page; None if pages are filled."""
         if self.lines_per_page is None and self.page_height is None and not self.resolutions:
             return _LINES_OF_A_FREE_HEIGHT
         return self.lines_per_page
 
     def mixed_sources(self) -> list[SourceSettings]:
-        """Return the sources that are mixed by their weights, the first one first."""
+        """Return the sources that are mixed by weight, in order."""
         first = SourceSettings.model_validate({name: getattr(self, name) for name in SourceSettings.model_fields})
         return [first, *self.more_sources]
 
@@ -141,9 +141,9 @@ class PrepareConfig(SourceSettings):
         return self.mixed_sources() + ([self.holdout] if self.holdout else [])
 
     def page_limits(self) -> dict[Split, int | None]:
-        """Return the most pages of each split; None: all."""
+        """Return split -> maximum number of pages; None: no limit."""
         return {"train": self.max_train_pages, "eval": self.max_eval_pages}
 
     def data_settings(self) -> dict[str, Any]:
-        """Return the settings that shape the shards' bytes, as JSON values."""
+        """Return the settings that affect the shards' bytes, as JSON values."""
         return self.model_dump(mode="json", exclude=_NOT_IN_THE_DATA)

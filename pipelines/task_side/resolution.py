@@ -63,7 +63,7 @@ def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
             what a late step is sure to refuse: an upload without a token, a gate over the training's own pages.
     """
     from components.prepare.config import PrepareConfig
-    from components.prepare.dataset_sources import sources_digest
+    from components.prepare.selection.dataset_sources import sources_digest
 
     values = parse_config_text(config, "config") if config.strip() else quickstart_values()
     pipeline_config(values, "config")

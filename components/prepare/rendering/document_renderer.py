@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from components.prepare.config import PrepareConfig
+from components.prepare.documents.document import PagePicture
 from components.prepare.output.png import encode_image
 from components.prepare.rendering.augmentation import augment
 from components.prepare.rendering.composition import ComposedPage, compose
@@ -19,7 +20,6 @@ from components.prepare.rendering.page_look import PageLook, page_look
 from components.prepare.rendering.page_pictures import PageError, load_page
 from components.prepare.rendering.paragraphs import Paragraph, cut_behind, is_end, split_paragraphs
 from components.prepare.selection.selected_document import SelectedDocument
-from components.prepare.sources.document import PagePicture
 from components.prepare.typesetting.engine_choice import choose_engine
 from components.prepare.typesetting.fonts import FontFace
 from components.prepare.typesetting.text_engine import CannotBeSetError

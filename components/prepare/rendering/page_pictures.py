@@ -8,8 +8,8 @@ import pypdfium2
 import pypdfium2.raw
 from PIL import Image
 
-from components.prepare.sources.document import PagePicture
-from components.prepare.sources.pdf import open_pdf
+from components.prepare.documents.document import PagePicture
+from components.prepare.sources.pages.pdf import open_pdf
 from components.shared.models.standalone_inference import gray_page
 
 MAX_PIXELS = 64_000_000

@@ -1,1 +1,1 @@
-"""Which documents are kept, and on which side of the split each one stands."""
+"""Decides which documents are kept, and on which side of the split."""

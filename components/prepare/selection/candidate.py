@@ -1,4 +1,4 @@
-"""What one document is on its own, before it is compared with others: the work that processes share."""
+"""Examines single documents before they are compared with others; worker processes share this work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from components.prepare.documents.document import Document, PagePicture, Unreadable
 from components.prepare.selection.cleaning import clean_text
 from components.prepare.selection.document_store import document_line
 from components.prepare.selection.fingerprint import fingerprint
 from components.prepare.selection.near_duplicates import minhash_signature
-from components.prepare.sources.document import Document, PagePicture, Unreadable
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class SelectionSettings:
     """How documents are selected.
 
     Attributes:
-        eval_fraction: share of the documents that are held out, in [0, 1); not used where a holdout is given.
-        seed: of the split and of MinHash.
-        near_duplicate_threshold: Jaccard similarity of five-word shingles from which two documents are copies, in
-            (0, 1]; None: only equal texts are.
-        max_document_characters: documents of more characters, title included, are dropped before they are cleaned.
+        eval_fraction: share of the documents that is held out, in [0, 1); ignored if there is a holdout.
+        seed: seed of the split and of MinHash.
+        near_duplicate_threshold: documents with at least this Jaccard similarity of five-word shingles are copies, in
+            (0, 1]; None: only equal texts are copies.
+        max_document_characters: documents with more characters, including the title, are dropped before cleaning.
         task: ``summarize``: documents without a target are dropped.
     """
 
@@ -36,13 +36,13 @@ class SelectionSettings:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A cleaned document that has a text, and what it is compared by.
+    """A cleaned document with a text, and the values used to compare it.
 
     Attributes:
-        line: as ``document_line`` stores it.
-        digest, position: its fingerprint's.
-        signature: its MinHash; None where near copies are not looked for.
-        letters: each character of its text, once.
+        line: the document as ``document_line`` stores it.
+        digest, position: those of its fingerprint.
+        signature: its MinHash; None if near copies are not searched for.
+        letters: the distinct characters of its text.
     """
 
     line: bytes
@@ -53,19 +53,19 @@ class Candidate:
 
 
 Examined = Candidate | Unreadable | str
-"""A document that can be kept, what could not be read, or the reason (``document_*``) why it is dropped."""
+"""A document that can be kept, something that could not be read, or the reason (``document_*``) for dropping it."""
 
 
 @dataclass(frozen=True)
 class ExaminationTask:
-    """Some documents of one source, in order."""
+    """A batch of documents of one source, in order."""
 
     documents: Sequence[Document | Unreadable]
     settings: SelectionSettings
 
 
 def examine_all(task: ExaminationTask) -> list[Examined]:
-    """Return what each document of the task is."""
+    """Return the examined documents of the task, in order."""
     return [
         document if isinstance(document, Unreadable) else examine(document, task.settings)
         for document in task.documents
@@ -73,7 +73,7 @@ def examine_all(task: ExaminationTask) -> list[Examined]:
 
 
 def examine(document: Document, settings: SelectionSettings) -> Candidate | str:
-    """Return the document as a candidate, or the reason why it is dropped."""
+    """Return the document as a candidate, or the reason for dropping it."""
     if not isinstance(document.text, str):
         return "document_not_text"
     titled = f"{document.title}\n\n{document.text}" if document.title and not document.pictures else document.text

@@ -1,4 +1,4 @@
-"""Lines on disk that wait for their number, read back in order or by their place."""
+"""Documents on disk that are not numbered yet, read back in order or by position."""
 
 import os
 from array import array
@@ -9,7 +9,7 @@ from typing import Self
 
 
 class DocumentSpool:
-    """An append-only file of lines; in memory: eight bytes a line."""
+    """An append-only file of lines; uses eight bytes of memory per line."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w+b")
@@ -24,7 +24,7 @@ class DocumentSpool:
         self._file.close()
 
     def append(self, line: bytes) -> None:
-        """Add a line; its place is the number of those before it."""
+        """Add a line; its place is the number of lines before it."""
         self._file.write(line)
         self._ends.append(self._ends[-1] + len(line))
 
@@ -35,6 +35,6 @@ class DocumentSpool:
         return os.pread(self._file.fileno(), end - start, start)
 
     def lines(self) -> Iterator[bytes]:
-        """Yield all lines in order; nothing may be appended any more."""
+        """Yield all lines in order; do not append afterwards."""
         self._file.seek(0)
         yield from self._file

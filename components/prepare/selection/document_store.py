@@ -1,4 +1,4 @@
-"""Selected documents on disk: JSON lines in files of 10,000 documents, written and read as streams."""
+"""Stores selected documents as JSON lines in files of 10,000, written and read as streams."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -6,8 +6,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from components.prepare.documents.document import PagePicture
 from components.prepare.selection.selected_document import SelectedDocument
-from components.prepare.sources.document import PagePicture
 from components.shared.errors import UserError
 
 DOCUMENTS_PER_FILE = 10_000
@@ -17,7 +17,7 @@ _MEND = "run the selection again"
 
 
 def documents_file(folder: Path, number: int) -> Path:
-    """Return the file that holds the document ``number``."""
+    """Return the path of the file that holds document ``number``."""
     return folder / f"documents-{number // DOCUMENTS_PER_FILE:06d}.jsonl"
 
 
@@ -29,9 +29,9 @@ def document_line(
     target: str | None,
     pictures: tuple[PagePicture, ...],
 ) -> bytes:
-    """Return what is stored of a document before its number and split are known: a JSON object and a line end.
+    """Return a document as it is stored before its number and split are known: a JSON object and a line break.
 
-    Lone surrogates, which sources may leave in ids and original texts, are kept as UTF-8 would write them.
+    Lone surrogates, which sources may leave in ids and original texts, are kept in UTF-8's bit pattern.
     """
     record: dict[str, Any] = {
         "source_id": source_id,
@@ -45,25 +45,25 @@ def document_line(
 
 
 def read_record(line: bytes) -> dict[str, Any]:
-    """Return the object that a line holds.
+    """Return the JSON object in a line.
 
     Raises:
-        ValueError: the line is not a whole JSON object.
+        ValueError: the line is not a complete JSON object.
     """
     return json.loads(line.decode("utf-8", "surrogatepass"))
 
 
 def numbered(number: int, split: str, line: bytes) -> bytes:
-    """Return ``line`` with the document's number and split in it."""
+    """Return ``line`` with the number and split of the document added."""
     return b'{"number":%d,"split":"%s",' % (number, split.encode()) + line[1:]
 
 
 def write_lines(folder: Path, lines: Iterable[tuple[int, bytes]]) -> int:
-    """Write numbered lines with their numbers, from 0 without gaps, into ``folder``; return how many there were.
+    """Write (number, line) pairs, numbered from 0 without gaps, into ``folder``; return their count.
 
     Raises:
-        FileExistsError: the folder holds documents already.
-        ValueError: a line's number is not its place.
+        FileExistsError: the folder already holds documents.
+        ValueError: a number does not match the position of its line.
     """
     remaining = iter(lines)
     count = 0
@@ -71,17 +71,17 @@ def write_lines(folder: Path, lines: Iterable[tuple[int, bytes]]) -> int:
         with documents_file(folder, count).open("xb") as file:
             for number, line in chain([first], islice(remaining, DOCUMENTS_PER_FILE - 1)):
                 if number != count:
-                    raise ValueError(f"document {number} stands at place {count}")
+                    raise ValueError(f"document {number} is at position {count}")
                 file.write(line)
                 count += 1
     return count
 
 
 def read_documents(folder: Path, start: int = 0, stop: int | None = None) -> Iterator[SelectedDocument]:
-    """Yield the documents from ``start`` to before ``stop`` (None: to the last one); only their files are opened.
+    """Yield the documents from ``start`` up to ``stop`` (exclusive; None: all); only the files needed are opened.
 
     Raises:
-        UserError: one of them is missing, or its line is damaged.
+        UserError: a document is missing, or its line is damaged.
     """
     stop = _stored(folder) if stop is None else stop
     while start < stop:
@@ -99,7 +99,7 @@ def read_documents(folder: Path, start: int = 0, stop: int | None = None) -> Ite
 
 
 def _stored(folder: Path) -> int:
-    """Return how many documents the folder holds, as its last file tells."""
+    """Return the number of documents in the folder, judging by its last file."""
     files = sorted(folder.glob("documents-*.jsonl"))
     if not files:
         return 0
@@ -111,7 +111,7 @@ def _document(line: bytes, number: int, path: Path) -> SelectedDocument:
     try:
         record = read_record(line)
         if record["number"] != number:
-            raise ValueError(f"it is numbered {record['number']}")
+            raise ValueError(f"its number is {record['number']}")
         pictures = tuple(PagePicture(*picture) for picture in record.pop("pictures"))
         return SelectedDocument(**record, pictures=pictures)
     except (ValueError, TypeError, KeyError) as error:

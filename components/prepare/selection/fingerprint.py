@@ -1,4 +1,4 @@
-"""What two texts are compared by, and the number that decides a document's side."""
+"""Compares texts, and computes the number that decides a document's side of the split."""
 
 import hashlib
 import unicodedata
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A text without the differences that make no other document of it.
+    """A text reduced to what distinguishes documents.
 
     Attributes:
         folded: the text in NFKC, case-folded, its words separated by single spaces.
-        digest: sha256 of the seed and ``folded``; texts are the same where it is.
+        digest: sha256 of the seed and ``folded``; equal for equal texts.
     """
 
     folded: str
@@ -19,7 +19,7 @@ class Fingerprint:
 
     @property
     def position(self) -> float:
-        """The digest as a number in [0, 1): the document is evaluated where it is below ``eval_fraction``."""
+        """The digest as a number in [0, 1); below ``eval_fraction`` the document goes to the eval split."""
         return int.from_bytes(self.digest[:8], "big") / 2**64
 
 
@@ -30,7 +30,7 @@ def fingerprint(text: str, seed: int) -> Fingerprint:
 
 
 def fold(text: str) -> str:
-    """Return ``text`` in NFKC, case-folded (Unicode's toNFKC_Casefold, D146), every white space a single space."""
+    """Return ``text`` in NFKC, case-folded (Unicode's toNFKC_Casefold, D146), white space runs as single spaces."""
     if text.isascii():
         return " ".join(text.lower().split())
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

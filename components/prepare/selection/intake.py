@@ -1,4 +1,4 @@
-"""One document after the other: compared with those before it, and spooled to disk."""
+"""Takes one document after the other, compares it with the earlier ones and writes it to disk."""
 
 from array import array
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from components.prepare.selection.script_census import ScriptCensus
 
 
 class Intake:
-    """The documents kept so far: lines in a spool, and a few bytes of each in memory.
+    """The documents kept so far: lines on disk, and a few bytes per document in memory.
 
     Args:
-        scratch: a folder for files that are of no use at the end.
+        scratch: a folder for temporary files.
 
     Attributes:
-        positions: of each kept document its number in [0, 1).
-        evaluated: of each kept document 1 where it stands on the eval side.
+        positions: per kept document, its number in [0, 1).
+        evaluated: per kept document, 1 if it is on the eval side.
     """
 
     def __init__(self, settings: SelectionSettings, scratch: Path) -> None:
@@ -44,9 +44,9 @@ class Intake:
         self.spool.__exit__(kind, error, trace)
 
     def take(self, candidate: Candidate, evaluated: Callable[[float], bool]) -> str | None:
-        """Keep ``candidate`` and return None, or return the reason (``document_*``) why it is dropped.
+        """Keep ``candidate`` and return None, or return the reason (``document_*``) for dropping it.
 
-        ``evaluated`` says on which side a document of a given position stands.
+        ``evaluated`` says whether a document with a given position is on the eval side.
         """
         side = evaluated(candidate.position)
         match = self._index.admit(candidate.digest, candidate.signature, lambda: _folded(candidate.line))

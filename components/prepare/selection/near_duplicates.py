@@ -1,10 +1,10 @@
-"""Copies among millions of documents, found in little memory.
+"""Finds copies among millions of documents in little memory.
 
-Near copies are found by MinHash: Broder, "On the resemblance and containment of documents" (1997), with the bands of
-Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.4. The signatures are rensa's R-MinHash, Rust
-wheels without dependencies: 6 µs for a document of 2,000 characters where datasketch 2.0.0 takes 290 µs; the same
-seed gives the same signature on every machine. rensa changes its signatures between versions
-(``RMinHash.ALGORITHM_VERSION``); none is kept here beyond one selection.
+Near copies are found with MinHash: Broder, "On the resemblance and containment of documents" (1997), with the bands of
+Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.4. The signatures are rensa's R-MinHash (Rust
+wheels without dependencies): 6 µs for a document of 2,000 characters, compared with 290 µs for datasketch 2.0.0. The
+same seed gives the same signature on every machine. rensa changes its signatures between versions
+(``RMinHash.ALGORITHM_VERSION``), so none is kept beyond one selection.
 """
 
 import sqlite3
@@ -25,9 +25,9 @@ SHINGLE_WORDS = 5
 LEAST_RECALL = 0.9
 
 _BUCKET_LIMIT = 256
-"""A band that so many documents share is boilerplate; further documents are found by their other bands."""
+"""A band that this many documents share is boilerplate; further documents are found by their other bands."""
 _MOST_COMPARED = 16
-"""So many candidates are compared word by word, those of the highest estimate first."""
+"""The number of candidates that are compared word by word, those with the highest estimate first."""
 
 _UNSPACED = r"[\p{sc=Hani}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Laoo}\p{sc=Khmr}\p{sc=Mymr}\p{sc=Tibt}]"
 _HAS_UNSPACED = regex.compile(_UNSPACED)
@@ -42,7 +42,7 @@ CREATE TABLE bands (band INTEGER, number INTEGER, PRIMARY KEY (band, number)) WI
 
 @dataclass(frozen=True)
 class Match:
-    """The kept document that a text equals: its number and, for a near copy, the Jaccard similarity in [0, 1]."""
+    """The kept document that a text is a copy of: its number and the Jaccard similarity in [0, 1]."""
 
     kind: Literal["exact", "near"]
     number: int
@@ -50,10 +50,9 @@ class Match:
 
 
 def shingles(folded: str) -> set[str]:
-    """Return the overlapping runs of five words of a folded text; of a shorter text the whole.
+    """Return the overlapping five-word runs of a folded text; a shorter text is one run.
 
-    In scripts that are written without spaces (Han, Kana, Thai, Lao, Khmer, Burmese, Tibetan) every character counts
-    as a word.
+    In scripts without spaces (Han, Kana, Thai, Lao, Khmer, Burmese, Tibetan) every character counts as a word.
     """
     spaced = folded.isascii() or not _HAS_UNSPACED.search(folded)
     words = folded.split() if spaced else _UNITS.findall(folded)
@@ -69,18 +68,21 @@ def jaccard(one: set[str], other: set[str]) -> float:
 
 
 def minhash_signature(folded: str, seed: int) -> NDArray[np.uint32]:
-    """Return the MinHash of a folded text's shingles, (128,) uint32; two are alike in J of their slots, on average."""
+    """Return the MinHash of a folded text's shingles, (128,) uint32.
+
+    Two signatures agree in a share of their slots that is, on average, the Jaccard similarity of the shingles.
+    """
     sketch = RMinHash(num_perm=SIGNATURE_SLOTS, seed=seed % 2**64)
     sketch.update(list(shingles(folded)))
     return np.array(sketch.digest(), dtype=np.uint32)
 
 
 def bands_and_rows(threshold: float) -> tuple[int, int]:
-    """Return in how many bands of how many rows the signature is cut.
+    """Return the numbers of bands and of rows per band that a signature is split into.
 
-    Two documents of similarity s share a band with probability 1-(1-s^r)^b. r is the largest for which that is at
-    least 0.9 at the threshold: fewer documents below it are compared for nothing. At 0.8 that is 16 bands of 8 rows:
-    0.947 of the pairs at 0.8 are found, 0.9999 of those at 0.9.
+    Two documents of similarity s share a band with probability 1-(1-s^r)^b. r is the largest value for which
+    that is at least 0.9 at the threshold; a large r avoids comparing documents below it. At 0.8 this gives 16 bands of
+    8 rows, which find 0.947 of the pairs at 0.8 and 0.9999 of those at 0.9.
     """
     for rows in range(SIGNATURE_SLOTS, 0, -1):
         bands = SIGNATURE_SLOTS // rows
@@ -90,22 +92,22 @@ def bands_and_rows(threshold: float) -> tuple[int, int]:
 
 
 class NearDuplicateIndex:
-    """The documents kept so far, on disk; a context manager that removes its file at the end.
+    """An index on disk of the documents kept so far; a context manager that removes its file at the end.
 
-    A text equals an earlier one exactly where their fingerprints do, and nearly where the Jaccard similarity of their
-    shingles is at least ``threshold``. MinHash proposes the candidates (see ``bands_and_rows`` for the share that is
-    found). With 128 slots the estimate's standard error is sqrt(J(1-J)/128), 0.035 at 0.8 (rensa's: 0.028 measured,
-    without bias), so candidates within three of them are compared by their shingles: what is called a near copy is
-    one. The order of the documents and the seed decide, nothing else.
+    A text is an exact copy of an earlier one if their fingerprints are equal, and a near copy if the Jaccard similarity
+    of their shingles is at least ``threshold``. MinHash proposes candidates (``bands_and_rows`` says what share of the
+    copies it finds). With 128 slots the standard error of the estimate is sqrt(J(1-J)/128), 0.035 at 0.8 (measured
+    with rensa: 0.028, no bias). Candidates within three standard errors are compared by their shingles, so there are
+    no false positives. The result depends only on the order of the documents and the seed.
 
-    Memory is SQLite's page cache of 64 MB, whatever the number of documents: with a million the process had 114 MB,
-    and the file 871 MiB.
+    Memory use is SQLite's page cache of 64 MB, whatever the number of documents: with a million documents the process
+    used 114 MB and the file 871 MiB.
 
     Args:
-        folder: where the index is written, deleted when it is closed.
-        threshold: in (0, 1]; None: exact copies alone.
-        seed: of the MinHash.
-        folded_text: returns the folded text of the document that was added as ``number``.
+        folder: holds the index file, which is deleted on exit.
+        threshold: in (0, 1]; None: only exact copies.
+        seed: seed of the MinHash.
+        folded_text: returns the folded text of the document with a given number.
 
     Raises:
         ValueError: the threshold is not in (0, 1].
@@ -119,15 +121,15 @@ class NearDuplicateIndex:
         self._folded_text = folded_text
         self._path = folder / "near_duplicates.sqlite"
         self._bands, self._rows = bands_and_rows(threshold) if threshold is not None else (0, 0)
-        # A band's value is a random linear form of its rows, another one for each band: what documents share are
-        # bands, but for one chance in 2^64.
+        # The value of a band is a random linear form of its rows, a different one per band: different bands have equal
+        # values with a probability of 2^-64.
         factors = np.random.default_rng(seed % 2**64).integers(2**64, size=(self._bands, self._rows), dtype=np.uint64)
         self._factors = factors | np.uint64(1)
 
     def __enter__(self) -> Self:
         self._path.unlink(missing_ok=True)
         self._sql = sqlite3.connect(self._path, isolation_level=None)
-        # What a killed process leaves of this file is of no use, so nothing is spent on keeping it consistent.
+        # The file is useless after a crash, so it need not be kept consistent.
         for setting in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE", "cache_size = -64000"):
             self._sql.execute(f"PRAGMA {setting}")
         self._sql.executescript(_TABLES)
@@ -141,12 +143,12 @@ class NearDuplicateIndex:
         self._path.unlink(missing_ok=True)
 
     def admit(self, digest: bytes, signature: NDArray[np.uint32] | None, folded: Callable[[], str]) -> Match | None:
-        """Return which earlier document this one equals; where there is none, add it as number ``count``.
+        """Return the earlier document that this one is a copy of; if there is none, add it as number ``count``.
 
         Args:
-            digest: of the document's fingerprint; 16 bytes of it are compared.
-            signature: ``minhash_signature`` of the folded text; not used where the index has no threshold.
-            folded: returns the folded text; called where there are candidates only.
+            digest: digest of the fingerprint; its first 16 bytes are compared.
+            signature: ``minhash_signature`` of the folded text; ignored if the index has no threshold.
+            folded: returns the folded text; only called if there are candidates.
         """
         digest = digest[:16]
         found = self._sql.execute("SELECT number FROM digests WHERE digest = ?", (digest,)).fetchone()
@@ -167,12 +169,12 @@ class NearDuplicateIndex:
         return (rows * self._factors).sum(axis=1, dtype=np.uint64).view(np.int64).tolist()
 
     def _buckets(self, bands: list[int]) -> list[tuple[int, int]]:
-        """Return (band, number) of every earlier document that shares a band."""
+        """Return (band, number) for every band that an earlier document shares."""
         places = ",".join("?" * len(bands))
         return self._sql.execute(f"SELECT band, number FROM bands WHERE band IN ({places})", bands).fetchall()
 
     def _nearest(self, folded: Callable[[], str], signature: NDArray[np.uint32], numbers: list[int]) -> Match | None:
-        """Return the most similar document at or above the threshold, the earliest of equals."""
+        """Return the most similar document at or above the threshold; of equals, the earliest."""
         assert self._threshold is not None
         slack = 3 * (self._threshold * (1 - self._threshold) / SIGNATURE_SLOTS) ** 0.5
         estimates = []

@@ -1,4 +1,4 @@
-"""Which scripts and characters documents use, so that fonts can be asked for them."""
+"""Counts the scripts and characters that documents use, to check that the fonts cover them."""
 
 from array import array
 from collections import Counter
@@ -12,7 +12,7 @@ OF_NO_SCRIPT = ("Zinh", "Zyyy", "Zzzz")
 
 
 class ScriptCensus:
-    """Counts scripts over documents; in memory: 2 MB and four bytes a document."""
+    """Counts scripts over documents; uses 2 MB of memory and four bytes per document."""
 
     def __init__(self) -> None:
         codes = sorted(set(Scripts.VALUES))
@@ -24,7 +24,7 @@ class ScriptCensus:
         self._documents = array("I")
 
     def add(self, text: str) -> None:
-        """Count the next document; ``text`` holds no surrogates."""
+        """Count the next document; ``text`` must not contain surrogates."""
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         self._seen[points] = True
         used = np.bincount(self._script_of[points], minlength=len(self._codes)) > 0
@@ -41,7 +41,7 @@ class ScriptCensus:
         return counted
 
     def characters_by_script(self) -> dict[str, str]:
-        """Return every character of all added documents by ISO 15924 code, in code point order."""
+        """Return ISO 15924 code -> the distinct characters of all documents, in code point order."""
         points = np.flatnonzero(self._seen)
         scripts = self._script_of[points]
         return {

@@ -1,18 +1,17 @@
-"""Which documents are kept, on which side of the split each one stands, and in which order.
+"""Decides which documents are kept, on which side of the split, and in which order.
 
-Copies: the first document stays; one that equals or nearly equals it is dropped, the holdout coming before the
-sources and those in the given order. So no document has a copy on the other side, as far as MinHash finds it (see
-``bands_and_rows``). The reason ends in ``_across_splits`` where the copy's own hash, or the holdout, would have
-put it on the other side.
+Copies: the first document is kept, and exact or near copies of it are dropped. The holdout comes first, then the
+sources in the given order. So no document has a copy on the other side of the split, as far as MinHash finds it (see
+``bands_and_rows``). The reason ends in ``_across_splits`` if the copy would have been on the other side.
 
-Split: a document is evaluated where its fingerprint's position is below ``eval_fraction``, and keeps its side
-when others come or go; only where that leaves one side empty, one document is moved to it. With a holdout, its
-documents are evaluated and no others.
+Split: a document goes to eval if the position of its fingerprint is below ``eval_fraction``. It keeps its side when
+other documents come or go, except that one document is moved if a side would be empty. With a holdout, eval consists
+of its documents only.
 
-Mixture: of several sources of which one has a weight, source i keeps weight_i * T documents, with the largest T
-for which all have enough; of both sides alike, those of the lowest positions. The rest are
-``document_over_weight``. The holdout is no part of the mixture. Documents are numbered in the order of the
-sources, the holdout first.
+Mixture: if there are several sources and one has a weight, source i keeps weight_i * T documents, with the largest T
+for which every source has enough. From both sides, those with the lowest positions are kept. The others are counted as
+``document_over_weight``. The holdout is not part of the mixture. Documents are numbered in the order of the sources,
+the holdout first.
 """
 
 import logging
@@ -27,13 +26,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from components.prepare.documents.document import Document, Unreadable
 from components.prepare.selection.candidate import ExaminationTask, Examined, SelectionSettings, examine_all
 from components.prepare.selection.document_store import numbered, write_lines
 from components.prepare.selection.intake import Intake
 from components.prepare.selection.selection_record import Selection, SourceCounts
 from components.prepare.selection.splitting import lowest_of_both_sides, mixture, with_both_sides
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document, Unreadable
+from components.prepare.settings.source_settings import SourceSettings
 from components.shared.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -41,14 +40,14 @@ log = logging.getLogger(__name__)
 __all__ = ["HOLDOUT", "SelectionSettings", "select_documents"]
 
 HOLDOUT = "holdout"
-"""the holdout's name among ``Selection.sources``"""
+"""name of the holdout in ``Selection.sources``"""
 
 _DOCUMENTS_PER_TASK = 32
 
 Mask = NDArray[np.bool_]
 Examiner = Callable[[ExaminationTask], list[Examined]]
 InOrder = Callable[[Examiner, Iterable[ExaminationTask]], Iterable[list[Examined]]]
-"""``map``, or one that shares the tasks out to processes."""
+"""``map``, or a version of it that uses worker processes."""
 
 
 def select_documents(
@@ -60,14 +59,14 @@ def select_documents(
 ) -> Selection:
     """Clean, deduplicate, split and mix documents; write them and ``selection.json`` into ``folder``.
 
-    What becomes of copies, and how split and mixture are made, stands at this module's head.
+    The docstring of this module explains copies, split and mixture.
 
     Args:
-        in_order: applies a function to tasks, in their order; documents are examined with it, one apart from another.
+        in_order: applies a function to tasks and yields results in order; used to examine the documents.
 
     Raises:
-        UserError: sources are mixed by weight, and one of them has no document that can be used.
-        FileExistsError: the folder holds documents already.
+        UserError: sources are mixed by weight, and one of them has no usable document.
+        FileExistsError: the folder already holds documents.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fraction = settings.eval_fraction if holdout is None else 0.0
@@ -93,7 +92,7 @@ def select_documents(
 
 @dataclass(frozen=True)
 class _Part:
-    """A source's documents: ``members`` are the places of those that were kept."""
+    """The documents of one source; ``members`` are the positions of those that were kept."""
 
     source: str
     read: int
@@ -101,7 +100,7 @@ class _Part:
     dropped: Counter[str]
 
     def counts(self, chosen: Mask) -> SourceCounts:
-        """Return the source's counts with the documents in ``members`` that were not chosen."""
+        """Return the counts of the source, including the documents in ``members`` that were not chosen."""
         of_part = chosen[self.members]
         over = Counter(document_over_weight=int((~of_part).sum()))
         return SourceCounts(source=self.source, read=self.read, kept=int(of_part.sum()), dropped=self.dropped + over)
@@ -122,7 +121,7 @@ def _read(intake: Intake, source: str, documents: Iterable[Examined], evaluated:
     for document in documents:
         read += 1
         if isinstance(document, Unreadable):
-            log.warning("%s is left out: %s", document.source_id, document.problem)
+            log.warning("%s is skipped: %s", document.source_id, document.problem)
             dropped[document.reason] += 1
         elif isinstance(document, str):
             dropped[document] += 1
@@ -136,7 +135,7 @@ def _positions(intake: Intake) -> NDArray[np.float64]:
 
 
 def _chosen(intake: Intake, parts: list[_Part], weights: list[float | None]) -> Mask:
-    """Return the mask of the documents that the mixture takes, the holdout whole; all, where there is no mixture."""
+    """Return the mask of the documents that the mixture takes (all of the holdout); all if there is no mixture."""
     chosen = np.ones(len(intake.positions), dtype=bool)
     if len(parts) == 1 or all(weight is None for weight in weights):
         return chosen
@@ -166,7 +165,7 @@ def _numbered_lines(intake: Intake, chosen: Mask, evaluated: Mask) -> Iterator[t
 def _selection(
     folder: Path, written: int, intake: Intake, parts: list[_Part], chosen: Mask, evaluated: Mask
 ) -> Selection:
-    """Return the record of the documents that were chosen and written; ``parts`` with the holdout."""
+    """Return the record of the chosen documents; ``parts`` includes the holdout."""
     counts = [part.counts(chosen) for part in parts]
     on_eval = int(evaluated[chosen].sum())
     return Selection(

@@ -1,4 +1,4 @@
-"""What a selection holds, and its ``selection.json`` beside the documents' files."""
+"""The record of a selection, stored as ``selection.json`` beside the files of documents."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ SELECTION_FILE = "selection.json"
 
 
 class SourceCounts(BaseModel):
-    """What became of one source's documents: ``read == kept + sum(dropped.values())``."""
+    """The counts of one source: ``read == kept + sum(dropped.values())``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,33 +28,33 @@ class SourceCounts(BaseModel):
 
 
 class Selection(BaseModel):
-    """The selected documents of a folder; ``read == count + sum(dropped.values())``."""
+    """The selected documents in a folder; ``read == count + sum(dropped.values())``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: Path = Field(exclude=True)
-    """where ``selection.json`` and the documents' files lie; not in the file, the folder may be moved"""
+    """the folder of ``selection.json`` and the documents; not stored, because the folder may be moved"""
     count: int
-    """selected documents; their numbers are 0 to count-1"""
+    """number of selected documents; they are numbered from 0 to count-1"""
     documents: dict[Split, int]
     """selected documents by split"""
     read: int
-    """documents that the sources and the holdout gave"""
+    """number of documents read from the sources and the holdout"""
     dropped: Counter[str]
-    """reason (``document_*``) -> documents that are not selected"""
+    """reason (``document_*``) -> number of documents that are not selected"""
     scripts: dict[str, int]
-    """ISO 15924 code -> selected documents that use a character of the script"""
+    """ISO 15924 code -> number of selected documents that use a character of the script"""
     characters: dict[str, str]
-    """ISO 15924 code (Zyyy and Zinh too) -> characters of the texts, in code point order; with several sources those
-    of ``document_over_weight`` are among them"""
+    """ISO 15924 code (including Zyyy and Zinh) -> characters of the texts, in code point order; with several sources
+    also those of documents dropped as ``document_over_weight``"""
     sources: list[SourceCounts]
-    """the holdout, where there is one, and the sources in their order"""
+    """the holdout, if there is one, and the sources in order"""
 
     def read_documents(self, start: int = 0, stop: int | None = None) -> Iterator[SelectedDocument]:
-        """Yield the documents from ``start`` to before ``stop``, without it to the last one.
+        """Yield the documents from ``start`` up to ``stop`` (exclusive; None: all).
 
         Raises:
-            UserError: one of them is missing, or its line is damaged.
+            UserError: a document is missing, or its line is damaged.
         """
         return read_documents(self.folder, start, self.count if stop is None else min(stop, self.count))
 
@@ -69,7 +69,7 @@ class Selection(BaseModel):
         """Read the ``selection.json`` of ``folder``.
 
         Raises:
-            UserError: there is none, or it is not valid.
+            UserError: the file is missing or not valid.
         """
         path = folder / SELECTION_FILE
         try:

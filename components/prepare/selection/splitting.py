@@ -1,4 +1,4 @@
-"""Sides of the split, and how much of each source is kept."""
+"""Computes the sides of the split, and how much of each source is kept."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 
 def with_both_sides(evaluated: NDArray[np.bool_], positions: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return the mask ``evaluated`` with neither side empty where there are two documents.
+    """Return the mask ``evaluated``, changed if needed so that neither side is empty (given two documents or more).
 
-    The one with the lowest position is moved to an empty eval side, the one with the highest to an empty train side.
+    The document with the lowest position moves to an empty eval side, the one with the highest to an empty train side.
     """
     moved = evaluated.copy()
     if len(moved) > 1 and not moved.any():
@@ -21,9 +21,9 @@ def with_both_sides(evaluated: NDArray[np.bool_], positions: NDArray[np.float64]
 
 
 def mixture(available: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """Return how many documents of each source are kept: weight times the largest T for which every source has enough.
+    """Return the kept documents per source: weight * T, with the largest T for which every source has enough.
 
-    Weights are taken as the decimal numbers they are written as, so that 0.1 to 0.3 is exactly one to three.
+    Weights are read as decimal numbers, so that 0.1 to 0.3 is exactly one to three.
     """
     exact = [Fraction(str(weight)) for weight in weights]
     total = min(Fraction(count) / weight for count, weight in zip(available, exact, strict=True))
@@ -33,7 +33,7 @@ def mixture(available: Sequence[int], weights: Sequence[float]) -> list[int]:
 def lowest_of_both_sides(
     evaluated: NDArray[np.bool_], positions: NDArray[np.float64], amount: int
 ) -> NDArray[np.bool_]:
-    """Return the mask of ``amount`` documents: of each side its share, those with the lowest positions."""
+    """Return the mask of ``amount`` documents: from each side its share, those with the lowest positions."""
     of_eval = round(Fraction(amount * int(evaluated.sum()), max(len(positions), 1)))
     kept = np.zeros(len(positions), dtype=bool)
     for side, count in ((True, of_eval), (False, amount - of_eval)):

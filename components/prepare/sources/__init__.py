@@ -1,1 +1,1 @@
-"""Where documents come from: one module per kind of source, and ``opening`` that picks the right one."""
+"""Reads documents from every kind of source; ``opening`` picks the reader."""

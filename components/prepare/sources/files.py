@@ -1,15 +1,16 @@
-"""Documents from files: which reader reads which kind."""
+"""Reads documents from files with the reader for their kind."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document, Unreadable, printable
-from components.prepare.sources.pdf import read_pdf
-from components.prepare.sources.rows import MAX_DOCUMENT_BYTES, decoded
-from components.prepare.sources.tables import read_jsonl, read_parquet
-from components.prepare.sources.unreadable import unreadable
-from components.prepare.sources.webdataset_tar import read_webdataset
+from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.unreadable import unreadable
+from components.prepare.settings.source_settings import SourceSettings
+from components.prepare.sources.pages.pdf import read_pdf
+from components.prepare.sources.tables.json_lines import read_jsonl
+from components.prepare.sources.tables.parquet import read_parquet
+from components.prepare.sources.tables.rows import MAX_DOCUMENT_BYTES, decoded
+from components.prepare.sources.tables.webdataset_tar import read_webdataset
 
 FileReader = Callable[[Path, str, SourceSettings], Iterator[Document | Unreadable]]
 
@@ -17,7 +18,7 @@ FileReader = Callable[[Path, str, SourceSettings], Iterator[Document | Unreadabl
 def read_file(
     path: Path, name: str, settings: SourceSettings, reader: FileReader | None = None
 ) -> Iterator[Document | Unreadable]:
-    """Yield the documents of one file; ``name`` is its path relative to the source and starts every id.
+    """Yield the documents of one file; every id starts with ``name``, its path relative to the source.
 
     Raises:
         UserError: a named column is missing; the file or a part of it is broken and ``on_unreadable`` is ``stop``.

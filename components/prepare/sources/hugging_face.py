@@ -1,20 +1,20 @@
-"""Documents from a dataset on the Hugging Face hub, streamed."""
+"""Streams documents from a dataset on the Hugging Face hub."""
 
 from collections.abc import Iterator
 
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document
-from components.prepare.sources.rows import check_columns, document_of_row, named_columns
+from components.prepare.documents.document import Document
+from components.prepare.settings.source_settings import SourceSettings
+from components.prepare.sources.tables.rows import check_columns, document_of_row, named_columns
 from components.shared.digests import sha256_json
 from components.shared.errors import UserError
 from components.shared.models.hub import hub_is_reachable, named_refusals
 
 
 def read_hugging_face(name: str, settings: SourceSettings) -> Iterator[Document]:
-    """Yield the rows of ``settings.source_split``, in order, without downloading the whole dataset.
+    """Yield the rows of ``settings.source_split`` in order, without downloading the whole dataset.
 
     Raises:
-        UserError: no network, no such dataset, configuration, split or column, or a token that is refused.
+        UserError: no network, no such dataset, configuration, split or column, or a rejected token.
     """
     commit = _commit(name, settings)
     import datasets
@@ -26,7 +26,7 @@ def read_hugging_face(name: str, settings: SourceSettings) -> Iterator[Document]
         )
         if rows.column_names:
             check_columns(list(rows.column_names), settings, where=f"hf:{name}")
-            rows = rows.select_columns(named_columns(settings))  # else pictures and sounds would be decoded too
+            rows = rows.select_columns(named_columns(settings))  # otherwise pictures and sounds would be decoded too
         for number, row in enumerate(rows, start=1):
             yield document_of_row(row, f"{name}:{number}", settings)
     except (OSError, ValueError, DatasetsError) as error:
@@ -34,10 +34,10 @@ def read_hugging_face(name: str, settings: SourceSettings) -> Iterator[Document]
 
 
 def hugging_face_digest(name: str, settings: SourceSettings) -> str:
-    """Return a digest over the dataset's name and the commit that the revision stands for.
+    """Return a digest of the dataset's name and the commit that the revision resolves to.
 
     Raises:
-        UserError: no network, no such dataset, or a token that is refused.
+        UserError: no network, no such dataset, or a rejected token.
     """
     return sha256_json([name, _commit(name, settings), settings.source_name, settings.source_split])
 

@@ -1,4 +1,4 @@
-"""From the ``source`` setting to documents, and to a digest of what they are."""
+"""Reads the documents that the ``source`` setting names, and computes a digest of their content."""
 
 import hashlib
 import json
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import braceexpand
 
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document, Unreadable, printable
+from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.files import READERS, read_file
 from components.prepare.sources.hugging_face import hugging_face_digest, read_hugging_face
-from components.prepare.sources.images import IMAGE_SUFFIXES, read_image, text_beside
+from components.prepare.sources.pages.images import IMAGE_SUFFIXES, read_image, text_beside
 from components.prepare.sources.python_docs import python_docs_digest, read_python_docs
 from components.shared.digests import sha256_file
 from components.shared.errors import UserError
@@ -26,9 +26,9 @@ NamedFile = tuple[str, Path]
 
 
 def read_documents(settings: SourceSettings) -> Iterator[Document | Unreadable]:
-    """Yield the source's documents in a fixed order, at most ``max_documents``, and markers of what is no document.
+    """Yield the source's documents in a fixed order, at most ``max_documents``, and markers of unreadable input.
 
-    Memory does not grow with their number: a folder is listed one directory at a time, and files are streamed.
+    Memory use does not depend on their number: folders are listed one at a time, and files are streamed.
 
     Raises:
         UserError: the source does not exist, is empty or lacks a column; a part of it is broken and ``on_unreadable``
@@ -43,7 +43,7 @@ def read_documents(settings: SourceSettings) -> Iterator[Document | Unreadable]:
 
 
 def source_digest(settings: SourceSettings) -> str:
-    """Return a sha256 that changes when the source's content changes: of files, their names and bytes.
+    """Return a sha256 that changes if the source's content changes; for files, if a name or a byte changes.
 
     Raises:
         UserError: the source does not exist or cannot be read.
@@ -122,7 +122,7 @@ def _files_of_folder(root: Path, suffixes: Collection[str]) -> Iterator[NamedFil
 
 
 def _walk(root: Path, folder: Path, suffixes: Collection[str]) -> Iterator[NamedFile]:
-    """Yield the files below ``folder`` by name, folders among them; linked folders are not followed."""
+    """Yield the files below ``folder``, sorted by name with folders in between; linked folders are not followed."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries)

@@ -1,17 +1,17 @@
-"""The built-in source: the language reference topics that every Python installation carries."""
+"""Reads the built-in source: the language reference that every Python installation has."""
 
 import re
 from collections.abc import Iterator
 
-from components.prepare.sources.document import Document
+from components.prepare.documents.document import Document
 from components.shared.digests import sha256_json
 
-# Underlines of headings and borders of tables, e.g. "*****" and "+-----+-----+": drawings, not text.
+# Underlined headings and borders of tables, e.g. "*****" and "+-----+-----+", are not text.
 _RULE = re.compile(r"[\s|+]*[-=*~^]{4,}[-=*~^+|\s]*")
 
 
 def read_python_docs() -> Iterator[Document]:
-    """Yield one document per topic of ``pydoc_data``: its heading as title, its text without rules."""
+    """Yield one document per topic of ``pydoc_data``: its heading as title, its text without character-drawn rules."""
     from pydoc_data.topics import topics
 
     for name in sorted(topics):
@@ -21,5 +21,5 @@ def read_python_docs() -> Iterator[Document]:
 
 
 def python_docs_digest() -> str:
-    """Return the sha256 over all topics; it differs between versions of Python."""
+    """Return the sha256 of all topics; it differs between Python versions."""
     return sha256_json([[document.source_id, document.title, document.text] for document in read_python_docs()])

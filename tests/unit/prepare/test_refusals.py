@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from huggingface_hub import constants
 
-from components.prepare.source_settings import SourceSettings
+from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.hugging_face import read_hugging_face
 from components.prepare.sources.opening import source_digest
 from components.shared.errors import UserError

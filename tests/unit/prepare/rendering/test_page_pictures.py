@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from components.prepare.documents.document import PagePicture
 from components.prepare.rendering.page_pictures import PageError, load_page
-from components.prepare.sources.document import PagePicture
 from components.shared.models.standalone_inference import opened_page
 from tests.fixtures.pdf_files import one_page_pdf, pdf_with_picture, pdf_with_text, write_pdf
 

@@ -1,4 +1,4 @@
-"""Selecting documents: what is drawn of a text, which copies are found, who stands on which side, what is stored."""
+"""Selecting documents: cleaning, copies, sides of the split, and what is stored."""
 
 import hashlib
 import json
@@ -18,6 +18,7 @@ from fontTools.unicodedata import script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.prepare.documents.document import Document, PagePicture
 from components.prepare.selection.cleaning import clean_text
 from components.prepare.selection.document_store import (
     DOCUMENTS_PER_FILE,
@@ -40,8 +41,7 @@ from components.prepare.selection.selected_document import SelectedDocument
 from components.prepare.selection.selecting import SelectionSettings, select_documents
 from components.prepare.selection.selection_record import Selection
 from components.prepare.selection.splitting import lowest_of_both_sides, mixture, with_both_sides
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document, PagePicture
+from components.prepare.settings.source_settings import SourceSettings
 from components.shared.errors import UserError
 
 PERSIAN = "می‌خواهم کتاب‌های فارسی را بخوانم"
@@ -188,7 +188,7 @@ def test_runs_of_marks_are_cut_once_and_for_all(base: str, mark: str, times: int
 
 
 def test_what_is_hostile_to_slow_algorithms_is_cleaned_quickly() -> None:
-    # On the machine this was written on the five take 0.5 s; with square time each would take minutes.
+    # The five took 0.5 s on a development machine; in quadratic time each would take minutes.
     assert len(clean_text("a" + "\u0301\u0323" * 500_000 + "b")) < 40
     assert clean_text("a" + " " * 1_000_000 + "b \n").count(" ") == 1_000_000
     assert clean_text("a" + "\u200c\u200d" * 500_000 + "b") == "ab"
@@ -305,7 +305,7 @@ def test_bands_find_nine_of_ten_at_the_threshold(threshold: float) -> None:
 
 
 def test_the_recall_is_the_formula_s(tmp_path: Path) -> None:
-    """Pairs a little above the threshold of 0.8: by 1-(1-s^r)^b at least 0.947 of them are found."""
+    """Pairs slightly above the threshold of 0.8: by 1-(1-s^r)^b at least 0.947 of them are found."""
     originals = prose(300, length=230)
     copies = [changed(text, 4, seed=number) for number, text in enumerate(originals)]
     similarity = jaccard(shingles(fold(originals[0])), shingles(fold(copies[0])))
@@ -561,7 +561,7 @@ def test_the_same_documents_and_seed_give_the_same_bytes(tmp_path: Path) -> None
 
 
 def test_the_sides_are_those_of_earlier_versions() -> None:
-    """A document that stood on one side in a dataset of version 0.1 still stands there: its rule, written out."""
+    """A document stays on the side that it had in version 0.1; this repeats the rule of that version."""
     contents = [f"Document {number}\ntells of the FOX." for number in range(12)]
     keys = [f"3:document {number} tells of the fox." for number in range(12)]
     positions = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64 for key in keys]
@@ -579,7 +579,7 @@ contents_and_copies = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(contents_and_copies, contents_and_copies, st.integers(0, 3), st.booleans())
 def test_any_documents_in_any_order(first: list[Any], added: list[Any], seed: int, with_holdout: bool) -> None:
-    """Counts add up, no copy stands on the other side, and a document's side survives what is appended."""
+    """Counts add up, no copy is on the other side, and documents keep their side when others are appended."""
     holdout = documents_of(first[::3], "h") if with_holdout else None
     before, found = selected(documents_of(first), holdout=holdout, seed=seed)
     after, more = selected(documents_of(first + added), holdout=holdout, seed=seed)
@@ -692,7 +692,7 @@ def test_documents_are_not_written_over_others(tmp_path: Path) -> None:
     write_documents(tmp_path, [document])
     with pytest.raises(FileExistsError):
         write_documents(tmp_path, [document])
-    with pytest.raises(ValueError, match="document 1 stands at place 0"):
+    with pytest.raises(ValueError, match="document 1 is at position 0"):
         write_documents(tmp_path / "..", [replace(document, number=1)])
 
 

@@ -1,4 +1,4 @@
-"""Broken, huge and foreign files: what can be read is read, the rest stops the step or is counted by name."""
+"""Broken, huge and foreign files: what is readable is read, the rest stops the step or is counted by name."""
 
 import io
 import json
@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document, Unreadable
+from components.prepare.documents.document import Document, Unreadable
+from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.opening import read_documents
-from components.prepare.sources.rows import MAX_DOCUMENT_BYTES
+from components.prepare.sources.tables.rows import MAX_DOCUMENT_BYTES
 from components.shared.errors import UserError
 from tests.fixtures.pdf_files import pdf_with_text
 
@@ -155,7 +155,7 @@ def test_strings_that_are_not_utf8_lose_their_own_row_only(tmp_path: Path) -> No
     (tmp_path / "a.parquet").write_bytes(not_utf8())
     (tmp_path / "b.tar").write_bytes(tar_of([("1.txt", b"good"), ("2.txt", b"caf\xe9")]))
     (tmp_path / "c.txt").write_bytes(b"caf\xe9")
-    # bytes are no text: selection counts them as document_not_text
+    # bytes are not text: the selection counts them as document_not_text
     assert texts(read(tmp_path)) == ["good", b"caf\xe9", "fine", "good", b"caf\xe9", b"caf\xe9"]
 
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document, Unreadable
+from components.prepare.documents.document import Document, Unreadable
+from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.opening import read_documents, source_digest
-from components.prepare.sources.scan_text import ScanTextError, alto_text, hocr_text
+from components.prepare.sources.pages.scan_text import ScanTextError, alto_text, hocr_text
 from components.shared.errors import UserError
 from tests.fixtures.pdf_files import pdf_of_objects, pdf_with_password, pdf_with_text, write_pdf
 

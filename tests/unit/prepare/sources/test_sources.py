@@ -1,4 +1,4 @@
-"""Every kind of source, read through the prepare step, and what a broken one gets."""
+"""Every kind of source read through the prepare step, and the errors for broken ones."""
 
 import io
 import json
@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.prepare.config import PrepareConfig
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document
+from components.prepare.documents.document import Document
+from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.opening import read_documents
 from components.prepare.step import run
 from components.shared.datasets.shard_reader import ShardDataset

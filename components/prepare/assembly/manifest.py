@@ -1,9 +1,9 @@
-"""The manifest of a finished set of shards."""
+"""Builds the manifest of finished shards."""
 
 from collections.abc import Mapping, Sequence
 
 from components.prepare.config import PrepareConfig
-from components.prepare.drawing_log import DrawingRecord
+from components.prepare.drawing.drawing_log import DrawingRecord
 from components.prepare.typesetting.fonts import FontFace
 from components.shared.artifacts.dataset_manifest import DatasetManifest, Split, SplitIndex, manifest_digest
 from components.shared.digests import sha256_file, sha256_json
@@ -18,11 +18,11 @@ def build_manifest(
     documents: dict[Split, int],
     dropped: Mapping[str, int],
 ) -> DatasetManifest:
-    """Return the manifest over ``splits``, with the digest over its own content.
+    """Return the manifest of ``splits``, with a digest of its own content.
 
     Args:
         documents: split -> documents that have a page in the shards.
-        dropped: reason -> count of what is not in the shards.
+        dropped: reason -> count of everything that is not in the shards.
     """
     settings = config.data_settings()
     draft = DatasetManifest(
@@ -41,12 +41,12 @@ def build_manifest(
 
 
 def font_digests(faces: Sequence[FontFace]) -> dict[str, str]:
-    """Return the sha256 of each font file by the faces' names."""
+    """Return face name -> sha256 of its font file."""
     return {face.name: sha256_file(face.path) for face in faces}
 
 
 def page_counts(manifest: DatasetManifest) -> dict[str, float]:
-    """Return the numbers worth tracking: pages and documents per split, drops by reason."""
+    """Return the metrics to track: pages and documents per split, drops by reason."""
     return {
         **{f"{split}_pages": index.samples for split, index in manifest.splits.items()},
         **{f"{split}_documents": count for split, count in manifest.documents.items()},

@@ -1,4 +1,4 @@
-"""Documents drawn by worker processes: each writes its pages into a file of its own, only their places come back."""
+"""Draws documents in worker processes; each writes pages to its own file and returns only where they are."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,12 +7,12 @@ from itertools import islice
 from pathlib import Path
 
 from components.prepare.config import PrepareConfig
-from components.prepare.memory_reuse import keep_freed_memory
 from components.prepare.output.page_spool import PageFile, StoredPage
 from components.prepare.rendering.document_renderer import DocumentRenderer
 from components.prepare.selection.selected_document import SelectedDocument
 from components.prepare.typesetting.fonts import FontFace
-from components.prepare.worker_pool import WorkerPool
+from components.prepare.workers.memory_reuse import keep_freed_memory
+from components.prepare.workers.worker_pool import WorkerPool
 from components.shared.artifacts.dataset_manifest import Split
 
 _DOCUMENTS_PER_TASK = 16
@@ -20,7 +20,7 @@ _DOCUMENTS_PER_TASK = 16
 
 @dataclass(frozen=True)
 class Drawing:
-    """What all documents of one drawing have in common; ``folder`` is where the pages' files are made."""
+    """What all documents of one drawing share; the page files are written to ``folder``."""
 
     config: PrepareConfig
     faces: list[FontFace]
@@ -29,14 +29,14 @@ class Drawing:
 
 @dataclass(frozen=True)
 class DrawnDocument:
-    """What became of one document.
+    """The result for one document.
 
     Attributes:
-        number, split: the document's.
-        pages: order and place of each page that was drawn.
-        attempted: pages that it was cut into, drawn or not.
-        dropped: counts by reason of paragraphs, or of the whole document, that could not be set.
-        failed: order and reason of pages that could not be drawn.
+        number, split: those of the document.
+        pages: order and location of each drawn page.
+        attempted: number of pages that it was split into, drawn or not.
+        dropped: reason -> count of paragraphs (or 1 for the document) that could not be typeset.
+        failed: order and reason of each page that could not be drawn.
     """
 
     number: int
@@ -57,24 +57,24 @@ class _Task:
 def draw_documents(
     documents: Iterable[SelectedDocument], drawing: Drawing, order_limits: Mapping[Split, int], pool: WorkerPool
 ) -> Iterator[DrawnDocument]:
-    """Yield the drawn ``documents`` in their order, whatever the number of workers.
+    """Yield the drawn ``documents`` in order, whatever the number of workers.
 
     Args:
-        order_limits: read anew for every task: pages above the limit are counted and not drawn.
+        order_limits: read again for every task; pages above the limit are counted but not drawn.
 
     Raises:
-        UserError: a worker process died; names the documents that it may have been drawing.
+        UserError: a worker process died; names the documents that it was probably drawing.
     """
     try:
         for drawn in pool.map(_draw, _tasks(iter(documents), drawing, order_limits), _name):
             yield from drawn
     finally:
-        if workplace := _workplaces.pop(drawing.folder, None):  # with one worker it is this process's own
+        if workplace := _workplaces.pop(drawing.folder, None):  # with one worker, this process draws
             workplace.pages.close()
 
 
 def import_drawing() -> None:
-    """Do nothing: a process that is asked for this has imported what drawing needs."""
+    """Do nothing; calling this in a process makes it import what drawing needs."""
 
 
 def _tasks(
@@ -89,7 +89,7 @@ def _name(task: _Task) -> str:
 
 
 class _Workplace:
-    """What a process keeps between two tasks of one drawing."""
+    """What a process keeps between the tasks of one drawing."""
 
     def __init__(self, drawing: Drawing) -> None:
         keep_freed_memory()

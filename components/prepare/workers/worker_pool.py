@@ -1,4 +1,4 @@
-"""Work shared out to processes, handed back in order; with one worker it is done in this process."""
+"""Runs tasks in worker processes and returns results in order; a single worker is this process itself."""
 
 import multiprocessing
 import signal
@@ -15,7 +15,7 @@ from components.shared.errors import UserError
 from components.shared.telemetry.logs import configure_logs
 
 _TASKS_PER_WORKER = 3
-"""Tasks that wait for each worker: enough that none is idle, few enough that memory does not grow."""
+"""Tasks queued per worker: enough that none is idle, few enough that memory does not grow."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -24,11 +24,11 @@ Result = TypeVar("Result")
 class WorkerPool:
     """``workers`` processes; a context manager.
 
-    The processes start at once; until they have, which takes most of a second, this process does the work itself.
+    The processes start at once. Until they are ready (almost a second), this process does the work itself.
     """
 
     def __init__(self, workers: int, warm_up: Callable[[], object]) -> None:
-        """``warm_up`` (picklable) is what every process does first, such as to import what it needs."""
+        """``warm_up`` (picklable) is called first in every process, for example to import what it needs."""
         self.workers = workers
         self._warm_up = warm_up
         self._pool: ProcessPoolExecutor | None = None
@@ -36,7 +36,7 @@ class WorkerPool:
 
     def __enter__(self) -> Self:
         if self.workers > 1:
-            # Spawned, not forked: the progress bar's thread may hold a lock at the moment of a fork.
+            # Spawn, not fork: the thread of the progress bar may hold a lock during a fork.
             self._pool = ProcessPoolExecutor(
                 self.workers, multiprocessing.get_context("spawn"), configure_logs, ("prepare",)
             )
@@ -54,11 +54,11 @@ class WorkerPool:
     def map(
         self, function: Callable[[Task], Result], tasks: Iterable[Task], name: Callable[[Task], str]
     ) -> Iterator[Result]:
-        """Yield ``function(task)`` for each task, in the tasks' order; few tasks are taken ahead.
+        """Yield ``function(task)`` for each task in order; only a few tasks are read in advance.
 
         Args:
-            function: picklable, as its argument and result are.
-            name: says in an error which task it was about.
+            function: must be picklable, as must its argument and result.
+            name: names a task in error messages.
 
         Raises:
             UserError: a process died.
@@ -93,14 +93,14 @@ class WorkerPool:
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker process died (killed, out of memory, or a font that its libraries cannot read)",
-                where=f"{name(task)}, or soon behind" if task is not None else None,
+                where=f"{name(task)}, or shortly after" if task is not None else None,
                 mend="use fewer workers where memory is short, leave out unusual fonts, or draw with pillow",
             ) from error
 
 
 @contextmanager
 def _processes_that_ignore_ctrl_c() -> Iterator[None]:
-    """Let processes that start in the block inherit a blocked SIGINT: this process ends them, in order."""
+    """Block SIGINT for processes that start inside this context: this process ends them in an orderly way."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,4 +1,4 @@
-"""Documents from PDF files that were born digital: every page's text, and where its picture is."""
+"""Reads born-digital PDFs: the text of every page, and a reference to its picture."""
 
 import re
 from collections.abc import Iterator
@@ -7,28 +7,28 @@ from pathlib import Path
 import pypdfium2
 import pypdfium2.raw
 
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document, PagePicture, Unreadable, printable
-from components.prepare.sources.unreadable import unreadable
+from components.prepare.documents.document import Document, PagePicture, Unreadable, printable
+from components.prepare.documents.unreadable import unreadable
+from components.prepare.settings.source_settings import SourceSettings
 
-# PDFium's signs for a hyphen at a line's end, after which it joins the lines; on the page there is a hyphen.
+# PDFium writes these for a hyphen at the end of a line and joins the lines; the page shows a hyphen.
 _LINE_END_HYPHEN = re.compile("[\x02\ufffe](?:\r\n)?")
 
-# What Word writes for the bullets of the fonts Symbol and Wingdings.
+# Word's code points for the bullets of the fonts Symbol and Wingdings.
 _BULLETS = str.maketrans({"\uf0b7": "•", "\uf0a7": "▪", "\uf0d8": "➢", "\uf0fc": "✓"})
 
-# Control characters, private use and U+FFFD: glyphs are drawn there, and nobody knows which.
+# Control characters, private use and U+FFFD: a glyph is drawn, but its character is unknown.
 _NO_LETTER = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd\ufffe\uffff\ue000-\uf8ff\U000f0000-\U0010ffff]")
 
 
 def open_pdf(path: Path | str) -> pypdfium2.PdfDocument:
-    """Open a PDF; the file stays open as long as the document is referred to.
+    """Open a PDF; the file stays open as long as the document is referenced.
 
     Raises:
         pypdfium2.PdfiumError: not a PDF, broken, or encrypted with a password.
         OSError: the file cannot be read.
     """
-    # A file without pages leaves PDFium's last error as it was, perhaps another file's missing password: overwrite it.
+    # A file without pages does not reset PDFium's last error, which may be from another file: overwrite it.
     pypdfium2.raw.FPDF_LoadMemDocument(b"", 0, None)
     stream = open(path, "rb")  # noqa: SIM115, PTH123 - closed with the document; PDFium takes a path only as UTF-8
     try:
@@ -39,11 +39,11 @@ def open_pdf(path: Path | str) -> pypdfium2.PdfDocument:
 
 
 def read_pdf(path: Path, name: str, settings: SourceSettings) -> Iterator[Document | Unreadable]:
-    """Yield a PDF as one document with a picture per page; pages whose text is not to be trusted come as markers.
+    """Yield a PDF as one document with a picture per page, and a marker for each page whose text cannot be trusted.
 
-    A page's text is what PDFium finds inside the page's box, in the order in which the file draws it: that is the
-    reading order in files that word processors, browsers and TeX write. A page without text (a scan) keeps its place,
-    with an empty text. A page is left out where a font does not say which letter a glyph is.
+    The text of a page is what PDFium finds inside the page's box, in drawing order. This is the reading order in files
+    from word processors, browsers and TeX. A page without text (a scan) keeps its place with an empty text. A page is
+    left out if a font does not map its glyphs to characters.
     """
     where = printable(str(path))
     try:
@@ -64,7 +64,7 @@ def read_pdf(path: Path, name: str, settings: SourceSettings) -> Iterator[Docume
             yield unreadable(settings, page_id, f"a broken page ({error})", where=f"{where}, page {index + 1}")
             continue
         if unmapped:
-            problem = f"{unmapped} glyphs of fonts that do not say which letters they are"
+            problem = f"{unmapped} glyphs of fonts that do not map them to characters"
             yield Unreadable(page_id, problem, "page_text_unmapped")
             continue
         pictures.append(PagePicture(str(path.absolute()), index, text))
@@ -74,7 +74,7 @@ def read_pdf(path: Path, name: str, settings: SourceSettings) -> Iterator[Docume
 
 
 def _page_text(pdf: pypdfium2.PdfDocument, index: int) -> tuple[str, int]:
-    """Return a page's text, lines ended by ``\\n``, and how many of its glyphs have no letter."""
+    """Return the text of a page, with ``\\n`` as line break, and the number of glyphs without a character."""
     textpage = pdf[index].get_textpage()
     raw = textpage.get_text_bounded()
     text = _LINE_END_HYPHEN.sub("-\n", raw).replace("\r\n", "\n").replace("\r", "\n").translate(_BULLETS).strip()

@@ -1,4 +1,4 @@
-"""The text of a scanned page from the formats that OCR engines and archives write: ALTO and hOCR."""
+"""Reads the text of a scanned page from ALTO and hOCR, the formats of OCR engines and archives."""
 
 from collections.abc import Iterable
 
@@ -9,17 +9,17 @@ _HOCR_BLOCKS = ("ocr_par", "ocr_carea", "ocrx_block")
 
 
 class ScanTextError(Exception):
-    """A file that is not what its name says; says why."""
+    """The file does not have the format that its name says; the message says why."""
 
 
 def alto_text(content: bytes) -> str:
     """Return the text of an ALTO file (any version) of one page: a line per ``TextLine``, a blank line between blocks.
 
-    Blocks come in the order of the page's ``ReadingOrder`` (ALTO 4.3), else in the file's. What is drawn is returned:
-    a hyphen at a line's end stays, words are not joined across it.
+    Blocks are in the order of the page's ``ReadingOrder`` (ALTO 4.3), otherwise in file order. The text is what the
+    page shows: a hyphen at the end of a line stays, and words are not joined across lines.
 
     Raises:
-        ScanTextError: not XML, entities of its own, not ALTO, or not one page.
+        ScanTextError: not XML, declares entities, not ALTO, or not exactly one page.
     """
     root = _parsed_xml(content)
     if etree.QName(root).localname.lower() != "alto":
@@ -35,7 +35,7 @@ def hocr_text(content: bytes) -> str:
     """Return the text of an hOCR file of one page: a line per ``ocr_line``, a blank line between paragraphs.
 
     Raises:
-        ScanTextError: not UTF-8, not HTML, not one page, or without lines.
+        ScanTextError: not UTF-8, not HTML, not exactly one page, or without lines.
     """
     try:
         content.decode("utf-8")
@@ -60,7 +60,7 @@ def hocr_text(content: bytes) -> str:
 
 
 def _parsed_xml(content: bytes) -> etree._Element:
-    # libxml2 limits how far entities of attributes grow; those of elements would be left out, so none is accepted.
+    # libxml2 limits the expansion of entities in attributes but would drop those in elements: reject all of them.
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
     try:
         root = etree.fromstring(content, parser)
@@ -68,7 +68,7 @@ def _parsed_xml(content: bytes) -> etree._Element:
         raise ScanTextError(f"not XML ({error})") from error
     declared = root.getroottree().docinfo.internalDTD
     if declared is not None and any(True for _ in declared.iterentities()):
-        raise ScanTextError("it declares entities of its own, which are not expanded")
+        raise ScanTextError("it declares entities, which are not expanded")
     return root
 
 
@@ -76,18 +76,18 @@ def _in_reading_order(root: etree._Element, blocks: list[etree._Element]) -> lis
     places: dict[str, int] = {}
     for number, reference in enumerate(root.findall(".//{*}ReadingOrder//{*}ElementRef")):
         places.setdefault(reference.get("REF", ""), number)
-    return sorted(blocks, key=lambda block: _place(block, places))  # stable: blocks that are not named come last
+    return sorted(blocks, key=lambda block: _place(block, places))  # stable; blocks without a reference come last
 
 
 def _place(block: etree._Element, places: dict[str, int]) -> int:
-    """A block is where the order names it, a block around it, or the first of its lines."""
+    """Return the place that the reading order gives the block, a block around it, or the first of its lines."""
     around = [block, *block.iterancestors("{*}ComposedBlock"), *block.iter("{*}TextLine")]
     return next((places[name] for element in around if (name := element.get("ID", "")) in places), len(places))
 
 
 def _alto_line(line: etree._Element) -> str:
     children = [(etree.QName(child).localname, child) for child in line.iterchildren(tag=etree.Element)]
-    # Some writers leave the spaces out; where there are any, words without one between them stand close.
+    # Some writers omit all spaces. If there are any, words without a space between them are adjacent.
     between = "" if any(kind == "SP" for kind, _ in children) else " "
     text = ""
     for kind, child in children:

@@ -1,4 +1,4 @@
-"""What the drawing of a part of the documents leaves: pages in a spool, and a record of what became of the rest."""
+"""Collects the result of drawing a part of the documents: pages in a spool, and a record of everything else."""
 
 import heapq
 from collections import Counter
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.prepare.drawing import DrawnDocument
+from components.prepare.drawing.document_drawing import DrawnDocument
 from components.prepare.output.page_spool import MergedPages, PageSpool
 from components.shared.artifacts.dataset_manifest import Split
 from components.shared.errors import UserError
@@ -17,14 +17,14 @@ _MEND = "draw these pages again"
 
 
 class DrawingRecord(BaseModel):
-    """What a manifest says of the drawing.
+    """What the manifest needs to know about a drawing.
 
     Attributes:
-        partition, partitions: which part of the documents it was.
+        partition, partitions: which part of the documents was drawn.
         layout_engine: the text engine's name and versions.
         fonts: file name -> sha256.
-        attempted: split -> pages that were composed, drawn or not.
-        dropped: reason -> count of what does not depend on the page limits.
+        attempted: split -> number of pages, drawn or not.
+        dropped: reason -> count; only what does not depend on the page limits.
         failed: split, order and reason of each page that could not be drawn.
     """
 
@@ -40,11 +40,11 @@ class DrawingRecord(BaseModel):
 
 
 class DrawingLog:
-    """Keeps account of drawn documents; with page limits, tells which pages need not be drawn any more.
+    """Records drawn documents and, with page limits, says which pages no longer need to be drawn.
 
     Args:
-        folder: the pages' files are in it; ``finish`` completes it.
-        limits: the most pages to keep of each split; None: all.
+        folder: holds the page files; ``finish`` completes it.
+        limits: split -> maximum number of pages to keep; None: all.
     """
 
     def __init__(self, folder: Path, limits: Mapping[Split, int | None]) -> None:
@@ -53,13 +53,13 @@ class DrawingLog:
         self._limits = {split: limit for split, limit in limits.items() if limit is not None}
         self._kept: dict[Split, list[int]] = {split: [] for split in self._limits}
         self.order_limits: dict[Split, int] = {}
-        """split -> highest order that can still be kept; it only falls"""
+        """split -> highest order that can still be kept; it only decreases"""
         self._attempted: Counter[Split] = Counter()
         self._dropped: Counter[str] = Counter()
         self._failed: list[tuple[Split, int, str]] = []
 
     def take(self, document: DrawnDocument) -> None:
-        """Note where a document's pages are, and what became of the rest."""
+        """Record where the pages of a document are, and what happened to the others."""
         self._attempted[document.split] += document.attempted
         self._dropped.update(document.dropped)
         self._failed += [(document.split, order, reason) for order, reason in document.failed]
@@ -93,10 +93,10 @@ class DrawingLog:
 
 
 def read_drawing_record(folder: Path) -> DrawingRecord:
-    """Read what ``DrawingLog.finish`` wrote.
+    """Read the record that ``DrawingLog.finish`` wrote.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no record, or it is damaged.
     """
     path = folder / _RECORD_FILE
     try:
@@ -106,22 +106,22 @@ def read_drawing_record(folder: Path) -> DrawingRecord:
             f"no finished drawing ({error.strerror})", where=str(path), mend="draw these pages again"
         ) from error
     except ValidationError as error:
-        raise UserError("a damaged record of a drawing", where=str(path), mend=_MEND) from error
+        raise UserError("the record of the drawing is damaged", where=str(path), mend=_MEND) from error
 
 
 def dropped_pages(
     records: Sequence[DrawingRecord], kept: Mapping[Split, MergedPages], limits: Mapping[Split, int | None]
 ) -> Counter[str]:
-    """Return the counts by reason of all that is not in the shards.
+    """Return reason -> count for everything that is not in the shards.
 
-    A page above its split's limit counts as ``page_over_max_<split>_pages``, also where it was tried and failed:
-    which of those are tried depends on the processes' pace, and the counts must not.
+    A page above its split's limit counts as ``page_over_max_<split>_pages`` even if it was tried and failed: which of
+    these pages are tried depends on timing, and the counts must not.
     """
     dropped: Counter[str] = Counter()
     for record in records:
         dropped.update(record.dropped)
     for split, pages in kept.items():
-        # Pages are left out by their order only where there were more than the limit.
+        # The order decides only if there were more pages than the limit.
         limit = pages.highest_order if limits[split] is not None and len(pages) == limits[split] else None
         failures = [
             reason

@@ -1,13 +1,13 @@
-"""Documents from scans: a folder of pictures with their texts beside them."""
+"""Reads scans: pictures with their text files beside them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document, PagePicture, Unreadable, printable
-from components.prepare.sources.rows import MAX_DOCUMENT_BYTES, decoded
-from components.prepare.sources.scan_text import ScanTextError, alto_text, hocr_text
-from components.prepare.sources.unreadable import unreadable
+from components.prepare.documents.document import Document, PagePicture, Unreadable, printable
+from components.prepare.documents.unreadable import unreadable
+from components.prepare.settings.source_settings import SourceSettings
+from components.prepare.sources.pages.scan_text import ScanTextError, alto_text, hocr_text
+from components.prepare.sources.tables.rows import MAX_DOCUMENT_BYTES, decoded
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
@@ -19,8 +19,8 @@ _TEXT_READERS: dict[str, Callable[[bytes], str | bytes]] = {
     ".hocr": hocr_text,
     ".html": hocr_text,
 }
-"""What may stand beside a picture, in the order in which it is looked for; ``.gt.txt`` is what OCR-D, Kraken and
-Tesseract's training call a line's or page's true text."""
+"""The text files that are searched for beside a picture, in order; ``.gt.txt`` is the name for ground truth in OCR-D,
+Kraken and Tesseract's training."""
 
 
 def read_image(path: Path, name: str, settings: SourceSettings) -> Iterator[Document | Unreadable]:
@@ -38,7 +38,7 @@ def read_image(path: Path, name: str, settings: SourceSettings) -> Iterator[Docu
     except ScanTextError as error:
         yield unreadable(settings, name, f"{text_path.name}: {error}", where=printable(str(text_path)))
         return
-    if isinstance(text, bytes):  # not UTF-8: dropped and counted as document_not_text
+    if isinstance(text, bytes):  # not UTF-8: dropped later and counted as document_not_text
         yield Document(name, text, lang=settings.lang)
         return
     text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -47,7 +47,7 @@ def read_image(path: Path, name: str, settings: SourceSettings) -> Iterator[Docu
 
 
 def text_beside(path: Path) -> tuple[str, Path] | None:
-    """Return the kind and the path of the text that belongs to a picture; None where there is none."""
+    """Return the suffix and path of the text file that belongs to a picture; None if there is none."""
     for suffix in _TEXT_READERS:
         candidate = path.with_name(path.stem + suffix)
         if candidate.is_file():

@@ -1,63 +1,23 @@
-"""Documents from tables: JSON lines and Parquet, read row by row."""
+"""Reads documents from Parquet files."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document, Unreadable, printable
-from components.prepare.sources.rows import (
-    MAX_DOCUMENT_BYTES,
-    RowError,
-    check_columns,
-    decoded,
-    document_of_row,
-    json_row,
-    named_columns,
-)
-from components.prepare.sources.unreadable import unreadable
+from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.unreadable import unreadable
+from components.prepare.settings.source_settings import SourceSettings
+from components.prepare.sources.tables.rows import check_columns, decoded, document_of_row, named_columns
 
 _ROWS_PER_BATCH = 64
 _BUFFER_BYTES = 2**20
 
 
-def read_jsonl(path: Path, name: str, settings: SourceSettings) -> Iterator[Document | Unreadable]:
-    """Yield one document per line that is not blank; ids are ``name:LINE``, counted from 1."""
-    checked = False
-    with path.open("rb") as stream:
-        for number, line in _lines(stream):
-            source_id, where = f"{name}:{number}", printable(f"{path}, line {number}")
-            if line is None:
-                yield Unreadable(source_id, f"a line of more than {MAX_DOCUMENT_BYTES} bytes", "document_too_long")
-                continue
-            try:
-                row = json_row(line)
-            except RowError as error:
-                yield unreadable(settings, source_id, str(error), where=where)
-                continue
-            if not checked:
-                check_columns(list(row), settings, where)
-                checked = True
-            yield document_of_row(row, source_id, settings)
-
-
-def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Number the lines from 1; None stands for one that is too long, which is read past in parts."""
-    number = 0
-    while line := stream.readline(MAX_DOCUMENT_BYTES):
-        number += 1
-        if len(line) == MAX_DOCUMENT_BYTES and not line.endswith(b"\n"):
-            while line and not line.endswith(b"\n"):
-                line = stream.readline(_BUFFER_BYTES)
-            yield number, None
-        elif not line.isspace():
-            yield number, line
-
-
 def read_parquet(path: Path, name: str, settings: SourceSettings) -> Iterator[Document | Unreadable]:
     """Yield one document per row; ids are ``name:ROW``, counted from 1. Only the named columns are read.
 
-    Where a row group is damaged, its rows up to there come, one marker for the others, and the next group.
+    If a row group is damaged, its rows before the damage come first, then one marker for the others, then the next
+    group.
     """
     import pyarrow
     import pyarrow.parquet
@@ -65,7 +25,7 @@ def read_parquet(path: Path, name: str, settings: SourceSettings) -> Iterator[Do
     broken = (pyarrow.ArrowException, OSError, ValueError)
     where, mend = printable(str(path)), "make or copy the file again"
     try:
-        # A buffer instead of whole column chunks: memory does not grow with the size of the row groups.
+        # Read through a buffer, not whole column chunks, so that memory does not depend on the size of row groups.
         table = pyarrow.parquet.ParquetFile(
             path, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
         )
@@ -82,7 +42,7 @@ def read_parquet(path: Path, name: str, settings: SourceSettings) -> Iterator[Do
                     number += 1
                     yield document_of_row(row, f"{name}:{number}", settings)
                 if number != end:
-                    raise ValueError("their number is not what the file's footer says")
+                    raise ValueError("the number of rows differs from the footer")
             except broken as error:
                 problem = f"rows {number + 1} to {end} are damaged ({error})"
                 yield unreadable(settings, f"{name}:{number + 1}", problem, where=where, mend=mend)
@@ -100,7 +60,7 @@ def _rows_of_group(table: Any, group: int, columns: list[str]) -> Iterator[dict[
 def _rows(batch: Any) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = batch.to_pylist()
-    except UnicodeDecodeError:  # Parquet does not promise that its strings are UTF-8: keep the rows that are
+    except UnicodeDecodeError:  # Parquet does not enforce UTF-8: keep the rows that are valid
         columns = {name: _decoded_column(batch.column(name)) for name in batch.schema.names}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return rows

@@ -1,4 +1,4 @@
-"""Documents from WebDataset shards: tar files whose members of the same key are one sample."""
+"""Reads documents from WebDataset shards: tar files in which the members with the same key form a sample."""
 
 import re
 import tarfile
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document, Unreadable, printable
-from components.prepare.sources.rows import (
+from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.unreadable import unreadable
+from components.prepare.settings.source_settings import SourceSettings
+from components.prepare.sources.tables.rows import (
     MAX_DOCUMENT_BYTES,
     RowError,
     check_columns,
@@ -16,18 +17,17 @@ from components.prepare.sources.rows import (
     document_of_row,
     json_row,
 )
-from components.prepare.sources.unreadable import unreadable
 
-# WebDataset's rule: the key ends at the first dot of the file's name, folders belong to the key.
+# WebDataset's rule: the key ends at the first dot of the file name and includes the folders.
 _KEY_AND_SUFFIX = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 
-# What tarfile was seen to raise on damaged headers, besides its own errors.
+# Errors that tarfile raised for damaged headers, besides its own.
 _TAR_ERRORS = (tarfile.TarError, OSError, ValueError, EOFError, LookupError, OverflowError, RecursionError)
 
 
 @dataclass
 class _Sample:
-    """One key's members: the contents of ``json`` and ``txt``; None where a member is too large to be read."""
+    """The members with one key: contents of ``json`` and ``txt``; None if a member is too large to be read."""
 
     key: str
     suffixes: set[str] = field(default_factory=set)
@@ -37,8 +37,8 @@ class _Sample:
 def read_webdataset(path: Path, name: str, settings: SourceSettings) -> Iterator[Document | Unreadable]:
     """Yield one document per sample: the fields of its ``.json`` member, else its ``.txt``; ids are ``name:KEY``.
 
-    Pictures in a shard are passed over without being read. Of a shard that is cut off, the samples that are surely
-    whole come first, then what is wrong with it.
+    Pictures in a shard are not read. If a shard is cut off, the samples that are certainly complete come first, then a
+    marker.
     """
     samples = _samples(path)
     while True:
@@ -74,7 +74,7 @@ def _document(sample: _Sample, path: Path, name: str, settings: SourceSettings) 
 
 
 def _samples(path: Path) -> Iterator[_Sample]:
-    """Yield the samples in the shard's order, the last one only if the archive ends as it should."""
+    """Yield the samples in the order of the shard; the last one only if the archive ends properly."""
     sample: _Sample | None = None
     with tarfile.open(path, "r:") as archive:
         for member in _members(archive):
@@ -99,10 +99,10 @@ def _samples(path: Path) -> Iterator[_Sample]:
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     before = -1
     while (member := archive.next()) is not None:
-        if archive.offset <= before:  # a negative size leads tarfile back, without end
+        if archive.offset <= before:  # with a negative size, tarfile would loop forever
             raise tarfile.ReadError(f"a member of negative size at byte {member.offset}")
         before = archive.offset
-        archive.members = []  # type: ignore[attr-defined] # tarfile would keep every header, about 1 kB each
+        archive.members = []  # type: ignore[attr-defined] # tarfile would keep every header (about 1 kB each)
         yield member
 
 
@@ -110,7 +110,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
     if member.size > MAX_DOCUMENT_BYTES:
         return None
     stream = archive.extractfile(member)
-    assert stream is not None  # a file is no link
+    assert stream is not None  # true for regular files
     content = stream.read()
     if len(content) != member.size:
         raise tarfile.ReadError("unexpected end of data")
@@ -118,7 +118,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
-    """tarfile takes a broken header, or the end of a file that was cut off, for the archive's end: look further."""
+    """Raise if tarfile stopped at a broken header or at the end of a truncated file instead of the archive's end."""
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:

@@ -1,4 +1,4 @@
-"""All sources of one dataset together: the mixture, and the holdout."""
+"""Reads all sources of a dataset: the mixture and the holdout."""
 
 from functools import partial
 from pathlib import Path
@@ -8,13 +8,16 @@ from components.prepare.selection.candidate import ExaminationTask
 from components.prepare.selection.selecting import SelectionSettings, select_documents
 from components.prepare.selection.selection_record import Selection
 from components.prepare.sources.opening import read_documents, source_digest
-from components.prepare.worker_pool import WorkerPool
+from components.prepare.workers.worker_pool import WorkerPool
 from components.shared.digests import sha256_json
 from components.shared.telemetry.progress import track
 
+SOURCE_DIGEST_FILE = "source_digest.txt"
+"""In the selection's folder, because the machine that assembles may not see the source."""
+
 
 def sources_digest(config: PrepareConfig) -> str:
-    """Return a sha256 that changes when the content of any source changes.
+    """Return a sha256 that changes if the content of any source changes.
 
     Raises:
         UserError: a source does not exist or cannot be read.
@@ -24,7 +27,7 @@ def sources_digest(config: PrepareConfig) -> str:
 
 
 def select_from_sources(config: PrepareConfig, folder: Path, pool: WorkerPool) -> Selection:
-    """Read all sources and store the selected documents in ``folder``, with the help of ``pool``.
+    """Read all sources and store the selected documents in ``folder``, using the processes of ``pool``.
 
     Raises:
         UserError: a source does not exist, is empty, unreadable or lacks a column.

@@ -1,22 +1,22 @@
-"""One row of a table, whatever file it stands in, as a document."""
+"""Converts a table row from any kind of file to a document."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from components.prepare.source_settings import SourceSettings
-from components.prepare.sources.document import Document
+from components.prepare.documents.document import Document
+from components.prepare.settings.source_settings import SourceSettings
 from components.shared.errors import UserError
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
-"""Longer text files, lines and members are not read but counted as ``document_too_long``. Sixty-four times the
-characters that a document may have by default, so that this limit is about memory alone."""
+"""Longer text files, lines and members are not read but counted as ``document_too_long``. This is 64 times the default
+of ``max_document_characters``, so the limit only protects memory."""
 
 _COLUMN_OPTIONS = ("text_column", "title_column", "target_column", "lang_column")
 
 
 class RowError(Exception):
-    """A line or member that is no row; says why."""
+    """A line or member is not a valid row; the message says why."""
 
 
 def named_columns(settings: SourceSettings) -> list[str]:
@@ -26,10 +26,10 @@ def named_columns(settings: SourceSettings) -> list[str]:
 
 
 def check_columns(present: list[str], settings: SourceSettings, where: str) -> None:
-    """Compare a table's columns with the ones that the settings name.
+    """Check that a table has the columns that the settings name.
 
     Raises:
-        UserError: names the missing column and those that there are.
+        UserError: a column is missing; lists the existing ones.
     """
     for option in _COLUMN_OPTIONS:
         column = getattr(settings, option)
@@ -42,7 +42,7 @@ def check_columns(present: list[str], settings: SourceSettings, where: str) -> N
 
 
 def json_row(content: bytes) -> dict[str, Any]:
-    """Return the JSON object that ``content`` holds.
+    """Return the JSON object in ``content``.
 
     Raises:
         RowError: not JSON, not UTF-8, nested too deep, or not an object.
@@ -57,9 +57,9 @@ def json_row(content: bytes) -> dict[str, Any]:
 
 
 def document_of_row(row: Mapping[str, Any], source_id: str, settings: SourceSettings) -> Document:
-    """Return the document of one table row; a missing or null text is dropped later as empty.
+    """Return the document of one table row; a missing or null text becomes "", which is dropped later.
 
-    Titles, summaries and languages that are no strings count as missing.
+    Titles, summaries and languages that are not strings count as missing.
     """
     text = row.get(settings.text_column)
     return Document(
@@ -72,7 +72,7 @@ def document_of_row(row: Mapping[str, Any], source_id: str, settings: SourceSett
 
 
 def decoded(content: bytes) -> str | bytes:
-    """Return ``content`` as text without a byte order mark, or as it is where it is not UTF-8."""
+    """Return ``content`` as text without a byte order mark, or unchanged if it is not UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -1,0 +1,1 @@
+"""Shards, manifest and preview from the drawn pages."""

@@ -1,0 +1,63 @@
+"""The document that every source yields, and the marker for an input that gives none."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PagePicture:
+    """A page that already exists as a picture: a page of a PDF, or a scan.
+
+    Attributes:
+        path: the PDF or image file, absolute.
+        page_index: page number in a PDF, from 0; None for an image file.
+        text: the text on the page, in reading order; lines are separated by ``\\n``.
+    """
+
+    path: str
+    page_index: int | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """A named text, or pages that already exist as pictures.
+
+    Attributes:
+        source_id: unique within its source, e.g. ``"guide.md"`` or ``"rows.jsonl:17"``.
+        text: the raw value; anything but a string is dropped later and counted as ``document_not_text``. A document
+            of page pictures has the texts of its pages, joined by blank lines.
+        title: drawn above the text, if there is one.
+        lang: a BCP 47 tag; ``"und"`` if the source names none.
+        target: task ``summarize``: the summary; None if the row has none.
+        pictures: the pages, if they are taken as they are instead of being drawn.
+    """
+
+    source_id: str
+    text: Any
+    title: str | None = None
+    lang: str = "und"
+    target: str | None = None
+    pictures: tuple[PagePicture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file, row, member or page that gives no document; the selection counts it and logs its name.
+
+    Attributes:
+        source_id: named like a document's, e.g. ``"below/report.pdf"`` or ``"rows.jsonl:17"``.
+        problem: what is wrong, in words.
+        reason: the reason that it is counted under: ``file_unreadable``, ``document_too_long`` (too large to be read),
+            ``document_without_text`` (a scan without a text beside it) or ``page_text_unmapped`` (a PDF page whose
+            fonts do not map glyphs to characters).
+    """
+
+    source_id: str
+    problem: str
+    reason: str = "file_unreadable"
+
+
+def printable(name: str) -> str:
+    """Return the name of a file or member as text that can be encoded; bytes that are not UTF-8 become ``\\udcXX``."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,1 @@
+"""Documents that exist as pictures: PDFs, and scans with their texts beside them."""

@@ -1,0 +1,1 @@
+"""Documents from the rows of files: JSON lines, Parquet, WebDataset shards."""

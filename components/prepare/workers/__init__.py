@@ -1,0 +1,1 @@
+"""Processes that share the work, and what each of them sets up."""
