@@ -133,7 +133,7 @@ def test_the_next_times_are_in_the_schedulers_zone() -> None:
         ("61 3 * * *", "UTC", "not a cron expression (Bad minute)"),
         ("0 3 31 2 *", "UTC", "not a cron expression"),
         ("0 3 * * 5#2", "UTC", "nor the n-th (#) day"),
-        ("0 3 L * *", "UTC", "no last (L)"),
+        ("0 3 L * *", "UTC", "the last (L)"),
         ("0 3 */2 * 5", "UTC", "cannot be combined"),
         ("0 3 * * 1", "Mars/Phobos", "--timezone Mars/Phobos: no such time zone"),
         # The first of a month at midnight is the last of another one in UTC.
