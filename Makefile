@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+INSTALLED_TESTS := .venv/.installed-with-tests
 
 RANDOM_PASSWORD = $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))'
 
@@ -12,30 +13,31 @@ RANDOM_PASSWORD = $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))
 help: ## show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
 
-# torch first: with it installed, no other package pulls in another build of it.
+# PYTHON=python3.12 takes another Python; TORCH_CPU_INDEX=URL an index of torch's CPU builds: images/install-environment.sh
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else 0'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	PYTHON=$(PYTHON) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) images/install-environment.sh
 	touch $@
 
-install: $(INSTALLED) ## create .venv and install everything into it
+$(INSTALLED_TESTS): pyproject.toml constraints.txt
+	PYTHON=$(PYTHON) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) images/install-environment.sh test
+	touch $(INSTALLED) $@
+
+install: $(INSTALLED_TESTS) ## create .venv and install everything into it, for tests too
 
 quickstart: $(INSTALLED) ## run the whole pipeline on Python's own documentation, on this machine
 	$(BIN)/deepsynth run
 
 # A file's tests stay in one process, which shares their fixtures; in order, since the longest files come first.
-test: $(INSTALLED) lint ## lint, check types, run the tests
+test: $(INSTALLED_TESTS) lint ## lint, check types, run the tests
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-docker: $(INSTALLED) ## build the images, run the pipeline in them; root needs no running engine: the tests start one
+test-docker: $(INSTALLED_TESTS) ## build the images, run the pipeline in them; root needs no running engine: the tests start one
 	$(BIN)/python -m pytest -m docker tests/docker
 
-test-slow: $(INSTALLED) ## run the tests that `make test` leaves out: whole runs, resumed trainings, memory estimates
+test-slow: $(INSTALLED_TESTS) ## run the tests that `make test` leaves out: whole runs, resumed trainings, memory estimates
 	$(BIN)/python -m pytest -m slow
 
-lint: $(INSTALLED) ## ruff and mypy
+lint: $(INSTALLED_TESTS) ## ruff and mypy
 	$(BIN)/ruff check components pipelines tests docs
 	$(BIN)/ruff format --check components pipelines tests docs
 	$(BIN)/mypy
