@@ -2,12 +2,10 @@
 
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel
-
-from components.benchmark.config import Contender
-from components.benchmark.contender import Measurement
+from components.shared.artifacts.benchmark_report import Contender, ContenderRow, Measurement, Ratio, Spread
 
 Kind = Literal["cost", "gain"]
 Figure = Callable[[Measurement], float | list[float] | None]
@@ -22,7 +20,7 @@ _Pair = tuple[Measurement, Measurement]
 
 
 def _memory(kind: str) -> Figure:
-    return lambda run: run.peak_memory_bytes[kind] if run.peak_memory_bytes else None
+    return lambda run: getattr(run.peak_memory_bytes, kind, None)
 
 
 QUANTITIES: tuple[_Quantity, ...] = (
@@ -51,48 +49,14 @@ _ROW_ONLY: tuple[_Quantity, ...] = (
 )
 
 
-class Spread(BaseModel):
-    """Values of one quantity: over the repeats, and over the repetitions inside of one where there are such."""
-
-    median: float
-    lowest: float
-    highest: float
-    values: list[float]
-
-
-class Ratio(Spread):
-    """One quantity's ratio of the contenders, one value per pair of runs: above 1 unsloth is the better one."""
-
-    quantity: str
-    baseline: Contender
-    formula: str
-    """such as ``standard / unsloth``"""
-
-
-class ContenderRow(BaseModel):
-    """One contender over all of its repeats."""
-
-    contender: Contender
-    status: Literal["ok", "skipped", "failed"]
-    """``ok`` where at least one repeat ended well"""
-    reason: str | None = None
-    runs: int
-    """repeats that ended well"""
-    figures: dict[str, Spread]
-    """by quantity; one that was not measured is not there"""
-    missing: dict[str, str]
-    """probe -> why there is no figure"""
-
-
-class Comparison(BaseModel):
-    """The content of ``benchmark.json`` below its settings."""
+@dataclass(frozen=True)
+class Comparison:
+    """The figures of ``benchmark.json``; see ``BenchmarkReport``."""
 
     contenders: list[ContenderRow]
     measurements: list[Measurement]
     ratios: list[Ratio]
-    """empty unless both contenders ran"""
     notes: list[str]
-    """what a reader must know before quoting a ratio"""
 
 
 def compare(measurements: list[Measurement]) -> Comparison:
@@ -129,9 +93,7 @@ def _row(contender: Contender, runs: list[Measurement]) -> ContenderRow:
     for name, _, figure in (*QUANTITIES, *_ROW_ONLY):
         if values := [value for run in ok for value in _listed(figure(run))]:
             figures[name] = Spread(**_spread(values))
-    missing = {
-        name: str(result.get("reason")) for run in ok for name, result in run.probes.items() if result["status"] != "ok"
-    }
+    missing = {name: str(result.reason) for run in ok for name, result in run.probes.items() if result.status != "ok"}
     first = ok[0] if ok else runs[0]
     return ContenderRow(
         contender=contender,
@@ -195,11 +157,11 @@ def _notes(measurements: list[Measurement], pairs: list[_Pair]) -> list[str]:
     notes += [
         f"{run.contender}: its generation cannot be recorded ({reason})"
         for run in measurements
-        if (reason := run.probes.get("generation", {}).get("not_recorded"))
+        if (generation := run.probes.get("generation")) and (reason := generation.figure("not_recorded"))
     ]
     for run in measurements:
-        context = run.probes.get("longest_context", {})
-        if (positions := context.get("model_positions")) and (run.longest_context or 0) > positions:
+        context = run.probes.get("longest_context")
+        if context and (positions := context.figure("model_positions")) and (run.longest_context or 0) > positions:
             notes.append(
                 f"{run.contender}: the longest context is what the memory holds; the model has {positions:,} positions"
             )

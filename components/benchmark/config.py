@@ -1,13 +1,12 @@
 """The benchmark step's interface."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from components.shared.artifacts.benchmark_report import Contender
 from components.shared.programs.step_config import StepConfig
-
-Contender = Literal["standard", "unsloth", "stock"]
 
 _SET_BY_THE_BENCHMARK = {"dataset_dir", "base_model", "output_dir", "backend", "max_steps", "logging_steps"}
 

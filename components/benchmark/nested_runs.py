@@ -5,20 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from components.benchmark.comparison import Comparison, ContenderRow
-from components.benchmark.contender import Measurement
+from components.shared.artifacts.benchmark_report import BenchmarkReport, ContenderRow, Measurement
 from components.shared.tracking.step_run import TrackedRun, step_run
 
 _ATTACH = "MLFLOW_RUN_ID"
 
 
-def log_contenders(tracked: TrackedRun, comparison: Comparison, parameters: dict[str, Any]) -> None:
+def log_contenders(tracked: TrackedRun, report: BenchmarkReport, parameters: dict[str, Any]) -> None:
     """Log each contender's medians, and its first run's losses and step times, as a run of its own."""
     if tracked.run_id is None:
         return
     with _attached_to(tracked.run_id):
-        for row in comparison.contenders:
-            runs = [run for run in comparison.measurements if run.contender == row.contender]
+        for row in report.contenders:
+            runs = [run for run in report.measurements if run.contender == row.contender]
             _log_contender(row, runs, parameters)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from components.benchmark.comparison import Comparison
 from components.benchmark.config import BenchmarkConfig
 from components.benchmark.plots import COLOURS, plots
+from components.shared.artifacts.benchmark_report import BenchmarkReport
 
 _TEMPLATE = Path(__file__).with_name("benchmark.html.jinja")
 
@@ -45,7 +45,7 @@ _COUNTS = {"largest_batch", "longest_context"}
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
-def benchmark_page(config: BenchmarkConfig, comparison: Comparison) -> str:
+def benchmark_page(config: BenchmarkConfig, comparison: BenchmarkReport) -> str:
     """Return the page's HTML."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

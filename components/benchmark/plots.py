@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from components.benchmark.contender import Measurement
+from components.shared.artifacts.benchmark_report import Measurement
 
 # The same in light and dark: each has a contrast of at least 3 to white and to #16191d.
 COLOURS = {"standard": "#c2741a", "unsloth": "#2f80d8", "stock": "#8a6fb8"}
@@ -26,7 +26,7 @@ def plots(runs: list[Measurement], warmup_steps: int) -> list[tuple[str, str]]:
         ("Seconds per optimizer step: each steady step is a dot, the bar is their median.", step_times),
         ("Losses, step by step, of each run.", _losses),
     ]
-    if any(run.peak_memory_bytes and run.peak_memory_bytes["allocated"] for run in runs):
+    if any(run.peak_memory_bytes and run.peak_memory_bytes.allocated for run in runs):
         drawn.append(("Peak device memory while training: allocated (full) and reserved (pale).", _memory))
     return [(caption, _svg(name, draw, runs)) for name, (caption, draw) in enumerate(drawn)]
 
@@ -43,9 +43,10 @@ def _step_times(axes: Any, runs: list[Measurement], warmup_steps: int) -> None:
 
 def _memory(axes: Any, runs: list[Measurement]) -> None:
     for row, run in enumerate(runs):
-        peak = run.peak_memory_bytes or {}
-        axes.barh(row, (peak.get("reserved") or 0) / _GIB, color=COLOURS[run.contender], height=0.6, alpha=0.35)
-        axes.barh(row, (peak.get("allocated") or 0) / _GIB, color=COLOURS[run.contender], height=0.6)
+        peak = run.peak_memory_bytes
+        reserved, allocated = (peak.reserved or 0, peak.allocated or 0) if peak else (0, 0)
+        axes.barh(row, reserved / _GIB, color=COLOURS[run.contender], height=0.6, alpha=0.35)
+        axes.barh(row, allocated / _GIB, color=COLOURS[run.contender], height=0.6)
     _name_rows(axes, runs)
     axes.set_xlabel("GiB", color=_INK)
 

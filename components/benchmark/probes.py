@@ -7,6 +7,7 @@ from typing import Any
 
 from components.benchmark.config import BenchmarkConfig
 from components.benchmark.module_process import run_module, seconds_until
+from components.shared.artifacts.benchmark_report import ProbeResult
 from components.shared.scoring.edit_counts import character_edits, error_rate
 from components.shared.scoring.text_normalization import Profile, normalizer
 
@@ -39,7 +40,7 @@ def probe(
 
 def probe_figures(probes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the fields of ``Measurement`` that the raw results hold; those of a part that is not ``ok`` stay None."""
-    figures: dict[str, Any] = {"probes": probes}
+    figures: dict[str, Any] = {"probes": {name: ProbeResult(**result) for name, result in probes.items()}}
     if (reading := probes["reading"])["status"] == "ok":
         figures["cer"] = character_error_rate(reading["labels"], reading["texts"])
     if (generation := probes["generation"])["status"] == "ok":

@@ -1,16 +1,16 @@
 """The benchmark step: let the contenders take turns, compare what they measured, write the report."""
 
-import json
 import logging
 import math
 import time
 from pathlib import Path
 
-from components.benchmark.comparison import Comparison, compare
+from components.benchmark.comparison import compare
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.contender import Measurement, measure
+from components.benchmark.contender import measure
 from components.benchmark.nested_runs import log_contenders
 from components.benchmark.page import benchmark_page
+from components.shared.artifacts.benchmark_report import BenchmarkReport, Measurement
 from components.shared.artifacts.dataset_manifest import read_manifest
 from components.shared.artifacts.output_folder import finished_folder
 from components.shared.errors import UserError
@@ -20,14 +20,12 @@ from components.shared.versions import software_versions
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
-REPORT_FILE = "benchmark.json"
 PAGE_FILE = "benchmark.html"
 LOGS_FOLDER = "logs"
 
 
-def run(config: BenchmarkConfig) -> Comparison:
-    """Make the folder ``config.output_dir`` with the comparison and return it.
+def run(config: BenchmarkConfig) -> BenchmarkReport:
+    """Compare the trainers, write ``config.output_dir`` and return its report.
 
     Raises:
         UserError: there is no dataset, the output folder is in use, or no contender ran.
@@ -39,18 +37,20 @@ def run(config: BenchmarkConfig) -> Comparison:
         (folder / LOGS_FOLDER).mkdir()
         comparison = compare(_measured_in_turns(config, folder / LOGS_FOLDER))
         _check_any_ran(comparison.measurements)
-        report = {
-            "schema_version": SCHEMA_VERSION,
-            "config": parameters,
-            "dataset_digest": manifest.digest,
-            "versions": software_versions(),
-            **comparison.model_dump(mode="json"),
-        }
-        (folder / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
-        (folder / PAGE_FILE).write_text(benchmark_page(config, comparison), encoding="utf-8")
-        _log_figures(tracked, comparison, folder)
-        log_contenders(tracked, comparison, parameters)
-    return comparison
+        report = BenchmarkReport(
+            config=parameters,
+            dataset_digest=manifest.digest,
+            versions=software_versions(),
+            contenders=comparison.contenders,
+            measurements=comparison.measurements,
+            ratios=comparison.ratios,
+            notes=comparison.notes,
+        )
+        report.write(folder)
+        (folder / PAGE_FILE).write_text(benchmark_page(config, report), encoding="utf-8")
+        _log_figures(tracked, report, folder)
+        log_contenders(tracked, report, parameters)
+    return report
 
 
 def _measured_in_turns(config: BenchmarkConfig, logs: Path) -> list[Measurement]:
@@ -71,14 +71,14 @@ def _check_any_ran(measurements: list[Measurement]) -> None:
         raise UserError(f"no contender ran: {reasons}", where="benchmark", mend="see to the reasons named here")
 
 
-def _log_figures(tracked: TrackedRun, comparison: Comparison, folder: Path) -> None:
-    for row in comparison.contenders:
+def _log_figures(tracked: TrackedRun, report: BenchmarkReport, folder: Path) -> None:
+    for row in report.contenders:
         if row.status != "ok":
             log.info("%s: %s, %s", row.contender, row.status, row.reason)
             continue
         tracked.log_metrics({f"{row.contender}/{name}": spread.median for name, spread in row.figures.items()})
         step, pages = row.figures["median_step_seconds"].median, row.figures["samples_per_second"].median
         log.info("%s: %.3f s/step, %.2f pages/s", row.contender, step, pages)
-    tracked.log_metrics({f"ratio_to_{ratio.baseline}/{ratio.quantity}": ratio.median for ratio in comparison.ratios})
-    for path in (folder / REPORT_FILE, folder / PAGE_FILE):
+    tracked.log_metrics({f"ratio_to_{ratio.baseline}/{ratio.quantity}": ratio.median for ratio in report.ratios})
+    for path in (folder / BenchmarkReport.FILE, folder / PAGE_FILE):
         tracked.log_artifact(path)

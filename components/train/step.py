@@ -1,6 +1,5 @@
 """The train step: choose the backend, load, train, write the adapter and what was measured."""
 
-import json
 import logging
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from components.shared.artifacts.output_folder import finished_folder
+from components.shared.artifacts.training_record import BaseIdentity, TrainingRecord
 from components.shared.errors import first_line
 from components.shared.telemetry.tracing import span
 from components.shared.tracking.step_run import TRACKING_OFF, TrackedRun, step_run
@@ -23,15 +23,13 @@ from components.train.processes.torchrun import one_of_several, started_by_torch
 
 log = logging.getLogger(__name__)
 
-TRAINING_FILE = "training.json"
-
 
 @dataclass(frozen=True)
 class TrainResult:
     """Where the adapter (or model) lies, and the content of its ``training.json``."""
 
     folder: Path
-    training: dict[str, Any]
+    training: TrainingRecord
 
 
 def run(config: TrainConfig) -> TrainResult:
@@ -47,8 +45,7 @@ def run(config: TrainConfig) -> TrainResult:
         from components.train.processes.launch import run_in_processes
 
         run_in_processes(config)
-        content = (config.output_dir / TRAINING_FILE).read_text(encoding="utf-8")
-        return TrainResult(config.output_dir, json.loads(content))
+        return TrainResult(config.output_dir, TrainingRecord.read(config.output_dir))
     with one_of_several(config.num_gpus):
         return _run(config)
 
@@ -92,42 +89,42 @@ def _run(config: TrainConfig) -> TrainResult:
         if distributed.in_any_process(termination.requested):
             _leave(config, checkpoints)
         check_trained_weights(trainable.model, len(measurements.step_seconds))
-        training = {
-            "backend": backend.name,
-            "backend_reason": reason,
-            "base_model": config.base_model,
-            "base": base,
-            "dataset_digest": dataset.manifest.digest,
-            "config": config.model_dump(mode="json"),
-            "seed": config.seed,
-            "processes": processes,
-            "steps": len(measurements.step_seconds),
+        training = TrainingRecord(
+            backend=backend.name,
+            backend_reason=reason,
+            base_model=config.base_model,
+            base=base,
+            dataset_digest=dataset.manifest.digest,
+            config=config.model_dump(mode="json"),
+            seed=config.seed,
+            processes=processes,
+            steps=len(measurements.step_seconds),
             **_model_facts(trainable),
             **_memory_facts(loading, peak_memory_of_processes()),
             **asdict(measurements),
-            "versions": software_versions(),
-        }
+            versions=software_versions(),
+        )
         # Early stopping decides after its checkpoint is written: one that is taken as the result may have no loss yet.
         final_loss = {"final_loss": measurements.losses[-1]} if measurements.losses else {}
         if first:
             with span("save the adapter"):
                 _save(trainable, config, folder)
-            (folder / TRAINING_FILE).write_text(json.dumps(training, indent=1), encoding="utf-8")
-            tracked.log_metrics({"steps": training["steps"], **final_loss})
-            tracked.log_artifact(folder / TRAINING_FILE)
+            written = training.write(folder)
+            tracked.log_metrics({"steps": training.steps, **final_loss})
+            tracked.log_artifact(written)
     distributed.part()
     loss = "".join(f", loss {value:.4f}" for value in final_loss.values())
-    log.info("%s is ready: %d steps%s", config.output_dir, training["steps"], loss)
+    log.info("%s is ready: %d steps%s", config.output_dir, training.steps, loss)
     return TrainResult(config.output_dir, training)
 
 
-def _base(config: TrainConfig) -> dict[str, Any] | None:
+def _base(config: TrainConfig) -> BaseIdentity | None:
     """Return which base was loaded; None where it is not in the hub's cache by its own name, as Unsloth may have it."""
     from components.shared.models.base_identity import base_identity
     from components.shared.models.base_models import base_model_location
 
     try:
-        return base_identity(config.base_model, base_model_location(config.base_model), config.revision).as_json()
+        return base_identity(config.base_model, base_model_location(config.base_model), config.revision)
     except OSError as error:
         log.warning("the base's digests are not known, later steps compare its name alone: %s", first_line(error))
         return None

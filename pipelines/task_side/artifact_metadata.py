@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.shared.artifacts.benchmark_report import BenchmarkReport
 from components.shared.artifacts.gate_verdict import read_verdict
+from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.digests import sha256_folder
 from components.shared.errors import UserError
 from pipelines.task_side.task_entry import failing_in_order
@@ -60,14 +62,14 @@ def partition_folders(pages: Sequence[Any]) -> list[Path]:
 @failing_in_order("train")
 def describe_adapter(adapter: Any, metrics: Any) -> None:
     """Note what the adapter was trained on, and its last loss."""
-    training = _json(adapter.path, "training.json")
+    training = TrainingRecord.read(Path(adapter.path))
     adapter.metadata["sha256"] = sha256_folder(Path(adapter.path))
-    adapter.metadata["dataset_digest"] = training["dataset_digest"]
-    adapter.metadata["base_model"] = training["base_model"]
-    adapter.metadata["backend"] = training["backend"]
-    for final_loss in training["losses"][-1:]:  # a training that stopped early and was then killed may know none
+    adapter.metadata["dataset_digest"] = training.dataset_digest
+    adapter.metadata["base_model"] = training.base_model
+    adapter.metadata["backend"] = training.backend
+    for final_loss in training.losses[-1:]:  # a training that stopped early and was then killed may know none
         metrics.log_metric("final_loss", final_loss)
-    metrics.log_metric("steps", training["steps"])
+    metrics.log_metric("steps", training.steps)
 
 
 @failing_in_order("evaluate")
@@ -84,9 +86,9 @@ def describe_evaluation(evaluation: Any, report: Any, metrics: Any) -> None:
 @failing_in_order("benchmark")
 def describe_benchmark(benchmark: Any, report: Any) -> None:
     """Note which trainers ran, and copy the benchmark's page."""
-    content = _json(benchmark.path, "benchmark.json")
-    for run in content["measurements"]:
-        benchmark.metadata[f"{run['contender']}_{run['repeat']}"] = run["status"]
+    content = BenchmarkReport.read(Path(benchmark.path))
+    for run in content.measurements:
+        benchmark.metadata[f"{run.contender}_{run.repeat}"] = run.status
     shutil.copyfile(Path(benchmark.path) / "benchmark.html", report.path)
 
 

@@ -122,7 +122,7 @@ def test_the_pages_are_seen_whole_and_in_tiles(journey: Journey) -> None:
 
 
 def test_the_adapter_learnt_on_the_language_model(journey: Journey) -> None:
-    training = journey.trained.training
+    training = journey.trained.training.model_dump()
     assert training["steps"] == 2
     assert all(math.isfinite(loss) for loss in training["losses"]) and len(training["losses"]) == 2
     assert training["truncated_samples"] == 0
@@ -155,7 +155,7 @@ def test_the_standard_trainer_was_benchmarked(journey: Journey) -> None:
     assert (measured["contender"], measured["status"]) == ("standard", "ok")
     assert len(measured["step_seconds"]) == 2 and measured["median_step_seconds"] > 0
     # The same seed, data and settings as the train step: the same training.
-    assert measured["losses"] == pytest.approx(journey.trained.training["losses"], rel=1e-3)
+    assert measured["losses"] == pytest.approx(journey.trained.training.losses, rel=1e-3)
 
 
 def test_the_package_sees_pages_as_the_evaluation_did(journey: Journey) -> None:

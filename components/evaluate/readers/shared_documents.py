@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.shared.artifacts.dataset_manifest import Split
+from components.shared.artifacts.training_record import training_record
 from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.errors import UserError
-from components.shared.models.adapter_loading import training_facts
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +58,11 @@ def training_documents_of(
     ``beside`` is the answer for this dataset's own train split. Of another dataset nothing is known: prepared with
     another seed, ``eval_fraction`` or ``holdout``, it had other documents held out.
     """
-    trained_on = training_facts(folder).get("dataset_digest")
-    if trained_on == dataset.manifest.digest:
+    training = training_record(folder)
+    if training and training.dataset_digest == dataset.manifest.digest:
         return beside
     said: TrainingDocuments = (
-        "not checked: trained on another dataset" if trained_on else "not checked: no training.json says on what"
+        "not checked: trained on another dataset" if training else "not checked: no training.json says on what"
     )
     logger.warning("%s: %s; whether it has seen these pages is not known", name, said)
     return said

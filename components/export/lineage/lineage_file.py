@@ -45,12 +45,12 @@ def lineage_content(
             "sha256": _base_sha256(sources, package),
         },
         "training": {
-            "dataset_digest": training["dataset_digest"],
+            "dataset_digest": training.dataset_digest,
             "on_this_dataset": sources.trained_on_this_dataset,
-            "config": training["config"],
-            "seed": training["seed"],
-            "steps": training["steps"],
-            "versions": training["versions"],
+            "config": training.config,
+            "seed": training.seed,
+            "steps": training.steps,
+            "versions": training.versions,
             "sha256": sha256_file(config.adapter_dir / TRAINING_FILE),
         },
         "adapter": {

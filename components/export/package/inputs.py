@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 from transformers import ProcessorMixin
 
 from components.export.config import ExportConfig
-from components.export.package.package_layout import REPORT_FILE, SAMPLES_FILE, TRAINING_FILE
+from components.export.package.package_layout import REPORT_FILE, SAMPLES_FILE
 from components.shared.artifacts.dataset_manifest import DatasetManifest, read_manifest
 from components.shared.artifacts.gate_verdict import VERDICT_FILE, GateVerdict, differences_from_report, read_verdict
+from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.digests import sha256_folder
 from components.shared.errors import UserError
 from components.shared.models.adapter_loading import (
@@ -28,7 +29,6 @@ from components.shared.reading.image_settings import ImageSettings, with_image_s
 
 _LARGEST_BASE_BY_DEFAULT = 100_000_000  # bytes
 
-_TRAINING_KEYS = ("dataset_digest", "config", "seed", "steps", "losses", "versions")
 _REPORT_KEYS = ("dataset", "models", "rows", "normalization", "config", "device")
 
 
@@ -45,7 +45,7 @@ class PackageSources:
     base: BaseIdentity
     include_base: bool
     manifest: DatasetManifest
-    training: dict[str, Any]
+    training: TrainingRecord
     report: dict[str, Any]
     predictions: list[dict[str, Any]]
     """The adapter's rows of samples.parquet."""
@@ -60,7 +60,7 @@ class PackageSources:
 
     @property
     def trained_on_this_dataset(self) -> bool:
-        return bool(self.training["dataset_digest"] == self.manifest.digest)
+        return self.training.dataset_digest == self.manifest.digest
 
 
 def read_sources(config: ExportConfig) -> PackageSources:
@@ -76,9 +76,7 @@ def read_sources(config: ExportConfig) -> PackageSources:
         raise UserError(
             "there is no adapter to merge: the folder holds a whole model", where="merge", mend="leave merge off"
         )
-    training = _read_json(
-        config.adapter_dir / TRAINING_FILE, _TRAINING_KEYS, "point adapter_dir at a folder that the train step made"
-    )
+    training = TrainingRecord.read(config.adapter_dir)
     report = _read_json(
         config.evaluation_dir / REPORT_FILE, _REPORT_KEYS, "point evaluation_dir at the evaluate step's output"
     )

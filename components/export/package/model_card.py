@@ -47,7 +47,7 @@ def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) 
         rows=sources.report["rows"],
         comparison=sources.report.get("comparison"),
         training=sources.training,
-        settings=_settings(sources.training["config"]),
+        settings=_settings(sources.training.config),
         manifest=sources.manifest,
         verdict=sources.verdict,
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
+from components.shared.artifacts.training_record import training_record
 from components.shared.errors import UserError, first_line
 from components.shared.models.base_identity import base_identity
 from components.shared.models.base_models import base_model_location
@@ -19,7 +20,6 @@ AdapterKind = Literal["adapter", "model"]
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_TRAINING = "training.json"
 _PACKAGED = "inference_config.json"
 _MODEL_CONFIG = "config.json"
 _MEND = "point adapter_dir at a folder that the train step made"
@@ -54,10 +54,9 @@ def check_base_of_adapter(base_model: str, revision: str | None, adapter_dir: Pa
     """
     if adapter_kind(adapter_dir) == "model":
         return
-    training = training_facts(adapter_dir)
-    settings = training.get("config")
-    trained_on = training.get("base_model")
-    trained_revision = settings.get("revision") if isinstance(settings, dict) else None
+    training = training_record(adapter_dir)
+    trained_on = training.base_model if training else None
+    trained_revision = training.config.get("revision") if training else None
     names = [name for name in (trained_on, base_model) if name is not None and not _is_folder(name)]
     if len(names) == 2 and names[0] != names[1]:
         raise UserError(
@@ -72,9 +71,8 @@ def check_base_of_adapter(base_model: str, revision: str | None, adapter_dir: Pa
             where=str(adapter_dir),
             mend=f"give revision {trained_revision!r}, or train an adapter for the other",
         )
-    _check_fingerprint(
-        training.get("base") or _mapping_in(adapter_dir / _PACKAGED).get("base"), base_model, revision, adapter_dir
-    )
+    recorded = training.base.as_json() if training and training.base else _packaged_base(adapter_dir)
+    _check_fingerprint(recorded, base_model, revision, adapter_dir)
 
 
 def _check_fingerprint(recorded: Any, base_model: str, revision: str | None, adapter_dir: Path) -> None:
@@ -83,7 +81,7 @@ def _check_fingerprint(recorded: Any, base_model: str, revision: str | None, ada
     try:
         found = base_identity(base_model, base_model_location(base_model), revision).as_json()
     except OSError:
-        return  # it is not here and cannot be had: the load says so
+        return  # neither local nor downloadable; loading reports it
     differing = [
         what
         for name, what in BASE_DIFFERENCES.items()
@@ -97,25 +95,18 @@ def _check_fingerprint(recorded: Any, base_model: str, revision: str | None, ada
         )
 
 
-def training_facts(adapter_dir: Path) -> dict[str, Any]:
-    """Return what the train step wrote into ``training.json``; nothing where the folder has none.
-
-    Raises:
-        UserError: it is no JSON mapping.
-    """
-    return _mapping_in(adapter_dir / _TRAINING)
-
-
-def _mapping_in(path: Path) -> dict[str, Any]:
+def _packaged_base(folder: Path) -> Any:
+    """Return the base that a package names in its ``inference_config.json``; None in a folder that is no package."""
+    path = folder / _PACKAGED
     if not path.is_file():
-        return {}
+        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read as JSON ({error})", where=str(path), mend=_MEND) from error
     if not isinstance(content, dict):
         raise UserError("holds no mapping", where=str(path), mend=_MEND)
-    return content
+    return content.get("base")
 
 
 def _is_folder(base_model: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from components.shared.artifacts.training_record import BackendName
 from components.shared.models.model_families import ModelFamily
 from components.train.config import TrainConfig
 
@@ -45,7 +46,7 @@ class TrainableModel:
 class Backend(Protocol):
     """Loads a base model and makes the configured part of it trainable."""
 
-    name: str
+    name: BackendName
 
     def load(self, config: TrainConfig) -> TrainableModel:
         """Return the model, ready for a transformers Trainer.

@@ -8,6 +8,7 @@ import torch
 from peft import get_peft_model, prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from components.shared.artifacts.training_record import BackendName
 from components.shared.errors import UserError
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import default_device, default_dtype, load_model, load_processor
@@ -27,7 +28,7 @@ _OUTSIDE_THE_LANGUAGE_MODEL = r"(?!.*language_model)"
 class StandardBackend:
     """transformers' own classes, PEFT's LoRA."""
 
-    name = "standard"
+    name: BackendName = "standard"
 
     def load(self, config: TrainConfig) -> TrainableModel:
         """Load the base in the configured precision and add the adapter; see ``Backend.load``."""

@@ -4,6 +4,7 @@
 import unsloth  # isort: skip
 from typing import Any, Literal
 
+from components.shared.artifacts.training_record import BackendName
 from components.shared.errors import UserError
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import base_model_location, default_device, load_processor
@@ -16,7 +17,7 @@ from components.train.config import TrainConfig
 class UnslothBackend:
     """``FastVisionModel``; with ``gradient_checkpointing`` Unsloth's own, which keeps layer inputs in host memory."""
 
-    name = "unsloth"
+    name: BackendName = "unsloth"
 
     def load(self, config: TrainConfig) -> TrainableModel:
         """Load through Unsloth and add the adapter; see ``Backend.load``."""

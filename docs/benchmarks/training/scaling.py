@@ -74,7 +74,7 @@ def measure(case: str, gpus: int, devices: Devices, options: argparse.Namespace)
 def figures(training: dict, warmup: int) -> dict:
     working, waiting = training["step_seconds"][warmup:], training["data_wait_seconds"][warmup:]
     samples = training["samples_per_step"][warmup:]
-    memory = training.get("peak_memory_bytes_of_processes", [training["peak_memory_bytes"]])
+    memory = training.get("peak_memory_bytes_of_processes") or [training["peak_memory_bytes"]]
     return {
         "processes": training["processes"],
         "device": training["device"],

@@ -20,11 +20,13 @@ from PIL import Image
 
 from components.benchmark.comparison import compare
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.contender import Measurement, measure, steady_figures, train_settings
+from components.benchmark.contender import measure, steady_figures, train_settings
 from components.benchmark.page import benchmark_page
 from components.benchmark.probes import PROBES, character_error_rate, probe_figures
 from components.prepare.config import PrepareConfig
 from components.prepare.step import run as prepare
+from components.shared.artifacts.benchmark_report import Measurement
+from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.models.model_families import FAMILIES
 from components.shared.models.model_loading import load_processor
@@ -36,6 +38,7 @@ from components.train.config import TrainConfig
 from components.train.probes.capacity import CopiesOfOnePicture, largest_batch, largest_fitting, longest_context
 from components.train.probes.probe import ProbeConfig
 from components.train.probes.probe import run as probe_model
+from tests.fixtures.training_record import training_record
 
 
 @pytest.fixture(scope="module")
@@ -187,20 +190,20 @@ def test_bad_input_is_one_line(inputs: Path, tmp_path: Path, settings: dict, sai
     assert not (tmp_path / "benchmark").exists()
 
 
-def training(step_seconds: list[float], trainable: int = 100) -> dict[str, Any]:
+def training(step_seconds: list[float], trainable: int = 100) -> TrainingRecord:
     steps = len(step_seconds)
-    return {
-        "step_seconds": step_seconds,
-        "losses": [1.0] * steps,
-        "tokens_per_step": [50] * steps,
-        "samples_per_step": [4] * steps,
-        "peak_memory_bytes": {"allocated": 8 * trainable, "reserved": None, "resident": 1},
-        "loading_peak_memory_bytes": {"allocated": 4 * trainable, "reserved": None, "resident": 1},
-        "data_wait_seconds": [1.0] * len(step_seconds),
-        "details": {"attention": "sdpa"},
-        "trainable_parameters": trainable,
-        "device": "H200",
-    }
+    return training_record(
+        step_seconds=step_seconds,
+        losses=[1.0] * steps,
+        tokens_per_step=[50] * steps,
+        samples_per_step=[4] * steps,
+        peak_memory_bytes={"allocated": 8 * trainable, "reserved": None, "resident": 1},
+        loading_peak_memory_bytes={"allocated": 4 * trainable, "reserved": None, "resident": 1},
+        data_wait_seconds=[1.0] * steps,
+        details={"attention": "sdpa"},
+        trainable_parameters=trainable,
+        device="H200",
+    )
 
 
 def test_figures_and_ratios_leave_the_warm_up_out() -> None:

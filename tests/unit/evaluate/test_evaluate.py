@@ -30,6 +30,7 @@ from components.shared.scoring.text_normalization import normalizer
 from components.shared.tiny_base_recipe.tiny_models import save_blank_paddleocr_vl
 from components.shared.tracking.model_registry import register, set_alias
 from tests.fixtures.dataset_fixture import Page, write_dataset
+from tests.fixtures.training_record import training_record
 
 PAGES = [
     Page("A first page <script>alert(1)</script>\nwith two lines", "one.txt"),
@@ -414,8 +415,7 @@ def test_an_adapter_that_was_trained_on_another_base_is_refused_by_name(
     adapter: Path, dataset: Path, tmp_path: Path
 ) -> None:
     trained = _damaged(adapter, tmp_path / "trained", (adapter / "adapter_model.safetensors").read_bytes())
-    content = {"base_model": "some/Model", "config": {"revision": "aaa"}}
-    (trained / "training.json").write_text(json.dumps(content))
+    training_record(base_model="some/Model", config={"revision": "aaa"}).write(trained)
     with pytest.raises(UserError, match="another base: it was trained on 'some/Model', base_model is 'tiny-base'"):
         run(settings("tiny-base", dataset, tmp_path / "out", adapter_dir=trained))
     with pytest.raises(UserError, match="trained on revision 'aaa'"):
@@ -467,8 +467,7 @@ def test_what_another_training_has_seen_is_not_vouched_for(
     digest = write_dataset(tmp_path / "dataset", PAGES)
     ours = shutil.copytree(adapter, tmp_path / "adapter")
     if trained_on:
-        training = {"dataset_digest": digest if trained_on == "this one" else trained_on}
-        (ours / "training.json").write_text(json.dumps(training))
+        training_record(dataset_digest=digest if trained_on == "this one" else trained_on).write(ours)
     found = run(settings(base, tmp_path / "dataset", tmp_path / "out", adapter_dir=ours, max_pages=2))
     report = json.loads((found.folder / "report.json").read_text())
     assert report["models"]["adapter"]["training_documents"] == said

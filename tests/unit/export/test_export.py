@@ -356,8 +356,10 @@ def test_the_package_is_checked_on_a_page_that_the_base_reads_otherwise(
 def test_a_training_file_without_a_key_names_file_and_key(made: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(made / "lora", adapter)
-    (adapter / "training.json").write_text('{"config": {}}')
-    with pytest.raises(UserError, match=r"training\.json: lacks dataset_digest, seed, steps"):
+    (adapter / "training.json").write_text('{"schema_version": 1, "config": {}}')
+    with pytest.raises(
+        UserError, match=r"training\.json: not a training\.json of the train step \(backend: Field required"
+    ):
         run(settings(made, tmp_path / "out", adapter_dir=adapter))
 
 

@@ -82,12 +82,12 @@ def trained(made: Path) -> dict[str, TrainResult]:
 
 def test_the_losses_are_the_pinned_ones(trained: dict[str, TrainResult]) -> None:
     for name, losses in PINNED_LOSSES.items():
-        assert trained[name].training["losses"] == pytest.approx(losses, rel=1e-2), name
+        assert trained[name].training.losses == pytest.approx(losses, rel=1e-2), name
 
 
 def test_an_evaluation_changes_no_four_bit_weights(made: Path, trained: dict[str, TrainResult], tmp_path: Path) -> None:
     evaluated = run(config_of(made, tmp_path / "out", load_in_4bit=True, eval_steps=1, eval_pages=1))
-    assert evaluated.training["losses"] == trained["4 bits"].training["losses"]
+    assert evaluated.training.losses == trained["4 bits"].training.losses
 
 
 def test_loftq_starts_closer_to_the_whole_weights(tmp_path: Path) -> None:
@@ -135,12 +135,12 @@ def test_an_optimizer_in_eight_bits_steps_alike(made: Path, trained: dict[str, T
     eight, full = (
         run(config_of(made, tmp_path / optim, optim=optim, **changes)) for optim in ("adamw_8bit", "adamw_torch")
     )
-    assert eight.training["losses"] == pytest.approx(full.training["losses"], rel=0.02)
-    assert eight.training["losses"] != full.training["losses"]
+    assert eight.training.losses == pytest.approx(full.training.losses, rel=0.02)
+    assert eight.training.losses != full.training.losses
 
 
 def test_fitting_more_often_leaves_less(trained: dict[str, TrainResult]) -> None:
-    once, often = (trained[name].training["details"]["loftq"] for name in ("loftq", "loftq, 4 times"))
+    once, often = (trained[name].training.details["loftq"] for name in ("loftq", "loftq, 4 times"))
     assert often["error"] == once["error"]
     assert often["error_with_adapter"] < 0.95 * once["error_with_adapter"] < 0.9 * once["error"]
 
@@ -162,7 +162,7 @@ def test_the_whole_base_with_the_adapter_is_what_was_trained(made: Path, trained
     with torch.no_grad():
         base = load_model(TINY_BASE, **CPU).eval()(**batch).loss.item()
         found = load_fine_tuned(TINY_BASE, trained["loftq"].folder, **CPU)(**batch).loss.item()
-    reached = trained["loftq"].training["eval_losses"][-1]
+    reached = trained["loftq"].training.eval_losses[-1]
     assert base - reached > 1, "it learned"
     assert found == pytest.approx(reached, abs=0.05 * (base - reached))
 
@@ -171,7 +171,7 @@ def test_the_whole_base_with_the_adapter_is_what_was_trained(made: Path, trained
 def test_the_benchmark_reads_with_what_was_trained(
     made: Path, trained: dict[str, TrainResult], tmp_path: Path, name: str
 ) -> None:
-    training = trained[name].training
+    training = trained[name].training.model_dump()
     options: dict[str, Any] = {"cer_pages": 1, "max_new_tokens": 8, "generation_tokens": 0}
     result = probe(ProbeConfig(train=training["config"], result_file=tmp_path / "probe.json", **options))
     assert result["reading"]["status"] == "ok", result["reading"]
@@ -198,8 +198,8 @@ def test_a_resumed_training_ends_as_if_it_had_not_been_stopped(made: Path, tmp_p
     states = [state["__bnb_optimizer_quant_state__"] for state in torch.load(kept)["state"].values()]
     assert all(state[name].dtype == torch.uint8 for state in states for name in ("state1", "state2"))
     resumed = run(config)
-    assert resumed.training["resumed_after_steps"] != []
-    assert resumed.training["losses"] == uninterrupted.training["losses"]
+    assert resumed.training.resumed_after_steps != []
+    assert resumed.training.losses == uninterrupted.training.losses
     files = [result.folder / "adapter_model.safetensors" for result in (resumed, uninterrupted)]
     assert files[0].read_bytes() == files[1].read_bytes()
 

@@ -72,18 +72,18 @@ def adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_losses_are_the_pinned_ones(lora: TrainResult) -> None:
-    assert lora.training["losses"] == pytest.approx(PINNED_LOSSES, rel=1e-2)
+    assert lora.training.losses == pytest.approx(PINNED_LOSSES, rel=1e-2)
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_does_not(
     made: Path, lora: TrainResult, tmp_path: Path
 ) -> None:
     again = run(config_of(made, tmp_path / "again"))
-    assert again.training["losses"] == lora.training["losses"]
+    assert again.training.losses == lora.training.losses
     weights, before = adapter_weights(again.folder), adapter_weights(lora.folder)
     assert weights.keys() == before.keys() and all(torch.equal(weights[name], before[name]) for name in before)
     other = run(config_of(made, tmp_path / "other", seed=1))
-    assert other.training["losses"] != lora.training["losses"]
+    assert other.training.losses != lora.training.losses
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_the_same_seed_gives_the_same_losses_and_another_does_not(
 def test_how_it_is_computed_does_not_change_the_losses(
     made: Path, lora: TrainResult, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    training = run(config_of(made, tmp_path / "out", **change)).training
-    assert training["losses"] == pytest.approx(lora.training["losses"], rel=1e-4)
-    assert training["tokens_per_step"] == lora.training["tokens_per_step"]
+    training = run(config_of(made, tmp_path / "out", **change)).training.model_dump()
+    assert training["losses"] == pytest.approx(lora.training.losses, rel=1e-4)
+    assert training["tokens_per_step"] == lora.training.tokens_per_step
     granule = change.get("pad_to_multiple_of", 1)
     assert all(padded % (granule * 4) == 0 for padded in training["padded_tokens_per_step"])
 
@@ -102,8 +102,8 @@ def test_how_it_is_computed_does_not_change_the_losses(
 def test_accumulated_batches_are_one_step(made: Path, lora: TrainResult, tmp_path: Path) -> None:
     halves = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     result = run(config_of(made, tmp_path / "out", **halves))
-    assert result.training["samples_per_step"] == lora.training["samples_per_step"] == [4, 4, 4, 4]
-    assert result.training["losses"] == pytest.approx(lora.training["losses"], rel=1e-3)
+    assert result.training.samples_per_step == lora.training.samples_per_step == [4, 4, 4, 4]
+    assert result.training.losses == pytest.approx(lora.training.losses, rel=1e-3)
 
 
 def test_a_loss_that_is_each_batchs_own_mean_is_said(
@@ -123,14 +123,14 @@ def test_a_second_gpu_that_is_in_sight_changes_nothing(
     made: Path, lora: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", property(lambda _: 2))  # as it counts those in sight
-    beside_another = run(config_of(made, tmp_path / "beside-another")).training
-    assert beside_another["samples_per_step"] == lora.training["samples_per_step"] == [4] * 4
-    assert beside_another["losses"] == lora.training["losses"]
+    beside_another = run(config_of(made, tmp_path / "beside-another")).training.model_dump()
+    assert beside_another["samples_per_step"] == lora.training.samples_per_step == [4] * 4
+    assert beside_another["losses"] == lora.training.losses
 
 
 def test_it_learns(made: Path, tmp_path: Path) -> None:
     result = run(config_of(made, tmp_path / "out", peft="none", max_steps=30, learning_rate=3e-3))
-    losses = result.training["losses"]
+    losses = result.training.losses
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -138,8 +138,8 @@ def test_only_the_adapter_is_trainable(made: Path, lora: TrainResult) -> None:
     model = StandardBackend().load(config_of(made, made / "unused")).model
     trainable = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
     assert trainable and all(".lora_" in name and ".language_model." in name for name in trainable)
-    assert lora.training["trainable_parameters"] == sum(trainable.values())
-    assert lora.training["trainable_parameters"] < lora.training["parameters"] / 5
+    assert lora.training.trainable_parameters == sum(trainable.values())
+    assert lora.training.trainable_parameters < lora.training.parameters / 5
 
 
 def test_lora_writes_the_adapter_and_leaves_the_base_alone(made: Path, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_lora_writes_the_adapter_and_leaves_the_base_alone(made: Path, tmp_path:
 def test_full_fine_tuning_writes_a_model_that_loads(made: Path, tmp_path: Path) -> None:
     result = run(config_of(made, tmp_path / "out", peft="none"))
     assert not (result.folder / "adapter_config.json").exists()
-    assert result.training["trainable_parameters"] == result.training["parameters"]
+    assert result.training.trainable_parameters == result.training.parameters
     device = torch.device("cpu")
     base = dict(load_model(str(made / "base"), dtype=torch.float32, device=device).named_parameters())
     tuned = dict(load_model(str(result.folder), dtype=torch.float32, device=device).named_parameters())
@@ -206,7 +206,7 @@ def test_adapted_experts_may_be_among_the_target_modules(deepseek: Path, made: P
 
 def test_training_json_says_what_was_done(made: Path, lora: TrainResult) -> None:
     training = json.loads((lora.folder / "training.json").read_text())
-    assert training == lora.training
+    assert training == lora.training.model_dump()
     assert (training["backend"], training["backend_reason"]) == ("standard", "asked for by the config")
     assert training["dataset_digest"] == read_manifest(made / "dataset").digest
     assert training["config"] == config_of(made, made / "lora").model_dump(mode="json")
@@ -223,8 +223,8 @@ def test_training_json_says_what_was_done(made: Path, lora: TrainResult) -> None
 def test_labels_cut_by_max_length_are_counted(made: Path, lora: TrainResult, tmp_path: Path) -> None:
     # The pictures take at least 2 x 8 cells of 28 pixels, prompt and marks five tokens more: 60 cut some answers only.
     result = run(config_of(made, tmp_path / "out", max_length=60))
-    assert 0 < result.training["truncated_samples"] <= 16
-    assert sum(result.training["tokens_per_step"]) < sum(lora.training["tokens_per_step"])
+    assert 0 < result.training.truncated_samples <= 16
+    assert sum(result.training.tokens_per_step) < sum(lora.training.tokens_per_step)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

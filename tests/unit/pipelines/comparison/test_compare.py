@@ -12,8 +12,8 @@ import pytest
 from mlflow.artifacts import download_artifacts
 from mlflow.tracking import MlflowClient
 
-import components.benchmark.step
 import components.evaluate.report.report_json
+from components.shared.artifacts.benchmark_report import BenchmarkReport
 from components.shared.artifacts.gate_verdict import GateVerdict
 from pipelines.command_line import main
 from pipelines.comparison.compared_run import SCHEMA_VERSIONS
@@ -227,7 +227,7 @@ def test_what_cannot_be_compared_is_one_line(
 
 def test_the_schemas_are_those_that_the_steps_write() -> None:
     assert SCHEMA_VERSIONS["report.json"] == components.evaluate.report.report_json.SCHEMA_VERSION
-    assert SCHEMA_VERSIONS["benchmark.json"] == components.benchmark.step.SCHEMA_VERSION
+    assert SCHEMA_VERSIONS["benchmark.json"] == BenchmarkReport.version()
     assert SCHEMA_VERSIONS["verdict.json"] == GateVerdict.model_fields["schema_version"].default
 
 

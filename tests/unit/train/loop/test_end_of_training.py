@@ -45,7 +45,7 @@ def config_of(made: Path, output: Path, **changes: Any) -> TrainConfig:
 @pytest.fixture(scope="module")
 def losses(made: Path) -> list[float]:
     """The losses of all three steps."""
-    logged: list[float] = run(config_of(made, made / "every-step")).training["losses"]
+    logged: list[float] = run(config_of(made, made / "every-step")).training.losses
     return logged
 
 
@@ -53,7 +53,7 @@ def losses(made: Path) -> list[float]:
 def test_the_loss_curve_reaches_the_last_step(
     made: Path, losses: list[float], tmp_path: Path, logging_steps: int, loss_steps: list[int]
 ) -> None:
-    training = run(config_of(made, tmp_path / "out", logging_steps=logging_steps)).training
+    training = run(config_of(made, tmp_path / "out", logging_steps=logging_steps)).training.model_dump()
     assert training["loss_steps"] == loss_steps
     means = [sum(losses[start:end]) / (end - start) for start, end in zip([0, *loss_steps], loss_steps, strict=False)]
     assert training["losses"] == pytest.approx(means, rel=1e-5)
@@ -104,7 +104,7 @@ EARLY_STOPPING: dict[str, Any] = {
 
 
 def test_the_loss_curve_reaches_the_step_of_an_early_stop(made: Path, tmp_path: Path) -> None:
-    training = run(config_of(made, tmp_path / "out", logging_steps=10, **EARLY_STOPPING)).training
+    training = run(config_of(made, tmp_path / "out", logging_steps=10, **EARLY_STOPPING)).training.model_dump()
     assert training["steps"] == 2 and training["loss_steps"] == [2]
 
 
@@ -127,7 +127,9 @@ def named(checkpoints: Path, step_number: int) -> dict[str, str]:
 @pytest.mark.parametrize("more", [{"max_steps": 5}, {"max_steps": None, "num_train_epochs": 1.5}])
 def test_more_steps_go_on_from_the_last_checkpoint(made: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     killed_while_saving(config_of(made, tmp_path / "out", checkpoint_dir=tmp_path / "checkpoints"))
-    training = run(config_of(made, tmp_path / "out", **more, **named(tmp_path / "checkpoints", 3))).training
+    training = run(
+        config_of(made, tmp_path / "out", **more, **named(tmp_path / "checkpoints", 3))
+    ).training.model_dump()
     assert training["steps"] == training["loss_steps"][-1] == 5, "1.5 epochs of three steps are five, rounded up"
     assert training["resumed_after_steps"] == [3]
 
@@ -140,14 +142,14 @@ def test_a_checkpoint_bounds_the_steps_from_below(made: Path, losses: list[float
         UserError, match=r"checkpoint-2: it is of step 2, and the training ends after 1; raise max_steps"
     ):
         run(config_of(made, tmp_path / "out", max_steps=1, **place))
-    training = run(config_of(made, tmp_path / "out", max_steps=2, **place)).training
+    training = run(config_of(made, tmp_path / "out", max_steps=2, **place)).training.model_dump()
     assert training["losses"] == losses[:2], "no step is added"
 
 
 def test_more_steps_change_nothing_in_an_early_stop(made: Path, tmp_path: Path) -> None:
     killed_while_saving(config_of(made, tmp_path / "out", checkpoint_dir=tmp_path / "checkpoints", **EARLY_STOPPING))
     settings = EARLY_STOPPING | {"max_steps": 20} | named(tmp_path / "checkpoints", 2)
-    training = run(config_of(made, tmp_path / "out", **settings)).training
+    training = run(config_of(made, tmp_path / "out", **settings)).training.model_dump()
     assert (training["steps"], training["best_step"], training["resumed_after_steps"]) == (2, 1, [2])
 
 
@@ -155,7 +157,7 @@ def test_a_checkpoint_of_an_early_stop_may_have_no_loss(made: Path, tmp_path: Pa
     settings = EARLY_STOPPING | {"logging_steps": 10, "checkpoint_dir": tmp_path / "checkpoints"}
     config = config_of(made, tmp_path / "out", **settings)
     killed_while_saving(config)
-    training = run(config).training
+    training = run(config).training.model_dump()
     assert (training["steps"], training["losses"], training["resumed_after_steps"]) == (2, [], [2])
     metrics = dsl.Metrics()
     describe_adapter(dsl.Artifact(uri=str(tmp_path / "out")), metrics)

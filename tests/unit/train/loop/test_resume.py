@@ -81,11 +81,11 @@ def assert_ends_like(result: TrainResult, other: TrainResult, resumed_after: lis
         "loading_peak_memory_bytes",
         "resumed_after_steps",
     }
-    assert {k: v for k, v in result.training.items() if k not in places} == {
-        k: v for k, v in other.training.items() if k not in places
+    assert {k: v for k, v in result.training.model_dump().items() if k not in places} == {
+        k: v for k, v in other.training.model_dump().items() if k not in places
     }
-    assert len(result.training["losses"]) == len(result.training["step_seconds"]) == SETTINGS["max_steps"]
-    assert result.training["resumed_after_steps"] == resumed_after
+    assert len(result.training.losses) == len(result.training.step_seconds) == SETTINGS["max_steps"]
+    assert result.training.resumed_after_steps == resumed_after
     ours, theirs = (load_file(r.folder / "adapter_model.safetensors") for r in (result, other))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours.keys() | theirs.keys())
 
@@ -138,7 +138,7 @@ def test_after_kill_9_it_ends_as_if_it_had_not_been_killed(
     assert process.returncode == -signal.SIGKILL, "it was to be killed between its steps 8 and 12"
     assert not (tmp_path / "out").exists()
     assert_ends_like(run(config_of(made, tmp_path / "out")), uninterrupted, resumed_after=[8])
-    tokens = uninterrupted.training["tokens_per_step"]
+    tokens = uninterrupted.training.tokens_per_step
     assert tokens[:6] != tokens[6:], "the second epoch has an order of its own"
     assert list((tmp_path / "checkpoints").iterdir()) == [], "what the finished adapter makes useless is removed"
 
@@ -206,10 +206,10 @@ def test_damage_is_seen(kind: str, checkpoints: Path) -> None:
 def test_early_stopping_counts_on_where_it_was_stopped(made: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"eval_steps": 1, "early_stopping_patience": 2, "max_eval_samples": 4, "eval_pages": 0}
     settings |= {"learning_rate": 0.3, "lr_scheduler_type": "constant", "save_steps": None, "max_steps": 20}
-    whole = run(config_of(made, tmp_path / "whole", **settings)).training
+    whole = run(config_of(made, tmp_path / "whole", **settings)).training.model_dump()
     config = config_of(made, tmp_path / "out", **settings)
     terminated(config, lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-1/checkpoint.json")))
-    resumed = run(config).training
+    resumed = run(config).training.model_dump()
     assert 1 <= resumed["resumed_after_steps"][0] < whole["steps"] < 20
     for name in ("losses", "eval_steps", "eval_losses", "best_step"):
         assert resumed[name] == whole[name]
@@ -253,9 +253,9 @@ def test_every_kind_of_training_resumes(made: Path, tmp_path: Path, changes: dic
     config = config_of(made, tmp_path / "out", **settings)
     terminated(config, lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-1/checkpoint.json")))
     resumed = run(config)
-    assert 1 <= resumed.training["resumed_after_steps"][0] < settings["max_steps"]
-    assert resumed.training["losses"] == whole.training["losses"]
-    assert resumed.training["gradient_norms"] == whole.training["gradient_norms"]
+    assert 1 <= resumed.training.resumed_after_steps[0] < settings["max_steps"]
+    assert resumed.training.losses == whole.training.losses
+    assert resumed.training.gradient_norms == whole.training.gradient_norms
     weights = "model.safetensors" if settings.get("peft") == "none" else "adapter_model.safetensors"
     ours, theirs = (load_file(result.folder / weights) for result in (resumed, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours.keys() | theirs.keys())
@@ -272,8 +272,8 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_the_training_goes_on(
         result = run(config_of(made, tmp_path / "out"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert result.training["losses"] == uninterrupted.training["losses"]
-    assert result.training["failed_checkpoints"] == 3
+    assert result.training.losses == uninterrupted.training.losses
+    assert result.training.failed_checkpoints == 3
     said = [record.getMessage() for record in caplog.records if "no checkpoint at step" in record.getMessage()]
     assert [line.split(",")[0] for line in said] == [f"no checkpoint at step {step}" for step in (4, 8, 12)]
 
@@ -294,7 +294,7 @@ def test_early_stopping_without_any_checkpoint_keeps_the_last_weights(
         result = run(config_of(made, tmp_path / "out", **EARLY_STOPPING))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert result.training["failed_checkpoints"] == 4 and result.training["best_step"] is None
+    assert result.training.failed_checkpoints == 4 and result.training.best_step is None
     assert "the weights are those of the last step" in caplog.text
     settings = {name: value for name, value in EARLY_STOPPING.items() if name != "early_stopping_patience"}
     last = run(config_of(made, tmp_path / "last", **settings))
@@ -327,8 +327,8 @@ def test_the_best_of_the_checkpoints_that_could_be_written_is_taken(
     monkeypatch.setattr(page_trainer, part, failing_once)
     config = config_of(made, tmp_path / "out", **EARLY_STOPPING, **{"metric_for_best_model": "eval_loss"})
     result = run(config.model_copy(update={"max_steps": len(losses)}))
-    assert result.training["failed_checkpoints"] == 1 and result.training["best_step"] == best
-    assert result.training["steps"] == len(losses)
+    assert result.training.failed_checkpoints == 1 and result.training.best_step == best
+    assert result.training.steps == len(losses)
     ours = load_file(result.folder / "adapter_model.safetensors")
     for name, weight in taken[best].items():
         assert torch.equal(ours[name.replace(".default.", ".")], weight), name
@@ -371,7 +371,7 @@ def test_a_named_checkpoint_has_to_be_whole_and_of_this_training(
 def test_other_settings_leave_the_checkpoints_alone(made: Path, checkpoints: Path, tmp_path: Path) -> None:
     before = checkpoint_folders(checkpoints)
     result = run(config_of(made, tmp_path / "out", max_steps=1, r=8))
-    assert result.training["resumed_after_steps"] == []
+    assert result.training.resumed_after_steps == []
     assert checkpoint_folders(checkpoints) == before
 
 

@@ -51,14 +51,14 @@ def config_of(made: Path, output: Path, **changes: Any) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def plain(made: Path) -> dict[str, Any]:
-    return run(config_of(made, made / "plain")).training
+    return run(config_of(made, made / "plain")).training.model_dump()
 
 
 def test_evaluation_measures_held_out_pages_and_leaves_the_training_as_it_was(
     made: Path, plain: dict[str, Any], tmp_path: Path
 ) -> None:
     evaluation = {"eval_steps": 2, "max_eval_samples": 3, "eval_pages": 2}
-    evaluated = run(config_of(made, tmp_path / "out", **evaluation)).training
+    evaluated = run(config_of(made, tmp_path / "out", **evaluation)).training.model_dump()
     assert evaluated["losses"] == plain["losses"], "with dropout, so that a used random number would be seen"
     assert evaluated["eval_steps"] == [2, 4, 5]
     assert len(set(evaluated["eval_losses"])) == 3 and all(0 < loss < 10 for loss in evaluated["eval_losses"])
@@ -69,7 +69,7 @@ def test_evaluation_measures_held_out_pages_and_leaves_the_training_as_it_was(
 
 def test_the_held_out_loss_is_the_models(made: Path, tmp_path: Path) -> None:
     settings = {"eval_steps": 1, "max_steps": 1, "max_eval_samples": 2, "eval_pages": 0, "lora_dropout": 0.0}
-    evaluated = run(config_of(made, tmp_path / "out", **settings, learning_rate=1e-30)).training
+    evaluated = run(config_of(made, tmp_path / "out", **settings, learning_rate=1e-30)).training.model_dump()
     model: Any = load_model(str(made / "base"), dtype=torch.float32, device=torch.device("cpu")).eval()
     pages = ShardDataset(made / "dataset", "eval")
     collator = PageCollator(load_processor(str(made / "base")), family_of("paddleocr_vl"), 4096)
@@ -86,9 +86,9 @@ def test_the_held_out_loss_is_the_models(made: Path, tmp_path: Path) -> None:
 def test_early_stopping_takes_the_best_weights(made: Path, tmp_path: Path) -> None:
     settings = {"eval_steps": 1, "early_stopping_patience": 2, "max_eval_samples": 4, "eval_pages": 0, "max_steps": 20}
     result = run(config_of(made, tmp_path / "out", **settings, learning_rate=0.3, lr_scheduler_type="constant"))
-    losses, best = result.training["eval_losses"], result.training["best_step"]
-    assert result.training["steps"] == len(losses) < 20
-    assert best == result.training["eval_steps"][losses.index(min(losses))] == len(losses) - 2
+    losses, best = result.training.eval_losses, result.training.best_step
+    assert result.training.steps == len(losses) < 20
+    assert best == result.training.eval_steps[losses.index(min(losses))] == len(losses) - 2
     base: Any = load_model(str(made / "base"), dtype=torch.float32, device=torch.device("cpu"))
     tuned = PeftModel.from_pretrained(base, str(result.folder)).eval()
     sample = held_out_sample(config_of(made, tmp_path / "unused", **settings))
@@ -126,8 +126,10 @@ def test_error_rates_are_over_all_pages() -> None:
 def test_grouped_pages_need_less_padding_in_an_order_of_seed_and_epoch(
     made: Path, plain: dict[str, Any], tmp_path: Path
 ) -> None:
-    grouped = run(config_of(made, tmp_path / "out", group_by_length=True, num_train_epochs=1, max_steps=12)).training
-    loose = run(config_of(made, tmp_path / "loose", num_train_epochs=1, max_steps=12)).training
+    grouped = run(
+        config_of(made, tmp_path / "out", group_by_length=True, num_train_epochs=1, max_steps=12)
+    ).training.model_dump()
+    loose = run(config_of(made, tmp_path / "loose", num_train_epochs=1, max_steps=12)).training.model_dump()
     assert sum(grouped["samples_per_step"]) == sum(loose["samples_per_step"]) == 48
     assert sum(grouped["tokens_per_step"]) == sum(loose["tokens_per_step"]), "one epoch: the same pages"
     padding = [
@@ -174,7 +176,7 @@ def test_mlflow_gets_the_rates_while_it_trains(made: Path, tmp_path: Path, monke
     history = {name: client.get_metric_history(tracked.info.run_id, name) for name in metrics}
     assert [entry.step for entry in history["tokens_per_second"]] == [2, 4, 5], "and the last step"
     assert [entry.step for entry in history["eval_cer"]] == [5]
-    measured = training.training
+    measured = training.training.model_dump()
     for place, entry in enumerate(history["samples_per_second"]):
         two = slice(2 * place, 2 * place + 2)  # the last one is alone
         seconds = sum(measured["step_seconds"][two]) + sum(measured["data_wait_seconds"][two])

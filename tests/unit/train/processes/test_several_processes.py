@@ -79,7 +79,7 @@ def assert_same_training(training: dict[str, Any], expected: dict[str, Any]) -> 
 @pytest.mark.slow
 def test_two_processes_train_like_one_with_twice_the_batch(made: Path, tmp_path: Path) -> None:
     settings = {**EVALUATION, "max_length": 60}
-    one = run(train_config(made, tmp_path / "one", {**SETTINGS, **settings})).training
+    one = run(train_config(made, tmp_path / "one", {**SETTINGS, **settings})).training.model_dump()
     halves = step_command(made, tmp_path / "two", {**settings, "per_device_train_batch_size": 2})
     code, said = ended([*TORCHRUN, *halves])
     assert code == 0, said
@@ -112,9 +112,11 @@ def test_gradients_are_copied_on_their_way_between_gpus(made: Path, tmp_path: Pa
 def test_accumulated_batches_and_epochs(made: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"max_steps": None, "num_train_epochs": 2, "gradient_accumulation_steps": 2}
     settings |= {"dataloader_num_workers": 1, "group_by_length": False}
-    one = run(train_config(made, tmp_path / "one", {**SETTINGS, **settings, "per_device_train_batch_size": 6})).training
+    one = run(
+        train_config(made, tmp_path / "one", {**SETTINGS, **settings, "per_device_train_batch_size": 6})
+    ).training.model_dump()
     settings |= {"per_device_train_batch_size": 3, "num_gpus": 2}
-    two = run(train_config(made, tmp_path / "two", {**SETTINGS, **settings})).training
+    two = run(train_config(made, tmp_path / "two", {**SETTINGS, **settings})).training.model_dump()
     assert_same_training(two, one)
     assert two["samples_per_step"] == [12, 6, 12, 6]
 
@@ -122,9 +124,9 @@ def test_accumulated_batches_and_epochs(made: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_all_weights_train_in_two_processes(made: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"peft": "none", "gradient_checkpointing": True, "learning_rate": 1e-3}
-    one = run(train_config(made, tmp_path / "one", {**SETTINGS, **settings})).training
+    one = run(train_config(made, tmp_path / "one", {**SETTINGS, **settings})).training.model_dump()
     settings |= {"per_device_train_batch_size": 2, "num_gpus": 2}
-    assert_same_training(run(train_config(made, tmp_path / "two", {**SETTINGS, **settings})).training, one)
+    assert_same_training(run(train_config(made, tmp_path / "two", {**SETTINGS, **settings})).training.model_dump(), one)
 
 
 @pytest.mark.slow
@@ -179,7 +181,7 @@ def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on(
     send: Callable[[subprocess.Popen[str]], None], made: Path, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"num_gpus": 2, "max_steps": 12, "lora_dropout": 0.1, "per_device_train_batch_size": 3}
-    whole = run(train_config(made, tmp_path / "whole", {**SETTINGS, **settings})).training
+    whole = run(train_config(made, tmp_path / "whole", {**SETTINGS, **settings})).training.model_dump()
     settings |= {"checkpoint_dir": tmp_path / "checkpoints"}
     command = [sys.executable, *step_command(made, tmp_path / "out", settings)]
     code, said = stopped_by(send, command, tmp_path / "progress", steps=1)
@@ -189,7 +191,7 @@ def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on(
     assert damage(checkpoint) is None
     assert {path.name for path in checkpoint.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*partial*"))
-    resumed = run(train_config(made, tmp_path / "out", {**SETTINGS, **settings})).training
+    resumed = run(train_config(made, tmp_path / "out", {**SETTINGS, **settings})).training.model_dump()
     assert resumed["resumed_after_steps"] == [int(checkpoint.name.split("-")[1])]
     for name in ("losses", "gradient_norms", "tokens_per_step", "samples_per_step", "flops_per_step"):
         assert resumed[name] == whole[name]
@@ -219,7 +221,7 @@ def test_a_training_resumed_in_its_second_epoch_takes_that_epochs_pages(
     fourth, last = sorted((tmp_path / "checkpoints").glob("*/checkpoint-*"))
     whole = json.loads((last / "measurements.json").read_text())
     settings |= {"num_gpus": 2, "resume_from_checkpoint": str(fourth)}
-    resumed = run(train_config(made, tmp_path / "out", {**SETTINGS, **settings})).training
+    resumed = run(train_config(made, tmp_path / "out", {**SETTINGS, **settings})).training.model_dump()
     assert resumed["resumed_after_steps"] == [4] and resumed["steps"] == 6
     assert whole["tokens_per_step"][3:] != whole["tokens_per_step"][:3], "each epoch has an order of its own"
     for name in ("tokens_per_step", "losses", "gradient_norms"):
@@ -232,9 +234,9 @@ def test_all_stop_early_at_the_same_step(made: Path, tmp_path: Path) -> None:
     # So low that no evaluation is better than the first: a high one multiplies the processes' rounding, and at 0.3 one
     # of the two trainings found a better third step.
     settings |= {"learning_rate": 1e-30, "lr_scheduler_type": "constant"}
-    one = run(train_config(made, tmp_path / "one", {**SETTINGS, **settings})).training
+    one = run(train_config(made, tmp_path / "one", {**SETTINGS, **settings})).training.model_dump()
     settings |= {"per_device_train_batch_size": 2, "num_gpus": 2}
-    two = run(train_config(made, tmp_path / "two", {**SETTINGS, **settings})).training
+    two = run(train_config(made, tmp_path / "two", {**SETTINGS, **settings})).training.model_dump()
     assert two["steps"] == one["steps"] == 3 and two["best_step"] == one["best_step"] == 1
 
 
@@ -309,7 +311,7 @@ def test_one_run_is_tracked(made: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     for name in ("MLFLOW_RUN_ID", "KFP_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
-    training = run(train_config(made, tmp_path / "out", {**SETTINGS, "num_gpus": 2})).training
+    training = run(train_config(made, tmp_path / "out", {**SETTINGS, "num_gpus": 2})).training.model_dump()
     client = MlflowClient(store)
     (tracked,) = client.search_runs([client.get_experiment_by_name("deepsynth").experiment_id])
     assert tracked.info.status == "FINISHED" and tracked.data.params["num_gpus"] == "2"

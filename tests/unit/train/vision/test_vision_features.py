@@ -65,7 +65,7 @@ def config_of(made: Path, output: Path, **changes: Any) -> TrainConfig:
 
 
 def trained(made: Path, output: Path, **changes: Any) -> dict[str, Any]:
-    return run(config_of(made, output, **changes)).training
+    return run(config_of(made, output, **changes)).training.model_dump()
 
 
 @pytest.fixture(scope="module")
