@@ -160,13 +160,13 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the runs' store: loss curves, metrics, reports, packages."""
-    from components.shared.tracking.mlflow_connection import SQLITE, missing_store
+    from components.shared.tracking.mlflow_connection import missing_store, store_file
     from pipelines.local.runs_folder import tracking_uri
 
     uri = tracking_uri(runs_dir)
     if store := missing_store(uri):
         raise UserError("no runs yet", where=str(store), mend="start one with: deepsynth run")
-    if not uri.startswith(SQLITE):
+    if store_file(uri) is None:
         raise UserError(
             f"the runs are tracked at {uri}", where="MLFLOW_TRACKING_URI", mend="open that, or unset the variable"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from components.shared.errors import without_passwords
 from components.shared.tracking import mlflow_connection, tracking_runs
 from components.shared.tracking.mlflow_connection import TRACKING_OFF
 from pipelines.definition.environment import Environment
@@ -28,8 +29,8 @@ def print_results(run_id: str, environment: Environment, console: Console) -> No
     try:
         rows, tags = _results(mlflow_connection.connect(uri), run_id)
     except mlflow_connection.store_errors() as error:
-        reason = " ".join(str(error).split())[:200]
-        _say(console, f"no table: MLflow at {uri} does not answer here ({reason})")
+        reason = mlflow_connection.reason(error)
+        _say(console, f"no table: MLflow at {without_passwords(uri)} does not answer here ({reason})")
         _say(console, "reach it, e.g. with: kubectl port-forward -n deepsynth svc/mlflow 5000:5000")
         _say(console, "and set MLFLOW_TRACKING_URI=http://127.0.0.1:5000; the run's page has the report too")
         return
@@ -38,7 +39,8 @@ def print_results(run_id: str, environment: Environment, console: Console) -> No
     elif tags.get("deepsynth.decision") == "unchanged":
         _say(console, tags.get("mlflow.note.content", "nothing was trained: the data is unchanged"))
     else:
-        _say(console, f"no table: MLflow at {uri} has no evaluation of this run (cached by KFP, or not reached)")
+        place = without_passwords(uri)
+        _say(console, f"no table: MLflow at {place} has no evaluation of this run (cached by KFP, or not reached)")
     if "gate" in tags:
         _say(console, f"{tags['gate'] + ':':<14}{tags.get('gate.reason', '')}")
 

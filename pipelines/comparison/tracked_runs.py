@@ -2,7 +2,6 @@
 
 import datetime
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,10 +32,9 @@ def store(uri: str) -> Iterator[Any]:
     try:
         yield mlflow_connection.connect(uri)
     except mlflow_connection.store_errors() as error:
-        said = re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))[:300]
-        place = re.sub(r"//[^/@\s]*@", "//", uri)
+        said = mlflow_connection.reason(error)
         mend = "start it, or correct MLFLOW_TRACKING_URI"
-        raise UserError(f"MLflow cannot be asked for runs ({said})", where=place, mend=mend) from error
+        raise UserError(f"MLflow cannot be asked for runs ({said})", where=uri, mend=mend) from error
 
 
 def find_parent(client: Any, run: str) -> Any | None:

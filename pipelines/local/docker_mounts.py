@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from huggingface_hub import constants
 
 from components.shared.errors import UserError
-from components.shared.tracking.mlflow_connection import SQLITE
+from components.shared.tracking.mlflow_connection import store_file
 from pipelines.task_side.persistent_folders import CHECKPOINTS_VARIABLE
 
 _WRITTEN_BY_TRAIN = ("checkpoint_dir", "compile_cache_dir", "vision_features_dir")
@@ -74,10 +76,10 @@ def _written_by_steps(config: Mapping[str, Any], uri: str, environment: Mapping[
     for name in _WRITTEN_BY_TRAIN:
         if folder := (config.get("train") or {}).get(name):
             yield Path(folder).absolute()
-    if uri.startswith(SQLITE):
-        yield Path(uri.removeprefix(SQLITE)).absolute().parent
+    if store := store_file(uri):
+        yield store.parent
     elif uri.startswith("file:"):
-        yield Path(uri.removeprefix("file://").removeprefix("file:")).absolute()
+        yield Path(url2pathname(urlsplit(uri).path)).absolute()
     if folder := environment.get(CHECKPOINTS_VARIABLE):
         yield Path(folder).absolute()
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.shared.artifacts.gate_verdict import read_verdict
+from components.shared.errors import without_passwords
 
 SUMMARY_FILE = "summary.json"
 SCHEMA_VERSION = 1
@@ -93,7 +94,7 @@ def print_summary(summary: dict[str, Any], folder: Path, tracking_uri: str, cons
     gate = summary["gate"]
     console.print(f"{gate['decision'] + ':':<14}{gate['reason']}", markup=False, highlight=False, soft_wrap=True)
     places = {name: folder / summary["paths"][name] for name in ("package", "report") if name in summary["paths"]}
-    for name, place in {**places, "MLflow store": tracking_uri, "run folder": folder}.items():
+    for name, place in {**places, "MLflow store": without_passwords(tracking_uri), "run folder": folder}.items():
         console.print(f"{name + ':':<14}{place}", markup=False, highlight=False, soft_wrap=True)
     times = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in summary["seconds_per_step"].items())
     total = f"{summary['seconds_total']:.1f} s ({times}; the rest is starting the steps' processes)"

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from components.shared.tracking.mlflow_connection import SQLITE
+from components.shared.tracking.mlflow_connection import sqlite_uri
 
 LOG_FILE = "pipeline.log"
 CONFIG_FILE = "config.yaml"
@@ -21,4 +21,4 @@ FOLDERS = {
 
 def tracking_uri(runs_dir: Path) -> str:
     """Return ``MLFLOW_TRACKING_URI``, or the SQLite file that all runs of the folder share."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{runs_dir.absolute() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(runs_dir / "mlflow.db")

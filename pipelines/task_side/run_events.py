@@ -9,13 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.shared.errors import without_passwords
 from components.shared.telemetry.progress import PROGRESS_FILE_VARIABLE
 
 
 def tell(event: str, step: str, **details: Any) -> None:
     """Append an event, where somebody listens; on a cluster nobody does, and the orchestrator shows the tasks."""
     if path := os.environ.get(PROGRESS_FILE_VARIABLE):
-        line = {"event": event, "step": step, "time": time.time(), **details}
+        said = {name: without_passwords(value) if isinstance(value, str) else value for name, value in details.items()}
+        line = {"event": event, "step": step, "time": time.time(), **said}
         with Path(path).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 

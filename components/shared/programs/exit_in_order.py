@@ -1,4 +1,4 @@
-"""How a step's process ends: 0, 2 with one line where the user can mend it, 143 after SIGTERM, 1 with a traceback."""
+"""How a step's process ends: exit code 0; 2 and one line for a user's error; 143 after SIGTERM; 1 and a traceback."""
 
 import signal
 import sys
@@ -16,13 +16,13 @@ EXIT_CODE_TERMINATED = 128 + signal.SIGTERM
 
 @contextmanager
 def ends_in_order(step: str) -> Iterator[None]:
-    """Let the block end with what says whose fault it was, here and in Kubernetes' termination message.
+    """Write the reason why the block fails to Kubernetes' termination message, and name failures of the machine.
 
-    SIGTERM raises SystemExit(143) in the block, so that its clean-up runs: temporary folders go, and its MLflow run is
-    marked as killed.
+    SIGTERM raises SystemExit(143) in the block, so that its clean-up runs: temporary folders are removed, and its
+    MLflow run is marked as KILLED.
 
     Raises:
-        UserError: the block raised one, or failed for want of memory, disk space or a permission.
+        UserError: the block raised one, or memory, disk space or a permission was missing.
     """
     with _terminated_in_order():
         try:
@@ -44,7 +44,7 @@ def ends_in_order(step: str) -> Iterator[None]:
 
 @contextmanager
 def _terminated_in_order() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set a signal handler
         yield
         return
     before = signal.signal(signal.SIGTERM, _end)

@@ -1,6 +1,6 @@
-"""Failures of the machine that a user can mend: no memory left, no space left, no right to write.
+"""Failures of the machine that a user can mend: out of memory, disk full, no permission.
 
-Libraries wrap them in errors of their own, so an error's causes are looked at too.
+Libraries wrap them in their own exceptions, so the causes of an exception are checked too.
 """
 
 import errno
@@ -26,13 +26,13 @@ _DENIED = {
 }
 _MEMORY_TEXTS = ("defaultcpuallocator: can't allocate memory", "cannot allocate memory")
 _DEVICE_MEMORY_TEXTS = ("_status_alloc_failed", "device_allocation_failed")
-"""How cuBLAS, cuDNN and their like say that there was no device memory: an error of theirs is a plain RuntimeError."""
+"""How cuBLAS, cuDNN and similar libraries report missing device memory, in a plain RuntimeError."""
 _UNEXPLAINED_TEXTS = (
     *("cublas_status_not_initialized", "cudnn_status_not_initialized"),
     "unable to find an engine to execute this computation",
     *("mha_graph.execute(", "mha_graph->execute("),
 )
-"""What comes where these libraries keep the reason to themselves: it can be memory."""
+"""Errors of these libraries that give no reason: missing memory is a possible one."""
 _SHARED_MEMORY_TEXTS = ("out of shared memory", "insufficient shared memory", "unable to open shared memory object")
 _MEMORY_SETTINGS = {
     "per_device_train_batch_size": "lower {name} (it is {value}; gradient_accumulation_steps makes up for it)",
@@ -41,13 +41,13 @@ _MEMORY_SETTINGS = {
     "load_in_4bit": "set {name} to true",
     "max_length": "lower {name} (it is {value})",
 }
-"""Settings that decide how much memory a step takes, and what to do with them."""
+"""Settings that decide how much memory a step uses, and how to change them."""
 _LONGEST_QUOTE = 360
-"""Characters; PyTorch's figures of device memory end at about 350, with what other processes hold."""
+"""Characters; PyTorch's message about device memory is about 350 long and ends with the use by other processes."""
 _CACHE_VARIABLES = ("HF_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "DEEPSYNTH_CHECKPOINTS")
 _INPUTS = ("dataset_dir", "adapter_dir", "evaluation_dir", "gate_dir")
 _ALMOST_NOTHING = 64 * 2**20
-"""Bytes; with less than this free, a folder is named as the one that is full."""
+"""Bytes; a folder with less free space than this is named as the full one."""
 
 
 class MachineFailureError(UserError):
@@ -56,14 +56,14 @@ class MachineFailureError(UserError):
 
 @contextmanager
 def named_failures(what: str, settings: BaseModel | None = None) -> Iterator[None]:
-    """Turn a failure of the machine within the block into an error that says where it was and what to do.
+    """Turn a failure of the machine in the block into an error that says where it happened and what to do.
 
     Args:
         what: what ran, e.g. ``"train"``.
-        settings: what it was told; its folders and batch sizes are named in the error.
+        settings: its settings; the error names their folders and batch sizes.
 
     Raises:
-        MachineFailureError: memory, disk space or a permission was missing. All other errors pass as they are.
+        MachineFailureError: memory, disk space or a permission was missing. Other errors propagate unchanged.
     """
     try:
         yield
@@ -74,7 +74,7 @@ def named_failures(what: str, settings: BaseModel | None = None) -> Iterator[Non
 
 
 def named_failure(error: BaseException, what: str, settings: BaseModel | None = None) -> MachineFailureError | None:
-    """Return the failure of the machine behind ``error``; None where there is none, or ``error`` names it already."""
+    """Return the failure of the machine that caused ``error``; None if there is none or ``error`` already names it."""
     if isinstance(error, MachineFailureError):
         return None
     causes = list(causes_of(error))
@@ -82,21 +82,21 @@ def named_failure(error: BaseException, what: str, settings: BaseModel | None = 
         return named
     if named := _disk_full(causes, what, settings):
         return named
-    # The step's own words for a file that may not be read say more than the system's.
+    # For a file without read permission the step's own message is more specific.
     return None if isinstance(error, UserError) else _denied(causes)
 
 
 def ran_out_of_device_memory(error: BaseException) -> bool:
-    """Return whether the device's memory was too small, as far as ``error`` or one of its causes tells.
+    """Return whether ``error`` or one of its causes says that the device's memory was too small.
 
-    PyTorch's allocator raises ``torch.OutOfMemoryError``; the CUDA runtime, recorded graphs, cuBLAS, cuDNN and
-    compilers have errors of their own. After any of them the device can be used, with less at a time.
+    PyTorch's allocator raises ``torch.OutOfMemoryError``; the CUDA runtime, CUDA graphs, cuBLAS, cuDNN and compilers
+    have their own errors. After any of them the device is still usable, with smaller batches.
     """
     return any(_is_device_memory(cause) for cause in causes_of(error))
 
 
 def causes_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error, its cause, that one's cause, and so on."""
+    """Yield the error, its cause, the cause's cause, and so on."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause and id(cause) not in seen:
@@ -127,7 +127,7 @@ def _out_of_memory(causes: list[BaseException], what: str, settings: BaseModel |
 
 
 def _is_device_memory(error: BaseException) -> bool:
-    torch = sys.modules.get("torch")  # not imported for this: what never loaded it never used a GPU
+    torch = sys.modules.get("torch")  # not imported here: without torch loaded, no GPU was used
     if torch is None or not isinstance(error, RuntimeError):
         return False
     said = str(error).lower()
@@ -167,9 +167,9 @@ def _disk_full(causes: list[BaseException], what: str, settings: BaseModel | Non
 def _full_number(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno in _FULL:
         return error.errno
-    # safetensors, PyArrow and Rust libraries have the system's words in errors of their own.
+    # safetensors, PyArrow and Rust libraries put the system's message into their own errors.
     if isinstance(error, UserError):
-        return None  # its cause says it, or it is only a quotation
+        return None  # its cause is checked separately, and its text may only quote the message
     said = str(error).lower()
     return next((number for text, number in _FULL_TEXTS.items() if text in said), None)
 
@@ -191,9 +191,9 @@ def _path_of(error: BaseException) -> Path | None:
 
 
 def _folders_written(settings: BaseModel | None) -> dict[str, Path]:
-    """Return the folders that a step may write to, by the setting or variable that names them: one for each disk.
+    """Return the folders that a step may write to, one per disk, by the setting or variable that names them.
 
-    A failed ``write`` names no file.
+    A failed ``write`` does not name its file.
     """
     values = dict(settings) if settings else {}
     named = {name: value for name, value in values.items() if isinstance(value, Path) and name not in _INPUTS}
@@ -219,7 +219,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _existing(folder: Path) -> Path:
-    """Return the folder, or the nearest one above it that is there."""
+    """Return the folder, or its nearest parent that exists."""
     folder = folder.absolute()
     while not _is_folder(folder):
         folder = folder.parent
@@ -229,7 +229,7 @@ def _existing(folder: Path) -> Path:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except PermissionError:  # of a folder above
+    except PermissionError:  # on a parent folder
         return False
 
 

@@ -1,4 +1,4 @@
-"""A step as a program: its flags are its config's fields, a ``--config`` file gives many at once."""
+"""A step as a program: its flags are its config's fields, and ``--config`` reads many of them from a file."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -35,14 +35,14 @@ class _CommandLine(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read flags and the config file only: an environment variable such as ``SEED`` is not meant for a step."""
+        """Read only flags and the config file: an environment variable such as ``SEED`` is not meant for a step."""
         return (init_settings,)
 
 
 def step_main(step: str, config_model: type[StepConfig], run: Callable[[Any], Any], arguments: Sequence[str]) -> int:
     """Run ``components.<step>`` from command-line arguments and return the exit code.
 
-    Flags win over the values of the ``--config`` file.
+    Flags override the values of the ``--config`` file.
     """
     try:
         with ends_in_order(step):

@@ -1,4 +1,4 @@
-"""What every step's configuration shares, and how a file or a command line becomes one."""
+"""The base class of every step's configuration, and how files and text are parsed into it."""
 
 import difflib
 import json
@@ -12,7 +12,7 @@ from components.shared.errors import UserError
 
 
 class StepConfig(BaseModel):
-    """A step's whole interface: unknown keys are errors, field docstrings are the ``--help`` text."""
+    """A step's whole interface: unknown keys are errors, and field docstrings are the ``--help`` text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
@@ -63,7 +63,7 @@ def validated(model: type[ConfigModel], values: dict[str, Any], where: str) -> C
 
 
 def user_error(error: ValidationError, model: type[BaseModel], where: str) -> UserError:
-    """Turn pydantic's report into one line that names every offending key."""
+    """Turn pydantic's report into one line that names every invalid key."""
     lines = []
     for entry in error.errors(include_url=False):
         key = ".".join(str(part) for part in entry["loc"]) or "config"

@@ -1,1 +1,1 @@
-"""What a running process says: logs, progress, spans, last words."""
+"""What a running process reports: logs, progress, spans, and its termination message."""

@@ -1,8 +1,7 @@
-"""Everything that Python code says on standard error as JSON, one object a line.
+"""Everything that Python code writes to standard error as JSON, one object per line, without passwords.
 
-Fields: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``exception`` (with its traceback), what the
-caller gave as ``extra``, and where the process is: ``step``, ``kfp_run_id``, ``mlflow_run_id``, ``trace_id``,
-``span_id``.
+Fields: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``exception`` (with its traceback), the caller's
+``extra``, and what the process works on: ``step``, ``kfp_run_id``, ``mlflow_run_id``, ``trace_id``, ``span_id``.
 """
 
 import io
@@ -16,6 +15,9 @@ from typing import Any, TextIO
 from pythonjsonlogger.core import LogData
 from pythonjsonlogger.json import JsonFormatter
 
+from components.shared.errors import without_passwords
+from components.shared.telemetry.trace_target import current_span_ids
+
 _FIELDS = {"levelname": "level", "name": "logger", "message": "message", "exc_info": "exception"}
 _SECONDS_BETWEEN_BARS = "15"
 
@@ -23,7 +25,7 @@ _context: dict[str, str] = {}
 
 
 def set_log_context(**fields: str | None) -> None:
-    """Set fields of all further lines of this process; None removes one."""
+    """Set fields of all later lines of this process; None removes a field."""
     for name, value in fields.items():
         _context.pop(name, None)
         if value is not None:
@@ -31,23 +33,23 @@ def set_log_context(**fields: str | None) -> None:
 
 
 def log_context() -> dict[str, str]:
-    """Return the fields that all lines have now."""
+    """Return the fields that every line has now."""
     return dict(_context)
 
 
 def log_json_only(step: str | None) -> None:
-    """Turn log records, warnings, uncaught exceptions and printed lines into JSON; a second call changes the step."""
+    """Write log records, warnings, uncaught exceptions and printed lines as JSON; a second call changes the step."""
     set_log_context(step=step, kfp_run_id=os.environ.get("KFP_RUN_ID"))
     if isinstance(sys.stderr, _JsonLines):
         return
-    # A bar's redraw becomes a line, so there are to be few; tqdm reads it when it is imported.
+    # Each redraw of a progress bar becomes a line; tqdm reads the interval when it is imported.
     os.environ.setdefault("TQDM_MININTERVAL", _SECONDS_BETWEEN_BARS)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         _Formatter(list(_FIELDS)[:3], rename_fields=_FIELDS, timestamp="time", json_ensure_ascii=False)
     )
     root = logging.getLogger()
-    for other in [each for each in root.handlers if type(each) is logging.StreamHandler]:  # KFP's executor made one
+    for other in [each for each in root.handlers if type(each) is logging.StreamHandler]:  # KFP's executor adds one
         root.removeHandler(other)
     root.addHandler(handler)
     logging.getLogger("stderr").setLevel(logging.INFO)
@@ -62,13 +64,16 @@ def log_json_only(step: str | None) -> None:
 class _Formatter(JsonFormatter):
     def add_fields(self, log_data: LogData, record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         super().add_fields(log_data, record, message_dict)
-        log_data.update(_context)
+        log_data.update(_context | current_span_ids())
+        for name, value in log_data.items():
+            if isinstance(value, str):
+                log_data[name] = without_passwords(value)
 
 
 class _JsonLines(io.TextIOBase):
-    """Standard error for those who print, and for libraries with log handlers of their own: each line is a record.
+    """Replaces standard error: each line that code prints, or a library's own log handler writes, becomes a record.
 
-    The part of a line before the last carriage return is what a progress bar has drawn over.
+    A progress bar overwrites the part of a line before the last carriage return, so that part is dropped.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -1,52 +1,68 @@
-"""Log lines: ours at INFO, the libraries' at WARNING, on standard error.
+"""Log lines on standard error: this project's at INFO, the libraries' at WARNING, without passwords.
 
-``DEEPSYNTH_LOG=json`` makes each line a JSON object, for containers, whose lines a collector reads; ``text``, the
-default, is for people.
+``DEEPSYNTH_LOG=json`` writes each line as a JSON object for log collectors; ``text``, the default, is for people.
 """
 
 import logging
 import os
 import sys
+import traceback
 import warnings
+from types import TracebackType
 
-from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.errors import EXIT_CODE_USER_ERROR, UserError, without_passwords
 from components.shared.telemetry import json_logs
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VARIABLE = "DEEPSYNTH_LOG"
 _FORMATS = ("text", "json")
+_TEXT_FORMAT = "%(levelname)s %(name)s: %(message)s"
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return without_passwords(super().format(record))
+
+
+def _print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(without_passwords(text), end="", file=sys.stderr, flush=True)
 
 
 def configure_logs(step: str | None = None) -> None:
-    """Set up logging for a program; called once, at the program's start.
+    """Set up logging; call it once, when the program starts.
 
     Args:
         step: the field ``step`` of JSON lines.
 
     Raises:
-        UserError: ``DEEPSYNTH_LOG`` holds something else than ``text`` or ``json``.
+        UserError: ``DEEPSYNTH_LOG`` is neither ``text`` nor ``json``.
     """
     if logs_are_json():
         json_logs.log_json_only(step)
     else:
-        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    # KFP's executor has set the root logger to INFO, at which libraries log each of their HTTP requests.
+        logging.basicConfig(format=_TEXT_FORMAT)
+        for handler in logging.getLogger().handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.setFormatter(_TextFormatter(_TEXT_FORMAT))
+        sys.excepthook = _print_uncaught
+    # KFP's executor sets the root logger to INFO, and libraries log every HTTP request at that level.
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("components").setLevel(logging.INFO)
     logging.getLogger("pipelines").setLevel(logging.INFO)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # pydantic-settings, torch's pin_memory and peft's save warn about settings that are ours on purpose.
+    # pydantic-settings, torch's pin_memory and PEFT's save warn about settings that this project chose on purpose.
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def logs_are_json() -> bool:
-    """Return whether log lines are to be JSON.
+    """Return whether log lines are JSON.
 
     Raises:
-        UserError: ``DEEPSYNTH_LOG`` holds something else than ``text`` or ``json``.
+        UserError: ``DEEPSYNTH_LOG`` is neither ``text`` nor ``json``.
     """
     value = os.environ.get(FORMAT_VARIABLE) or "text"
     if value not in _FORMATS:
@@ -55,7 +71,7 @@ def logs_are_json() -> bool:
 
 
 def exit_code_of(error: UserError) -> int:
-    """Say ``error`` as one line on standard error and return the exit code."""
+    """Print ``error`` as one line on standard error and return the exit code."""
     if os.environ.get(FORMAT_VARIABLE) == "json":
         parts = {"problem": error.problem, "where": error.where, "mend": error.mend}
         logger.error("%s", error, extra={name: value for name, value in parts.items() if value})

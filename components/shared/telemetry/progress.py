@@ -1,7 +1,7 @@
-"""Progress of long work: a bar in a terminal, log lines where nobody sees a bar, and lines in a file for a watcher.
+"""Progress of long work: a bar in a terminal, log lines otherwise, or lines in a file for the process that watches.
 
-``deepsynth run`` starts each step in a process whose output is captured; it names a file in
-``DEEPSYNTH_PROGRESS_FILE`` and draws the bar from the JSON lines that the step appends there.
+``deepsynth run`` captures the output of each step's process: it names a file in ``DEEPSYNTH_PROGRESS_FILE``, and draws
+the bar from the JSON lines that the step appends to it.
 """
 
 import json
@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 
 def bars_are_seen() -> bool:
-    """Return whether standard error is a terminal whose user reads text."""
+    """Return whether standard error is a terminal and logs are text."""
     return not logs_are_json() and Console(stderr=True).is_terminal
 
 
 def progress_display() -> Progress:
-    """Return the bar's layout on standard error, the same for a step alone and for a whole pipeline."""
+    """Return the progress bar on standard error; a single step and a whole pipeline use the same layout."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -51,11 +51,11 @@ def progress_display() -> Progress:
 
 
 class ProgressReport:
-    """Counts done units of one piece of work; use as a context manager.
+    """Counts the finished units of one piece of work; use it as a context manager.
 
     Args:
-        description: what is done, e.g. ``"render pages"``.
-        total: how many units there are; None where that is not known.
+        description: the work, e.g. ``"render pages"``.
+        total: the number of units; None if unknown.
     """
 
     def __init__(self, description: str, total: int | None) -> None:
@@ -89,7 +89,7 @@ class ProgressReport:
         """Count ``units`` as done; ``note`` is a short text beside the bar, e.g. ``"loss 0.41"``."""
         self.done += units
         self.note = self.note if note is None else note
-        # Looked at ten times a second and no more: an update costs as much as a small unit of work.
+        # At most ten updates a second: one costs as much as a small unit of work.
         now = time.monotonic()
         if now - self._last_update >= _SECONDS_BETWEEN_UPDATES:
             self._last_update = now
@@ -110,10 +110,10 @@ class ProgressReport:
 
 
 class ProgressLog:
-    """Log lines of one piece of work: one every 15 s (``DEEPSYNTH_PROGRESS_SECONDS``), and one at its end.
+    """Logs the progress of one piece of work: a line every 15 s (``DEEPSYNTH_PROGRESS_SECONDS``) and one at the end.
 
     Args:
-        log: takes what ``logging.Logger.info`` does.
+        log: a function with the parameters of ``logging.Logger.info``.
     """
 
     def __init__(self, log: Callable[..., None] = logger.info) -> None:
@@ -122,7 +122,7 @@ class ProgressLog:
         self._seconds = float(os.environ.get(SECONDS_VARIABLE) or _SECONDS_BETWEEN_LOG_LINES)
 
     def say(self, description: str, done: int, total: int | None, note: str, finished: bool = False) -> None:
-        """Log how far the work is, unless the last line is too young."""
+        """Log the progress, unless the last line was written less than 15 s ago."""
         now = time.monotonic()
         if not finished and now - self._last < self._seconds:
             return
@@ -143,7 +143,7 @@ class ProgressLog:
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield ``items`` and count each as done when the next one is asked for."""
+    """Yield ``items``; each counts as done when the next one is requested."""
     with ProgressReport(description, total) as report:
         for item in items:
             yield item

@@ -1,6 +1,6 @@
-"""How spans leave the process: in the background, for a few seconds at most, and never with an error.
+"""Sends spans in the background, for a few seconds at most; a failure is logged once and stops nothing.
 
-The provider is this project's own and never OpenTelemetry's global one: MLflow has a provider, too.
+The provider is this project's own, not OpenTelemetry's global one, because MLflow may set that one.
 """
 
 import logging
@@ -30,10 +30,10 @@ _OPENTELEMETRY = "opentelemetry"
 
 @contextmanager
 def open_tracer(run_id: str | None) -> Iterator[Any]:
-    """Yield a tracer; what it made is sent, at the latest, when the block has ended.
+    """Yield a tracer; its spans are sent when the block ends at the latest.
 
     Args:
-        run_id: the pipeline run, whose trace has the spans that have no parent; None: a trace of their own.
+        run_id: the pipeline run, whose trace id spans without a parent get; None: a random one.
     """
     name = os.environ.get("OTEL_SERVICE_NAME") or "deepsynth"
     resource = Resource.create({SERVICE_NAME: name, SERVICE_VERSION: tool_version()})
@@ -42,14 +42,14 @@ def open_tracer(run_id: str | None) -> Iterator[Any]:
     try:
         yield provider.get_tracer("deepsynth", tool_version())
     finally:
-        # In a thread: a receiver that accepts and does not answer must not hold the step up.
+        # In a thread: a receiver that accepts connections and never answers must not block the step.
         closing = threading.Thread(target=provider.shutdown, daemon=True)
         closing.start()
         closing.join(_SECONDS_AT_THE_END)
 
 
 def given_parent() -> Context | None:
-    """Return the span that ``TRACEPARENT`` names; None where it is not set."""
+    """Return the context of the span that ``TRACEPARENT`` names; None where it is not set."""
     given = os.environ.get("TRACEPARENT")
     if not given:
         return None
@@ -66,7 +66,7 @@ class _Ids(RandomIdGenerator):
 
 
 class _QuietExporter(SpanExporter):
-    """Says once that the endpoint is down; OpenTelemetry says it for each attempt."""
+    """Logs once that the endpoint is down; OpenTelemetry would log each attempt."""
 
     def __init__(self) -> None:
         self._reason = _Reason()
@@ -76,7 +76,7 @@ class _QuietExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
             with self._reason.heard():
-                # Made here: a wrong certificate or header is no reason for a step to fail.
+                # Created here, inside the try: a wrong certificate or header must not fail the step.
                 timeout = None if os.environ.get("OTEL_EXPORTER_OTLP_TIMEOUT") else _SECONDS_FOR_A_BATCH
                 self._exporter = self._exporter or OTLPSpanExporter(timeout=timeout)
                 result = self._exporter.export(spans)
@@ -95,20 +95,20 @@ class _QuietExporter(SpanExporter):
 
 
 class _Reason(logging.Handler):
-    """Keeps what OpenTelemetry's loggers said first of a batch: the reason; then they say that they gave up."""
+    """Keeps the first message of OpenTelemetry's loggers about a batch: it has the reason, the later ones do not."""
 
     text = ""
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        talker = logging.getLogger(_OPENTELEMETRY)
-        talker.addHandler(self)
-        talker.propagate = False
+        loggers = logging.getLogger(_OPENTELEMETRY)
+        loggers.addHandler(self)
+        loggers.propagate = False
         self.text = ""
         try:
             yield
         finally:
-            talker.removeHandler(self)
+            loggers.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.text = self.text or record.getMessage()

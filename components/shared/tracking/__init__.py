@@ -1,1 +1,1 @@
-"""MLflow: runs, parents, the registry."""
+"""MLflow: the runs of steps and pipelines, and the model registry."""

@@ -1,4 +1,4 @@
-"""How this project talks to MLflow: to which store, for how long it waits, and what says that the store is down."""
+"""How this project connects to MLflow: the store's address, time limits, and which exceptions mean that it is down."""
 
 import logging
 import os
@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from components.shared.errors import without_passwords
 
 TRACKING_OFF = "off"
-SQLITE = "sqlite:///"
-# MLflow's own defaults keep a step waiting for minutes when the server is gone. Artifacts have their own timeout:
-# a server that passes a large file on to object storage answers late.
+# With MLflow's own defaults a step waits for minutes when the server is gone. Artifacts have a longer timeout: a server
+# answers only after it has passed a large file on to object storage.
 _HTTP_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -24,18 +26,40 @@ _ARTIFACT_SECONDS = "300"
 
 
 def store_uri() -> str:
-    """Return ``MLFLOW_TRACKING_URI``, or the SQLite file in the working folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path.cwd() / 'mlflow.db'}"
+    """Return ``MLFLOW_TRACKING_URI``, or the address of ``mlflow.db`` in the working folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(Path("mlflow.db"))
+
+
+def sqlite_uri(file: Path) -> str:
+    """Return the address of a SQLite file; ``?``, ``#`` and ``%`` in its path are escaped, as SQLAlchemy reads them.
+
+    >>> sqlite_uri(Path("/runs/50% off?/mlflow.db"))
+    'sqlite+pysqlite:////runs/50%25%20off%3F/mlflow.db'
+    """
+    path = str(file.absolute())
+    # MLflow creates the parent folder of a sqlite:/// address, but without unescaping the address.
+    scheme = "sqlite" if quote(path) == path else "sqlite+pysqlite"
+    return f"{scheme}:///{quote(path)}"
+
+
+def store_file(uri: str) -> Path | None:
+    """Return the SQLite file that ``uri`` names; None where it names a server or a database in memory."""
+    if not re.match(r"sqlite(\+\w+)?:///", uri):
+        return None
+    from sqlalchemy.engine import make_url
+
+    database = make_url(uri).database
+    return Path(database).absolute() if database and database != ":memory:" else None
 
 
 def missing_store(uri: str) -> Path | None:
-    """Return the SQLite file that ``uri`` names where it is not there; whoever only reads would make an empty one."""
-    file = Path(uri.removeprefix(SQLITE))
-    return file if uri.startswith(SQLITE) and not file.is_file() else None
+    """Return the SQLite file of ``uri`` if it does not exist: a reader would create an empty one."""
+    file = store_file(uri)
+    return file if file and not file.is_file() else None
 
 
 def connect(uri: str) -> Any:
-    """Return an ``MlflowClient`` that gives up after seconds, not minutes, and is quiet about each retry.
+    """Return an ``MlflowClient`` that gives up after seconds, not minutes, and does not log each retry.
 
     Raises:
         ImportError: MLflow is not installed.
@@ -44,15 +68,17 @@ def connect(uri: str) -> Any:
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
 
-    for noisy in ("mlflow", "urllib3.connectionpool"):  # the second says each retry
+    if file := store_file(uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    for noisy in ("mlflow", "urllib3.connectionpool"):  # the second logs each retry
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return MlflowClient(uri)
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions by which MLflow's client and its stores say that they are down or refuse.
+    """Return the exceptions that MLflow's client and its stores raise when they are down or refuse.
 
-    OSError covers requests' exceptions and a local store's disk; boto3 is there only where artifacts go to S3.
+    OSError covers requests' exceptions and a local store's disk; boto3 is installed only where artifacts go to S3.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -68,7 +94,7 @@ def store_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def artifact_timeout() -> Iterator[None]:
-    """Wait longer for an answer within the block, unless the user gave a time of their own."""
+    """Use a longer timeout within the block, unless the user set one."""
     before = os.environ.get(_TIMEOUT)
     if before == _HTTP_DEFAULTS[_TIMEOUT]:
         os.environ[_TIMEOUT] = _ARTIFACT_SECONDS
@@ -80,9 +106,9 @@ def artifact_timeout() -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return in one line why the store failed, and where it refused the credentials, which variables hold them."""
-    said = " ".join(str(error).split())[:300]
-    # Of an answer that is no JSON, as basic auth's, MLflow's client says the status in words only.
+    """Return in one line why the store failed; for refused credentials also which variables hold them."""
+    said = without_passwords(" ".join(str(error).split()))[:300]
+    # For non-JSON answers, such as those of basic auth, MLflow's client gives the status only in the message.
     code = getattr(error, "error_code", None)
     if code not in ("UNAUTHENTICATED", "PERMISSION_DENIED") and not re.search(r"\b(401|403)\b", said):
         return said

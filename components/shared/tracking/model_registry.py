@@ -1,7 +1,7 @@
 """Adapters in the MLflow model registry: versions of a name, with the aliases ``champion`` and ``challenger``.
 
-The registry is that of ``MLFLOW_TRACKING_URI`` (``off``: there is none), or of ``MLFLOW_REGISTRY_URI`` where that is
-set. Aliases, never stages: an alias names one version at a time and moves in one call.
+The registry is at ``MLFLOW_REGISTRY_URI`` if set, otherwise at ``MLFLOW_TRACKING_URI`` (``off``: no registry). Aliases
+are used and not stages: an alias names one version at a time and moves in one call.
 """
 
 import logging
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.shared.digests import sha256_folder
-from components.shared.errors import UserError
+from components.shared.errors import UserError, without_passwords
 from components.shared.tracking import mlflow_connection, tracking_runs
 
 logger = logging.getLogger(__name__)
@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 FILES_TAG = "deepsynth.files_sha256"
-"""``sha256_folder`` of a version's files, as they were registered."""
+"""``sha256_folder`` of a version's files at registration."""
 SOURCE_DIGEST_TAG = "source_digest"
-"""What the documents were that a version was trained on: ``sources_digest`` of the prepare step."""
+"""The documents that a version was trained on: ``sources_digest`` of the prepare step."""
 _ARTIFACT_PATH = "adapter"
 _LONGEST_TAG = 5000
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
@@ -36,11 +36,11 @@ T = TypeVar("T")
 
 
 class RegistryUnavailableError(UserError):
-    """The registry, or the store of its files, is down, refuses, or is switched off: what it holds is not known."""
+    """The registry, or the store of its files, is down, refuses, or is switched off: its content is unknown."""
 
 
 class RegisteredFilesError(UserError):
-    """A registered version's files are gone, or are not those that were registered."""
+    """A registered version's files are gone, or differ from those that were registered."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class RegisteredAdapter:
     """One version of a registered name.
 
     Attributes:
-        run_id: the MLflow run that holds the files; None where the version came from elsewhere.
-        source: where the files are, as the registry names it.
+        run_id: the MLflow run that holds the files; None if the version was registered in another way.
+        source: the registry's address of the files.
         created: milliseconds since 1970 (UTC).
     """
 
@@ -66,22 +66,22 @@ class RegisteredAdapter:
 
 
 def champion_of(name: str, *, uri: str | None = None) -> RegisteredAdapter | None:
-    """Return the version that bears the alias ``champion``; None where the name or the alias is not there (yet).
+    """Return the version with the alias ``champion``; None if the name or the alias does not exist (yet).
 
     Raises:
-        RegistryUnavailableError: the registry is down or switched off. Not None: "no champion" would let the gate
-            compare with the base, and put an adapter in the champion's place that reads worse.
+        RegistryUnavailableError: the registry is down or switched off. This must not be None: without a champion the
+            gate compares with the base and could promote an adapter that reads worse than the champion.
     """
     champions = [version for version in versions_of(name, uri=uri) if CHAMPION in version.aliases]
     return champions[0] if champions else None
 
 
 def versions_of(name: str, *, uri: str | None = None) -> list[RegisteredAdapter]:
-    """Return all versions of ``name``, the newest first; none where nothing is registered under it.
+    """Return all versions of ``name``, the newest first; an empty list if nothing is registered under it.
 
     Raises:
         RegistryUnavailableError: the registry is down or switched off.
-        UserError: no registry allows such a name.
+        UserError: ``name`` is not a valid name.
     """
     _check_name(name)
     with _registry(uri) as (client, _):
@@ -107,14 +107,14 @@ def names(*, uri: str | None = None) -> list[str]:
 def register(
     folder: Path, name: str, tags: Mapping[str, str | int | float | bool | None], *, uri: str | None = None
 ) -> RegisteredAdapter:
-    """Upload ``folder`` (an adapter's files) and make it the next version of ``name``; the first one makes the name.
+    """Upload ``folder`` (an adapter's files) as the next version of ``name``; the first version creates the name.
 
-    The files go to an MLflow run of their own, which bears the same tags: a step's run may be deleted with its
-    pipeline's, the files of a version must not. Tags that are None are left out.
+    The files go to an MLflow run of their own with the same tags: a pipeline's runs may be deleted, and the files of a
+    version must stay. Tags that are None are left out.
 
     Raises:
-        RegistryUnavailableError: the registry is down, refuses, or is switched off; ``folder`` is as it was.
-        UserError: there is no such folder, or no registry allows such a name.
+        RegistryUnavailableError: the registry is down, refuses, or is switched off; ``folder`` is unchanged.
+        UserError: ``folder`` does not exist or is empty, or ``name`` is not a valid name.
     """
     _check_name(name)
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -140,7 +140,7 @@ def register(
 
 
 def set_alias(registered: RegisteredAdapter, alias: str, *, uri: str | None = None) -> None:
-    """Give ``registered`` the alias; the version that had it before loses it.
+    """Give ``registered`` the alias; the version that had it loses it.
 
     Raises:
         RegistryUnavailableError: the registry is down, refuses, or is switched off.
@@ -150,10 +150,10 @@ def set_alias(registered: RegisteredAdapter, alias: str, *, uri: str | None = No
 
 
 def delete_version(registered: RegisteredAdapter, *, uri: str | None = None) -> None:
-    """Delete a version, and the MLflow run that holds its files where ``register`` made it.
+    """Delete a version, and the MLflow run that holds its files if ``register`` created it.
 
-    The aliases that point at it by then go with it; one that moved since ``registered`` was read stays where it is.
-    MLflow keeps a deleted run's files until ``mlflow gc``.
+    Aliases that point at it are deleted too; an alias that has moved to another version stays there. MLflow keeps a
+    deleted run's files until ``mlflow gc``.
 
     Raises:
         RegistryUnavailableError: the registry is down, refuses, or is switched off.
@@ -168,9 +168,9 @@ def download(registered: RegisteredAdapter, folder: Path, *, uri: str | None = N
     """Download a version's files into ``folder``, which must not exist; return it.
 
     Raises:
-        RegisteredFilesError: the files are gone, or their sha256 is not the one that was registered.
-        RegistryUnavailableError: the registry is down, refuses, or is switched off; or the store of the files does not
-            give them, or there is no room for them here, which is the error's cause then.
+        RegisteredFilesError: the files are gone, or their sha256 differs from the registered one.
+        RegistryUnavailableError: the registry is down, refuses, or is switched off; or the files cannot be fetched
+            from their store or written here (the error's cause says which).
     """
     folder = Path(folder).absolute()
     where = f"{registered} ({registered.source})"
@@ -178,7 +178,7 @@ def download(registered: RegisteredAdapter, folder: Path, *, uri: str | None = N
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.partial-") as scratch:
         with _registry(uri) as (client, place):
             arrived = _downloaded(client, place, registered, Path(scratch))
-        # An object store has no empty folders: asked for files that are gone, it answers with none.
+        # An object store has no folders: for files that are gone it returns an empty list, not an error.
         if not arrived or not arrived.is_dir() or not any(arrived.iterdir()):
             raise RegisteredFilesError("the version's files are gone", where=where, mend=mend)
         expected = registered.tags.get(FILES_TAG)
@@ -189,7 +189,7 @@ def download(registered: RegisteredAdapter, folder: Path, *, uri: str | None = N
 
 
 def _downloaded(client: Any, uri: str, registered: RegisteredAdapter, scratch: Path) -> Path | None:
-    """Return where the files arrived; None where the store that held them says that there are none."""
+    """Return the folder with the downloaded files; None if their store says that they do not exist."""
     from mlflow.artifacts import download_artifacts
 
     source = client.get_model_version_download_uri(registered.name, str(registered.version))
@@ -201,20 +201,20 @@ def _downloaded(client: Any, uri: str, registered: RegisteredAdapter, scratch: P
             logger.warning("%s: %s", registered, _one_line(error))
             return None
         reason = f"the version's files cannot be fetched ({_one_line(error)})"
-        where = f"{registered} ({_without_password(source)})"
+        where = f"{registered} ({without_passwords(source)})"
         mend = "make the store that holds them answer, then run this again"
         raise RegistryUnavailableError(reason, where=where, mend=mend) from error
 
 
 def _are_gone(source: str, uri: str) -> bool:
-    """Return whether the store says that nothing is there; a failed download's cause is often a text and no more."""
+    """Return whether the store says that the files do not exist; a failed download's error often does not tell."""
     from mlflow.artifacts import list_artifacts
     from mlflow.utils.file_utils import local_file_uri_to_path
     from mlflow.utils.uri import is_local_uri
 
     try:
         if is_local_uri(source, is_tracking_or_registry_uri=False):
-            Path(local_file_uri_to_path(source)).stat()  # listed by MLflow, a broken mount is an empty folder
+            Path(local_file_uri_to_path(source)).stat()  # MLflow would list a broken mount as an empty folder
             return False
         return not list_artifacts(artifact_uri=source, tracking_uri=uri)
     except (FileNotFoundError, NotADirectoryError):
@@ -225,7 +225,7 @@ def _are_gone(source: str, uri: str) -> bool:
 
 @contextmanager
 def _registry(uri: str | None) -> Iterator[tuple[Any, str]]:
-    """Yield a client and its store's address; whatever the store says in the block becomes one named error."""
+    """Yield a client and its store's address; errors of the store in the block become RegistryUnavailableError."""
     place = uri or mlflow_connection.store_uri()
     if place.lower() == mlflow_connection.TRACKING_OFF:
         mend = "set it to the server's address, or name no registered model"
@@ -236,7 +236,7 @@ def _registry(uri: str | None) -> Iterator[tuple[Any, str]]:
     except errors as error:
         reason = f"the MLflow registry cannot be used ({_one_line(error)})"
         mend = f"start it, or correct {_VARIABLE}"
-        raise RegistryUnavailableError(reason, where=_without_password(place), mend=mend) from error
+        raise RegistryUnavailableError(reason, where=without_passwords(place), mend=mend) from error
 
 
 def _make_name(client: Any, name: str) -> None:
@@ -247,7 +247,7 @@ def _make_name(client: Any, name: str) -> None:
     try:
         client.create_registered_model(name)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another process, in between
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process created it in the meantime
             raise
 
 
@@ -290,8 +290,4 @@ def _check_name(name: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return _without_password(" ".join(str(error).split()))[:300]
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    return without_passwords(" ".join(str(error).split()))[:300]

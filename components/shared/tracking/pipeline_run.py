@@ -1,6 +1,6 @@
-"""A pipeline run in MLflow, seen from outside its steps: tags of its parent run, and its final state.
+"""The parent run of a pipeline run in MLflow: its tags and its final status, set by the first and the last task.
 
-What a store that is down says is logged, not raised: the pipeline's own state does not hang on it.
+Errors of the store are logged, not raised: the pipeline's own state must not depend on it.
 """
 
 import logging
@@ -8,13 +8,14 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from components.shared.errors import without_passwords
 from components.shared.tracking import mlflow_connection, tracking_runs
 from components.shared.tracking.mlflow_connection import TRACKING_OFF
 from components.shared.tracking.step_run import DEFAULT_EXPERIMENT
 
 logger = logging.getLogger(__name__)
 
-# KFP's own words, and those of the store of its backend, which an exit task is given as they are.
+# KFP's states and those of its backend's store; an exit task gets either.
 _STATUS = {
     "SUCCEEDED": "FINISHED",
     "COMPLETE": "FINISHED",
@@ -24,12 +25,11 @@ _STATUS = {
     "CANCELED": "KILLED",
 }
 
-
 T = TypeVar("T")
 
 
 def tag_pipeline_run(tags: Mapping[str, str]) -> None:
-    """Set tags on the parent run of the pipeline run, which is made where no step has done so yet."""
+    """Set tags on the parent run of the pipeline run; create that run if no step has done so yet."""
 
     def tag(client: Any, uri: str) -> None:
         parent = os.environ.get("MLFLOW_RUN_ID")
@@ -44,16 +44,16 @@ def tag_pipeline_run(tags: Mapping[str, str]) -> None:
 
 
 def close_pipeline_run(state: str) -> str | None:
-    """Give the parent run of the pipeline run ``KFP_RUN_ID`` its final status, and return that.
+    """Give the parent run of the pipeline run ``KFP_RUN_ID`` its final status and return the status.
 
-    Steps that still count as running are marked as killed: nothing runs any more, and one that was out of memory could
-    not say so. A ``state`` that says nothing final (KFP may ask before its own books are closed) is decided by the
-    steps. None where there is nothing to close: no such run, tracking is off, or ``MLFLOW_RUN_ID`` says that the run
-    has another owner, e.g. KFP's MLflow plugin.
+    Steps whose status is still RUNNING become KILLED: no task runs any more, and a step that ran out of memory could
+    not report it. If ``state`` is not final (KFP may not have settled it yet), the steps' statuses decide. None if
+    there is nothing to close: no such run, tracking is off, or ``MLFLOW_RUN_ID`` shows that the run has another owner,
+    such as KFP's MLflow plugin.
     """
     pipeline_run = os.environ.get("KFP_RUN_ID")
     if os.environ.get("MLFLOW_RUN_ID"):
-        logger.info("MLFLOW_RUN_ID is set: who set it closes that run")
+        logger.info("MLFLOW_RUN_ID is set: its owner closes that run")
         return None
     if not pipeline_run or mlflow_connection.missing_store(mlflow_connection.store_uri()):
         return None
@@ -82,8 +82,8 @@ def _attempt(action: Callable[[Any, str], T], failure: str) -> T | None:
     try:
         return action(mlflow_connection.connect(uri), uri)
     except mlflow_connection.store_errors() as error:
-        reason = " ".join(str(error).split())[:300]
-        logger.warning("MLflow tracking at %s failed; %s: %s", uri, failure, reason)
+        reason = mlflow_connection.reason(error)
+        logger.warning("MLflow tracking at %s failed; %s: %s", without_passwords(uri), failure, reason)
         return None
 
 

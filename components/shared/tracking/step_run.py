@@ -1,7 +1,7 @@
-"""MLflow tracking: one nested run per step below one parent run per pipeline run; a dead server stops no step.
+"""MLflow tracking: one nested run per step below one parent run per pipeline run. A dead server stops no step.
 
 Environment: ``MLFLOW_TRACKING_URI`` (default: a SQLite file in the working folder; ``off``: no tracking),
-``MLFLOW_EXPERIMENT_NAME``, ``MLFLOW_RUN_ID`` (a run to attach to) and ``KFP_RUN_ID`` (the pipeline run).
+``MLFLOW_EXPERIMENT_NAME``, ``MLFLOW_RUN_ID`` (a run to use as the parent) and ``KFP_RUN_ID`` (the pipeline run).
 """
 
 import logging
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from components.shared.errors import without_passwords
 from components.shared.telemetry.json_logs import log_context, set_log_context
 from components.shared.telemetry.tracing import annotate_step
 from components.shared.tracking import mlflow_connection, tracking_runs
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_EXPERIMENT = "deepsynth"
 _LONGEST_VALUE = 6000
 _LARGEST_BATCH = 1000
-# Sending each step's metrics alone would put the store's answer time into every training step.
+# Sending metrics at every training step would add the store's response time to each of them.
 _SECONDS_BETWEEN_BATCHES = 2.0
 _SECONDS_BETWEEN_ATTEMPTS = 60.0
 _SECONDS_BETWEEN_SYSTEM_METRICS = 2.0
@@ -33,14 +34,14 @@ T = TypeVar("T")
 
 
 class TrackedRun:
-    """What a step logs to. Nothing here raises when the store fails: it is said once and the step goes on.
+    """The MLflow run that a step logs to. A failing store is logged once; it raises nothing and the step goes on.
 
-    Metrics are buffered and sent in batches; those of an outage are sent once the server is back.
+    Metrics are buffered and sent in batches; what was buffered during an outage is sent when the server is back.
     """
 
     def __init__(self, uri: str) -> None:
         self.run_id: str | None = None
-        """The nested run's id; None where nothing is tracked."""
+        """The nested run's id; None if nothing is tracked."""
         self._uri = uri
         self._client: Any = None
         self._errors: tuple[type[Exception], ...] = ()
@@ -52,12 +53,12 @@ class TrackedRun:
         self._next_attempt = 0.0
         self._warned = False
         self._outer_run_id = log_context().get("mlflow_run_id")
-        """the run that this one is nested in within the process, e.g. the benchmark's"""
+        """the run of this process that contains this one, e.g. the benchmark's"""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Buffer ``metrics`` (name -> value) for ``step``, e.g. the optimizer step; cheap enough for each of them.
+        """Buffer ``metrics`` (name -> value) for ``step``, e.g. the optimizer step; cheap enough to call at each step.
 
-        Those without a step are attributes of the step's OpenTelemetry span as well; so are tags.
+        Metrics without a step, and tags, also become attributes of the step's OpenTelemetry span.
         """
         if step is None:
             self._annotate(metrics)
@@ -69,9 +70,9 @@ class TrackedRun:
             self._send_metrics()
 
     def log_dataset(self, digest: str, source: str, context: Literal["training", "evaluation"]) -> None:
-        """Record the dataset that this step read; ``source`` is its folder or name.
+        """Log the dataset that this step read; ``source`` is its folder or name.
 
-        MLflow keeps 36 characters of a digest; the whole one is in the tag ``deepsynth.dataset_digest``.
+        MLflow keeps 36 characters of a digest; the tag ``deepsynth.dataset_digest`` has all of them.
         """
         self._annotate({"dataset_digest": digest})
         self._attempt(lambda: tracking_runs.log_dataset(self._client, self.run_id, digest, source, context))
@@ -80,7 +81,7 @@ class TrackedRun:
         """Upload a file, or a folder under its own name.
 
         Raises:
-            FileNotFoundError: there is no such file or folder.
+            FileNotFoundError: ``path`` does not exist.
         """
         path = Path(path)
         if not path.exists():
@@ -98,7 +99,7 @@ class TrackedRun:
             return
         from mlflow.entities import RunTag
 
-        entities = [RunTag(name, str(value)[:_LONGEST_VALUE]) for name, value in tags.items()]
+        entities = [RunTag(name, without_passwords(str(value))[:_LONGEST_VALUE]) for name, value in tags.items()]
         self._attempt(lambda: self._client.log_batch(self.run_id, tags=entities, synchronous=True))
 
     def _annotate(self, attributes: Mapping[str, str | int | float | bool | None]) -> None:
@@ -155,7 +156,7 @@ class TrackedRun:
             return
         if self._monitor:
             self._monitor.finish()
-        self._next_attempt = 0.0  # the server may be back: one last attempt
+        self._next_attempt = 0.0  # try once more: the server may be back
         self._send_metrics()
         self._attempt(lambda: self._close(status))
         set_log_context(mlflow_run_id=self._outer_run_id)
@@ -181,7 +182,7 @@ class TrackedRun:
         return True
 
     def _attempt(self, action: Callable[[], T], starting: bool = False) -> T | None:
-        """Return the action's result; None where nothing is tracked or the store failed, which is said once."""
+        """Return the action's result; None if nothing is tracked or the store failed, which is logged once."""
         if (self.run_id is None and not starting) or time.monotonic() < self._next_attempt:
             return None
         try:
@@ -193,22 +194,19 @@ class TrackedRun:
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
-            reason = mlflow_connection.reason(error)
-            logger.warning(
-                "MLflow tracking at %s failed; the step goes on, its results are on disk: %s", self._uri, reason
-            )
+            place, reason = without_passwords(self._uri), mlflow_connection.reason(error)
+            logger.warning("MLflow tracking at %s failed; the step goes on, its results are on disk: %s", place, reason)
         self._warned = True
 
 
 @contextmanager
 def step_run(step: str, parameters: Mapping[str, Any]) -> Iterator[TrackedRun]:
-    """Track a step as an MLflow run named ``step``, nested below the pipeline's run where there is one.
+    """Track a step as an MLflow run named ``step``, nested below the pipeline's run if there is one.
 
-    ``parameters`` become the nested run's (cut at 6000 characters; whole in its artifact ``config.json``), never
-    the parent's: KFP's own plugin logs its inputs there, and a second value would reject the whole batch.
-    An exception in the block marks the run FAILED (KILLED for an interrupt), is its tag ``deepsynth.error``, and
-    propagates. The status of a run
-    that was attached to by ``MLFLOW_RUN_ID`` is left to its owner.
+    ``parameters`` become those of the nested run (cut at 6000 characters; its artifact ``config.json`` has them in
+    full), never of the parent: KFP's own plugin logs its inputs there, and a second value would reject the whole batch.
+    An exception in the block marks the run FAILED (KILLED for an interrupt), becomes its tag ``deepsynth.error``, and
+    propagates. The status of the run that ``MLFLOW_RUN_ID`` names is left to its owner.
     """
     uri = mlflow_connection.store_uri()
     tracked = TrackedRun(uri)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.shared.tracking.mlflow_connection import SQLITE
+from components.shared.errors import without_passwords
+from components.shared.tracking.mlflow_connection import store_file
 
 PIPELINE_RUN_TAG = "kfp.run_id"
 _LONGEST_DIGEST = 36
@@ -15,18 +16,17 @@ _PARAMETERS_PER_BATCH = 100
 
 
 def experiment(client: Any, uri: str, name: str) -> str:
-    """Return the experiment's id; a new one in a SQLite file keeps its artifacts in ``mlartifacts`` beside the file."""
+    """Return the experiment's id, created if needed; beside a SQLite file its artifacts are in ``mlartifacts``."""
     from mlflow.exceptions import MlflowException
 
     if found := client.get_experiment_by_name(name):
         return str(found.experiment_id)
-    location = None
-    if uri.startswith(SQLITE):
-        location = (Path(uri.removeprefix(SQLITE)).absolute().parent / "mlartifacts").as_uri()
+    file = store_file(uri)
+    location = (file.parent / "mlartifacts").as_uri() if file else None
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
-        # Another step may have made it in between.
+        # Another step may have created it in the meantime.
         if found := client.get_experiment_by_name(name):
             return str(found.experiment_id)
         raise
@@ -35,7 +35,7 @@ def experiment(client: Any, uri: str, name: str) -> str:
 def parent_run(client: Any, experiment_id: str, pipeline_run: str) -> str:
     """Find or create the one run whose tag ``kfp.run_id`` is ``pipeline_run``.
 
-    Two steps that start at once could both create it: each then looks again and keeps the oldest.
+    Two steps that start together may both create it: each then searches again, and the oldest stays.
     """
     if found := _parents(client, experiment_id, pipeline_run):
         return found[0]
@@ -48,7 +48,7 @@ def parent_run(client: Any, experiment_id: str, pipeline_run: str) -> str:
 
 
 def existing_parent(client: Any, experiment_id: str, pipeline_run: str) -> str | None:
-    """Return the id of the run that ``parent_run`` made; None where no step has asked for it."""
+    """Return the id of the run that ``parent_run`` created; None if no step has called it."""
     return next(iter(_parents(client, experiment_id, pipeline_run)), None)
 
 
@@ -60,7 +60,7 @@ def _parent_name(pipeline_run: str) -> str:
 
 
 def runs_of_pipeline(client: Any, pipeline_run: str) -> list[Any]:
-    """Return all runs that bear the pipeline run's id, the oldest first, whatever their experiment and parent."""
+    """Return all runs tagged with the pipeline run's id, from all experiments, the oldest first."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     value = pipeline_run.replace("'", "")
     runs = client.search_runs(experiments, f"tags.`{PIPELINE_RUN_TAG}` = '{value}'")
@@ -80,7 +80,7 @@ def _nested(client: Any, experiment_id: str, parent_id: str) -> list[Any]:
 
 
 def kill_running(client: Any, experiment_id: str, parent_id: str) -> None:
-    """Mark all nested runs of the parent, and theirs, that count as running as killed."""
+    """Mark all runs below the parent, at any depth, whose status is RUNNING as KILLED."""
     for run in _nested(client, experiment_id, parent_id):
         kill_running(client, experiment_id, run.info.run_id)
         if run.info.status == "RUNNING":
@@ -88,7 +88,7 @@ def kill_running(client: Any, experiment_id: str, parent_id: str) -> None:
 
 
 def settle_parent(client: Any, parent_id: str) -> str:
-    """Set the parent's status from the latest nested run of each step, and return it: a retried step counts once."""
+    """Set the parent's status from the latest nested run of each step, and return it; a retried step counts once."""
     experiment_id = client.get_run(parent_id).info.experiment_id
     latest: dict[str, str] = {}
     for run in _nested(client, experiment_id, parent_id):
@@ -106,17 +106,18 @@ def settle_parent(client: Any, parent_id: str) -> str:
 
 
 def log_parameters(client: Any, run_id: str, parameters: Mapping[str, Any], longest: int) -> None:
-    """Log ``parameters``, cut at ``longest`` characters each, and whole as the artifact ``config.json``."""
+    """Log ``parameters``, each cut at ``longest`` characters; the artifact ``config.json`` has them in full."""
     from mlflow.entities import Param
 
-    entities = [Param(name, str(value)[:longest]) for name, value in parameters.items()]
+    entities = [Param(name, without_passwords(str(value))[:longest]) for name, value in parameters.items()]
     for start in range(0, len(entities), _PARAMETERS_PER_BATCH):
         client.log_batch(run_id, params=entities[start : start + _PARAMETERS_PER_BATCH], synchronous=True)
-    client.log_text(run_id, json.dumps(dict(parameters), indent=2, default=str), "config.json")
+    text = json.dumps(dict(parameters), indent=2, default=str)
+    client.log_text(run_id, without_passwords(text), "config.json")
 
 
 def log_dataset(client: Any, run_id: str | None, digest: str, source: str, context: str) -> None:
-    """Log a dataset as the run's input; MLflow's digest column holds 36 characters, a tag holds all of them."""
+    """Log a dataset as the run's input; MLflow's digest column holds 36 characters, a tag has the full digest."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
