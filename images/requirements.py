@@ -9,7 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-_ONLY_WHERE_PIPELINES_ARE_COMPILED = ("kfp", "kfp-kubernetes")
+_ONLY_WHERE_PIPELINES_ARE_COMPILED = ("kfp", "kfp-kubernetes", "kubernetes")
 _EXTRA = {"cpu": None, "cuda": "gpu"}
 
 

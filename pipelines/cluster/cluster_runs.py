@@ -1,8 +1,5 @@
-"""Start runs of the pipeline in KFP, and follow the state of each step."""
+"""Start runs of the pipeline in KFP."""
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from kfp_server_api import (
@@ -12,36 +9,9 @@ from kfp_server_api import (
     V2beta1RuntimeConfig,
 )
 
-from pipelines.cluster.kfp_api import KfpApi, LostContactError
+from pipelines.cluster.kfp_api import KfpApi
 from pipelines.cluster.pipeline_package import UploadedVersion
 from pipelines.definition.environment import Environment
-from pipelines.definition.task_titles import TASK_TITLES
-
-# KFP also lists drivers and sub-pipelines. It calls a task by its name or, in some versions, by its title.
-_STEPS = {known: name for name, title in TASK_TITLES.items() for known in (name, title)}
-_ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
-# A step's state is the first of these that any of its tasks has.
-_STATES_BY_WEIGHT = ("FAILED", "CANCELED", "RUNNING", "PENDING", "SUCCEEDED", "SKIPPED")
-_SECONDS_WITHOUT_CONTACT = 600
-
-
-@dataclass
-class StepState:
-    """The state of one step, over all of its tasks: draw-pages has several."""
-
-    name: str
-    states: list[str] = field(default_factory=list)
-    error: str = ""
-
-    @property
-    def state(self) -> str:
-        """KFP's name for the worst state of all tasks."""
-        return next((state for state in _STATES_BY_WEIGHT if state in self.states), self.states[0])
-
-    def __str__(self) -> str:
-        done = sum(state == "SUCCEEDED" for state in self.states)
-        count = f" ({done} of {len(self.states)} done)" if len(self.states) > 1 else ""
-        return f"{self.name}: {self.state.lower()}{count}"
 
 
 def experiment_id(api: KfpApi, name: str) -> str:
@@ -79,71 +49,3 @@ def start_run(
         plugins_input=plugins_input(environment),
     )
     return str(api.call("runs", "run_service_create_run", run=run).run_id)
-
-
-def follow_run(api: KfpApi, run_id: str, say: Callable[[str], None], seconds_between_looks: float) -> Any:
-    """Poll the run until it ends, ``say`` each new state of a step, and return the ended run.
-
-    If the server does not answer, keep asking for ten minutes.
-
-    Raises:
-        UserError: no such run, the login expired, or the server stays away.
-    """
-    said: dict[str, str] = {}
-    contact, lost = time.monotonic(), False
-    while True:
-        try:
-            run = api.call("runs", "run_service_get_run", run_id=run_id)
-        except LostContactError as error:
-            if time.monotonic() - contact > _SECONDS_WITHOUT_CONTACT:
-                raise
-            if not lost:
-                say(f"{error}; asking again, the run goes on meanwhile")
-            lost = True
-            time.sleep(seconds_between_looks)
-            continue
-        contact, lost = time.monotonic(), False
-        for step in step_states(run):
-            if said.get(step.name) != str(step):
-                said[step.name] = str(step)
-                say(str(step))
-        if run.state in _ENDED:
-            return run
-        time.sleep(seconds_between_looks)
-
-
-def step_states(run: Any) -> list[StepState]:
-    """Return the steps that have started, in the pipeline's order."""
-    tasks = (run.run_details.task_details if run.run_details else None) or []
-    steps: dict[str, StepState] = {}
-    for task in tasks:
-        name = _STEPS.get(task.display_name)
-        if name and task.state:
-            step = steps.setdefault(name, StepState(name))
-            step.states.append(task.state)
-            if task.state == "FAILED":
-                step.error = step.error or _error_of(task, tasks)
-    return sorted(steps.values(), key=lambda step: list(TASK_TITLES).index(step.name))
-
-
-def failure_of(run: Any) -> str:
-    """Return which step failed, with its error if KFP has one."""
-    failed = [step for step in step_states(run) if step.state == "FAILED"]
-    if failed:
-        return f"{failed[0].name} failed: {failed[0].error or 'KFP says no reason, the log does'}"
-    reason = run.error.message if run.error and run.error.message else ""
-    return f"the run ended as {run.state.lower()}" + (f": {' '.join(reason.split())}" if reason else "")
-
-
-def _error_of(task: Any, tasks: list[Any]) -> str:
-    """Return the last error of a task or its children: a task is an Argo node, and its pod is a child node."""
-    messages: list[str] = []
-    waiting, seen = [task], set[str]()
-    while waiting:
-        node = waiting.pop(0)
-        errors = [node.error, *(status.error for status in node.state_history or [])]
-        messages += [error.message for error in errors if error and error.message]
-        children = {child.pod_name or child.task_id for child in node.child_tasks or []} - seen
-        seen |= children
-        waiting += [one for one in tasks if one.pod_name in children or one.task_id in children]
-    return " ".join(messages[-1].split()) if messages else ""

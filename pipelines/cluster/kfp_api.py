@@ -73,6 +73,24 @@ class KfpApi:
         found = self.all_pages(service, method, items, filter=given, **arguments)
         return [one for one in found if one.display_name == name]
 
+    def log(self, run_id: str, pod: str) -> str:
+        """Return the log of a pod's container ``main`` through KFP, which reads the pod or its archive.
+
+        Raises:
+            LostContactError, UserError: as in ``call``; KFP answers 404 or 500 where it has no log of this pod.
+        """
+        with _named_errors(self.host):
+            answer = self.client.runs.api_client.call_api(
+                "/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log",
+                "GET",
+                path_params={"run_id": run_id, "pod": pod},
+                auth_settings=["Bearer"],
+                _preload_content=False,
+                _return_http_data_only=True,
+                _request_timeout=_SECONDS_TO_ANSWER,
+            )
+            return str(answer.data.decode("utf-8", errors="replace"))
+
     def run_page(self, run_id: str) -> str:
         """Return the address of a run's page."""
         return f"{os.environ.get('KF_PIPELINES_UI_ENDPOINT') or self.host}/#/runs/details/{run_id}"

@@ -23,6 +23,7 @@ from pipelines.commands.cluster_options import (
 if TYPE_CHECKING:
     from pipelines.cluster.kfp_api import KfpApi
     from pipelines.definition.environment import Environment
+    from pipelines.following.diagnosis import Ending
 
 EXIT_CODE_RUN_FAILED = 1
 EXIT_CODE_INTERRUPTED = 130
@@ -75,7 +76,7 @@ def submit(
     run_id = start_run(api, settings, version, name, parameters)
     print(f"run {name} ({run_id}): {api.run_page(run_id)}")
     if wait:
-        _follow(api, settings, run_id, poll_seconds, environment)
+        follow_to_the_end(api, settings, run_id, poll_seconds, environment)
     else:
         print(f"follow it with: {_follow_command(api, run_id, environment)}")
 
@@ -91,7 +92,7 @@ def follow(
     **Example**: `deepsynth follow 0b9b6b0c-4f0f-4ac5-9c58-1f1e35b4e7a1 --environment production.yaml`
     """
     settings = cluster_environment(environment)
-    _follow(connected(host, settings), settings, run_id, poll_seconds, environment)
+    follow_to_the_end(connected(host, settings), settings, run_id, poll_seconds, environment)
 
 
 def run_parameters(config: Path | None, settings: list[str], skip_if_unchanged: bool) -> dict[str, Any]:
@@ -122,30 +123,55 @@ def uploaded_version(api: "KfpApi", environment: "Environment", prepare_partitio
     return version
 
 
-def _follow(api: "KfpApi", environment: "Environment", run_id: str, seconds: float, file: Path | None) -> None:
+def follow_to_the_end(
+    api: "KfpApi", environment: "Environment", run_id: str, seconds: float, file: Path | None
+) -> None:
+    """Follow a run, and print its result table, or why it did not succeed with the last lines of the step's log.
+
+    Raises:
+        UserError: no such run, or the server was lost.
+        typer.Exit: the run did not succeed, or Ctrl-C.
+    """
     from pipelines.cluster.cluster_results import print_results
-    from pipelines.cluster.cluster_runs import failure_of, follow_run
+    from pipelines.following.diagnosis import Diagnosis
+    from pipelines.following.followed_run import follow_run
+    from pipelines.following.run_sources import RunSources
+    from pipelines.following.workflow_nodes import was_cancelled
 
     def say(text: str) -> None:
         print(f"{datetime.datetime.now():%H:%M:%S} {text}", flush=True)
 
+    diagnosis = Diagnosis(RunSources(api, environment, run_id, say), environment)
     command = _follow_command(api, run_id, file)
     try:
-        run = follow_run(api, run_id, say, seconds)
+        run = follow_run(api, run_id, diagnosis, say, seconds)
     except KeyboardInterrupt as interrupt:
         print(f"the run goes on; follow it with: {command}", file=sys.stderr)
         raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
     except UserError as error:
         error.add_note(f"the run itself continues; follow it with: {command}")
         raise
-    say(f"the run has ended: {run.state.lower()}")
+    say(f"the run has ended: {'cancelled' if was_cancelled(run) else run.state.lower()}")
     if run.state != "SUCCEEDED":
-        print(f"error: {failure_of(run)}", file=sys.stderr)
-        print(f"its page: {api.run_page(run_id)}", file=sys.stderr)
-        print(f"its logs: {_logs_command(environment, run_id)}", file=sys.stderr)
+        _print_ending(diagnosis.ending(run), api, environment, run_id)
         raise typer.Exit(EXIT_CODE_RUN_FAILED)
     console = Console()
     print_results(run_id, environment, console if console.is_terminal else Console(width=100))
+
+
+def _print_ending(ending: "Ending", api: "KfpApi", environment: "Environment", run_id: str) -> None:
+    if ending.log:
+        print(f"the last lines of {ending.step}'s log:", file=sys.stderr)
+        for line in ending.log:
+            print(f"  {printable(line)}", file=sys.stderr)
+    print(f"error: {printable(ending.line)}", file=sys.stderr)
+    print(f"its page: {api.run_page(run_id)}", file=sys.stderr)
+    print(f"its logs: {_logs_command(environment, run_id)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return text without control characters: logs and messages may hold anything."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _logs_command(environment: "Environment", run_id: str) -> str:

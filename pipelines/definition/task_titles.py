@@ -13,3 +13,11 @@ TASK_TITLES = {
     "export": "Export the package",
     "close-run": "Close the run in MLflow",
 }
+
+TASK_KINDS = {
+    **dict.fromkeys(("configure", "gate", "close-run"), "control"),
+    **dict.fromkeys(("prepare", "select-documents", "draw-pages", "assemble-dataset"), "prepare"),
+    **dict.fromkeys(("train", "evaluate", "benchmark"), "gpu"),
+    "export": "export",
+}
+"""The key of the environment's ``resources`` that each task gets."""
