@@ -83,9 +83,9 @@ class PrepareConfig(SourceSettings):
     line_spacing: SpacingRange = (1.25, 1.25)
     """range of the distance between baselines as a multiple of the font size; never less than the font requires"""
     ink: GrayRange = (0, 60)
-    """range of gray levels of the letters; a value is picked per page"""
+    """range of grey levels of the letters; a value is picked per page"""
     paper: GrayRange = (230, 255)
-    """range of gray levels of the background; a value is picked per page"""
+    """range of grey levels of the background; a value is picked per page"""
     renderings_per_document: int = Field(1, ge=1, le=100)
     """how many times each document is drawn, each time with a different look"""
     augmentation: AugmentationSettings = AugmentationSettings()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from components.prepare.config import PrepareConfig
+from components.prepare.documents.drop_reasons import DropReason
 from components.prepare.drawing.drawing_log import DrawingRecord
 from components.prepare.typesetting.fonts import FontFace
 from components.shared.artifacts.dataset_manifest import DatasetManifest, Split, SplitIndex, manifest_digest
@@ -16,7 +17,7 @@ def build_manifest(
     record: DrawingRecord,
     splits: dict[Split, SplitIndex],
     documents: dict[Split, int],
-    dropped: Mapping[str, int],
+    dropped: Mapping[DropReason, int],
 ) -> DatasetManifest:
     """Return the manifest of ``splits``, with a digest of its own content.
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from components.prepare.documents.drop_reasons import DropReason
+
 
 @dataclass(frozen=True)
 class PagePicture:
@@ -55,7 +57,7 @@ class Unreadable:
 
     source_id: str
     problem: str
-    reason: str = "file_unreadable"
+    reason: DropReason = "file_unreadable"
 
 
 def printable(name: str) -> str:

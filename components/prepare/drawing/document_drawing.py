@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from components.prepare.config import PrepareConfig
+from components.prepare.documents.drop_reasons import DropReason
 from components.prepare.output.page_spool import PageFile, StoredPage
 from components.prepare.rendering.document_renderer import DocumentRenderer
 from components.prepare.selection.selected_document import SelectedDocument
@@ -43,8 +44,8 @@ class DrawnDocument:
     split: Split
     pages: list[tuple[int, StoredPage]]
     attempted: int
-    dropped: Counter[str]
-    failed: list[tuple[int, str]] = field(default_factory=list)
+    dropped: Counter[DropReason]
+    failed: list[tuple[int, DropReason]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from components.prepare.documents.drop_reasons import DropReason
 from components.prepare.drawing.document_drawing import DrawnDocument
 from components.prepare.output.page_spool import MergedPages, PageSpool
 from components.shared.artifacts.dataset_manifest import Split
 from components.shared.errors import UserError
 
 _RECORD_FILE = "drawn.json"
+_OVER_LIMIT: dict[Split, DropReason] = {"train": "page_over_max_train_pages", "eval": "page_over_max_eval_pages"}
 _MEND = "draw these pages again"
 
 
@@ -35,8 +37,8 @@ class DrawingRecord(BaseModel):
     layout_engine: str
     fonts: dict[str, str]
     attempted: dict[Split, int]
-    dropped: dict[str, int]
-    failed: list[tuple[Split, int, str]]
+    dropped: dict[DropReason, int]
+    failed: list[tuple[Split, int, DropReason]]
 
 
 class DrawingLog:
@@ -55,8 +57,8 @@ class DrawingLog:
         self.order_limits: dict[Split, int] = {}
         """split -> highest order that can still be kept; it only decreases"""
         self._attempted: Counter[Split] = Counter()
-        self._dropped: Counter[str] = Counter()
-        self._failed: list[tuple[Split, int, str]] = []
+        self._dropped: Counter[DropReason] = Counter()
+        self._failed: list[tuple[Split, int, DropReason]] = []
 
     def take(self, document: DrawnDocument) -> None:
         """Record where the pages of a document are, and what happened to the others."""
@@ -111,13 +113,13 @@ def read_drawing_record(folder: Path) -> DrawingRecord:
 
 def dropped_pages(
     records: Sequence[DrawingRecord], kept: Mapping[Split, MergedPages], limits: Mapping[Split, int | None]
-) -> Counter[str]:
+) -> Counter[DropReason]:
     """Return reason -> count for everything that is not in the shards.
 
     A page above its split's limit counts as ``page_over_max_<split>_pages`` even if it was tried and failed: which of
     these pages are tried depends on timing, and the counts must not.
     """
-    dropped: Counter[str] = Counter()
+    dropped: Counter[DropReason] = Counter()
     for record in records:
         dropped.update(record.dropped)
     for split, pages in kept.items():
@@ -131,5 +133,5 @@ def dropped_pages(
         ]
         dropped.update(failures)
         attempted = sum(record.attempted.get(split, 0) for record in records)
-        dropped[f"page_over_max_{split}_pages"] += attempted - len(pages) - len(failures)
+        dropped[_OVER_LIMIT[split]] += attempted - len(pages) - len(failures)
     return +dropped

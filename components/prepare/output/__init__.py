@@ -1,1 +1,1 @@
-"""What prepare writes: encoded pages, the spool they wait in, the shards, the manifest and the preview."""
+"""Prepare's output: encoded pages, the page spool, the shards and the preview."""

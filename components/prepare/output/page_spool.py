@@ -1,8 +1,8 @@
-"""Encoded pages on disk: written in the order they come, read in the order of the shards.
+"""Encoded pages on disk, written in the order of drawing and read in the order of the shards.
 
-A spool is a folder with ``pages-<n>.bin``, one for each process that drew, with pictures and metadata one after
-another, and ``index.bin``, 35 bytes a page. Only the index is held in memory: 35 MB for a million pages, and about
-50 MB more while they are being sorted.
+A spool is a folder with a ``pages-<n>.bin`` for each process that drew, which holds pictures and metadata one after
+the other, and ``index.bin`` with 35 bytes per page. Only the index is held in memory: 35 MB for a million pages, and
+about 50 MB more during sorting.
 """
 
 import os
@@ -44,7 +44,7 @@ _MEND = "draw these pages again"
 
 @dataclass(frozen=True)
 class SpooledPage:
-    """A page as encoded picture and JSON metadata, with what it is sorted by."""
+    """A page as encoded picture and JSON metadata, with its sort keys."""
 
     order: int
     document: int
@@ -54,7 +54,7 @@ class SpooledPage:
 
 @dataclass(frozen=True)
 class StoredPage:
-    """Where a page lies in one of a spool's files; sizes in bytes, ``crc`` over image and metadata."""
+    """A page's position in one of a spool's files; sizes in bytes, ``crc`` over image and metadata."""
 
     file: int
     offset: int
@@ -64,10 +64,10 @@ class StoredPage:
 
 
 class PageFile:
-    """One of a spool's files, written by one process: the first number that no other process has taken is its own.
+    """One of a spool's files, written by one process; it takes the first number that is free.
 
     Raises:
-        FileExistsError: there are 65,536 files already.
+        FileExistsError: the spool already has 65,536 files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,7 +76,7 @@ class PageFile:
         self._size = 0
 
     def append(self, image: bytes, metadata: bytes) -> StoredPage:
-        """Write a page and return where it lies."""
+        """Write a page and return its position."""
         crc = isal_zlib.crc32(metadata, isal_zlib.crc32(image))
         stored = StoredPage(self.number, self._size, len(image), len(metadata), crc)
         self._stream.write(image)
@@ -85,11 +85,11 @@ class PageFile:
         return stored
 
     def flush(self) -> None:
-        """Let other processes see what was written."""
+        """Make what was written visible to other processes."""
         self._stream.flush()
 
     def close(self) -> None:
-        """Close the file; a second time does nothing."""
+        """Close the file; calling it again does nothing."""
         self._stream.close()
 
 
@@ -108,10 +108,10 @@ def pages_file(folder: Path, number: int) -> Path:
 
 
 class PageSpool:
-    """The index of pages on disk; after ``close`` they can be read here, or elsewhere after ``open``.
+    """The index of pages on disk; pages can be read after ``close``, or in another process with ``open``.
 
-    As a context manager it is closed at the block's end; where the block ends with an error no index is written, and
-    the spool cannot be opened.
+    As a context manager it closes at the end of the block. If the block raises an error, no index is written and the
+    spool cannot be opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -127,7 +127,7 @@ class PageSpool:
         """Return a closed spool for reading.
 
         Raises:
-            UserError: no spool, one that was not closed, or a damaged one.
+            UserError: the folder holds no spool, or one that was not closed or is damaged.
         """
         spool = cls.__new__(cls)
         spool.folder, spool._columns, spool._open = folder, {}, False
@@ -138,7 +138,7 @@ class PageSpool:
         """Add a page of document number ``document`` (below 2**32); ``order`` is from 0 to 2**64 - 1.
 
         Raises:
-            OverflowError: a number outside its range, or a picture or metadata of 4 GiB.
+            OverflowError: a number is out of range, or the picture or metadata has 4 GiB or more.
             RuntimeError: the spool is closed.
         """
         if not self._open:
@@ -163,7 +163,7 @@ class PageSpool:
             raise
 
     def close(self) -> None:
-        """Write the index; a second time does nothing."""
+        """Write the index; calling it again does nothing."""
         if not self._open:
             return
         self._open = False
@@ -188,21 +188,21 @@ class PageSpool:
 
     @property
     def index(self) -> npt.NDArray[Any]:
-        """One row a page, in the order of writing: order, document, image and metadata (bytes), crc, split.
+        """One row per page, in the order of writing: order, document, image and metadata (bytes), crc, split.
 
         Raises:
             RuntimeError: the spool is not closed.
         """
         if self._index is None:
-            raise RuntimeError("the spool is still being written, or ended with an error")
+            raise RuntimeError("the spool is not closed, or its block ended with an error")
         return self._index
 
 
 class MergedPages:
-    """Pages of one split in several spools, in the shards' order; reading them is left until they are iterated.
+    """Pages of one split in several spools, in the order of the shards; iterating reads them.
 
-    A slice is one again, small enough to be sent to another process. How the documents were divided among spools and
-    files does not show, as long as the pages of one document are in one file.
+    A slice is also a ``MergedPages`` and small enough to send to another process. The result does not depend on how
+    documents are divided among spools and files, as long as the pages of one document are in one file.
     """
 
     def __init__(self, paths: list[Path], files: npt.NDArray[np.uint32], rows: npt.NDArray[Any]) -> None:
@@ -212,12 +212,12 @@ class MergedPages:
 
     @property
     def documents(self) -> int:
-        """How many documents the pages are of."""
+        """The number of documents that the pages belong to."""
         return len(np.unique(self._rows["document"]))
 
     @property
     def highest_order(self) -> int | None:
-        """The last page's order; None where there is no page."""
+        """The last page's order; None if there are no pages."""
         return int(self._rows["order"][-1]) if len(self._rows) else None
 
     def __len__(self) -> int:
@@ -237,14 +237,14 @@ class MergedPages:
 
 
 def merged(spools: Sequence[PageSpool], split: Split, limit: int | None = None) -> MergedPages:
-    """Return the pages of ``split`` over all spools, sorted by order and document, only the ``limit`` lowest.
+    """Return the pages of ``split`` in all spools, sorted by order and document, at most the ``limit`` lowest.
 
     Raises:
-        UserError: while iterating, where a page is not what was written.
-        ValueError: a limit below 0.
+        UserError: while iterating, if a page differs from what was written.
+        ValueError: the limit is below 0.
     """
     if limit is not None and limit < 0:
-        raise ValueError(f"a limit is 0 or more, not {limit}")
+        raise ValueError(f"limit must be 0 or more, not {limit}")
     paths: list[Path] = []
     parts, files = [np.empty(0, _ROW)], [np.empty(0, np.uint32)]
     for spool in spools:
@@ -253,7 +253,7 @@ def merged(spools: Sequence[PageSpool], split: Split, limit: int | None = None) 
         files.append(rows["file"].astype(np.uint32) + np.uint32(len(paths)))
         paths += [pages_file(spool.folder, number) for number in range(int(rows["file"].max(initial=0)) + 1)]
     all_rows, all_files = np.concatenate(parts), np.concatenate(files)
-    # lexsort is stable: the pages of one document that are equal in both stay in the order they were written.
+    # lexsort is stable: pages of one document with equal keys stay in the order of writing.
     kept = np.lexsort((all_rows["document"], all_rows["order"]))[:limit]
     return MergedPages(paths, all_files[kept], all_rows[kept])
 
@@ -262,7 +262,7 @@ def _read_page(descriptor: int, row: Any, path: Path) -> SpooledPage:
     order, offset, document, image, metadata, crc = row.item()[:6]
     content = os.pread(descriptor, image + metadata, offset)
     if isal_zlib.crc32(content) != crc:
-        raise UserError(f"the page at byte {offset} is not what was written", where=str(path), mend=_MEND)
+        raise UserError(f"the page at byte {offset} differs from what was written", where=str(path), mend=_MEND)
     return SpooledPage(order, document, content[:image], content[image:])
 
 
@@ -289,4 +289,4 @@ def _check_file(path: Path, rows: npt.NDArray[Any]) -> None:
     except OSError as error:
         raise UserError(f"a page spool's file is missing ({error.strerror})", where=str(path), mend=_MEND) from error
     if named != stored:
-        raise UserError(f"the file holds {stored} bytes and its index names {named}", where=str(path), mend=_MEND)
+        raise UserError(f"the file holds {stored} bytes, but its index says {named}", where=str(path), mend=_MEND)

@@ -1,4 +1,4 @@
-"""``preview.html``: a contact sheet of pages with their labels, and what was left out; one file without scripts."""
+"""``preview.html``: a contact sheet of pages with their labels and counts of drops; one file without scripts."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ import cv2
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from components.prepare.output.drop_reasons import dropped_kind, explain_drop
+from components.prepare.documents.drop_reasons import dropped_kind, explain_drop
 from components.shared.artifacts.dataset_manifest import DatasetManifest
 from components.shared.datasets.page_decoding import decode_gray
 from components.shared.datasets.shard_reader import Sample, ShardDataset
@@ -22,9 +22,9 @@ PREVIEW_FILE = "preview.html"
 PAGES_PER_SPLIT = 24
 
 _PICTURE_BYTES = 2_800_000
-"""All pictures together; base64 makes 3.7 MB of them, and the texts of 48 pages stay below 1.1 MB."""
+"""All pictures together, 3.7 MB in base64; the texts of 48 pages stay below 1.1 MB."""
 _PICTURE_SIZES = ((600, 75), (600, 45), (450, 45), (320, 40), (200, 30))
-"""Widest in pixels and quality of JPEG; the first that the page's share of the bytes allows, or the last."""
+"""Maximum width in pixels and JPEG quality: the first that fits the page's share of the bytes, else the last."""
 _LONGEST_LABEL, _LONGEST_OTHER_TEXT = 4000, 1500
 _LONGEST_LIST = 12
 _NOT_STATED = "–"
@@ -43,7 +43,7 @@ _EFFECTS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A page's picture as a data address, and the size that it is stored with, in pixels."""
+    """A page's picture as a data URL, with its size in pixels."""
 
     address: str
     width: int
@@ -52,7 +52,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ShownText:
-    """A text of a page, cut where it is long; ``characters`` counts all of it."""
+    """A page's text, truncated if it is long; ``characters`` counts the whole text."""
 
     name: str
     text: str
@@ -76,7 +76,7 @@ class ShownPage:
 
 @dataclass(frozen=True)
 class Drop:
-    """A line of the table of what was left out; ``share`` is of all of its kind, kept and dropped."""
+    """A row of the drop table; ``share`` is the share of all of its kind, kept and dropped."""
 
     reason: str
     kind: str
@@ -87,7 +87,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Tally:
-    """How often each value of a field occurs among the shown pages: value and one count for each split."""
+    """How often each value of a field occurs on the shown pages: the value and one count per split."""
 
     field: str
     rows: list[tuple[str, list[int]]]
@@ -95,14 +95,13 @@ class Tally:
 
 
 InOrder = Callable[[Callable[[Sample], "ShownPage"], list[Sample]], Iterable["ShownPage"]]
-"""``map``, or one that shares the pages out to processes."""
+"""``map``, or a parallel version of it."""
 
 
 def write_preview(folder: Path, manifest: DatasetManifest, in_order: InOrder = map) -> Path:
-    """Write ``preview.html`` into a dataset folder that is otherwise complete, and return its path.
+    """Write ``preview.html`` into an otherwise complete dataset folder and return its path.
 
-    It shows at most ``PAGES_PER_SPLIT`` pages of each split, spread evenly over it. The same dataset gives the same
-    bytes.
+    It shows at most ``PAGES_PER_SPLIT`` evenly spaced pages of each split. The same dataset gives the same bytes.
 
     Raises:
         UserError: a shard is missing or corrupt.
@@ -132,13 +131,13 @@ def write_preview(folder: Path, manifest: DatasetManifest, in_order: InOrder = m
         pages={split: list(in_order(show, of_split)) for split, of_split in samples.items()},
     )
     path = folder / PREVIEW_FILE
-    # A lone surrogate in foreign metadata cannot be encoded, and is no reason to fail a finished dataset.
+    # A lone surrogate in a source's metadata cannot be encoded; it must not fail a finished dataset.
     path.write_text(text, encoding="utf-8", errors="replace")
     return path
 
 
 def spread_positions(count: int, most: int) -> list[int]:
-    """Return at most ``most`` positions of ``count``, in order and evenly spaced: the middles of equal parts.
+    """Return at most ``most`` of ``count`` positions, in order and evenly spaced: the middles of equal parts.
 
     >>> spread_positions(3, 24), spread_positions(100, 4)
     ([0, 1, 2], [12, 37, 62, 87])
@@ -149,7 +148,7 @@ def spread_positions(count: int, most: int) -> list[int]:
 
 
 def dropped_table(manifest: DatasetManifest) -> list[Drop]:
-    """Return what was left out, the most frequent first."""
+    """Return the drops, sorted by falling count."""
     totals = Counter({"documents": sum(manifest.documents.values())})
     totals["pages"] = sum(index.samples for index in manifest.splits.values())
     for reason, count in manifest.dropped.items():
@@ -200,7 +199,7 @@ def _cut(name: str, text: str, longest: int) -> ShownText:
 
 
 def _facts(about: Mapping[str, Any]) -> list[str]:
-    """Return what a page is made of, as short phrases; what is not known is left out."""
+    """Return a page's known properties as short phrases."""
     phrases = {
         "task": "{}",
         "lang": "{}",
@@ -217,7 +216,7 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
 
 
 def _augmentation(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the effects in the order in which they are done."""
+    """Return the effects in the order in which they are applied."""
     applied = about.get("augmentation")
     if not isinstance(applied, dict):
         return {}
@@ -247,7 +246,7 @@ def _tallies(splits: Sequence[Sequence[Sample]]) -> list[Tally]:
 
 
 def _effect_ranges(samples: Sequence[Sample]) -> list[tuple[str, int, str]]:
-    """Return each effect's name, on how many pages it is, and the least and the most of it."""
+    """Return each effect's name, its number of pages, and its range."""
     values: dict[str, list[float]] = {name: [] for name in _EFFECTS}
     for sample in samples:
         for name, value in _augmentation(sample.metadata).items():
@@ -263,7 +262,7 @@ def _effect_ranges(samples: Sequence[Sample]) -> list[tuple[str, int, str]]:
 
 
 def _picture(image_bytes: bytes, most_bytes: int) -> Picture | None:
-    """Return the page, made smaller where it is wide or takes many bytes; None if it is no picture."""
+    """Return the page, scaled down if it is wide or takes too many bytes; None if it is not a picture."""
     try:
         whole = decode_gray(image_bytes)
     except (OSError, Image.DecompressionBombError):

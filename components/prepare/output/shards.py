@@ -1,4 +1,4 @@
-"""Pages written as WebDataset shards, the same bytes every time."""
+"""Writes pages as WebDataset shards; the same pages give the same bytes."""
 
 import hashlib
 import tarfile
@@ -23,7 +23,7 @@ _SIZE_LIMIT = 8**11
 
 
 class PageSequence(Protocol):
-    """Pages that can be cut into parts: a list of them, or ``MergedPages``."""
+    """Pages that can be sliced: a list of them, or ``MergedPages``."""
 
     def __len__(self) -> int: ...
 
@@ -35,11 +35,11 @@ class ShardTask:
     """One shard to write.
 
     Attributes:
-        path: of the tar file.
-        split: begins the samples' keys.
-        first: number of its first page in the split.
+        path: the tar file.
+        split: prefix of the samples' keys.
+        first: number of its first page within the split.
         pages: its pages.
-        image_format: the pictures' file ending.
+        image_format: file suffix of the pictures.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class ShardTask:
 
 Writer = Callable[[ShardTask], Shard]
 InOrder = Callable[[Writer, list[ShardTask]], Iterable[Shard]]
-"""``map``, or one that shares the tasks out to processes."""
+"""``map``, or a parallel version of it."""
 
 
 def write_shards(
@@ -62,13 +62,13 @@ def write_shards(
     max_samples_per_shard: int,
     in_order: InOrder = map,
 ) -> SplitIndex:
-    """Write ``<split>-000000.tar``, … and return their index; no pages, no shard.
+    """Write ``<split>-000000.tar``, … and return their index; without pages, no shard is written.
 
     Raises:
-        ValueError: ``max_samples_per_shard`` is below 1, or a picture is larger than 8 GiB.
+        ValueError: ``max_samples_per_shard`` is below 1, or a picture has 8 GiB or more.
     """
     if max_samples_per_shard < 1:
-        raise ValueError(f"max_samples_per_shard is at least 1, not {max_samples_per_shard}")
+        raise ValueError(f"max_samples_per_shard must be at least 1, not {max_samples_per_shard}")
     starts = range(0, len(pages), max_samples_per_shard)
     tasks = [
         ShardTask(
@@ -86,11 +86,11 @@ def write_shards(
 def write_shard(task: ShardTask) -> Shard:
     """Write one shard and return its entry in the manifest.
 
-    A sample is ``<split>-<number in the split, 8 digits>.<image_format>`` and, after it, the same with ``.json``. The
-    tars are plain USTAR, byte for byte what ``tarfile`` writes.
+    A sample is ``<split>-<number in the split, 8 digits>.<image_format>`` followed by the same name with ``.json``. The
+    tars are plain USTAR and byte for byte what ``tarfile`` writes.
 
     Raises:
-        ValueError: a picture is larger than 8 GiB.
+        ValueError: a picture has 8 GiB or more.
     """
     digest = hashlib.sha256()
     samples = size = 0
@@ -103,7 +103,7 @@ def write_shard(task: ShardTask) -> Shard:
             stream.write(blocks)
             digest.update(blocks)
             samples, size = samples + 1, size + len(blocks)
-        # Two empty blocks end a tar; tarfile and GNU tar fill the last record of 20 blocks.
+        # Two empty blocks end a tar; like tarfile and GNU tar, fill the last record of 20 blocks.
         end = bytes(2 * tarfile.BLOCKSIZE + -(size + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE)
         stream.write(end)
         digest.update(end)
@@ -111,14 +111,14 @@ def write_shard(task: ShardTask) -> Shard:
 
 
 def _member(name: str, content: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return the header, the content, and what fills its last block.
+    """Return the header, the content, and the padding of its last block.
 
-    ``TarInfo.tobuf`` takes 15 us for a header; only the name, the size and the checksum (POSIX.1-1988: the sum of
-    all bytes, its own eight as spaces) differ from one to the next.
+    ``TarInfo.tobuf`` takes 15 us per header. Headers differ only in the name, the size and the checksum (POSIX.1-1988:
+    the sum of all bytes, with the checksum's own eight bytes as spaces).
     """
     size = len(content)
     if size >= _SIZE_LIMIT:
-        raise ValueError(f"{name} has {size} bytes, a tar's member less than {_SIZE_LIMIT}")
+        raise ValueError(f"{name} has {size} bytes, a tar member must have less than {_SIZE_LIMIT}")
     front = b"".join((name.encode("ascii").ljust(100, b"\0"), _HEADER[100:124], b"%011o\0" % size, _HEADER[136:148]))
     checksum = sum(front) + _REST_SUM
     return b"".join((front, b"%06o\0 " % checksum, _HEADER[156:])), content, bytes(-size % tarfile.BLOCKSIZE)

@@ -1,1 +1,1 @@
-"""From a document to pages: composition, looks, augmentation, pictures taken as they are."""
+"""Turns a document into pages: layout, look, augmentation, and existing page pictures."""

@@ -1,7 +1,7 @@
-"""Pages made to look like scans: geometry first, then ink, paper, light, lens, sensor and file, as in a scanner.
+"""Makes pages look like scans: geometry first, then ink, paper, light, lens, sensor and file, as in a scanner.
 
-Every page's effects follow from its seed alone, and every effect draws from a random stream of its own: switching
-one on leaves the others' values and patterns as they were.
+A page's effects depend only on its seed. Each effect has its own random stream, so switching one on does not change
+the values and patterns of the others.
 """
 
 import math
@@ -19,16 +19,16 @@ from components.prepare.settings.augmentation_settings import AugmentationSettin
 Gray = NDArray[np.uint8]
 Field = NDArray[np.float32]
 
-# Pages are shared out to processes, one a core: threads of OpenCV's own would only fight over them.
+# One process per core draws pages; more threads in OpenCV would only compete with them.
 cv2.setNumThreads(1)
-# Intel's primitives round differently from one processor to the next, and save no time here.
+# Intel's primitives (IPP) round differently on different processors, and save no time here.
 cv2.ipp.setUseIPP(False)
 
 _STREAMS = ("choice", "ink_bleed", "paper_texture", "shadow", "noise_std")
 _INK_MARGIN = 4
-"""Grey levels by which a pixel must differ from the paper to count as ink."""
+"""A pixel counts as ink if it differs from the paper by more grey levels than this."""
 _INK_BORDER = 2.0
-"""Pixels around the ink that stay on the page too: what is paler than the margin, and what interpolation adds."""
+"""Pixels around the ink that must stay on the page too: pale edges of letters, and what interpolation adds."""
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], dtype=np.uint8)
 
 
@@ -37,8 +37,8 @@ class Augmented:
     """A page after augmentation.
 
     Attributes:
-        page: (H, W) grey levels; the array that was given where nothing was done.
-        applied: effect -> the value used, in the unit of its setting; effects that did nothing are not in it.
+        page: (H, W) grey levels; the input array itself if nothing was done.
+        applied: effect -> the value used, in the unit of its setting; without the effects that did nothing.
     """
 
     page: Gray
@@ -46,14 +46,14 @@ class Augmented:
 
 
 def augment(page: Gray, settings: AugmentationSettings, seed: int, paper: int) -> Augmented:
-    """Return ``page`` with effects drawn from ``settings``; the same arguments give the same bytes.
+    """Return ``page`` with random effects within ``settings``; the same arguments give the same bytes.
 
     Args:
         page: (H, W) grey levels, not changed.
-        settings: a range for each effect.
-        seed: the page's own, not negative.
-        paper: the background's grey level; what rotation uncovers is filled with it. Everything that differs from
-            it is held to be ink: a photographed page that has no even background is not turned at all.
+        settings: the range of each effect.
+        seed: the page's seed, 0 or more.
+        paper: the background's grey level. It fills the corners that rotation uncovers. Everything that differs from
+            it counts as ink, so a photographed page without an even background is not rotated at all.
     """
     if settings.is_off:
         return Augmented(page, {})
@@ -77,7 +77,7 @@ def augment(page: Gray, settings: AugmentationSettings, seed: int, paper: int) -
 
 
 def _drawn_values(settings: AugmentationSettings, random: np.random.Generator) -> dict[str, float]:
-    """Return the effects that do something, with values rounded to what the page's metadata will say of them."""
+    """Return the effects that do something; values are rounded as the page's metadata states them."""
     fields = list(AugmentationSettings.model_fields)
     at = dict(zip(fields, random.random(len(fields)), strict=True))
     if at["share"] >= settings.share:
@@ -92,13 +92,13 @@ def _random(seed: int, stream: str) -> np.random.Generator:
 
 
 def _turned(page: Gray, rotation: float, skew: float, paper: int) -> tuple[Gray, dict[str, float]]:
-    """Rotate and shear about the ink's middle, by as much of the angles as keeps all ink on the page."""
+    """Rotate and shear about the centre of the ink; the angles are reduced if ink would leave the page."""
     height, width = page.shape
     left, top, ink_width, ink_height = _ink_box(page, paper)
     if not ink_width:
         left, top, ink_width, ink_height = width // 2, height // 2, 1, 1
     share = _share_that_fits((ink_width, ink_height), (width, height), rotation, skew)
-    # Rounded towards 0, so that what is recorded is what was done and still fits.
+    # Round towards 0: the recorded angles are those that were used, and the ink still fits.
     rotation, skew = (math.trunc(1000 * share * angle) / 1000 for angle in (rotation, skew))
     used = {name: angle for name, angle in (("rotation_degrees", rotation), ("skew_degrees", skew)) if angle}
     if not used:
@@ -106,10 +106,10 @@ def _turned(page: Gray, rotation: float, skew: float, paper: int) -> tuple[Gray,
     linear = _linear_map(rotation, skew)
     middle = np.array([left + (ink_width - 1) / 2, top + (ink_height - 1) / 2])
     half = _turned_size((ink_width, ink_height), rotation, skew) / 2
-    # The ink turns where it stands, and is moved only where it would stick out.
+    # The ink rotates in place and is moved only if it would stick out.
     target = np.clip(middle, half - 0.5, np.array([width, height]) - half - 0.5)
     affine = np.column_stack([linear, target - linear @ middle])
-    # Linear: 1.8 ms for 1024x1024, cubic takes 6.4 ms. Its bytes are the same on every x86 processor with AVX2.
+    # Linear takes 1.8 ms for 1024x1024, cubic 6.4 ms. Its bytes are the same on every x86 processor with AVX2.
     turned = cv2.warpAffine(
         page, affine, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=paper
     )
@@ -117,26 +117,26 @@ def _turned(page: Gray, rotation: float, skew: float, paper: int) -> tuple[Gray,
 
 
 def _ink_box(page: Gray, paper: int) -> tuple[int, int, int, int]:
-    """Return left, top, width and height of everything that is not paper; of no width where all is."""
+    """Return left, top, width and height of everything that is not paper; the width is 0 if all is paper."""
     ink = (page < paper - _INK_MARGIN) | (page > paper + _INK_MARGIN)
     left, top, width, height = cv2.boundingRect(ink.view(np.uint8))
     return left, top, width, height
 
 
 def _linear_map(rotation: float, skew: float) -> NDArray[np.float64]:
-    """Return the 2x2 matrix of a shear along the lines followed by a rotation, with the ordinate downwards."""
+    """Return the 2x2 matrix of a shear along the lines followed by a rotation; y points down."""
     turn, lean = math.radians(rotation), math.radians(skew)
     rotate = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
     return rotate @ np.array([[1.0, -math.tan(lean)], [0.0, 1.0]])
 
 
 def _turned_size(box: tuple[int, int], rotation: float, skew: float) -> NDArray[np.float64]:
-    """Return width and height of the upright box around a turned box, with the border that ink needs."""
+    """Return width and height of the upright box around a rotated box, including the border that ink needs."""
     return np.abs(_linear_map(rotation, skew)) @ np.array(box, dtype=np.float64) + 2 * _INK_BORDER
 
 
 def _share_that_fits(box: tuple[int, int], page: tuple[int, int], rotation: float, skew: float) -> float:
-    """Return the share of the angles, to 1 in 4096, at which the turned box is no larger than the page."""
+    """Return the share of the angles, to 1 in 4096, at which the rotated box still fits the page."""
     low, high = 0.0, 1.0
     if np.all(_turned_size(box, rotation, skew) <= page):
         return 1.0
@@ -148,7 +148,7 @@ def _share_that_fits(box: tuple[int, int], page: tuple[int, int], rotation: floa
 
 
 def _with_ink_bleed(page: Gray, amount: float, paper: int, random: np.random.Generator) -> Gray:
-    """Let ink spread by up to a pixel, unevenly, as the paper soaks it up."""
+    """Spread the ink unevenly by up to a pixel, as paper soaks it up."""
     darker = paper >= 128
     spread = (cv2.erode if darker else cv2.dilate)(page, _CROSS, borderType=cv2.BORDER_REPLICATE)
     coarse = amount * (1 + 0.3 * _normal((page.shape[0] // 48 + 2, page.shape[1] // 48 + 2), random))
@@ -158,8 +158,8 @@ def _with_ink_bleed(page: Gray, amount: float, paper: int, random: np.random.Gen
 
 
 def _with_paper_texture(page: Gray, std: float, paper: int, random: np.random.Generator) -> Gray:
-    """Multiply by grain of two sizes and by clouds: bright paper shows them, ink hardly does."""
-    # Grain of 2 pixels and more is all that a scanner shows; at half the size it costs a quarter.
+    """Multiply by grain of two sizes and by clouds: visible on bright paper, hardly on ink."""
+    # A scanner shows no grain below 2 pixels; at half the size it costs a quarter of the time.
     half = (-(-page.shape[0] // 2), -(-page.shape[1] // 2))
     texture = 0.75 * _normal(half, random)
     for size, strength in ((4, 0.35), (45, 0.25)):
@@ -167,7 +167,7 @@ def _with_paper_texture(page: Gray, std: float, paper: int, random: np.random.Ge
     light = _enlarged(texture, page.shape)
     mean, deviation = (float(value[0, 0]) for value in cv2.meanStdDev(light))
     relative = std / max(paper, 1)
-    # White paper has no room above: it is darkened by as much as keeps 99 % of its grain from being cut off.
+    # White paper has no headroom: darken it until 99 % of its grain is not clipped.
     level = min(1.0, 255 / max(paper, 1) - 2.3 * relative)
     light *= np.float32(relative / max(deviation, 1e-6))
     light += np.float32(level - mean * relative / max(deviation, 1e-6))
@@ -175,7 +175,7 @@ def _with_paper_texture(page: Gray, std: float, paper: int, random: np.random.Ge
 
 
 def _with_shadow(page: Gray, lost: float, random: np.random.Generator) -> Gray:
-    """Take light away towards one edge or corner, smoothly."""
+    """Darken the page smoothly towards one edge or corner."""
     direction, reach = random.uniform(0, 2 * math.pi), random.uniform(0.35, 1.0)
     x, y = np.meshgrid(np.linspace(-1, 1, 64, dtype=np.float32), np.linspace(-1, 1, 64, dtype=np.float32))
     along = math.cos(direction) * x + math.sin(direction) * y
@@ -195,26 +195,26 @@ def _through_jpeg(page: Gray, quality: int) -> Gray:
 
 
 def _normal(shape: tuple[int, ...], random: np.random.Generator) -> Field:
-    """Return normally distributed numbers of mean 0 and standard deviation 1."""
-    # Quantiles looked up by 16 random bits: 1.3 ms for 1024x1024, against 11.2 ms of Generator.normal.
+    """Return normally distributed numbers with mean 0 and standard deviation 1."""
+    # Look up quantiles by 16 random bits: 1.3 ms for 1024x1024, Generator.normal takes 11.2 ms.
     ranks = random.integers(0, 1 << 16, shape, dtype=np.uint16)
     return np.asarray(cv2.LUT(ranks, _normal_quantiles()), dtype=np.float32)
 
 
 @cache
 def _normal_quantiles() -> Field:
-    """Return the normal distribution's quantiles at the middles of 65,536 equal shares, -4.3 to 4.3."""
+    """Return the normal distribution's quantiles at the midpoints of 65,536 equal shares, -4.3 to 4.3."""
     upper = [NormalDist().inv_cdf((rank + 0.5) / (1 << 16)) for rank in range(1 << 15, 1 << 16)]
     return np.array([-value for value in reversed(upper)] + upper, dtype=np.float32)
 
 
 def _enlarged(field: Field, shape: tuple[int, ...]) -> Field:
-    """Return a coarse field at the size of a page."""
+    """Return a coarse field scaled to the size of a page."""
     return np.asarray(cv2.resize(field, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
 def _gray(picture: MatLike | None) -> Gray:
-    """Return what OpenCV made of a page, which is 8-bit grey though its signatures do not say so."""
+    """Return OpenCV's result as uint8; it is 8-bit grey, although OpenCV's signatures do not say so."""
     if picture is None:
-        raise RuntimeError("OpenCV could not decode the JPEG that it had made")
+        raise RuntimeError("OpenCV could not decode the JPEG that it made")
     return picture.astype(np.uint8, copy=False)

@@ -1,33 +1,34 @@
-"""One page composed: lines placed in columns until the page is full."""
+"""Composes one page: places lines in columns until the page is full."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from components.prepare.documents.drop_reasons import TypesettingProblem
 from components.prepare.rendering.page_look import PageLook
 from components.prepare.rendering.paragraphs import FlowLine, Paragraph, flow
 from components.prepare.typesetting.text_engine import CannotBeSetError, PlacedLine, TextEngine, TextStyle
 
 _GUTTER = 1.5
-"""Space between two columns, in multiples of the font size."""
+"""Space between two columns, as a multiple of the font size."""
 _BELOW_INSTRUCTION = 0.75
-"""Space between the instruction and the text, in multiples of the font size."""
+"""Space between the instruction and the text, as a multiple of the font size."""
 _NARROW_LETTER = 0.2
-"""Mean advance in multiples of the font size below which no text falls."""
+"""Lower bound of the mean advance of any text, as a multiple of the font size."""
 _LINES_OF_AN_OPEN_PAGE = 50
 
 
 @dataclass
 class ComposedPage:
-    """A page's lines at their places.
+    """A page's lines with their positions.
 
     Attributes:
-        style: what its lines were set with.
+        style: the style of its lines.
         width, height: pixels.
-        placed: all lines, the instruction's first.
+        placed: all lines, those of the instruction first.
         text_lines: the lines of the document's text, in reading order.
-        end_reason: why the page ends above a paragraph that cannot be drawn; None where it is full, or all is on it.
+        end_reason: why the page ends before a paragraph that cannot be drawn; None if it is full or holds all text.
     """
 
     style: TextStyle
@@ -35,7 +36,7 @@ class ComposedPage:
     height: int
     placed: list[PlacedLine] = field(default_factory=list)
     text_lines: list[FlowLine] = field(default_factory=list)
-    end_reason: str | None = None
+    end_reason: TypesettingProblem | None = None
 
     @property
     def drawn_text(self) -> str:
@@ -44,7 +45,7 @@ class ComposedPage:
 
 
 class _Columns:
-    """Where the next line goes: down one column, then on to the next one."""
+    """Places lines down one column, then in the next one."""
 
     def __init__(self, look: PageLook, font_size: int, right_to_left: bool) -> None:
         gutter = round(_GUTTER * font_size) if look.columns > 1 else 0
@@ -59,10 +60,10 @@ class _Columns:
         self._baseline: float | None = None
         self._descent = self._gap = 0.0
         self.lowest = float(self._top)
-        """ordinate below everything that was placed"""
+        """y coordinate below everything that was placed"""
 
     def place(self, line: FlowLine) -> PlacedLine | None:
-        """Return the line at its place; None where the page is full."""
+        """Return the line with its position; None if the page is full."""
         ascent, descent = line.line.ascent, line.line.descent
         while self._column < len(self._lefts):
             if self._baseline is None:
@@ -83,14 +84,14 @@ class _Columns:
         return PlacedLine(line.line, float(round(x)), float(baseline))
 
     def capacity(self, font_size: int, max_lines: int | None) -> int:
-        """Return how many letters the page holds at most."""
+        """Return the most letters that the page can hold."""
         lines = _LINES_OF_AN_OPEN_PAGE
         if math.isfinite(self._bottom):
             lines = math.ceil((self._bottom - self._top) / self._spacing) * len(self._lefts)
         return math.ceil(min(lines, max_lines or lines) * self.width / (_NARROW_LETTER * font_size))
 
     def skip(self, pixels: float) -> None:
-        """Leave that much more space above the next line of this column."""
+        """Add this much space above the next line of this column."""
         self._gap = pixels
 
 
@@ -104,15 +105,15 @@ def compose(
     page_size_multiple: int,
     font_size: int | None = None,
 ) -> ComposedPage:
-    """Fill one page with as much of ``paragraphs`` from number ``first`` on as it holds, below ``instruction``.
+    """Fill one page with as much of ``paragraphs`` as it holds, starting at number ``first``, below ``instruction``.
 
-    The page ends above a paragraph that the engine cannot draw.
+    The page ends before a paragraph that the engine cannot draw.
 
     Args:
-        font_size: in place of the look's.
+        font_size: replaces the look's font size.
 
     Raises:
-        CannotBeSetError: the engine cannot draw the instruction or the first paragraph, or not one line of it fits.
+        CannotBeSetError: the engine cannot draw the instruction or the first paragraph, or none of its lines fits.
     """
     style = TextStyle(look.faces, font_size or look.font_size, lang)
     columns = _Columns(look, style.font_size, first < len(paragraphs) and paragraphs[first].right_to_left)

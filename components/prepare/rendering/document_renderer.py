@@ -1,4 +1,4 @@
-"""A document drawn: its pages as encoded pictures with labels, and what could not be drawn, counted."""
+"""Draws a document: its pages as encoded pictures with labels, and counts of what could not be drawn."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ import numpy as np
 
 from components.prepare.config import PrepareConfig
 from components.prepare.documents.document import PagePicture
+from components.prepare.documents.drop_reasons import OF_DOCUMENT, OF_PAGE, OF_PARAGRAPH, DropReason
 from components.prepare.output.png import encode_image
 from components.prepare.rendering.augmentation import augment
 from components.prepare.rendering.composition import ComposedPage, compose
@@ -28,7 +29,7 @@ from components.shared.artifacts.dataset_manifest import Split
 
 @dataclass(frozen=True)
 class RenderedPage:
-    """One page: ``order`` (64 bits) puts the pages of all documents in one mixed, reproducible order."""
+    """One page; sorting by ``order`` (64 bits) shuffles the pages of all documents reproducibly."""
 
     order: int
     image: bytes
@@ -37,24 +38,24 @@ class RenderedPage:
 
 @dataclass
 class RenderedDocument:
-    """What became of one document.
+    """The result of drawing one document.
 
     Attributes:
-        pages: those that were drawn.
-        attempted: pages that it was cut into, drawn or not.
-        dropped: counts by reason of paragraphs, or of the whole document, that could not be set.
-        failed: order and reason of pages that could not be drawn.
+        pages: the pages that were drawn.
+        attempted: number of pages that it was split into, drawn or not.
+        dropped: reason -> count of paragraphs (or 1 for the document) that could not be typeset.
+        failed: order and reason of each page that could not be drawn.
     """
 
     pages: list[RenderedPage] = field(default_factory=list)
     attempted: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    failed: list[tuple[int, str]] = field(default_factory=list)
+    dropped: Counter[DropReason] = field(default_factory=Counter)
+    failed: list[tuple[int, DropReason]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A page's number in its rendering of the document, and what its seed chose."""
+    """A page's number in one rendering of the document, and the look that its seed chose."""
 
     number: int
     order: int
@@ -69,10 +70,10 @@ class _DrawnPage:
 
 
 class DocumentRenderer:
-    """Draws documents; one object per worker process.
+    """Draws documents; create one object per worker process.
 
     Raises:
-        UserError: Pango is wanted and is not installed.
+        UserError: Pango is requested and not installed.
     """
 
     def __init__(self, config: PrepareConfig, faces: list[FontFace]) -> None:
@@ -83,13 +84,13 @@ class DocumentRenderer:
         self._instruction = split_paragraphs(instruction or "", reflow=True)
 
     def render(self, document: SelectedDocument, order_limits: Mapping[Split, int]) -> RenderedDocument:
-        """Draw the pages of ``document``; those whose order is above its split's limit are only counted."""
+        """Draw the pages of ``document``; pages whose order is above the split's limit are only counted."""
         rendered = RenderedDocument()
         limit = order_limits.get(document.split, 2**64)
         digest = hashlib.sha256(document.text.encode("utf-8")).hexdigest()
         for rendering in range(self._config.renderings_per_document):
             places = _Places(f"{self._config.seed}:{digest}:{rendering}", self._config, len(self._faces))
-            # All of them before the first is written down: only then it is known how many pages there are.
+            # Draw all pages before writing metadata: it holds the number of pages.
             drawn = list(self._drawn_pages(document, places, limit, rendered))
             of_all = {
                 "source_id": document.source_id,
@@ -116,14 +117,14 @@ class DocumentRenderer:
             try:
                 gray, about = draw()
             except (CannotBeSetError, PageError) as error:
-                rendered.failed.append((place.order, f"page_{error.reason}"))
+                rendered.failed.append((place.order, OF_PAGE[error.reason]))
             else:
                 yield self._finished(place, gray, about)
 
     def _transcribed(
         self, document: SelectedDocument, places: "_Places", rendered: RenderedDocument
     ) -> Iterator[tuple[_Place, "_Draw"]]:
-        """Yield the pages that the text is cut into; a paragraph that cannot be drawn is left out and counted."""
+        """Yield the pages that the text is split into; a paragraph that cannot be drawn is left out and counted."""
         paragraphs = split_paragraphs(document.text, self._config.reflow)
         first = 0
         while first < len(paragraphs):
@@ -131,7 +132,7 @@ class DocumentRenderer:
             try:
                 page = self._composed(paragraphs, first, place.look, document.lang)
             except CannotBeSetError as error:
-                rendered.dropped[f"paragraph_{error.reason}"] += 1
+                rendered.dropped[OF_PARAGRAPH[error.reason]] += 1
                 first += 1
                 continue
             places.take()
@@ -144,12 +145,12 @@ class DocumentRenderer:
     def _summarized(
         self, document: SelectedDocument, places: "_Places", rendered: RenderedDocument
     ) -> Iterator[tuple[_Place, "_Draw"]]:
-        """Yield the one page that holds the whole text, or drop and count the document."""
+        """Yield one page with the whole text, or drop and count the document."""
         place = places.next()
         try:
             page = self._shrunk(split_paragraphs(document.text, self._config.reflow), place.look, document.lang)
         except CannotBeSetError as error:
-            rendered.dropped[f"document_{error.reason}"] += 1
+            rendered.dropped[OF_DOCUMENT[error.reason]] += 1
             return
         places.take()
         labels = {"text": document.target, "original_text": document.original_text or document.text}
@@ -163,10 +164,10 @@ class DocumentRenderer:
             yield place, partial(self._loaded, picture, place.look)
 
     def _shrunk(self, paragraphs: list[Paragraph], look: PageLook, lang: str) -> ComposedPage:
-        """Return the page at the largest font size, from the look's down to the minimum, at which all text fits.
+        """Return the page at the largest font size, from the look's down to the minimum, at which the whole text fits.
 
         Raises:
-            CannotBeSetError: it does not fit at the minimum, or cannot be drawn at all.
+            CannotBeSetError: the text does not fit at the minimum, or cannot be drawn at all.
         """
         best: ComposedPage | None = None
         low, high = min(self._config.min_font_size, look.font_size), look.font_size
@@ -204,7 +205,7 @@ class DocumentRenderer:
 
     def _loaded(self, picture: PagePicture, look: PageLook) -> tuple[np.ndarray, dict[str, Any]]:
         if not picture.text:
-            raise PageError("empty", f"{picture.path}: no text is known of this page")
+            raise PageError("empty", f"{picture.path}: this page has no text")
         about: dict[str, Any] = dict.fromkeys(("text", "original_text", "drawn_text"), picture.text)
         gray = load_page(picture, look.width, look.height, self._config.max_picture_pixels)
         return gray, about | {"font": None, "fallback_fonts": [], "font_size": None, "columns": None}
@@ -229,7 +230,7 @@ _Draw = Callable[[], tuple[np.ndarray, dict[str, Any]]]
 
 
 class _Places:
-    """Hands out page after page; a page's seed is its number in this rendering of this text."""
+    """Numbers the pages of one rendering; the seed and the page number choose a page's look."""
 
     def __init__(self, seed: str, config: PrepareConfig, face_count: int) -> None:
         self._seed = seed
@@ -238,7 +239,7 @@ class _Places:
         self.taken = 0
 
     def next(self) -> _Place:
-        """Return the page behind the last one taken."""
+        """Return the page after the last one taken."""
         number = self.taken + 1
         digest = hashlib.sha256(f"{self._seed}:{number}".encode()).digest()
         look = page_look(self._config, self._face_count, digest)
@@ -250,12 +251,12 @@ class _Places:
 
 
 def _text_between(paragraphs: list[Paragraph], first: int, page: ComposedPage) -> str:
-    """Return the text on the page, from paragraph ``first`` on, without the line ends that the page's width made."""
+    """Return the page's text, starting at paragraph ``first``, without the line breaks due to the page's width."""
     last = page.text_lines[-1]
     whole = [paragraph.text for paragraph in paragraphs[first : last.paragraph]]
     return "\n".join([*whole, paragraphs[last.paragraph].text[: last.end].rstrip()])
 
 
 def _json(metadata: dict[str, Any]) -> bytes:
-    # A lone surrogate in a source's text has no UTF-8, but an escape in JSON.
+    # UTF-8 cannot encode a lone surrogate in a source's text; JSON can, as an escape.
     return json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode("utf-8", "backslashreplace")

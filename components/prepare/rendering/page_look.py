@@ -1,4 +1,4 @@
-"""How one page looks: drawn from the configured ranges by a seed of its own."""
+"""The look of one page: its seed picks values from the configured ranges."""
 
 import random
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ from components.prepare.config import PrepareConfig
 
 @dataclass(frozen=True)
 class PageLook:
-    """The choices made for one page.
+    """The look of one page.
 
     Attributes:
-        faces: indices of the configured fonts, the preferred one first.
+        faces: indices of the configured fonts, the preferred font first.
         font_size: pixels per em.
-        mode: the resolution as configured, e.g. ``"base"`` or ``"1024x1024"``; None for page_width x page_height.
+        mode: the configured resolution, e.g. ``"base"`` or ``"1024x1024"``; None for page_width x page_height.
         width: pixels.
-        height: pixels; None where it follows the lines.
-        columns: text columns.
+        height: pixels; None if it depends on the lines.
+        columns: number of text columns.
         margin: pixels.
-        line_spacing: distance of two baselines, as a multiple of the font size.
-        max_lines: the page is full after that many lines; None: when it is full.
-        ink, paper: gray levels, 0 black to 255 white.
-        augmentation_seed: of the page's augmentation.
+        line_spacing: distance between two baselines, as a multiple of the font size.
+        max_lines: the most lines on the page; None for no limit.
+        ink, paper: grey levels, 0 black to 255 white.
+        augmentation_seed: the seed of the page's augmentation.
     """
 
     faces: tuple[int, ...]

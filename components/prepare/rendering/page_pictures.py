@@ -1,4 +1,4 @@
-"""Pages that exist as pictures, brought to the page size: pages of PDFs, and scans."""
+"""Existing pages as pictures, scaled to the page size: pages of PDFs, and scans."""
 
 import warnings
 from functools import lru_cache
@@ -9,6 +9,7 @@ import pypdfium2.raw
 from PIL import Image
 
 from components.prepare.documents.document import PagePicture
+from components.prepare.documents.drop_reasons import PictureProblem
 from components.prepare.sources.pages.pdf import open_pdf
 from components.shared.models.standalone_inference import gray_page
 
@@ -16,42 +17,43 @@ MAX_PIXELS = 64_000_000
 """An A4 page at 600 dpi has 35 million pixels."""
 
 MAX_ENLARGEMENT = 2.0
-"""Scans are not enlarged further: letters would only get blurred. What is left of the page stays white."""
+"""The most that scans are enlarged: more would only blur the letters. The rest of the page stays white."""
 
-_PDF_DOTS_PER_POINT = 150 / 72  # where no size is asked for
+_PDF_DOTS_PER_POINT = 150 / 72  # used if no size is requested
 _WHITE = 255
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 
 
 class PageError(Exception):
-    """A picture that cannot be a page.
+    """A picture that cannot be used as a page.
 
     Attributes:
-        reason: ``picture_too_large`` or ``picture_unreadable``.
-        problem: what is wrong, and with which file.
+        reason: why, e.g. ``picture_too_large``.
+        problem: what is wrong, and in which file.
     """
 
-    def __init__(self, reason: str, problem: str) -> None:
+    def __init__(self, reason: PictureProblem, problem: str) -> None:
         self.reason = reason
         self.problem = problem
         super().__init__(problem)
 
-    def __reduce__(self) -> tuple[type["PageError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["PageError"], tuple[PictureProblem, str]]:
         return type(self), (self.reason, self.problem)
 
 
 def load_page(picture: PagePicture, width: int | None, height: int | None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Return a page picture as (H, W) uint8 gray, 255 white, contiguous and writable.
+    """Return a page picture as (H, W) uint8 grey levels, 255 white, contiguous and writable.
 
-    Given both, the picture is fitted into ``width`` x ``height`` pixels and centred on white; given one, it is scaled
-    to that; given none, scans keep their size and PDF pages are drawn at 150 dpi. Proportions are kept. A PDF's page
-    is drawn at the wanted size, without annotations and form entries, as they are not in its text. Scans are turned
-    as their EXIF data says and enlarged at most ``MAX_ENLARGEMENT`` times. The same file gives the same pixels.
+    With both ``width`` and ``height``, the picture is fitted into that many pixels and centred on white. With one of
+    them, it is scaled to that. With neither, scans keep their size and PDF pages are drawn at 150 dpi. The aspect ratio
+    is kept. A PDF page is rendered at the final size, without annotations and form entries, which are not in its text.
+    Scans are rotated as their EXIF data says and enlarged at most ``MAX_ENLARGEMENT`` times. The same file gives the
+    same pixels.
 
     Raises:
-        PageError: the file is broken or of several pages; or it, a picture on the PDF's page, or the result has more
-            than ``max_pixels``. Sizes are read from the header, before anything is decoded. Pillow itself refuses
-            more than 179 million.
+        PageError: the file is broken or has several pages; or it, a picture on the PDF's page, or the result has more
+            than ``max_pixels``. Sizes are read from headers before anything is decoded. Pillow itself rejects
+            more than 179 million pixels.
     """
     if picture.page_index is None:
         page = _scan(picture.path, width, height, max_pixels)
@@ -68,7 +70,7 @@ def _pdf_page(path: str, index: int, width: int | None, height: int | None, max_
             _check_size(columns, rows, max_pixels, path)
         natural = page.get_size()
         if min(natural) <= 0:
-            raise PageError("picture_unreadable", f"{path}, page {index + 1}: a page of no size")
+            raise PageError("picture_unreadable", f"{path}, page {index + 1}: the page has no size")
         columns, rows = _fitted(natural, width, height, default=_PDF_DOTS_PER_POINT)
         _check_size(columns, rows, max_pixels, path)
         bitmap = pypdfium2.PdfBitmap.new_native(columns, rows, pypdfium2.raw.FPDFBitmap_Gray)
@@ -81,7 +83,7 @@ def _pdf_page(path: str, index: int, width: int | None, height: int | None, max_
 
 @lru_cache(maxsize=1)
 def _opened_pdf(path: str) -> pypdfium2.PdfDocument:
-    """A worker draws one document after the other: the last file stays open for its next page."""
+    """Keep the last file open: a worker draws a document's pages one after the other."""
     return open_pdf(path)
 
 
@@ -89,12 +91,12 @@ def _scan(path: str, width: int | None, height: int | None, max_pixels: int) -> 
     try:
         # A stream and not the path: Pillow 13 maps raw TIFFs into memory with the sides of a turned page swapped.
         with warnings.catch_warnings(), open(path, "rb") as stream:  # noqa: PTH123
-            warnings.simplefilter("ignore")  # about size, which is checked here, and about odd tags
+            warnings.simplefilter("ignore")  # about size, which is checked here, and unusual tags
             with Image.open(stream, formats=_FORMATS) as image:
                 _check_size(image.width, image.height, max_pixels, path)
                 if image.format in ("TIFF", "PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
-                    raise PageError("picture_unreadable", f"{path}: a file of several pictures")
-                if width or height:  # a JPEG is decoded at a half, quarter or eighth where that is still large enough
+                    raise PageError("picture_unreadable", f"{path}: the file holds several pictures")
+                if width or height:  # decode a JPEG at 1/2, 1/4 or 1/8 if that is large enough
                     side = max(width or 0, height or 0)
                     image.draft("L", (side, side))
                 gray = gray_page(image)
@@ -102,12 +104,12 @@ def _scan(path: str, width: int | None, height: int | None, max_pixels: int) -> 
         raise
     except Image.DecompressionBombError as error:
         raise PageError("picture_too_large", f"{path}: {error}") from error
-    except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
+    except Exception as error:  # Pillow's decoders raise almost any exception for damaged files
         raise PageError("picture_unreadable", f"{path}: {error}") from error
     columns, rows = _fitted(gray.size, width, height, default=1.0, largest=MAX_ENLARGEMENT)
     _check_size(columns, rows, max_pixels, path)
     if (columns, rows) != gray.size:
-        # Reduced to three times the wanted size by averaging first: several times as fast, the same to the eye.
+        # First average down to three times the final size: several times faster, no visible difference.
         gray = gray.resize((columns, rows), Image.Resampling.LANCZOS, reducing_gap=3.0)
     return np.array(gray)
 
@@ -115,7 +117,7 @@ def _scan(path: str, width: int | None, height: int | None, max_pixels: int) -> 
 def _fitted(
     natural: tuple[float, float], width: int | None, height: int | None, *, default: float, largest: float = np.inf
 ) -> tuple[int, int]:
-    """Return the size in pixels, at least 1 x 1, at which a picture of ``natural`` size lies inside the box."""
+    """Return the size in pixels, at least 1 x 1, at which a picture of ``natural`` size fits into the box."""
     scales = [box / size for box, size in zip((width, height), natural, strict=True) if box is not None]
     scale = min([*scales, largest]) if scales else default
     columns, rows = (max(1, round(size * scale)) for size in natural)

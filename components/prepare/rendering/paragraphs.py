@@ -1,4 +1,4 @@
-"""A document's text as paragraphs, consumed line by line and page by page."""
+"""Splits a document's text into paragraphs, and those into lines and pages."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from components.prepare.typesetting.text_engine import Line, TextEngine, TextSty
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph, or what is left of it after a page's end: its base direction stays that of its first letters."""
+    """A paragraph, or the rest of one after a page break, which keeps the paragraph's base direction."""
 
     text: str
     right_to_left: bool
@@ -16,11 +16,11 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class FlowLine:
-    """A line with its place in the flow of paragraphs.
+    """A line with its position in the paragraphs.
 
     Attributes:
-        paragraph: index of its paragraph in the flow.
-        end: how many characters of that paragraph are used up behind it.
+        paragraph: index of its paragraph.
+        end: how many characters of that paragraph end with this line.
         right_to_left: its paragraph's base direction.
     """
 
@@ -33,7 +33,8 @@ class FlowLine:
 def split_paragraphs(text: str, reflow: bool) -> list[Paragraph]:
     """Return the paragraphs of a cleaned text.
 
-    With ``reflow`` blank lines part paragraphs and single line ends are spaces; without it every line is one.
+    With ``reflow``, blank lines separate paragraphs and single line breaks become spaces; without it, every line is a
+    paragraph.
     """
     blocks = text.split("\n\n") if reflow else text.split("\n")
     joined = (" ".join(block.split()) for block in blocks)
@@ -43,22 +44,22 @@ def split_paragraphs(text: str, reflow: bool) -> list[Paragraph]:
 def flow(
     paragraphs: list[Paragraph], first: int, engine: TextEngine, style: TextStyle, width: int, letters_at_once: int
 ) -> Iterator[FlowLine]:
-    """Yield the paragraphs' lines for columns of ``width`` pixels; laid out only as far as they are asked for.
+    """Yield the paragraphs' lines for columns of ``width`` pixels; they are laid out lazily.
 
     Args:
-        first: the paragraph to begin with.
-        letters_at_once: a longer paragraph is laid out in pieces, so that a page of four lines does not lay out a
-            paragraph of a million letters.
+        first: the paragraph to start with.
+        letters_at_once: longer paragraphs are laid out in pieces of this size, so that a page of four lines does not
+            lay out a paragraph of a million letters.
 
     Raises:
-        CannotBeSetError: from the engine, when the line that it is about is asked for.
+        CannotBeSetError: from the engine, when the affected line is requested.
     """
     for number in range(first, len(paragraphs)):
         paragraph = paragraphs[number]
         start = 0
         length = letters_at_once
         while start < len(paragraph.text):
-            # The last line of a piece that was cut off is not yet a whole one.
+            # The last line of a truncated piece may be incomplete.
             piece = paragraph.text[start : start + length]
             lines = engine.lay_out(piece, style, width, paragraph.right_to_left)
             if start + len(piece) < len(paragraph.text):
@@ -71,12 +72,12 @@ def flow(
 
 
 def is_end(paragraphs: list[Paragraph], last: FlowLine) -> bool:
-    """Return whether nothing follows the line ``last``."""
+    """Return whether ``last`` is the last line of the text."""
     return last.paragraph == len(paragraphs) - 1 and not paragraphs[-1].text[last.end :].strip()
 
 
 def cut_behind(paragraphs: list[Paragraph], last: FlowLine) -> int:
-    """Return the paragraph that follows the line ``last``; where it stands in one, cut its start off that one."""
+    """Return the paragraph to continue with after the line ``last``; if that is its own, remove what was drawn."""
     broken = paragraphs[last.paragraph]
     left = broken.text[last.end :].lstrip()
     if not left:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.prepare.documents.document import Document, PagePicture, Unreadable
+from components.prepare.documents.drop_reasons import DropReason
 from components.prepare.selection.cleaning import clean_text
 from components.prepare.selection.document_store import document_line
 from components.prepare.selection.fingerprint import fingerprint
@@ -52,7 +53,7 @@ class Candidate:
     letters: str
 
 
-Examined = Candidate | Unreadable | str
+Examined = Candidate | Unreadable | DropReason
 """A document that can be kept, something that could not be read, or the reason (``document_*``) for dropping it."""
 
 
@@ -72,7 +73,7 @@ def examine_all(task: ExaminationTask) -> list[Examined]:
     ]
 
 
-def examine(document: Document, settings: SelectionSettings) -> Candidate | str:
+def examine(document: Document, settings: SelectionSettings) -> Candidate | DropReason:
     """Return the document as a candidate, or the reason for dropping it."""
     if not isinstance(document.text, str):
         return "document_not_text"

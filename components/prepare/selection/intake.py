@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from components.prepare.documents.drop_reasons import DropReason
 from components.prepare.selection.candidate import Candidate, SelectionSettings
 from components.prepare.selection.document_spool import DocumentSpool
 from components.prepare.selection.document_store import read_record
@@ -43,7 +44,7 @@ class Intake:
         self._index.__exit__(kind, error, trace)
         self.spool.__exit__(kind, error, trace)
 
-    def take(self, candidate: Candidate, evaluated: Callable[[float], bool]) -> str | None:
+    def take(self, candidate: Candidate, evaluated: Callable[[float], bool]) -> DropReason | None:
         """Keep ``candidate`` and return None, or return the reason (``document_*``) for dropping it.
 
         ``evaluated`` says whether a document with a given position is on the eval side.
@@ -58,9 +59,11 @@ class Intake:
         self.spool.append(candidate.line)
         return None
 
-    def _copy(self, match: Match, evaluated: bool) -> str:
-        reason = "document_duplicate" if match.kind == "exact" else "document_near_duplicate"
-        return reason if evaluated == self.evaluated[match.number] else f"{reason}_across_splits"
+    def _copy(self, match: Match, evaluated: bool) -> DropReason:
+        same_split = evaluated == self.evaluated[match.number]
+        if match.kind == "exact":
+            return "document_duplicate" if same_split else "document_duplicate_across_splits"
+        return "document_near_duplicate" if same_split else "document_near_duplicate_across_splits"
 
     def _folded_text(self, place: int) -> str:
         return _folded(self.spool.line(place))

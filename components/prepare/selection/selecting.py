@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.prepare.documents.document import Document, Unreadable
+from components.prepare.documents.drop_reasons import DropReason
 from components.prepare.selection.candidate import ExaminationTask, Examined, SelectionSettings, examine_all
 from components.prepare.selection.document_store import numbered, write_lines
 from components.prepare.selection.intake import Intake
@@ -97,12 +98,12 @@ class _Part:
     source: str
     read: int
     members: slice
-    dropped: Counter[str]
+    dropped: Counter[DropReason]
 
     def counts(self, chosen: Mask) -> SourceCounts:
         """Return the counts of the source, including the documents in ``members`` that were not chosen."""
         of_part = chosen[self.members]
-        over = Counter(document_over_weight=int((~of_part).sum()))
+        over: Counter[DropReason] = Counter({"document_over_weight": int((~of_part).sum())})
         return SourceCounts(source=self.source, read=self.read, kept=int(of_part.sum()), dropped=self.dropped + over)
 
 
@@ -117,7 +118,7 @@ def _examined(
 
 def _read(intake: Intake, source: str, documents: Iterable[Examined], evaluated: Callable[[float], bool]) -> _Part:
     start, read = len(intake.positions), 0
-    dropped: Counter[str] = Counter()
+    dropped: Counter[DropReason] = Counter()
     for document in documents:
         read += 1
         if isinstance(document, Unreadable):

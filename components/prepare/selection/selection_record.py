@@ -8,6 +8,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from components.prepare.documents.drop_reasons import DropReason
 from components.prepare.selection.document_store import read_documents
 from components.prepare.selection.selected_document import SelectedDocument
 from components.shared.artifacts.dataset_manifest import Split
@@ -24,7 +25,7 @@ class SourceCounts(BaseModel):
     source: str
     read: int
     kept: int
-    dropped: Counter[str]
+    dropped: Counter[DropReason]
 
 
 class Selection(BaseModel):
@@ -40,7 +41,7 @@ class Selection(BaseModel):
     """selected documents by split"""
     read: int
     """number of documents read from the sources and the holdout"""
-    dropped: Counter[str]
+    dropped: Counter[DropReason]
     """reason (``document_*``) -> number of documents that are not selected"""
     scripts: dict[str, int]
     """ISO 15924 code -> number of selected documents that use a character of the script"""

@@ -1,1 +1,1 @@
-"""Text engines and fonts: lines broken, shaped and drawn, and which characters can be."""
+"""Text engines and fonts: line breaking, shaping, drawing, and the characters that fonts cover."""

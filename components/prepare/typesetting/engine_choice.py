@@ -1,4 +1,4 @@
-"""Which text engine draws the pages, and why."""
+"""Chooses the text engine that draws the pages, and says why."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -12,17 +12,17 @@ from components.shared.errors import UserError
 
 
 class EngineChoice(NamedTuple):
-    """An engine, and the reason for it as one line for the log."""
+    """An engine and the reason for choosing it, as one line for the log."""
 
     engine: TextEngine
     reason: str
 
 
 def choose_engine(wanted: Literal["auto", "pango", "pillow"], faces: Sequence[FontFace]) -> EngineChoice:
-    """Return the engine over ``faces``.
+    """Return the engine that draws with ``faces``.
 
     Raises:
-        UserError: Pango is wanted and is not installed.
+        UserError: Pango is requested and not installed.
     """
     if wanted == "pillow":
         return EngineChoice(PillowEngine(faces), "text_engine is pillow")
@@ -36,7 +36,7 @@ def choose_engine(wanted: Literal["auto", "pango", "pillow"], faces: Sequence[Fo
                 mend=f"install it (Debian: apt-get install {DEBIAN_PACKAGES}), or set text_engine to auto",
             ) from error
         reason = (
-            f"Pango cannot be used ({error}), which draws every script and falls back between fonts; "
+            f"Pango, which draws every script and has font fallback, cannot be used ({error}); "
             f"Debian has it in {DEBIAN_PACKAGES}"
         )
         return EngineChoice(PillowEngine(faces), reason)

@@ -1,4 +1,4 @@
-"""Fonts: which ones a configuration names, whether they can be trusted, and which characters they can draw."""
+"""Fonts: resolves configured names, checks the files, and reads which characters they cover."""
 
 import contextlib
 import difflib
@@ -28,23 +28,23 @@ from components.shared.errors import UserError
 log = logging.getLogger(__name__)
 
 SYSTEM = "system"
-"""the name that stands for all text fonts of the machine"""
+"""the name for all text fonts of the machine"""
 
 _OUTLINE_TABLES = ("glyf", "CFF ", "CFF2")
 _GROUPED_CMAP_FORMATS = (12, 13)
 _CODE_POINTS = 0x110000
-_LETTERS_PER_GLYPH = 8  # Last Resort has 573; of 547 other files none had more than 1.1
+_LETTERS_PER_GLYPH = 8  # Last Resort has 573; none of 547 other files had more than 1.1
 _TRIED_LETTERS = 16
 _TRIED_SIZE = 24
 
 
 @dataclass(frozen=True)
 class FontFace:
-    """One face of a font file; its coverage is read once per process, so that a face is cheap to send to another one.
+    """One face of a font file; its coverage is cached per process, so a face is cheap to send to another process.
 
     Attributes:
         path: the font file, absolute.
-        index: which face of a collection (.ttc, .otc); 0 for other files.
+        index: number of the face in a collection (.ttc, .otc); 0 for other files.
     """
 
     path: Path
@@ -56,34 +56,33 @@ class FontFace:
 
 
 class _NotForTextError(Exception):
-    """A sound font that draws no letters: symbols, or pictures in colour."""
+    """A valid font that draws no letters: symbols, or colour pictures."""
 
 
 def find_fonts(names: Sequence[str]) -> list[FontFace]:
-    """Return the faces that ``names`` stand for, in that order, each once, each seen to work.
+    """Return the faces that ``names`` stand for, in that order, without repetition; each is checked.
 
-    Of two files with one name (but for the suffix and folder) the first is kept, and the other one logged.
+    If two files have the same name (apart from suffix and folder), the first is kept and the other is logged.
 
     A name is one of:
 
-    - a file: .ttf, .otf, .ttc or .otc. Of a collection the first face is taken (Noto Sans CJK: the Japanese forms);
-      ``FILE#2`` takes the third (there: the simplified Chinese forms);
-    - a folder: every font file below it, the first face of collections. Fonts without letters are left out and logged;
-    - a file's name or a family's or face's full name, e.g. ``DejaVuSans.ttf`` or ``Noto Sans Devanagari``: looked up
-      in what matplotlib carries, in what other Python packages carry (entry points ``fonts_ttf`` and ``fonts_otf``),
-      then in the machine's font folders. Of a family the regular upright face is taken. Nothing similar is put in its
-      place;
+    - a file: .ttf, .otf, .ttc or .otc. A collection gives its first face (Noto Sans CJK: the Japanese forms);
+      ``FILE#2`` gives the third (there: the simplified Chinese forms);
+    - a folder: every font file below it, and the first face of collections. Fonts without letters are skipped and
+      logged;
+    - a file name, a family name or a face's full name, e.g. ``DejaVuSans.ttf`` or ``Noto Sans Devanagari``: looked up
+      in matplotlib, in other Python packages (entry points ``fonts_ttf`` and ``fonts_otf``), then in the machine's
+      font folders. A family gives its regular upright face. No similar font is substituted;
     - ``system``: every text font of the machine.
 
     Raises:
-        UserError: a name that is not found, a folder without text fonts, a damaged font, or a named font that draws no
-            letters.
+        UserError: a name is not found, a folder has no text fonts, a font is damaged, or a named font draws no letters.
     """
     by_name: dict[str, FontFace] = {}
     for face in (face for name in names for face in _faces_of(name)):
         kept = by_name.setdefault(face.name, face)
         if kept != face:
-            log.warning("font %s is left out: %s bears the same name in labels and manifest", face.path, kept.path)
+            log.warning("font %s is skipped: %s has the same name in labels and manifest", face.path, kept.path)
     return list(by_name.values())
 
 
@@ -92,7 +91,7 @@ def covered_code_points(face: FontFace) -> frozenset[int]:
     """Return the code points that a face has glyphs for.
 
     Raises:
-        UserError: the file is no font.
+        UserError: the file is not a font.
     """
     with _opened(face) as font:
         return frozenset(_glyphs(font))
@@ -114,7 +113,7 @@ def _faces_of(name: str) -> list[FontFace]:
 
 def _path_and_index(name: str) -> tuple[Path, int]:
     if not name.strip() or "\0" in name:
-        raise UserError("not a name of a font", where=f"fonts {name!r}")
+        raise UserError("not a font name", where=f"fonts {name!r}")
     try:
         path = Path(name).expanduser()
     except RuntimeError:  # ~nobody
@@ -126,7 +125,7 @@ def _path_and_index(name: str) -> tuple[Path, int]:
 
 
 def _text_faces(name: str, files: list[Path], refuse_damaged: bool) -> list[FontFace]:
-    """Return the first face of each file; log those that are left out."""
+    """Return the first face of each file; log the files that are skipped."""
     faces, left_out = [], []
     for face in (FontFace(file.absolute()) for file in files):
         try:
@@ -140,7 +139,7 @@ def _text_faces(name: str, files: list[Path], refuse_damaged: bool) -> list[Font
         else:
             faces.append(face)
     if left_out:
-        log.warning("fonts %r: %d files are left out: %s", name, len(left_out), ", ".join(left_out))
+        log.warning("fonts %r: %d files are skipped: %s", name, len(left_out), ", ".join(left_out))
     if not faces:
         kinds = ", ".join(FONT_SUFFIXES)
         raise UserError(f"holds no font with letters ({kinds})", where=f"fonts {name!r}")
@@ -159,7 +158,7 @@ def _looked_up(name: str, index: int) -> FontFace:
         f"no such font{near}",
         where=f"fonts {name!r}",
         mend="give a path, or the name of a file such as DejaVuSans.ttf or of a family such as Noto Sans Devanagari "
-        "that a Python package carries or the machine's font folders hold",
+        "from a Python package or the machine's font folders",
     )
 
 
@@ -173,20 +172,20 @@ def _similar_names(name: str) -> str:
 
 
 def _check(face: FontFace) -> None:
-    """See that the face is sound, before native code (FreeType, HarfBuzz, Pango) draws with it.
+    """Check the face before native code (FreeType, HarfBuzz, Pango) draws with it.
 
-    Of 547 font files on a Debian machine not one table had a wrong checksum, but for the heads of collections, so
-    that a wrong one is taken for damage.
+    A wrong checksum means damage: in 547 font files on a Debian machine, only the head tables of collections had wrong
+    ones.
 
     Raises:
-        UserError: it is no font, or a damaged one.
+        UserError: it is not a font, or is damaged.
         _NotForTextError: it draws no letters.
     """
     with _opened(face) as font:
         if font.flavor:
             raise _damaged(face, f"a web font ({font.flavor})", "convert it to .ttf or .otf")
         if wrong := _tables_with_wrong_checksums(font):
-            mend = "get the font anew; if that is how its maker ships it, load it with fontTools and save it again"
+            mend = "get the font again; if its maker ships it like this, load and save it with fontTools"
             raise _damaged(face, f"the font is damaged: checksum of table {', '.join(wrong)}", mend)
         if not any(table in font for table in _OUTLINE_TABLES):
             raise _NotForTextError("has pictures instead of outlines")
@@ -195,13 +194,13 @@ def _check(face: FontFace) -> None:
     if not letters:
         raise _NotForTextError("has symbols and no letters")
     if len({glyphs[letter] for letter in letters}) * _LETTERS_PER_GLYPH < len(letters):
-        raise _NotForTextError("draws the same sign for many letters, as last-resort fonts do")
+        raise _NotForTextError("draws the same glyph for many letters, as last-resort fonts do")
     if not _draws(face, letters[:: -(-len(letters) // _TRIED_LETTERS)]):
         raise _NotForTextError("draws nothing for its letters")
 
 
 def _draws(face: FontFace, letters: list[int]) -> bool:
-    """Return whether FreeType draws any of some letters."""
+    """Return whether FreeType draws anything for any of ``letters``."""
     try:
         font = ImageFont.truetype(str(face.path), _TRIED_SIZE, index=face.index, layout_engine=ImageFont.Layout.BASIC)
         return any(font.getmask(chr(letter)).getbbox() for letter in letters)
@@ -214,12 +213,12 @@ def _opened(face: FontFace) -> Iterator[TTFont]:
     try:
         size = collection_size(face.path)
         if face.index >= max(size, 1):
-            raise _damaged(face, f"the file holds {size} fonts, and no number {face.index}", "count from 0")
+            raise _damaged(face, f"the file holds {size} fonts, there is no number {face.index}", "count from 0")
         with TTFont(face.path, fontNumber=face.index, lazy=True) as font:
             yield font
     except (UserError, _NotForTextError):
         raise
-    except Exception as error:  # fontTools raises whatever a broken table leads to
+    except Exception as error:  # fontTools raises almost any exception for broken tables
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise _damaged(face, f"not a readable font ({reason})") from error
 
@@ -230,13 +229,13 @@ def _damaged(face: FontFace, problem: str, mend: str | None = None) -> UserError
 
 
 def _tables_with_wrong_checksums(font: TTFont) -> list[str]:
-    """Compare the tables with their directory (OpenType specification, "Calculating checksums")."""
+    """Return the tables whose checksum is wrong (OpenType specification, "Calculating checksums")."""
     of_collection = hasattr(font.reader, "numFonts")
     wrong = []
     for tag, entry in font.reader.tables.items():
         data = font.reader[tag]
         if tag == "head":
-            if of_collection:  # its checkSumAdjustment has no meaning there, and makers fill it in as they like
+            if of_collection:  # its checkSumAdjustment is undefined there, and makers write anything
                 continue
             data = data[:8] + bytes(4) + data[12:]
         if calcChecksum(data) != entry.checkSum:
@@ -245,11 +244,11 @@ def _tables_with_wrong_checksums(font: TTFont) -> list[str]:
 
 
 def _glyphs(font: TTFont) -> dict[int, str]:
-    """Return the glyph's name for each code point."""
+    """Return code point -> glyph name."""
     for table in font["cmap"].tables:
         if table.format in _GROUPED_CMAP_FORMATS and table.data is not None:
             groups = np.frombuffer(table.data, ">u4").reshape(-1, 3).astype(np.int64)
-            # A few bytes can claim billions of code points, which fontTools would list one by one.
+            # A few bytes can claim billions of code points, and fontTools would list them one by one.
             if (groups[:, 1] - groups[:, 0] + 1).sum() > _CODE_POINTS or (groups[:, 1] >= _CODE_POINTS).any():
                 raise ValueError("the cmap table claims code points that do not exist")
     return dict(font.getBestCmap() or {})

@@ -1,4 +1,4 @@
-"""Text set by Pango and drawn by cairo: every script, with other fonts where the first one lacks a glyph."""
+"""Text laid out by Pango and drawn by cairo: every script, with fallback to other fonts for missing glyphs."""
 
 import os
 from collections import Counter
@@ -18,7 +18,7 @@ _LANGUAGE_OF_UNKNOWN = "en"  # Pango's own default is the locale's, which differ
 
 
 class PangoEngine:
-    """Pango over the configured fonts alone: the machine's fontconfig settings and other fonts change nothing.
+    """Pango with only the configured fonts: the machine's fontconfig settings and other fonts have no effect.
 
     Raises:
         OSError: Pango is not installed.
@@ -34,7 +34,7 @@ class PangoEngine:
         self._attributes = self._without_hyphens()
 
     def lay_out(self, text: str, style: TextStyle, width: int, right_to_left: bool) -> list[Line]:
-        """See ``TextEngine``; any of the fonts may give a glyph, the preferred one first."""
+        """See ``TextEngine``; glyphs come from the preferred font, else from any of the others."""
         ffi, pango = self._library.ffi, self._library.pango
         self._set_language(style.lang)
         direction = pango_library.DIRECTION_RTL if right_to_left else pango_library.DIRECTION_LTR
@@ -92,7 +92,7 @@ class PangoEngine:
         return coverage[:, :width]
 
     def _check_drawn(self, painter: Any) -> None:
-        """After an error cairo draws nothing more, and says nothing: the page would be blank from there on."""
+        """Check for errors: after one, cairo silently draws nothing more and the rest of the page would be blank."""
         status = self._library.cairo.cairo_status(painter)
         if status == pango_library.CAIRO_STATUS_INVALID_SIZE:  # above 32,767 pixels
             raise CannotBeSetError("does_not_fit")
@@ -101,7 +101,7 @@ class PangoEngine:
             raise RuntimeError(f"cairo cannot draw: {reason}")
 
     def _lines(self, layout: Any, encoded: bytes) -> list[Line]:
-        """Return the layout's lines; each keeps its layout alive, whose memory its pointer lies in."""
+        """Return the layout's lines; each keeps its layout alive, because the layout owns the line's memory."""
         ffi, pango = self._library.ffi, self._library.pango
         box = ffi.new("PangoRectangle *")
         node = pango.pango_layout_get_lines_readonly(layout)
@@ -128,7 +128,7 @@ class PangoEngine:
         return lines
 
     def _runs_of(self, line: Any) -> Iterator[tuple[FontFace, int]]:
-        """Yield font and number of characters of each of a line's runs."""
+        """Yield the font and the number of characters of each run in a line."""
         ffi, library = self._library.ffi, self._library
         file, index = ffi.new("unsigned char **"), ffi.new("int *")
         node = line.runs
@@ -172,13 +172,13 @@ class PangoEngine:
         )
 
     def _without_hyphens(self) -> Any:
-        """Pango puts a hyphen where it breaks a long word, and no label would hold it."""
+        """Switch off the hyphens that Pango draws where it breaks a long word: the label lacks them."""
         pango = self._library.pango
         attributes = self._library.ffi.gc(pango.pango_attr_list_new(), pango.pango_attr_list_unref)
         pango.pango_attr_list_insert(attributes, pango.pango_attr_insert_hyphens_new(0))
         return attributes
 
-    @lru_cache(maxsize=1024)  # noqa: B019 (one engine per process, which lives as long as the process)
+    @lru_cache(maxsize=1024)  # noqa: B019 (a process has one engine and keeps it)
     def _sized(self, face: int, font_size: int) -> Any:
         pango = self._library.pango
         copy = pango.pango_font_description_copy(self._descriptions[face])

@@ -1,7 +1,7 @@
-"""The system's Pango, cairo and fontconfig through cffi: no headers, no compiler, only the shared libraries.
+"""The system's Pango, cairo and fontconfig through cffi: needs the shared libraries, but no headers or compiler.
 
-Not through PyGObject, the usual binding: it has no wheels and would be built against development headers, while
-these libraries are there wherever a desktop, Chromium or ``libpangocairo-1.0-0`` is.
+PyGObject, the usual binding, has no wheels and must be built against development headers. The shared libraries come
+with any desktop, with Chromium, or with ``libpangocairo-1.0-0``.
 """
 
 from functools import cache
@@ -96,7 +96,7 @@ void cairo_move_to(cairo_t *cr, double x, double y);
 """
 
 SCALE = 1024
-"""Pango's units in a pixel (PANGO_SCALE)."""
+"""Pango units per pixel (PANGO_SCALE)."""
 WRAP_WORD_CHAR = 2
 DIRECTION_LTR, DIRECTION_RTL = 0, 1
 CAIRO_FONT_TYPE_FT = 1
@@ -119,10 +119,10 @@ _SHARED_OBJECTS = {
 
 
 class PangoLibrary:
-    """The opened libraries, one attribute each, and cffi's ``ffi``.
+    """The loaded libraries, one attribute each, and cffi's ``ffi``.
 
     Raises:
-        OSError: names the library that is not there.
+        OSError: names the missing library.
     """
 
     gobject: Any
@@ -148,7 +148,7 @@ class PangoLibrary:
         raise OSError(f"{files[0]} is not installed")
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of all that shapes and draws."""
+        """Return the versions of the libraries that shape and draw."""
         number = self.fontconfig.FcGetVersion()
         return {
             "pango": self.ffi.string(self.pango.pango_version_string()).decode(),
@@ -160,9 +160,9 @@ class PangoLibrary:
 
 @cache
 def pango_library() -> PangoLibrary:
-    """Return the opened libraries, opened once per process.
+    """Return the libraries; they are loaded once per process.
 
     Raises:
-        OSError: names the library that is not there.
+        OSError: names the missing library.
     """
     return PangoLibrary()

@@ -1,8 +1,8 @@
-"""Text set and drawn by Pillow: what comes with pip alone.
+"""Text laid out and drawn by Pillow, which pip installs without system libraries.
 
-With Raqm (in Pillow's wheels; it loads the system's FriBiDi) words are shaped and reordered; one font must cover
-a paragraph. Without Raqm only text of one glyph per character, left to right, is drawn. What would come out wrong
-is refused: scripts whose lines end between words that no space parts (Thai, Lao, Khmer, Burmese).
+With Raqm (in Pillow's wheels; it loads the system's FriBiDi), words are shaped and reordered; one font must cover
+a whole paragraph. Without Raqm, only left-to-right text with one glyph per character is drawn. Text that would come out
+wrong is rejected: scripts that break lines between words without spaces (Thai, Lao, Khmer, Burmese).
 """
 
 import unicodedata
@@ -29,10 +29,10 @@ _FORMAT_CONTROLS = frozenset("\u200c\u200d")
 
 
 class PillowEngine:
-    """Pillow over the configured fonts, one for each paragraph."""
+    """Pillow with the configured fonts, one per paragraph."""
 
     def __init__(self, faces: Sequence[FontFace], shaping: bool | None = None) -> None:
-        """``shaping``: use Raqm; None for whether it is there."""
+        """``shaping``: use Raqm; None: use it if available."""
         self._faces = faces
         self._shaping = bool(features.check("raqm")) if shaping is None else shaping
         shapers = [f"{name}-{features.version(name)}" for name in ("raqm", "harfbuzz", "fribidi")]
@@ -40,7 +40,7 @@ class PillowEngine:
         self.name = " ".join(drawers + (shapers if self._shaping else ["basic"]))
 
     def lay_out(self, text: str, style: TextStyle, width: int, right_to_left: bool) -> list[Line]:
-        """See ``TextEngine``; the first font of the style that covers the paragraph is taken."""
+        """See ``TextEngine``; uses the first font of the style that covers the paragraph."""
         self._check_can_be_set(text)
         face = self._covering_face(text, style.faces)
         font = sized_font(self._faces[face], style.font_size, self._shaping)
@@ -86,7 +86,7 @@ class PillowEngine:
         raise CannotBeSetError("glyph_missing")
 
     def _line_ranges(self, text: str, font: ImageFont.FreeTypeFont, width: int) -> list[tuple[int, int]]:
-        """Fill lines greedily with the pieces between which a line may end."""
+        """Fill lines greedily with pieces; a line may break between two pieces."""
         ranges: list[tuple[int, int]] = []
         start = end = 0
         advance = 0.0
@@ -107,7 +107,7 @@ class PillowEngine:
         return [*ranges, (start, end)] if end > start else ranges
 
     def _broken(self, word: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-        """Return ``word``, which is wider than a line, in parts that fit; no part ends inside a grapheme."""
+        """Split ``word``, which is wider than a line, into parts that fit; graphemes stay whole."""
         if _JOINED.search(word):
             raise CannotBeSetError("does_not_fit")
         parts, part = [], ""
@@ -129,7 +129,7 @@ def sized_font(face: FontFace, size: int, shaping: bool) -> ImageFont.FreeTypeFo
 
 
 def _length(font: ImageFont.FreeTypeFont, line: str) -> float:
-    """Return a line's advance without the white space at its end, in pixels."""
+    """Return a line's advance in pixels, without trailing white space."""
     return float(font.getlength(line.rstrip()))
 
 
@@ -139,7 +139,7 @@ def _width(font: ImageFont.FreeTypeFont, piece: str) -> float:
 
 
 def _pieces(text: str) -> list[str]:
-    """Cut a paragraph where a line may end: behind white space, and between characters of scripts without spaces."""
+    """Split a paragraph where a line may break: after white space, and between characters of scripts without spaces."""
     words = regex.findall(r"\s*\S+\s*|\s+", text)
     if text.isascii() or not _NO_SPACES.search(text):
         return words

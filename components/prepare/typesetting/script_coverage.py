@@ -1,4 +1,4 @@
-"""Which of the documents' scripts no font can draw, and where a font for them is."""
+"""Finds scripts in the documents that no font can draw, and suggests fonts for them."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,16 +14,16 @@ _EXAMPLES = 8
 _CJK_SCRIPTS = {"Bopo", "Hang", "Hani", "Hira", "Kana"}
 _CJK_PACKAGES = "fonts-wqy-microhei, or fonts-noto-cjk for each country's own forms,"
 _PACKAGE_OF_MOST = "fonts-noto-core"
-# Seen by reading the cmap tables of fonts-noto-core 20201225-1: it covers all other scripts of Unicode 17.
+# From the cmap tables of fonts-noto-core 20201225-1, which covers all other scripts of Unicode 17.
 _NOT_IN_NOTO_CORE = {"Chrs", "Cpmn", "Diak", "Kits", "Maka", "Nand", "Ougr", "Tnsa", "Toto", "Vith"}
 
 
 class UncoveredScript(NamedTuple):
-    """A script most of whose letters, as far as the documents use them, no configured font has.
+    """A script with at least half of its used letters missing from all configured fonts.
 
     Attributes:
         name: in English, e.g. ``"Devanagari"``.
-        documents: how many documents hold letters of it.
+        documents: number of documents that contain its letters.
         script: its ISO 15924 code, e.g. ``"Deva"``.
         letters: the letters without a glyph, in code point order.
     """
@@ -39,14 +39,14 @@ def check_scripts(
     characters: Mapping[str, str],
     faces: Sequence[FontFace],
 ) -> list[UncoveredScript]:
-    """Return the scripts that the fonts cannot draw, the one with most documents first.
+    """Return the scripts that the fonts cannot draw, sorted by falling number of documents.
 
-    A script counts as not covered where at least half of its letters in ``characters`` have a glyph in no face. Where
-    fewer are missing (a rare ideograph), the pages that hold them are dropped and counted one by one.
+    A script counts as uncovered if no face has a glyph for at least half of its letters in ``characters``. If fewer are
+    missing (a rare ideograph), only the pages that contain them are dropped and counted.
 
     Args:
-        scripts: ISO 15924 code to the number of documents that use it.
-        characters: ISO 15924 code to every character of it that the documents use.
+        scripts: ISO 15924 code -> number of documents that use it.
+        characters: ISO 15924 code -> all of its characters that the documents use.
     """
     covered = frozenset[int]().union(*(covered_code_points(face) for face in faces))
     found = []
@@ -64,7 +64,7 @@ def script_name(script: str) -> str:
 
 
 def scripts_error(uncovered: Sequence[UncoveredScript], documents: int) -> UserError:
-    """Return the error that lists scripts without a font, and for each where a font is to be had."""
+    """Return the error that lists the scripts without a font and where to get a font for each."""
     listed = ", ".join(
         f"{script.name} ({script.documents} of {documents} documents, e.g. {' '.join(script.letters[:_EXAMPLES])})"
         for script in uncovered
@@ -80,7 +80,7 @@ def _where_a_font_is(uncovered: UncoveredScript) -> str:
         try:
             if needed <= covered_code_points(FontFace(face.path)) and find_fonts([str(face.path)]):
                 return f"add {face.path.name!r} to fonts"
-        except UserError:  # one that is damaged, or draws no letters, is no remedy
+        except UserError:  # a damaged font, or one without letters, does not help
             continue
     if uncovered.script in _CJK_SCRIPTS:
         return f"install Debian's {_CJK_PACKAGES} and add the font to fonts"

@@ -1,8 +1,7 @@
-"""What a text engine does: break one paragraph into lines of a width, and draw lines at places.
+"""The interface of a text engine: break a paragraph into lines of a given width, and draw lines at given positions.
 
-Two engines stand behind this interface. Pango shapes every script, finds line breaks by language and takes a
-glyph from another font where the first one lacks it; it needs libraries of the system. Pillow comes with pip
-alone and draws what one font covers.
+There are two engines. Pango shapes every script, breaks lines by language and takes missing glyphs from other
+fonts; it needs system libraries. Pillow needs only pip and draws what one font covers.
 """
 
 import unicodedata
@@ -12,15 +11,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from components.prepare.documents.drop_reasons import TypesettingProblem
+
 
 @dataclass(frozen=True)
 class TextStyle:
-    """How the lines of a page are set.
+    """How the lines of a page are typeset.
 
     Attributes:
-        faces: indices of the configured fonts, the preferred one first.
+        faces: indices of the configured fonts, the preferred font first.
         font_size: pixels per em.
-        lang: BCP 47 tag; it chooses between the forms that languages share a code point for, and where lines may end.
+        lang: BCP 47 tag; it selects language-specific glyph forms and line break rules.
     """
 
     faces: tuple[int, ...]
@@ -30,14 +31,14 @@ class TextStyle:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a paragraph, not yet placed.
+    """One line of a paragraph without a position.
 
     Attributes:
-        start, end: which characters of the paragraph it holds, the white space at its end included.
-        text: what stands on it, without white space at both ends.
-        width: pixels, without the white space at its end.
-        ascent, descent: pixels that the line's fonts ask for above and below the baseline.
-        handle: the engine's own.
+        start, end: its range of characters in the paragraph, including trailing white space.
+        text: its text without leading and trailing white space.
+        width: pixels, without trailing white space.
+        ascent, descent: pixels that the line's fonts need above and below the baseline.
+        handle: private to the engine.
     """
 
     start: int
@@ -51,7 +52,7 @@ class Line:
 
 @dataclass(frozen=True)
 class PlacedLine:
-    """A line with the place of its left end on the baseline, in pixels from the page's left upper corner."""
+    """A line with the position of its left end on the baseline, in pixels from the page's top left corner."""
 
     line: Line
     x: float
@@ -59,21 +60,21 @@ class PlacedLine:
 
 
 class CannotBeSetError(Exception):
-    """This engine cannot draw a text correctly; ``reason`` is the name that the drop is counted under."""
+    """This engine cannot draw a text correctly; ``reason`` says why."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: TypesettingProblem) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
 class TextEngine(Protocol):
-    """Sets and draws text; one object per process."""
+    """Lays out and draws text; create one object per process."""
 
     name: str
-    """engine, version and the versions of what it draws with; the same name draws the same pixels"""
+    """engine, its version and the versions of its libraries; the same name draws the same pixels"""
 
     def lay_out(self, text: str, style: TextStyle, width: int, right_to_left: bool) -> list[Line]:
-        """Break a paragraph (no line ends in it) into lines.
+        """Break a paragraph (without line breaks) into lines.
 
         Raises:
             CannotBeSetError: ``glyph_missing``, ``needs_shaping`` or ``does_not_fit``.
@@ -81,16 +82,16 @@ class TextEngine(Protocol):
         ...
 
     def used_faces(self, lines: Sequence[PlacedLine], style: TextStyle) -> list[int]:
-        """Return which of the style's fonts the lines are drawn with, the one that draws most letters first."""
+        """Return the style's fonts that the lines are drawn with, sorted by falling number of letters."""
         ...
 
     def draw(self, lines: Sequence[PlacedLine], style: TextStyle, width: int, height: int) -> np.ndarray:
-        """Return the lines' coverage, (height, width) uint8: 0 nothing, 255 full ink; what lies outside is cut."""
+        """Return the lines' coverage, (height, width) uint8: 0 nothing, 255 full ink; ink outside is clipped."""
         ...
 
 
 def is_right_to_left(paragraph: str) -> bool:
-    """Return whether the paragraph's base direction is right to left: its first strong character's (UAX #9, P2, P3)."""
+    """Return whether the paragraph's base direction, that of its first strong character, is right to left (UAX #9)."""
     for letter in paragraph:
         direction = unicodedata.bidirectional(letter)
         if direction in ("R", "AL"):

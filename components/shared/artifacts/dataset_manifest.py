@@ -1,7 +1,7 @@
-"""The dataset's ``manifest.json``: what every shard holds, and a digest over all of it.
+"""The dataset's ``manifest.json``: the content of every shard, and a digest over all of it.
 
-The ``shardlist`` entries carry the fields of a wids index (``url``, ``nsamples``, ``filesize``), so that
-readers of that format find every sample.
+The ``shardlist`` entries have the fields of a wids index (``url``, ``nsamples``, ``filesize``), so readers of that
+format find every sample.
 """
 
 import json
@@ -50,23 +50,23 @@ class DatasetManifest(BaseModel):
 
     schema_version: Literal[1] = 1
     digest: str
-    """sha256 over everything below except tool_version."""
+    """sha256 over all fields below except tool_version."""
     splits: dict[Split, SplitIndex]
     documents: dict[Split, int]
     dropped: dict[str, int]
-    """Reason -> count of documents (``document_*``) or pages (``page_*``) that are not in the shards."""
+    """Reason -> count of what is not in the shards: documents (``document_*``), pages (``page_*``), …"""
     source_digest: str
     config: dict[str, Any]
-    """The settings that shape the shards' bytes; folders and worker counts are not among them."""
+    """The settings that determine the shards' bytes; without folders and worker counts."""
     config_digest: str
     fonts: dict[str, str]
-    """File name -> sha256 of every font that pages may be drawn with."""
+    """Font name -> sha256 of every font that pages may be drawn with."""
     layout_engine: str
     tool_version: str
 
 
 def manifest_digest(content: dict[str, Any]) -> str:
-    """Return the digest over a manifest's content, leaving out ``digest`` and ``tool_version``."""
+    """Return the digest over a manifest's content without ``digest`` and ``tool_version``."""
     return sha256_json({key: value for key, value in content.items() if key not in ("digest", "tool_version")})
 
 
@@ -74,7 +74,7 @@ def read_manifest(folder: Path) -> DatasetManifest:
     """Read and check ``manifest.json``.
 
     Raises:
-        UserError: the folder holds no manifest, or one that is not valid or whose digest is not its content's.
+        UserError: the manifest is missing or invalid, or its digest does not match its content.
     """
     path = folder / MANIFEST_FILE
     mend = "point dataset_dir at a folder that the prepare step made"
@@ -94,7 +94,7 @@ def verify_shards(folder: Path, manifest: DatasetManifest, split: Split) -> None
     """Compare every shard of ``split`` with the manifest's sha256.
 
     Raises:
-        UserError: names the first shard that is missing or differs.
+        UserError: names the first missing or different shard.
     """
     for shard in manifest.splits[split].shardlist:
         path = folder / shard.url

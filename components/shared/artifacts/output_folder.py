@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all."""
+"""Output folders that appear complete or not at all."""
 
 import os
 import shutil
@@ -11,10 +11,10 @@ from components.shared.errors import UserError
 
 @contextmanager
 def finished_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``target`` that takes its name only when the block ends without an error.
+    """Yield a temporary folder beside ``target``; it is renamed to ``target`` if the block ends without an error.
 
-    An error, Ctrl-C or a kill inside the block leaves no ``target``; the temporary folder
-    (``.<name>.partial-<pid>``) is removed unless the process was killed outright.
+    An error, Ctrl-C or a kill inside the block leaves no ``target``. The temporary folder (``.<name>.partial-<pid>``)
+    is removed, unless the process was killed with SIGKILL.
 
     Raises:
         UserError: ``target`` exists and is not an empty folder.

@@ -1,4 +1,4 @@
-"""Page pictures decoded to grey levels."""
+"""Decodes page pictures to grey levels."""
 
 import io
 import struct
@@ -17,28 +17,30 @@ _GREY_HEADER = (8, 0, 0, 0, 0)
 def decode_gray(image_bytes: bytes) -> npt.NDArray[np.uint8]:
     """Return the picture's grey levels, (H, W) uint8, contiguous and writable.
 
-    PNGs as prepare writes them take ISA-L's inflate, everything else OpenCV: colours are weighted by ITU-R 601,
-    alpha and the EXIF orientation are ignored, 16-bit levels are divided by 256.
+    ISA-L inflates PNGs like those that prepare writes. OpenCV decodes everything else: colours are weighted by ITU-R
+    601, alpha and EXIF orientation are ignored, 16-bit levels are divided by 256.
 
     Raises:
-        OSError: not a picture (``PIL.UnidentifiedImageError``), or one that is cut or corrupt.
-        PIL.Image.DecompressionBombError: more pixels than Pillow opens.
+        OSError: not a picture (``PIL.UnidentifiedImageError``), or a truncated or corrupt one.
+        PIL.Image.DecompressionBombError: it has more pixels than Pillow opens.
     """
     page = decode_unfiltered_png(image_bytes)
     if page is not None:
         return page
-    with Image.open(io.BytesIO(image_bytes)) as header:  # reads the header only: refuses no pictures and bombs
+    with Image.open(io.BytesIO(image_bytes)) as header:  # rejects non-images and decompression bombs
         kind = header.format
-    import cv2  # 60 MB that a machine without it can do without, as long as it reads PNGs that prepare wrote
+    import cv2  # 60 MB; prepare's own PNGs can be read without it
 
     decoded = cv2.imdecode(np.frombuffer(image_bytes, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded is None:
-        raise OSError(f"the {kind} picture cannot be decoded: it is cut, corrupt or of a kind OpenCV does not read")
+        raise OSError(
+            f"the {kind} picture cannot be decoded: truncated, corrupt or of a kind that OpenCV does not read"
+        )
     return np.asarray(decoded, dtype=np.uint8)
 
 
 def decode_unfiltered_png(image_bytes: bytes) -> npt.NDArray[np.uint8] | None:
-    """Return the levels of an 8-bit grey PNG whose rows have no filter; None for every other file, broken ones too."""
+    """Return the levels of an 8-bit grey PNG without row filters; None for any other file, including broken ones."""
     if image_bytes[:8] != _SIGNATURE:
         return None
     chunks = _png_chunks(image_bytes)
@@ -51,7 +53,7 @@ def decode_unfiltered_png(image_bytes: bytes) -> npt.NDArray[np.uint8] | None:
     size = height * (width + 1)
     inflate = isal_zlib.decompressobj()
     try:
-        # One byte more than there should be, so that too long a stream is seen and a bomb does not fill the memory.
+        # One byte more than expected: detects a stream that is too long, and stops a decompression bomb.
         levels = inflate.decompress(data, size + 1)
     except IsalError:  # type: ignore[misc]  # isal's stub calls the class an instance
         return None
@@ -62,7 +64,7 @@ def decode_unfiltered_png(image_bytes: bytes) -> npt.NDArray[np.uint8] | None:
 
 
 def _png_chunks(image_bytes: bytes) -> tuple[bytes, bytes] | None:
-    """Return the header and the joined data of a grey PNG whose chunks are whole, None for any other."""
+    """Return the header and the joined data of a grey PNG with valid chunks; None for any other file."""
     header: bytes | None = None
     data: list[bytes] = []
     place = len(_SIGNATURE)
@@ -83,7 +85,7 @@ def _png_chunks(image_bytes: bytes) -> tuple[bytes, bytes] | None:
             data.append(content)
         elif kind == b"IEND":
             return header, data[0] if len(data) == 1 else b"".join(data)
-        elif not kind[0] & 0x20:  # a critical chunk that grey pictures do not have
+        elif not kind[0] & 0x20:  # a critical chunk that grey PNGs do not have
             return None
         place = end + 4
     return None

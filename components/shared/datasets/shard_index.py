@@ -1,7 +1,7 @@
-"""Where the samples of a shard lie: a tar's headers are read, its pictures are not.
+"""Finds the samples in a shard by reading the tar's headers, not its pictures.
 
-Reading the headers of plain USTAR members in place takes a fifth of ``tarfile``'s time; a shard with any
-other kind of header (PAX, GNU, links, folders) is left to ``tarfile`` as a whole.
+Reading the headers of plain USTAR members here takes a fifth of ``tarfile``'s time. ``tarfile`` reads shards with any
+other kind of header (PAX, GNU, links, folders).
 """
 
 import os
@@ -26,7 +26,7 @@ _IMAGE, _METADATA = 0, 1
 class _Member:
     name: str
     offset: int
-    """Of the content, in bytes from the tar's beginning."""
+    """The content's offset in the tar, in bytes."""
     size: int
 
 
@@ -35,9 +35,9 @@ class ShardIndex:
     """The samples of one shard, in the order in which they begin in the tar.
 
     Attributes:
-        spans: (samples, 4) int64: offset and size in bytes of the picture, offset and size of the metadata.
-        keys: the samples' names, UTF-8, one after another; together about 30 bytes a sample with ``key_ends``.
-        key_ends: (samples,) int64: where each name ends in ``keys``.
+        spans: (samples, 4) int64: offset and size of the picture, offset and size of the metadata, in bytes.
+        keys: the samples' names in UTF-8, concatenated; with ``key_ends`` about 30 bytes per sample.
+        key_ends: (samples,) int64: the end of each name in ``keys``.
     """
 
     spans: npt.NDArray[np.int64]
@@ -54,10 +54,10 @@ class ShardIndex:
 
 
 def index_shard(path: Path) -> ShardIndex:
-    """Find the samples of a WebDataset tar: members ``<key>.<png|jpg|…>`` and ``<key>.json``, others are passed over.
+    """Find the samples of a WebDataset tar: members ``<key>.<png|jpg|…>`` and ``<key>.json``; others are skipped.
 
     Raises:
-        UserError: not a whole tar, or a sample without a picture or metadata, or with two of one kind.
+        UserError: the tar is not complete, or a sample lacks its picture or metadata or has two of them.
     """
     try:
         members = _plain_members(path)
@@ -96,12 +96,12 @@ def _foreign_members(path: Path) -> list[_Member]:
 
 
 def _plain_members(path: Path) -> list[_Member] | None:
-    """Return the members of a tar of plain USTAR files; None where any header is of another kind or is damaged."""
+    """Return the members of a tar of plain USTAR files; None if any header is of another kind or damaged."""
     members: list[_Member] = []
     with path.open("rb", buffering=0) as stream:
         place = 0
         while True:
-            # 0.5 us a header; a memory map faults in a page for each, 1.3 us and more.
+            # 0.5 us per header; a memory map takes 1.3 us or more, because each header faults in a page.
             header = os.pread(stream.fileno(), _BLOCK, place)
             if header == _END_BLOCK:
                 return members
@@ -113,14 +113,14 @@ def _plain_members(path: Path) -> list[_Member] | None:
 
 
 def _plain_header(header: bytes) -> tuple[int | None, str]:
-    """Return the size and the name of a plain USTAR file; no size for a link, a PAX or GNU header, or a cut one."""
+    """Return the size and name of a plain USTAR file; size None for a link, a PAX or GNU header, or a truncated one."""
     if len(header) < _BLOCK or header[257:265] != b"ustar\x0000" or header[156:157] not in (b"0", b"\0"):
         return None, ""
     size, checksum = header[124:136].strip(b" \0"), header[148:156].strip(b" \0")
     if not (_is_octal(size) and _is_octal(checksum)):
         return None, ""
-    # The checksum is the sum of all bytes, its own eight as spaces. Adler-32's low half is 1 + the sum of the bytes
-    # modulo 65,521, and takes 0.1 us where sum() takes 2.
+    # The checksum is the sum of all bytes, with its own eight as spaces. Adler-32's low half is 1 + the sum of the
+    # bytes modulo 65,521 and takes 0.1 us; sum() takes 2.
     if zlib.adler32(b"%b        %b" % (header[:148], header[156:])) & 0xFFFF != (int(checksum, 8) + 1) % 65521:
         return None, ""
     name = header[:100].partition(b"\0")[0]

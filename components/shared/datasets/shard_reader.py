@@ -1,4 +1,4 @@
-"""Random access to the samples of a dataset's shards, and reading them in their order."""
+"""Random access to the samples in a dataset's shards."""
 
 import io
 import json
@@ -21,12 +21,12 @@ from components.shared.datasets.shard_index import ShardIndex, index_shard
 from components.shared.errors import UserError
 
 _OPEN_SHARDS = 128
-"""Descriptors held by one process; a process may have 1,024 by default, and a million pages are a thousand shards."""
+"""Open files per process: the default limit is 1,024, and a million pages are a thousand shards."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One page: its picture as encoded bytes, its label, and everything the dataset knows of it."""
+    """One page: its encoded picture and its metadata, including the label."""
 
     key: str
     image_bytes: bytes
@@ -45,7 +45,7 @@ class Sample:
         """The page's grey levels, (H, W) uint8.
 
         Raises:
-            OSError: not a picture, or one that is cut, corrupt or larger than Pillow opens.
+            OSError: not a picture, or one that is truncated, corrupt or larger than Pillow opens.
         """
         with _refusals_as_os_error():
             return decode_gray(self.image_bytes)
@@ -55,7 +55,7 @@ class Sample:
         """The page as an RGB picture.
 
         Raises:
-            OSError: not a picture, or one that is cut, corrupt or larger than Pillow opens.
+            OSError: not a picture, or one that is truncated, corrupt or larger than Pillow opens.
         """
         levels = decode_unfiltered_png(self.image_bytes)
         if levels is None:
@@ -66,16 +66,16 @@ class Sample:
 
 
 class ShardDataset:
-    """The samples of one split by index, in shard order, or one after the other; a map-style dataset of torch's.
+    """The samples of one split by index, in shard order; a map-style dataset for torch.
 
-    Shards are checked against the manifest's sha256 when the dataset is opened. Each process opens files for
-    itself as it needs them, and reads without a shared position: data-loader workers may be forked or spawned.
+    Opening the dataset checks the shards against the manifest's sha256. Each process opens its own files when it needs
+    them and reads at explicit offsets, so data-loader workers may be forked or spawned.
 
     Args:
-        verify: False leaves the comparison with the sha256 out, for who has just written the shards.
+        verify: False skips the comparison with the sha256, for callers that have just written the shards.
 
     Raises:
-        UserError: no manifest, a missing or corrupt shard, or a split without samples.
+        UserError: the manifest is missing, a shard is missing or corrupt, or the split has no samples.
     """
 
     def __init__(self, folder: Path, split: Split, verify: bool = True) -> None:
@@ -89,7 +89,7 @@ class ShardDataset:
         for path, shard, index in zip(self._paths, shards, self._indexes, strict=True):
             if len(index) != shard.nsamples:
                 raise UserError(
-                    f"the shard holds {len(index)} samples and the manifest counts {shard.nsamples}",
+                    f"the shard holds {len(index)} samples, but the manifest says {shard.nsamples}",
                     where=str(path),
                     mend="prepare the data again",
                 )
@@ -107,7 +107,7 @@ class ShardDataset:
         return Sample(shard.key(row), opened.read(image_offset, image_size), metadata)
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """Return what the dataset knows of a page, without reading its picture."""
+        """Return a page's metadata without reading its picture."""
         return self._found(index)[3]
 
     def _found(self, index: int) -> tuple["_OpenShard", ShardIndex, int, dict[str, Any]]:
@@ -124,7 +124,7 @@ class ShardDataset:
         except ValueError as error:
             where = f"{self._paths[number]}, sample {shard.key(row)}"
             raise UserError(
-                f"the metadata is not JSON ({error})", where=where, mend="prepare the data again"
+                f"the metadata is not valid JSON ({error})", where=where, mend="prepare the data again"
             ) from error
         return opened, shard, row, metadata
 
@@ -144,7 +144,7 @@ class _OpenShard:
     def read(self, offset: int, size: int) -> bytes:
         content = os.pread(self._descriptor, size, offset)
         if len(content) != size:
-            raise UserError("the shard became shorter", where=str(self._path), mend="prepare the data again")
+            raise UserError("the shard was truncated during use", where=str(self._path), mend="prepare the data again")
         return content
 
 
@@ -154,10 +154,10 @@ def _refusals_as_os_error() -> Iterator[None]:
         yield
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # SyntaxError, ValueError, DecompressionBombError, …: each format's reader has its own
+    except Exception as error:  # each format's reader has its own: SyntaxError, ValueError, DecompressionBombError, …
         raise OSError(f"the picture cannot be decoded ({type(error).__name__}: {error})") from error
 
 
 def _shards_kept_open() -> Callable[[Path], _OpenShard]:
-    # Threads may share it. A shard that falls out is closed when no thread reads from it any more.
+    # Threads may share it: a shard that drops out of the cache closes when no thread reads it any more.
     return lru_cache(_OPEN_SHARDS)(_OpenShard)

@@ -341,7 +341,7 @@ def test_a_spool_can_be_read_twice_and_where_it_was_written(tmp_path: Path) -> N
         stored = pages_file.append(b"picture", b"{}")
         spool.add(5, "train", 0, stored)
         pages_file.close()
-        with pytest.raises(RuntimeError, match="still being written"):
+        with pytest.raises(RuntimeError, match="the spool is not closed"):
             merged([spool], "train")
     pages = merged([spool], "train")
     assert list(pages) == list(pages) == [SpooledPage(5, 0, b"picture", b"{}")]
@@ -392,7 +392,7 @@ def test_a_spool_of_another_length_is_refused(full_spool: Path, name: str, damag
     path = full_spool / name
     content = path.read_bytes()
     path.write_bytes({"cut": content[:-1], "longer": content + b"x", "empty": b""}[damage])
-    with pytest.raises(UserError, match=r"page spool|its index names"):
+    with pytest.raises(UserError, match=r"page spool|its index says"):
         PageSpool.open(full_spool)
 
 
@@ -411,7 +411,7 @@ def test_a_changed_byte_in_a_page_is_seen_when_it_is_read(full_spool: Path) -> N
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     spool = PageSpool.open(full_spool)
-    with pytest.raises(UserError, match=r"page at byte \d+ is not what was written"):
+    with pytest.raises(UserError, match=r"page at byte \d+ differs from what was written"):
         _ = [page for split in ("train", "eval") for page in merged([spool], split)]  # type: ignore[arg-type]
 
 
@@ -602,7 +602,7 @@ def broken_shards() -> Iterator[Any]:
         [("a.json", b"{}"), ("b.json", b"{}"), ("b.png", picture)], "'a' has no picture", id="no picture"
     )
     yield pytest.param([("a.png", picture), ("a.json", b"{}"), ("a.png", picture)], "second .png", id="twice")
-    yield pytest.param([("a.png", picture), ("a.json", b"{}")], "holds 1 samples and the manifest counts 2", id="count")
+    yield pytest.param([("a.png", picture), ("a.json", b"{}")], "holds 1 samples, but the manifest says 2", id="count")
 
 
 @pytest.mark.parametrize(("members", "problem"), list(broken_shards()))
@@ -619,7 +619,7 @@ def test_a_shard_that_breaks_the_contract_is_refused(
 
 def test_a_sample_whose_metadata_is_not_json_is_named(tmp_path: Path) -> None:
     manifest_of(tmp_path, write_shards([SpooledPage(0, 0, b"", b"{")], "train", tmp_path, "png", 1))
-    with pytest.raises(UserError, match=r"sample train-00000000: the metadata is not JSON"):
+    with pytest.raises(UserError, match=r"sample train-00000000: the metadata is not valid JSON"):
         ShardDataset(tmp_path, "train")[0]
 
 
@@ -628,7 +628,7 @@ def test_a_shard_that_changed_is_refused_at_opening_and_one_cut_later_when_read(
     dataset = ShardDataset(tmp_path, "train")
     path = tmp_path / "train-000000.tar"
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UserError, match="became shorter"):
+    with pytest.raises(UserError, match="truncated during use"):
         dataset[2]
     with pytest.raises(UserError, match="corrupt"):
         ShardDataset(tmp_path, "train")

@@ -42,11 +42,11 @@ def test_sizes_can_be_written_in_pixels(width: int, height: int) -> None:
         ("Base", "did you mean 'base'"),
         ("poster", "known: tiny, small, base"),
         ("1024", "or WIDTHxHEIGHT"),
-        ("10x1024", "outside of 28 to 16383"),
-        ("1024x99999", "outside of 28 to 16383"),
-        ("-5x40", "is no page mode"),
-        ("١٢٨x١٢٨", "is no page mode"),
-        ("", "is no page mode"),
+        ("10x1024", "not within 28 to 16383"),
+        ("1024x99999", "not within 28 to 16383"),
+        ("-5x40", "is not a page mode"),
+        ("١٢٨x١٢٨", "is not a page mode"),
+        ("", "is not a page mode"),
     ],
 )
 def test_other_names_are_refused_with_the_known_ones(name: str, message: str) -> None:

@@ -189,7 +189,7 @@ def blank(path: Path) -> None:
     ("make", "reason"),
     [
         (symbols, "symbols and no letters"),
-        (last_resort, "same sign for many letters"),
+        (last_resort, "same glyph for many letters"),
         (without_outlines, "pictures instead of outlines"),
         (blank, "draws nothing for its letters"),
     ],
