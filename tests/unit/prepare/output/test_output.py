@@ -150,7 +150,7 @@ def test_the_bytes_of_a_png_are_those_of_every_other_machine() -> None:
 )
 @pytest.mark.parametrize("image_format", ["png", "webp", "jpg"])
 def test_what_is_not_a_grey_page_is_refused(page: Levels, image_format: str) -> None:
-    with pytest.raises(ValueError, match="a page is"):
+    with pytest.raises(ValueError, match="a page must be"):
         encode_image(page, image_format)
 
 

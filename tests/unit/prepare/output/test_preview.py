@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.prepare.output.drop_reasons import explain_drop
+from components.prepare.documents.drop_reasons import explain_drop
 from components.prepare.output.preview import PAGES_PER_SPLIT, spread_positions, write_preview
 from components.shared.artifacts.dataset_manifest import (
     MANIFEST_FILE,

@@ -111,7 +111,7 @@ def test_of_a_collection_the_first_face_is_taken_or_the_numbered_one(tmp_path: P
     assert (face.name, numbered.name) == ("both", "both#1")
     assert covered_code_points(face) == set(map(ord, "abc"))
     assert covered_code_points(numbered) == set(map(ord, "xyz"))
-    with pytest.raises(UserError, match="holds 2 fonts, and no number 2"):
+    with pytest.raises(UserError, match="holds 2 fonts, there is no number 2"):
         find_fonts([f"{path}#2"])
     folder = tmp_path / "folder"
     folder.mkdir()
