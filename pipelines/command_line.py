@@ -21,6 +21,7 @@ from pipelines.commands.adapters_command import adapters
 from pipelines.commands.compare_command import compare
 from pipelines.commands.compile_command import PreparePartitions, compile_pipeline
 from pipelines.commands.estimate_command import estimate, presets
+from pipelines.commands.logs_command import logs
 from pipelines.commands.package_commands import push, register, verify
 from pipelines.commands.schedule_command import schedule
 from pipelines.commands.submit_command import follow, submit
@@ -179,6 +180,7 @@ def ui(
 app.command("compile")(compile_pipeline)
 app.command()(submit)
 app.command()(follow)
+app.command()(logs)
 app.add_typer(schedule, name="schedule")
 app.command()(estimate)
 app.command()(presets)

@@ -153,20 +153,21 @@ def follow_to_the_end(
         raise
     say(f"the run has ended: {'cancelled' if was_cancelled(run) else run.state.lower()}")
     if run.state != "SUCCEEDED":
-        _print_ending(diagnosis.ending(run), api, environment, run_id)
+        _print_ending(diagnosis.ending(run), api, run_id, file)
         raise typer.Exit(EXIT_CODE_RUN_FAILED)
     console = Console()
     print_results(run_id, environment, console if console.is_terminal else Console(width=100))
 
 
-def _print_ending(ending: "Ending", api: "KfpApi", environment: "Environment", run_id: str) -> None:
+def _print_ending(ending: "Ending", api: "KfpApi", run_id: str, file: Path | None) -> None:
     if ending.log:
         print(f"the last lines of {ending.step}'s log:", file=sys.stderr)
         for line in ending.log:
             print(f"  {printable(line)}", file=sys.stderr)
     print(f"error: {printable(ending.line)}", file=sys.stderr)
     print(f"its page: {api.run_page(run_id)}", file=sys.stderr)
-    print(f"its logs: {_logs_command(environment, run_id)}", file=sys.stderr)
+    if ending.step:
+        print(f"its log: deepsynth logs {run_id} {ending.step} {_server_options(api, file)}", file=sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -174,12 +175,9 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def _logs_command(environment: "Environment", run_id: str) -> str:
-    # By label: KFP's API has no pod names. Argo names the step's container main.
-    pods = f"--namespace {environment.namespace} --selector pipeline/runid={run_id}"
-    return f"kubectl logs {pods} --container main --prefix --tail 30"
-
-
 def _follow_command(api: "KfpApi", run_id: str, environment: Path | None) -> str:
-    option = f" --environment {environment}" if environment else ""
-    return f"deepsynth follow {run_id} --host {api.host}{option}"
+    return f"deepsynth follow {run_id} {_server_options(api, environment)}"
+
+
+def _server_options(api: "KfpApi", environment: Path | None) -> str:
+    return f"--host {api.host}{f' --environment {environment}' if environment else ''}"

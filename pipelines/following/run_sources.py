@@ -22,7 +22,7 @@ from pipelines.definition.environment import Environment
 from pipelines.following.pod_reports import StepPod, step_pods
 from pipelines.following.workflow_nodes import pod_names
 
-_MOST_LOG_LINES = 2000
+_MOST_LOG_LINES = 20000
 _SECONDS_UNTIL_ASKED_AGAIN = 60.0
 
 

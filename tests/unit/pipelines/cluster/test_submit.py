@@ -103,7 +103,7 @@ def test_a_failed_run_is_named_with_its_step_and_error(shell: Shell, kfp: FakeKf
     assert "error: train failed: CUDA out of memory; lower per_device_train_batch_size (exit code 2)" in answer.err
     (run,) = kfp.runs
     assert f"its page: {kfp.url}/#/runs/details/{run}" in answer.err
-    assert f"its logs: kubectl logs --namespace deepsynth --selector pipeline/runid={run}" in answer.err
+    assert f"its log: deepsynth logs {run} train --host {kfp.url} --environment environment.yaml" in answer.err
 
 
 def test_a_run_that_was_terminated_is_not_a_success(shell: Shell, kfp: FakeKfp) -> None:
