@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from components.export.lineage.lineage_schema import Lineage
 from components.shared.artifacts.benchmark_report import BenchmarkReport
 from components.shared.artifacts.dataset_manifest import DatasetManifest
+from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.artifacts.training_record import TrainingRecord
 
@@ -16,6 +17,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "manifest.json": DatasetManifest,
     "training.json": TrainingRecord,
     "benchmark.json": BenchmarkReport,
+    "report.json": EvaluationReport,
     "verdict.json": GateVerdict,
     "lineage.json": Lineage,
 }

@@ -149,7 +149,7 @@ def _verified(package: Path, config: ExportConfig, sources: PackageSources, chec
     """Check the package as it will be, but for lineage.json, which records this check."""
     trial = package.with_suffix(".trial")
     write_zip(package, trial)
-    page, prediction, telling = checked.most_telling(sources.report["normalization"])
+    page, prediction, telling = checked.most_telling(sources.report.normalization)
     if not telling:
         logger.warning("the base reads the checked page alike: that the package uses the adapter is not shown by it")
     found = verify_package(trial, config, sources, page, prediction)

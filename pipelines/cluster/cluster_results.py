@@ -1,6 +1,5 @@
 """The result table of a cluster run, read from MLflow: the evaluation's report and the gate's verdict."""
 
-import json
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,13 +7,12 @@ from typing import Any
 
 from rich.console import Console
 
-from components.shared.errors import without_passwords
+from components.shared.artifacts.evaluation_report import EvaluationReport, ReportRow
+from components.shared.errors import UserError, without_passwords
 from components.shared.tracking import mlflow_connection, tracking_runs
 from components.shared.tracking.mlflow_connection import TRACKING_OFF
 from pipelines.definition.environment import Environment
 from pipelines.local.run_summary import models_table
-
-_REPORT = "report.json"
 
 
 def print_results(run_id: str, environment: Environment, console: Console) -> None:
@@ -34,6 +32,9 @@ def print_results(run_id: str, environment: Environment, console: Console) -> No
         _say(console, "reach it, e.g. with: kubectl port-forward -n deepsynth svc/mlflow 5000:5000")
         _say(console, "and set MLFLOW_TRACKING_URI=http://127.0.0.1:5000; the run's page has the report too")
         return
+    except UserError as error:
+        _say(console, f"no table: {error}")
+        return
     if rows:
         console.print(models_table(rows))
     elif tags.get("deepsynth.decision") == "unchanged":
@@ -45,7 +46,7 @@ def print_results(run_id: str, environment: Environment, console: Console) -> No
         _say(console, f"{tags['gate'] + ':':<14}{tags.get('gate.reason', '')}")
 
 
-def _results(client: Any, run_id: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def _results(client: Any, run_id: str) -> tuple[list[ReportRow], dict[str, str]]:
     """Return the report's rows, and the tags of the parent run and the gate's run."""
     tags: dict[str, str] = {}
     evaluation = None
@@ -55,12 +56,11 @@ def _results(client: Any, run_id: str) -> tuple[list[dict[str, Any]], dict[str, 
             tags |= run.data.tags
         elif step == "evaluate":
             evaluation = run.info.run_id
-    if evaluation is None or all(entry.path != _REPORT for entry in client.list_artifacts(evaluation)):
+    if evaluation is None or all(entry.path != EvaluationReport.FILE for entry in client.list_artifacts(evaluation)):
         return [], tags
     with TemporaryDirectory(prefix="deepsynth-results-") as folder:
-        path = client.download_artifacts(evaluation, _REPORT, folder)
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-    return report["rows"], tags
+        client.download_artifacts(evaluation, EvaluationReport.FILE, folder)
+        return EvaluationReport.read(Path(folder)).rows, tags
 
 
 def _say(console: Console, text: str) -> None:

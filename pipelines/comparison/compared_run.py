@@ -6,18 +6,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.shared.artifacts.benchmark_report import BenchmarkReport
+from components.shared.artifacts.dataset_manifest import MANIFEST_FILE, DatasetManifest, read_manifest
+from components.shared.artifacts.evaluation_report import EvaluationReport, ReportRow
+from components.shared.artifacts.gate_verdict import GateVerdict
+from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.errors import UserError
 
-DOCUMENTS = {
-    "prepare": "manifest.json",
-    "train": "training.json",
-    "evaluate": "report.json",
-    "gate": "verdict.json",
-    "benchmark": "benchmark.json",
+FILES = {
+    "prepare": MANIFEST_FILE,
+    "train": TrainingRecord.FILE,
+    "evaluate": EvaluationReport.FILE,
+    "gate": GateVerdict.FILE,
+    "benchmark": BenchmarkReport.FILE,
 }
 """A step -> the file with its figures."""
 SAMPLES = "samples.parquet"
-SCHEMA_VERSIONS = {"manifest.json": 1, "report.json": 1, "verdict.json": 1, "benchmark.json": 3}
+
+
+@dataclass(frozen=True)
+class StepFiles:
+    """The steps' files of one run; None where a step left none."""
+
+    manifest: DatasetManifest | None = None
+    training: TrainingRecord | None = None
+    report: EvaluationReport | None = None
+    verdict: GateVerdict | None = None
+    benchmark: BenchmarkReport | None = None
 
 
 @dataclass(frozen=True)
@@ -26,12 +41,12 @@ class ComparedRun:
 
     Attributes:
         name: its id, unique among the compared ones.
-        where: the folder, or the MLflow run, it was read from.
+        where: the folder or the MLflow run that it was read from.
         finished: when it ended, in UTC, as text.
         config: dotted key -> value.
-        documents: a step -> the content of its file; steps that left none are not there.
+        files: what its steps left.
         seconds: a step -> its wall time.
-        samples: the evaluation's ``samples.parquet``; None where it could not be had.
+        samples: the evaluation's ``samples.parquet``; None where it was not available.
         notes: what is missing, and why.
     """
 
@@ -39,48 +54,61 @@ class ComparedRun:
     where: str
     finished: str
     config: dict[str, Any]
-    documents: dict[str, dict[str, Any]]
+    files: StepFiles
     seconds: dict[str, float]
     samples: Path | None
     notes: list[str] = field(default_factory=list)
 
-    def figures(self, model: str) -> dict[str, Any] | None:
+    def figures(self, model: str) -> ReportRow | None:
         """Return the evaluation's row of ``model``, e.g. ``adapter``; None where it has none."""
-        rows = self.documents.get("evaluate", {}).get("rows", [])
-        return next((row for row in rows if row["name"] == model), None)
+        return self.files.report.row(model) if self.files.report else None
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the software that made the results; the training's where steps differ."""
         found: dict[str, str] = {}
-        for step in ("benchmark", "evaluate", "train"):
-            found |= self.documents.get(step, {}).get("versions", {})
+        for file in (self.files.benchmark, self.files.report, self.files.training):
+            found |= file.versions if file else {}
         return found
 
 
-def read_document(path: Path, where: str) -> dict[str, Any]:
-    """Read a step's file.
+def read_files(folders: Mapping[str, Path]) -> StepFiles:
+    """Read the steps' files; ``folders`` has the folder of each step that left its file there.
 
     Raises:
-        UserError: it is not one, or was written in another schema than this version reads.
+        UserError: a file cannot be read, or has another schema version than this version reads.
+    """
+    return StepFiles(
+        manifest=read_manifest(folders["prepare"]) if "prepare" in folders else None,
+        training=TrainingRecord.read(folders["train"]) if "train" in folders else None,
+        report=EvaluationReport.read(folders["evaluate"]) if "evaluate" in folders else None,
+        verdict=GateVerdict.read(folders["gate"]) if "gate" in folders else None,
+        benchmark=BenchmarkReport.read(folders["benchmark"]) if "benchmark" in folders else None,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a step's file that has no model.
+
+    Raises:
+        UserError: it cannot be read, or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path.name} cannot be read ({error})", where=where) from error
+        raise UserError(f"{path.name} cannot be read ({error})", where=str(path.parent)) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path.name} is not a step's file", where=where)
-    check_schema(path.name, content, SCHEMA_VERSIONS.get(path.name), where)
+        raise UserError(f"{path.name} is not a step's file", where=str(path.parent))
     return content
 
 
-def check_schema(name: str, content: Mapping[str, Any], known: int | None, where: str) -> None:
+def check_schema(name: str, content: Mapping[str, Any], known: int, where: str) -> None:
     """Compare a file's schema version with the one that this version of the product reads.
 
     Raises:
         UserError: they differ.
     """
     found = content.get("schema_version")
-    if known is not None and found != known:
+    if found != known:
         raise UserError(
             f"{name} has the schema version {found}, this version of deepsynth reads {known}",
             where=where,

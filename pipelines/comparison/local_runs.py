@@ -5,7 +5,15 @@ from pathlib import Path
 
 from components.shared.errors import UserError
 from components.shared.programs.step_config import read_config_file
-from pipelines.comparison.compared_run import DOCUMENTS, SAMPLES, ComparedRun, check_schema, flattened, read_document
+from pipelines.comparison.compared_run import (
+    FILES,
+    SAMPLES,
+    ComparedRun,
+    check_schema,
+    flattened,
+    read_files,
+    read_json,
+)
 from pipelines.local.run_summary import SCHEMA_VERSION, SUMMARY_FILE
 from pipelines.local.runs_folder import CONFIG_FILE, FOLDERS
 
@@ -37,9 +45,9 @@ def read_local_run(folder: Path) -> ComparedRun:
         UserError: a file of it cannot be read, or has another schema version.
     """
     where = str(folder)
-    summary = read_document(folder / SUMMARY_FILE, where)
+    summary = read_json(folder / SUMMARY_FILE)
     check_schema(SUMMARY_FILE, summary, SCHEMA_VERSION, where)
-    paths = {step: folder / FOLDERS[step] / name for step, name in DOCUMENTS.items()}
+    paths = {step: folder / FOLDERS[step] / name for step, name in FILES.items()}
     samples = folder / FOLDERS["evaluate"] / SAMPLES
     finished = datetime.datetime.fromtimestamp((folder / SUMMARY_FILE).stat().st_mtime, datetime.UTC)
     return ComparedRun(
@@ -47,7 +55,7 @@ def read_local_run(folder: Path) -> ComparedRun:
         where=where,
         finished=f"{finished:%Y-%m-%d %H:%M}",
         config=flattened(read_config_file(folder / CONFIG_FILE)),
-        documents={step: read_document(path, where) for step, path in paths.items() if path.exists()},
+        files=read_files({step: path.parent for step, path in paths.items() if path.exists()}),
         seconds=dict(summary["seconds_per_step"]) | {"total": summary["seconds_total"]},
         samples=samples if samples.is_file() else None,
         notes=[f"there is no {path.relative_to(folder)}" for path in (*paths.values(), samples) if not path.exists()],

@@ -23,16 +23,15 @@ def colour_of(position: int) -> str:
 
 def loss_plot(runs: Sequence[ComparedRun]) -> str | None:
     """Return an inline ``<svg>``; None where no run's training is known."""
-    drawn = [(position, run) for position, run in enumerate(runs) if run.documents.get("train", {}).get("losses")]
+    drawn = [(position, run) for position, run in enumerate(runs) if run.files.training and run.files.training.losses]
     if not drawn:
         return None
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")  # inches; small, so that its text is large on a phone
     FigureCanvasSVG(figure)
     axes: Any = figure.add_subplot()
     for position, run in drawn:
-        training = run.documents["train"]
-        losses = training["losses"]
-        steps = training.get("loss_steps") or range(1, len(losses) + 1)
+        assert run.files.training
+        steps, losses = run.files.training.loss_steps, run.files.training.losses
         # Equal trainings lie on top of each other: dashes let the first be seen below the second.
         style = _DASHES[position % len(_DASHES)]
         axes.plot(steps, losses, style, color=colour_of(position), linewidth=2, label=run.name)

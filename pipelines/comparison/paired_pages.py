@@ -21,12 +21,12 @@ _READ = ("model", "key", "source_id", "text", "edits", "reference_length", "word
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """One rate of two adapters over the same pages; lower is better.
+    """One rate of two adapters over the same pages; the first run is the reference, the other one the candidate.
 
     Attributes:
-        difference: the first run's rate less the other's: above zero, the other run's adapter reads better.
+        difference: the first run's rate minus the other's; positive means that the other run's adapter is better.
         interval: its 95 % interval over documents; None with fewer than two documents.
-        documents: those whose pages both adapters read.
+        documents: those with pages that both adapters read.
     """
 
     metric: str
@@ -103,20 +103,18 @@ def paired(first: ComparedRun, other: ComparedRun) -> Pairing:
 
 def _not_paired(first: ComparedRun, other: ComparedRun) -> str | None:
     for run in (first, other):
-        if "evaluate" not in run.documents or run.samples is None:
+        if run.files.report is None or run.samples is None:
             return f"the predictions of {run.name} page by page are missing"
         if run.figures(_MODEL) is None:
             return f"{run.name} evaluated no adapter"
-    reports = [run.documents["evaluate"] for run in (first, other)]
-    digests = [report["dataset"]["digest"] for report in reports]
-    if digests[0] != digests[1]:
-        return f"they evaluated different pages (dataset digest {digests[0][:12]}… against {digests[1][:12]}…)"
-    splits = [report["dataset"]["split"] for report in reports]
-    if splits[0] != splits[1]:
-        return f"they evaluated different splits ({splits[0]} against {splits[1]})"
-    profiles = [report["normalization"] for report in reports]
-    if profiles[0] != profiles[1]:
-        return f"their texts were normalised differently ({profiles[0]} against {profiles[1]})"
+    one, two = [run.files.report for run in (first, other) if run.files.report]
+    if one.dataset.digest != two.dataset.digest:
+        digests = f"dataset digest {one.dataset.digest[:12]}… against {two.dataset.digest[:12]}…"
+        return f"they evaluated different pages ({digests})"
+    if one.dataset.split != two.dataset.split:
+        return f"they evaluated different splits ({one.dataset.split} against {two.dataset.split})"
+    if one.normalization != two.normalization:
+        return f"their texts were normalised differently ({one.normalization} against {two.normalization})"
     return None
 
 
@@ -134,5 +132,11 @@ def _difference(
     counted, length = _COLUMNS[metric]
     lengths = [float(row[length]) if length else 1.0 for row in mine]
     result = bootstrap.compare([float(row[counted]) for row in mine], [float(row[counted]) for row in theirs], lengths)
-    interval = result.difference_interval
-    return PairedDifference(metric, result.base, result.adapter, result.difference, interval, bootstrap.documents)
+    return PairedDifference(
+        metric=metric,
+        first=result.reference,
+        other=result.candidate,
+        difference=result.difference,
+        interval=result.difference_interval,
+        documents=bootstrap.documents,
+    )

@@ -5,8 +5,13 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, get_args
 
+from components.shared.artifacts.benchmark_report import BenchmarkReport
+from components.shared.artifacts.dataset_manifest import DatasetManifest, Split
+from components.shared.artifacts.evaluation_report import EvaluationReport
+from components.shared.artifacts.gate_verdict import GateVerdict
+from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.scoring.statistics import Interval
 from pipelines.comparison.compared_run import ComparedRun
 from pipelines.comparison.loop_intervals import loop_interval
@@ -25,9 +30,14 @@ _FIGURES = {
     "truncation_rate": "cut at max_new_tokens",
     "failure_rate": "failed pages",
 }
+File = TypeVar("File")
 _MODELS = ("adapter", "champion", "base", "tesseract", "rapidocr")
 _GIB = 2**30
 _INTERVALS = "in brackets: 95 % intervals over documents, for the figures that have one"
+
+
+def _report(run: ComparedRun) -> EvaluationReport | None:
+    return run.files.report
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a title; ``note`` says what is left out or how a figure is to be read."""
+    """Rows under a title; ``note`` says what is left out or how to read a figure."""
 
     title: str
     rows: tuple[Row, ...]
@@ -77,7 +87,7 @@ def _differing(title: str, rows: Iterable[Row], everything: bool) -> Table:
     known = [row for row in rows if any(cell != UNKNOWN for cell in row.cells)]
     kept = tuple(row for row in known if everything or row.differs)
     left_out = len(known) - len(kept)
-    return Table(title, kept, f"equal, or unknown of a run: {left_out} (shown with --all)" if left_out else "")
+    return Table(title, kept, f"equal, or unknown for a run: {left_out} (shown with --all)" if left_out else "")
 
 
 def _overview(runs: Sequence[ComparedRun]) -> list[Row]:
@@ -85,7 +95,7 @@ def _overview(runs: Sequence[ComparedRun]) -> list[Row]:
         _row("read from", runs, lambda run: run.where),
         _row("finished (UTC)", runs, lambda run: run.finished),
         _row("git commit", runs, lambda run: run.versions().get("git_commit", UNKNOWN)[:12]),
-        _row("pages evaluated", runs, lambda run: run.documents["evaluate"]["dataset"]["pages"]),
+        _of_file(runs, _report, "pages evaluated", lambda found: found.dataset.pages),
         _row("missing", runs, lambda run: "; ".join(run.notes) or UNKNOWN),
     ]
 
@@ -96,25 +106,31 @@ def _figures(runs: Sequence[ComparedRun], model: str) -> list[Row]:
 
 def _figure(model: str, name: str, run: ComparedRun) -> str:
     row = run.figures(model)
-    if row is None or row.get(name) is None:
+    value: float | None = getattr(row, name, None)
+    if value is None:
         return UNKNOWN
     shown = percent if name in _RATES else _decimal
-    interval = row.get(f"{name}_interval")
+    interval: Interval | None = getattr(row, f"{name}_interval", None)
     if name == "loop_rate" and run.samples:
         interval = loop_interval(run.samples, model)
-    return shown(row[name]) + (f" ({shown(interval[0])} – {shown(interval[1])})" if interval else "")
+    return shown(value) + (f" ({shown(interval[0])} – {shown(interval[1])})" if interval else "")
 
 
 def _gate(runs: Sequence[ComparedRun]) -> list[Row]:
-    of = partial(_of_document, runs, "gate")
+    def of(label: str, show: Callable[[GateVerdict], Any]) -> Row:
+        return _of_file(runs, lambda run: run.files.verdict, label, show)
+
     return [
-        of("decision", lambda found: "promoted" if found["promoted"] else "not promoted"),
-        of("compared with", lambda found: found["reference"]),
-        of("metric", lambda found: found["metric"].upper()),
-        of("lower than it by (points)", lambda found: points(found["improvement"], found["improvement_interval"])),
-        of("least improvement (points)", lambda found: f"{100 * found['min_improvement']:.2f}"),
-        of("loop rate higher by (points)", lambda found: points(found["loop_rate_increase"])),
-        of("reason", lambda found: found["reason"]),
+        of("decision", lambda found: found.decision),
+        of("compared with", lambda found: found.reference),
+        of("metric", lambda found: found.metric.upper()),
+        of("improvement (points)", lambda found: points(found.improvement, found.improvement_interval)),
+        of("least improvement (points)", lambda found: f"{100 * found.min_improvement:.2f}"),
+        of(
+            "improvement of the loop rate (points)",
+            lambda found: points(found.loop_rate_improvement, found.loop_rate_improvement_interval),
+        ),
+        of("reason", lambda found: found.reason),
     ]
 
 
@@ -126,66 +142,69 @@ def _configuration(runs: Sequence[ComparedRun]) -> list[Row]:
 
 
 def _data(runs: Sequence[ComparedRun]) -> list[Row]:
-    of = partial(_of_document, runs, "prepare")
+    def of(label: str, show: Callable[[DatasetManifest], Any]) -> Row:
+        return _of_file(runs, lambda run: run.files.manifest, label, show)
 
-    def pages(split: str) -> Row:
-        return of(f"{split} pages", lambda found: sum(each["nsamples"] for each in found["splits"][split]["shardlist"]))
+    def pages(split: Split) -> Row:
+        return of(f"{split} pages", lambda found: found.splits[split].samples)
 
-    def documents(split: str) -> Row:
-        return of(f"{split} documents", lambda found: found["documents"][split])
+    def documents(split: Split) -> Row:
+        return of(f"{split} documents", lambda found: found.documents[split])
 
     def dropped(reason: str) -> Row:
-        return of(f"dropped: {reason}", lambda found: found["dropped"].get(reason, 0))
+        return of(f"dropped: {reason}", lambda found: found.dropped.get(reason, 0))
 
     return [
-        _row("dataset digest", runs, lambda run: run.documents["evaluate"]["dataset"]["digest"]),
-        _row("source digest", runs, lambda run: run.documents["evaluate"]["dataset"]["source_digest"]),
-        *(counted(split) for counted in (pages, documents) for split in ("train", "eval")),
-        *(dropped(reason) for reason in _keys(run.documents.get("prepare", {}).get("dropped", {}) for run in runs)),
-        of("text engine", lambda found: found["layout_engine"]),
+        _of_file(runs, _report, "dataset digest", lambda found: found.dataset.digest),
+        _of_file(runs, _report, "source digest", lambda found: found.dataset.source_digest),
+        *(counted(split) for counted in (pages, documents) for split in get_args(Split)),
+        *(dropped(reason) for reason in _keys(run.files.manifest.dropped for run in runs if run.files.manifest)),
+        of("text engine", lambda found: found.layout_engine),
     ]
 
 
 def _training(runs: Sequence[ComparedRun]) -> list[Row]:
-    of = partial(_of_document, runs, "train")
+    def of(label: str, show: Callable[[TrainingRecord], Any]) -> Row:
+        return _of_file(runs, lambda run: run.files.training, label, show)
 
     def peak(kind: str) -> Row:
         return _row(f"peak memory, {kind}, GiB", runs, lambda run: _peaks(run)[kind])
 
     return [
-        of("base model", lambda found: found["base_model"]),
-        of("backend", lambda found: found["backend"]),
-        of("device", lambda found: found["device"]),
-        of("optimizer steps", lambda found: found["steps"]),
-        of("first loss", lambda found: f"{found['losses'][0]:.4f}"),
-        of("final loss", lambda found: f"{found['losses'][-1]:.4f}"),
-        of("median step, s", lambda found: f"{statistics.median(found['step_seconds']):.3f}"),
-        of("trainable parameters", lambda found: f"{found['trainable_parameters']:,}"),
+        of("base model", lambda found: found.base_model),
+        of("backend", lambda found: found.backend),
+        of("device", lambda found: found.device),
+        of("optimizer steps", lambda found: found.steps),
+        of("first loss", lambda found: f"{found.losses[0]:.4f}"),
+        of("final loss", lambda found: f"{found.losses[-1]:.4f}"),
+        of("median step, s", lambda found: f"{statistics.median(found.step_seconds):.3f}"),
+        of("trainable parameters", lambda found: f"{found.trainable_parameters:,}"),
         *(peak(kind) for kind in _keys(_peaks(run) for run in runs)),
     ]
 
 
 def _peaks(run: ComparedRun) -> dict[str, str]:
-    peaks = run.documents.get("train", {}).get("peak_memory_bytes") or {}
+    peaks = run.files.training.peak_memory_bytes.model_dump() if run.files.training else {}
     return {kind: f"{value / _GIB:.2f}" for kind, value in peaks.items() if value is not None}
 
 
 def _benchmark(runs: Sequence[ComparedRun]) -> list[Row]:
     rows: dict[str, list[str]] = {}
     for position, run in enumerate(runs):
-        for label, cell in _benchmark_cells(run.documents.get("benchmark", {})):
+        for label, cell in _benchmark_cells(run.files.benchmark):
             rows.setdefault(label, [UNKNOWN] * len(runs))[position] = cell
     return [Row(label, tuple(cells)) for label, cells in rows.items()]
 
 
-def _benchmark_cells(found: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    for contender in found.get("contenders", []):
-        figure = contender["figures"].get("median_step_seconds")
-        shown = f"{figure['median']:.3f}" if figure else f"{contender['status']}: {contender['reason']}"
-        yield f"{contender['contender']}, s/step", shown
-    for ratio in found.get("ratios", []):
-        spread = f" ({ratio['lowest']:.2f} – {ratio['highest']:.2f})" if ratio["lowest"] != ratio["highest"] else ""
-        yield f"{ratio['quantity']}: {ratio['formula']}", f"{ratio['median']:.2f}{spread}"
+def _benchmark_cells(found: BenchmarkReport | None) -> Iterable[tuple[str, str]]:
+    if found is None:
+        return
+    for row in found.contenders:
+        figure = row.figures.get("median_step_seconds")
+        yield f"{row.contender}, s/step", f"{figure.median:.3f}" if figure else f"{row.status}: {row.reason}"
+    for ratio in found.ratios:
+        spread = f" ({ratio.lowest:.2f} – {ratio.highest:.2f})" if ratio.lowest != ratio.highest else ""
+        yield f"{ratio.quantity}: {ratio.formula}", f"{ratio.median:.2f}{spread}"
 
 
 def _seconds(runs: Sequence[ComparedRun]) -> list[Row]:
@@ -204,17 +223,24 @@ def _versions(runs: Sequence[ComparedRun]) -> list[Row]:
 
 
 def _keys(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the keys of all, each once, in their order."""
+    """Return the keys of all mappings, each once, in their order."""
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
-def _of_document(runs: Sequence[ComparedRun], step: str, label: str, show: Callable[[dict[str, Any]], Any]) -> Row:
+def _of_file(
+    runs: Sequence[ComparedRun], file: Callable[[ComparedRun], File | None], label: str, show: Callable[[File], Any]
+) -> Row:
     """Return a row of what a step's file says."""
-    return _row(label, runs, lambda run: show(run.documents[step]))
+
+    def cell(run: ComparedRun) -> Any:
+        found = file(run)
+        return UNKNOWN if found is None else show(found)
+
+    return _row(label, runs, cell)
 
 
 def _row(label: str, runs: Sequence[ComparedRun], show: Callable[[ComparedRun], Any]) -> Row:
-    """Return a row; what a run does not have is unknown of it."""
+    """Return a row; a cell is unknown where the run lacks the value."""
     cells = []
     for run in runs:
         try:
@@ -225,7 +251,7 @@ def _row(label: str, runs: Sequence[ComparedRun], show: Callable[[ComparedRun], 
 
 
 def percent(value: float) -> str:
-    """Return a share in per cent.
+    """Return a share in percent.
 
     >>> percent(0.0353)
     '3.53 %'

@@ -10,7 +10,7 @@ from typing import Any
 from components.shared.errors import UserError
 from components.shared.tracking import mlflow_connection
 from components.shared.tracking.tracking_runs import PIPELINE_RUN_TAG
-from pipelines.comparison.compared_run import DOCUMENTS, SAMPLES, ComparedRun, flattened, read_document
+from pipelines.comparison.compared_run import FILES, SAMPLES, ComparedRun, flattened, read_files, read_json
 from pipelines.settings.step_sections import FOLDER_FIELDS, SHARED_FIELDS
 
 _STEP_TAG = "deepsynth.step"
@@ -67,16 +67,16 @@ def read_tracked_run(client: Any, parent: Any, uri: str, folder: Path) -> Compar
     where = f"MLflow run {parent.info.run_id}"
     steps = _steps(client, parent)
     files = {step: _fetched(client, uri, run, step, folder) for step, run in steps.items()}
-    wanted = {step: files.get(step, {}).get(name) for step, name in DOCUMENTS.items()}
+    wanted = {step: files.get(step, {}).get(name) for step, name in FILES.items()}
     samples = files.get("evaluate", {}).get(SAMPLES)
-    missing = [(step, DOCUMENTS[step]) for step, path in wanted.items() if path is None]
+    missing = [(step, FILES[step]) for step, path in wanted.items() if path is None]
     missing += [] if samples else [("evaluate", SAMPLES)]
     return ComparedRun(
         name=parent.data.tags.get(PIPELINE_RUN_TAG) or parent.info.run_name or parent.info.run_id,
         where=where,
         finished=_time(parent.info.end_time),
-        config=_config({step: read_document(one[_CONFIG], where) for step, one in files.items() if _CONFIG in one}),
-        documents={step: read_document(path, where) for step, path in wanted.items() if path},
+        config=_config({step: read_json(one[_CONFIG]) for step, one in files.items() if _CONFIG in one}),
+        files=read_files({step: path.parent for step, path in wanted.items() if path}),
         seconds={step: _seconds(run) for step, run in steps.items()} | {"total": _seconds(parent)},
         samples=samples,
         notes=[
@@ -127,7 +127,7 @@ def _fetched(client: Any, uri: str, run: Any, step: str, folder: Path) -> dict[s
     from mlflow.artifacts import download_artifacts
 
     logged = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    wanted = {_CONFIG, DOCUMENTS.get(step), SAMPLES if step == "evaluate" else None} & logged
+    wanted = {_CONFIG, FILES.get(step), SAMPLES if step == "evaluate" else None} & logged
     place = folder / step
     place.mkdir(parents=True)
     with mlflow_connection.artifact_timeout():

@@ -1,17 +1,19 @@
 """A finished run's ``summary.json``, and its table."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from components.shared.artifacts.gate_verdict import read_verdict
+from components.shared.artifacts.evaluation_report import EvaluationReport, ReportRow
+from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.errors import without_passwords
 
 SUMMARY_FILE = "summary.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _VERDICT_FIELDS = {
     "promoted",
     "reason",
@@ -21,10 +23,9 @@ _VERDICT_FIELDS = {
     "improvement_interval",
     "min_improvement",
     "min_documents",
-    "loop_rate_increase",
+    "loop_rate_improvement",
     "max_loop_rate_increase",
 }
-_ROW_FIELDS = ("name", "cer", "cer_interval", "wer", "rougeL", "loop_rate", "pages_per_second")
 
 
 def build_summary(folder: Path, run_id: str, seconds: dict[str, float], memory: dict[str, int]) -> dict[str, Any]:
@@ -32,15 +33,16 @@ def build_summary(folder: Path, run_id: str, seconds: dict[str, float], memory: 
 
     A run that the gate did not promote has no path ``package``.
     """
-    report = _json(folder / "evaluation" / "report.json")
+    report = EvaluationReport.read(folder / "evaluation")
     benchmark = _json(folder / "benchmark" / "benchmark.json")
     manifest = _json(folder / "dataset" / "manifest.json")
-    verdict = read_verdict(folder / "gate")
+    verdict = GateVerdict.read(folder / "gate")
+    to_base = report.comparison("base")
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
-        "rows": [{name: row[name] for name in _ROW_FIELDS} for row in report["rows"]],
-        "comparison": report.get("comparison"),
+        "rows": [row.model_dump(mode="json") for row in report.rows],
+        "comparison": to_base.model_dump(mode="json") if to_base else None,
         "gate": {"decision": verdict.decision} | verdict.model_dump(mode="json", include=_VERDICT_FIELDS),
         "benchmark": {
             "runs": [
@@ -66,29 +68,29 @@ def build_summary(folder: Path, run_id: str, seconds: dict[str, float], memory: 
     }
 
 
-def models_table(rows: list[dict[str, Any]]) -> Table:
+def models_table(rows: Sequence[ReportRow]) -> Table:
     """Return the table of the evaluation's rows: base, adapter, and other models that read the same pages."""
     table = Table(title="held-out pages", title_justify="left")
     table.add_column("model")
     for name in ("CER", "95 % interval", "WER", "ROUGE-L", "loop rate", "pages/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        interval = row["cer_interval"]
+        interval = row.cer_interval
         table.add_row(
-            row["name"],
-            f"{row['cer']:.2%}",
+            row.name,
+            f"{row.cer:.2%}",
             f"{interval[0]:.1%} – {interval[1]:.1%}" if interval else "–",
-            f"{row['wer']:.2%}",
-            f"{row['rougeL']:.3f}",
-            f"{row['loop_rate']:.2%}",
-            f"{row['pages_per_second']:.2f}",
+            f"{row.wer:.2%}",
+            f"{row.rougeL:.3f}",
+            f"{row.loop_rate:.2%}",
+            f"{row.pages_per_second:.2f}",
         )
     return table
 
 
 def print_summary(summary: dict[str, Any], folder: Path, tracking_uri: str, console: Console) -> None:
     """Print the table of models, the benchmark, the verdict, the paths of the results, and each step's time."""
-    console.print(models_table(summary["rows"]))
+    console.print(models_table([ReportRow.model_validate(row) for row in summary["rows"]]))
     for line in _benchmark_lines(summary["benchmark"]):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     gate = summary["gate"]

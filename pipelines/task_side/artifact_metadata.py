@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.artifacts.benchmark_report import BenchmarkReport
-from components.shared.artifacts.gate_verdict import read_verdict
+from components.shared.artifacts.evaluation_report import EvaluationReport
+from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.digests import sha256_folder
 from components.shared.errors import UserError
@@ -75,11 +76,11 @@ def describe_adapter(adapter: Any, metrics: Any) -> None:
 @failing_in_order("evaluate")
 def describe_evaluation(evaluation: Any, report: Any, metrics: Any) -> None:
     """Log each row's error rates, and copy the report's page."""
-    content = _json(evaluation.path, "report.json")
-    evaluation.metadata["dataset_digest"] = content["dataset"]["digest"]
-    for row in content["rows"]:
+    content = EvaluationReport.read(Path(evaluation.path))
+    evaluation.metadata["dataset_digest"] = content.dataset.digest
+    for row in content.rows:
         for name in ("cer", "wer", "rougeL", "loop_rate", "pages_per_second"):
-            metrics.log_metric(f"{row['name']}_{name}", row[name])
+            metrics.log_metric(f"{row.name}_{name}", getattr(row, name))
     shutil.copyfile(Path(evaluation.path) / "report.html", report.path)
 
 
@@ -95,7 +96,7 @@ def describe_benchmark(benchmark: Any, report: Any) -> None:
 @failing_in_order("gate")
 def describe_verdict(verdict: Any, summary: Any) -> None:
     """Note the gate's decision and its figures, and copy its page."""
-    verdict.metadata.update(read_verdict(Path(verdict.path)).tags())
+    verdict.metadata.update(GateVerdict.read(Path(verdict.path)).tags())
     shutil.copyfile(Path(verdict.path) / "verdict.md", summary.path)
 
 

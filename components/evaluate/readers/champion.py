@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from components.shared.digests import sha256_folder
 from components.shared.errors import UserError
-from components.shared.models.adapter_loading import adapter_kind, check_base_of_adapter, check_fine_tuned_weights
+from components.shared.models.adapter_loading import check_base_of_adapter, check_fine_tuned_weights
 from components.shared.tracking.model_registry import RegisteredAdapter, champion_of, download
 
 _MEND = "give the alias champion to a version that this base can carry, or name another registered model"
@@ -18,14 +16,6 @@ class Champion:
 
     registered: RegisteredAdapter
     folder: Path
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "registered_model": self.registered.name,
-            "version": self.registered.version,
-            "kind": adapter_kind(self.folder),
-            "sha256": sha256_folder(self.folder),
-        }
 
 
 def fetch_champion(name: str, base_model: str, revision: str | None, folder: Path) -> Champion | None:

@@ -7,13 +7,14 @@ from components.evaluate.readers.classic_ocr import tesseract_version, transcrib
 from components.evaluate.readers.generation import Transcription
 from components.evaluate.readers.pages import EvaluationPages
 from components.evaluate.readers.rapid_ocr import rapidocr_version, transcribe_with_rapidocr
+from components.shared.artifacts.evaluation_report import RowName
 
 
 @dataclass(frozen=True)
 class ClassicEngine:
     """An engine: the name of its row, its version (None: not installed here), and how it reads pages."""
 
-    name: str
+    name: RowName
     version: Callable[[], str | None]
     transcribe: Callable[[EvaluationPages], Transcription]
 
@@ -22,8 +23,6 @@ _ENGINES = (
     ClassicEngine("tesseract", tesseract_version, transcribe_with_tesseract),
     ClassicEngine("rapidocr", rapidocr_version, transcribe_with_rapidocr),
 )
-ENGINES = tuple(engine.name for engine in _ENGINES)
-"""The names of their rows, installed or not."""
 
 
 def installed_engines() -> list[ClassicEngine]:

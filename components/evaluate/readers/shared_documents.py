@@ -2,22 +2,16 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from components.shared.artifacts.dataset_manifest import Split
+from components.shared.artifacts.evaluation_report import TrainingDocuments
 from components.shared.artifacts.training_record import training_record
 from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-TrainingDocuments = Literal[
-    "none among these pages",
-    "not checked: no shards of the train split",
-    "not checked: trained on another dataset",
-    "not checked: no training.json says on what",
-    "these are the pages",
-]
 _NAMED_IDS = 10
 _MEND = "prepare the data again: train and eval never share a document there; split 'train' reads the training's pages"
 

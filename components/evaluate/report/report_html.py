@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -15,9 +15,11 @@ from components.evaluate.readers.pages import EvaluationPages
 from components.evaluate.report.cer_plot import COLOURS, cer_plot
 from components.evaluate.report.character_diff import Run, character_diff
 from components.evaluate.scoring.scores import ModelScores
+from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationReport
 from components.shared.datasets.shard_reader import Sample
 from components.shared.scoring.statistics import TELLING_DOCUMENTS
 
+HTML_FILE = "report.html"
 _BEST_PAGES = 3
 _LOOPING_PAGES = 3
 _LISTED_VALUES = 20
@@ -50,13 +52,13 @@ class ShownPage:
 
 
 def write_html(
-    path: Path, report: dict[str, Any], models: Sequence[ModelScores], pages: EvaluationPages, worst_pages: int
+    path: Path, report: EvaluationReport, models: Sequence[ModelScores], pages: EvaluationPages, worst_pages: int
 ) -> None:
     """Write the report; the pages it shows are those of the adapter, or of the base where it is alone.
 
     A page of a repetition loop that is among the worst is not shown twice.
     """
-    judged = next((scores for scores in models if scores.name == "adapter"), models[0])
+    judged = next((scores for scores in models if scores.name == CANDIDATE), models[0])
     order = sorted(range(len(pages)), key=lambda position: (-judged.pages[position].characters.rate, position))
     worst = order[:worst_pages]
     best = order[len(worst) :][::-1][:_BEST_PAGES]
@@ -69,14 +71,14 @@ def write_html(
     text = environment.get_template("report.html.jinja").render(
         report=report,
         judged=judged.name,
-        with_bertscore=report["rows"][0]["bertscore"] is not None,
+        with_bertscore=report.rows[0].bertscore is not None,
         colours=COLOURS,
         telling_documents=TELLING_DOCUMENTS,
         # matplotlib's own output, drawn from numbers and our model names only: nothing in it comes from a page.
         plot=Markup(cer_plot({scores.name: [page.characters.rate for page in scores.pages] for scores in models})),
         breakdowns=[
             (_TRAIT_NAMES[trait], values[:_LISTED_VALUES], len(values))
-            for trait, values in report["breakdowns"].items()
+            for trait, values in report.breakdowns.items()
             if len(values) > 1
         ],
         groups=[

@@ -1,83 +1,121 @@
 """``report.json``: the figures, what they mean, and what they were measured on."""
 
+import os
 import platform
-from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.readers.champion import Champion
-from components.evaluate.readers.classic_engines import ENGINES
 from components.evaluate.readers.classic_ocr import PAGE_SEGMENTATION_MODE
 from components.evaluate.readers.pages import EvaluationPages
-from components.evaluate.readers.shared_documents import TrainingDocuments
 from components.evaluate.scoring.metrics import bleu, chrf
 from components.evaluate.scoring.repetition import LONGEST_UNIT, LOOP_DEFINITION
-from components.evaluate.scoring.scores import ModelRow
+from components.shared.artifacts.evaluation_report import (
+    AdapterReader,
+    BaseReader,
+    BreakdownValue,
+    ChampionReader,
+    EngineReader,
+    EvaluatedDataset,
+    EvaluationReport,
+    Readers,
+    ReadingSettings,
+    ReportRow,
+    RowComparison,
+    TrainingDocuments,
+    Trait,
+)
 from components.shared.digests import sha256_folder
 from components.shared.models.adapter_loading import adapter_kind
 from components.shared.models.model_loading import default_device, default_dtype
-from components.shared.scoring.statistics import PairedComparison
 from components.shared.scoring.text_normalization import MEANINGS
 from components.shared.versions import software_versions
 
-SCHEMA_VERSION = 1
 _PATHS = {"dataset_dir", "adapter_dir", "output_dir", "bertscore_model"}  # of the machine that evaluated
 
 
-def report_content(
+@dataclass(frozen=True)
+class Measured:
+    """What was measured."""
+
+    rows: list[ReportRow]
+    comparisons: list[RowComparison]
+    breakdowns: dict[Trait, list[BreakdownValue]]
+
+
+def evaluation_report(
     config: EvaluateConfig,
     pages: EvaluationPages,
-    training_documents: str,
-    rows: Sequence[ModelRow],
-    comparison: PairedComparison | None,
-) -> dict[str, Any]:
-    """Return what the figures are, and what they were measured on, as a JSON-serialisable mapping."""
-    device = default_device()
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "normalization": config.normalization,
-        "dataset": {
-            "digest": pages.manifest.digest,
-            "source_digest": pages.manifest.source_digest,
-            "split": config.split,
-            "pages": len(pages),
-            "pages_in_split": pages.manifest.splits[config.split].samples,
-            "training_documents": training_documents,
-        },
-        "versions": software_versions(),
-        "device": device_name(device),
-        "dtype": str(default_dtype(device)).removeprefix("torch."),
-        "config": config.model_dump(mode="json", exclude=_PATHS),
-        "rows": [row.as_json() for row in rows],
-        "comparison": comparison.as_json() if comparison else None,
-        "definitions": definitions(config),
-    }
-
-
-def models_content(
-    config: EvaluateConfig,
     champion: Champion | None,
     engine_versions: dict[str, str],
-    training_documents: dict[str, TrainingDocuments],
-) -> dict[str, dict[str, Any] | None]:
-    """Return what each row was read with; None for a row that is not there.
+    shared: TrainingDocuments,
+    trained_on: dict[str, TrainingDocuments],
+    measured: Measured,
+) -> EvaluationReport:
+    """Return the report.
 
-    ``training_documents`` has the fine-tuned rows.
+    Args:
+        config: the evaluation's settings.
+        pages: the pages that were read.
+        champion: the registry's champion, if it read them too.
+        engine_versions: of the classic engines that read them, by their rows' names.
+        shared: whether the dataset's train split shares documents with the pages.
+        trained_on: whether adapter and champion were trained on documents of the pages.
+        measured: the figures.
     """
-    seen = {name: {"training_documents": found} for name, found in training_documents.items()}
-    return {
-        "base": {"base_model": config.base_model, "revision": config.revision},
-        "adapter": _adapter(config.adapter_dir) | seen["adapter"] if config.adapter_dir else None,
-        "champion": champion.as_json() | seen["champion"] if champion else None,
-        **{name: {"version": engine_versions[name]} if name in engine_versions else None for name in ENGINES},
-    }
+    device = default_device()
+    manifest = pages.manifest
+    return EvaluationReport(
+        created_at=datetime.now(UTC).replace(microsecond=0),
+        pipeline_run_id=os.environ.get("KFP_RUN_ID"),
+        normalization=config.normalization,
+        dataset=EvaluatedDataset(
+            digest=manifest.digest,
+            source_digest=manifest.source_digest,
+            split=config.split,
+            pages=len(pages),
+            pages_in_split=manifest.splits[config.split].samples,
+            training_documents=shared,
+        ),
+        models=Readers(
+            base=BaseReader(base_model=config.base_model, revision=config.revision),
+            adapter=_adapter(config.adapter_dir, trained_on["adapter"]) if config.adapter_dir else None,
+            champion=_champion(champion, trained_on["champion"]) if champion else None,
+            **{name: EngineReader(version=version) for name, version in engine_versions.items()},
+        ),
+        versions=software_versions(),
+        device=device_name(device),
+        dtype=str(default_dtype(device)).removeprefix("torch."),
+        reading=ReadingSettings(
+            max_new_tokens=config.max_new_tokens,
+            base_size=config.base_size,
+            image_size=config.image_size,
+            crop_mode=config.crop_mode,
+        ),
+        config=config.model_dump(mode="json", exclude=_PATHS),
+        rows=measured.rows,
+        comparisons=measured.comparisons,
+        breakdowns=measured.breakdowns,
+        definitions=definitions(config),
+    )
 
 
-def _adapter(folder: Path) -> dict[str, Any]:
-    return {"kind": adapter_kind(folder), "sha256": sha256_folder(folder)}
+def _adapter(folder: Path, trained_on: TrainingDocuments) -> AdapterReader:
+    return AdapterReader(kind=adapter_kind(folder), sha256=sha256_folder(folder), training_documents=trained_on)
+
+
+def _champion(champion: Champion, trained_on: TrainingDocuments) -> ChampionReader:
+    return ChampionReader(
+        registered_model=champion.registered.name,
+        version=champion.registered.version,
+        kind=adapter_kind(champion.folder),
+        sha256=sha256_folder(champion.folder),
+        training_documents=trained_on,
+    )
 
 
 def _bertscore(config: EvaluateConfig) -> dict[str, str]:
@@ -120,10 +158,11 @@ def definitions(config: EvaluateConfig) -> dict[str, str]:
         "truncation_rate": f"share of predictions that reached max_new_tokens ({config.max_new_tokens}) without an end",
         "intervals": "95 % percentile bootstrap over documents (source_id), "
         f"{config.bootstrap_resamples} resamples, seed {config.seed}; null with fewer than two documents",
-        "comparison": "paired bootstrap over the same documents of CER(base) - CER(adapter) and CER(adapter) / "
-        "CER(base); comparisons: the same of the adapter against every other row",
+        "comparisons": "the adapter (candidate) against each other row (reference), over the same pages; difference = "
+        "CER(reference) - CER(adapter), so positive means that the adapter is better; ratio = CER(adapter) / "
+        "CER(reference); paired bootstrap over documents",
         "sign_test": "pages on which the adapter makes fewer (better) and more (worse) character edits than the other "
-        "row, and the two-sided p-value of the exact binomial test; it takes all pages for independent, the bootstrap "
+        "row, and the two-sided p-value of the exact binomial test; it treats all pages as independent, the bootstrap "
         "does not",
         "breakdowns": "the pages of each language, task, font and resolution on their own; intervals as above",
         "champion": "the registered version that bears the alias champion, read with the same base",

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from components.evaluate.scoring.scores import ModelScores
 
+SAMPLES_FILE = "samples.parquet"
 SCHEMA = pa.schema(
     [
         ("model", pa.string()),
@@ -34,9 +35,9 @@ SCHEMA = pa.schema(
 
 
 def write_samples(path: Path, models: Sequence[ModelScores], normalization: str) -> None:
-    """Write all page scores; texts are as labelled and as predicted, counts are over the normalised texts.
+    """Write all page scores: texts as labelled and as predicted, counts over the normalised texts.
 
-    The name of the normalisation stands in the file's own metadata.
+    The file's metadata name the normalisation.
     """
     rows = [row for scores in models for row in _rows(scores)]
     schema = SCHEMA.with_metadata({"normalization": normalization})

@@ -1,37 +1,38 @@
 """Predictions turned into scores: one record per page and model, one row per model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 
 from components.evaluate.readers.generation import Transcription
 from components.evaluate.readers.pages import EvaluationPages
 from components.evaluate.scoring.bert_score import BertScorer
-from components.evaluate.scoring.metrics import rouge
+from components.evaluate.scoring.metrics import ROUGE_TYPES, bleu, chrf, rouge
 from components.evaluate.scoring.repetition import is_loop
+from components.shared.artifacts.evaluation_report import ReportRow, RowName, Trait
 from components.shared.errors import UserError
 from components.shared.reading.transcriber import Prediction
 from components.shared.scoring.edit_counts import EditCounts, character_edits, error_rate, word_edits
-from components.shared.scoring.statistics import DocumentBootstrap, Interval
+from components.shared.scoring.statistics import DocumentBootstrap
 
-ROWS = ("base", "adapter", "champion", "tesseract", "rapidocr")
-"""The readers that a report can hold, in its order."""
-TRAITS = ("lang", "task", "font", "resolution")
-"""What the dataset says of a page that its error rate may depend on."""
+ROWS: tuple[RowName, ...] = get_args(RowName)
+"""The rows that a report can have, in its order."""
+TRAITS: tuple[Trait, ...] = get_args(Trait)
+"""The properties of a page by which the figures are broken down."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a page says, and whence it is; ``traits`` are its language, task, font and resolution, as far as known."""
+    """A page's label and origin; ``traits`` are its language, task, font and resolution, as far as known."""
 
     key: str
     source_id: str
     page: int
     text: str
     normalised: str
-    traits: dict[str, str] = field(default_factory=dict)
+    traits: dict[Trait, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,57 +55,18 @@ class PageScore:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """All page scores of one model; ``name`` is one of ``ROWS``."""
+    """All page scores of one model."""
 
-    name: str
+    name: RowName
     pages: list[PageScore]
     transcription: Transcription
-
-
-@dataclass(frozen=True)
-class ModelRow:
-    """One row of the report; rates are 0 to 1 (CER and WER can exceed 1), BLEU and chrF 0 to 100, times in seconds.
-
-    Intervals are 95 % bootstrap intervals over documents, None with fewer than two documents. BERTScore is None where
-    it was not asked for.
-    """
-
-    name: str
-    pages: int
-    documents: int
-    cer: float
-    cer_interval: Interval | None
-    wer: float
-    wer_interval: Interval | None
-    rouge1: float
-    rouge2: float
-    rougeL: float  # noqa: N815 (rouge_score's own name)
-    rougeL_interval: Interval | None  # noqa: N815
-    bleu: float
-    chrf: float
-    bertscore: float | None
-    bertscore_interval: Interval | None
-    cer_median: float
-    cer_p90: float
-    exact_page_rate: float
-    failure_rate: float
-    loop_rate: float
-    truncation_rate: float
-    pages_per_second: float
-    seconds: float
-    batch_size: int
-    memory_halvings: int
-    notes: list[str]
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def labels_of(pages: EvaluationPages, normalise: Callable[[str], str]) -> list[Label]:
     """Return the labels in the pages' order.
 
     Raises:
-        UserError: no label holds any text, so that no error rate can be given.
+        UserError: no label holds any text, so there is no error rate.
     """
     samples = (pages[position] for position in range(len(pages)))
     labels = [
@@ -124,13 +86,13 @@ def labels_of(pages: EvaluationPages, normalise: Callable[[str], str]) -> list[L
 
 
 def score(
-    name: str,
+    name: RowName,
     labels: Sequence[Label],
     transcription: Transcription,
     normalise: Callable[[str], str],
     bert_scorer: BertScorer | None = None,
 ) -> ModelScores:
-    """Score every prediction against its page's label; by BERTScore too where there is a scorer."""
+    """Score every prediction against its page's label, with BERTScore too if there is a scorer."""
     texts = [normalise(prediction.text) for prediction in transcription.predictions]
     near: Sequence[float | None] = [None] * len(texts)
     if bert_scorer:
@@ -155,14 +117,14 @@ def _page_score(label: Label, prediction: Prediction, normalised: str, bertscore
     )
 
 
-def row_of(scores: ModelScores, bootstrap: DocumentBootstrap) -> ModelRow:
-    """Sum a model's page scores up, with intervals."""
+def row_of(scores: ModelScores, bootstrap: DocumentBootstrap) -> ReportRow:
+    """Return a model's figures over all pages, with intervals."""
     pages, count = scores.pages, len(scores.pages)
     characters, words = [page.characters for page in pages], [page.words for page in pages]
     rouge_l = [page.rouge["rougeL"] for page in pages]
     near = [page.bertscore for page in pages if page.bertscore is not None]
     rates = [counts.rate for counts in characters]
-    return ModelRow(
+    return ReportRow(
         name=scores.name,
         pages=count,
         documents=bootstrap.documents,
@@ -190,13 +152,9 @@ def row_of(scores: ModelScores, bootstrap: DocumentBootstrap) -> ModelRow:
 
 def _text_figures(pages: Sequence[PageScore]) -> dict[str, float]:
     """Return rouge1, rouge2, rougeL, bleu and chrf."""
-    from components.evaluate.scoring.metric_module import load_metric  # `evaluate` takes a second to import
-
     labels, predictions = [page.label.normalised for page in pages], [page.normalised for page in pages]
-    figures: dict[str, float] = {}
-    for name in ("rouge", "bleu", "chrf"):
-        figures |= load_metric(name).compute(predictions=predictions, references=labels)
-    return figures
+    means = {name: sum(page.rouge[name] for page in pages) / len(pages) for name in ROUGE_TYPES}
+    return {**means, "bleu": bleu(labels, predictions)[0], "chrf": chrf(labels, predictions)[0]}
 
 
 def edits(counts: Sequence[EditCounts]) -> list[float]:

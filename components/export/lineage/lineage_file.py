@@ -12,14 +12,14 @@ from components.export.package.package_layout import (
     ADAPTER_CONFIG,
     BASE_FOLDER,
     LINEAGE_FILE,
-    REPORT_FILE,
     SAMPLES_FILE,
     TRAINING_FILE,
     base_files,
     restored_adapter_config,
 )
 from components.shared.artifacts.dataset_manifest import MANIFEST_FILE, DatasetManifest
-from components.shared.artifacts.gate_verdict import VERDICT_FILE
+from components.shared.artifacts.evaluation_report import EvaluationReport
+from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.digests import file_digests, sha256_file, sha256_of_files
 from components.shared.versions import software_versions
 
@@ -60,10 +60,10 @@ def lineage_content(
             "before_packing": _before_packing(config, sources, package),
         },
         "evaluation": {
-            "dataset_digest": report["dataset"]["digest"],
-            "normalization": report["normalization"],
-            "rows": report["rows"],
-            "report_sha256": sha256_file(config.evaluation_dir / REPORT_FILE),
+            "dataset_digest": report.dataset.digest,
+            "normalization": report.normalization,
+            "rows": [row.model_dump(mode="json") for row in report.rows],
+            "report_sha256": sha256_file(config.evaluation_dir / EvaluationReport.FILE),
             "samples_sha256": sha256_file(config.evaluation_dir / SAMPLES_FILE),
         },
         "gate": _gate(config, sources),
@@ -101,9 +101,9 @@ def _gate(config: ExportConfig, sources: PackageSources) -> dict[str, Any] | Non
     return {
         "promoted": sources.verdict.promoted,
         "reference": sources.verdict.reference,
-        "reference_model": sources.verdict.reference_model,
+        "reference_model": sources.verdict.reference_model.model_dump(mode="json"),
         "tags": sources.verdict.tags(),
-        "verdict_sha256": sha256_file(config.gate_dir / VERDICT_FILE),
+        "verdict_sha256": sha256_file(config.gate_dir / GateVerdict.FILE),
     }
 
 

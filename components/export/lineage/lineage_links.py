@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from components.export.lineage.findings import Findings, Reach
 from components.export.lineage.lineage_schema import Lineage
@@ -12,16 +12,19 @@ from components.export.package.package_layout import (
     ADAPTER_CONFIG,
     BASE_FOLDER,
     EVIDENCE_FOLDER,
-    REPORT_FILE,
     SAMPLES_FILE,
     TRAINING_FILE,
     base_files,
     restored_adapter_config,
 )
 from components.shared.artifacts.dataset_manifest import MANIFEST_FILE, manifest_digest
-from components.shared.artifacts.gate_verdict import VERDICT_FILE, differences_from_report
+from components.shared.artifacts.evaluation_report import EvaluationReport, ReportRow
+from components.shared.artifacts.gate_verdict import GateVerdict
+from components.shared.artifacts.step_file import OtherSchemaVersionError, StepFile
 from components.shared.digests import file_digests, sha256_file, sha256_of_files
+from components.shared.errors import UserError
 
+File = TypeVar("File", bound=StepFile)
 _NAMED = 5  # files of a folder that differ
 
 
@@ -130,20 +133,18 @@ def check_base(findings: Findings, actual: dict[str, str], lineage: Lineage, rea
 def check_evaluation(findings: Findings, files: PackageFiles, lineage: Lineage, reach: Reach) -> None:
     """Compare the report, what it is of, and every prediction's file."""
     evaluation = lineage.evaluation
-    content = _evidence(findings, files, "evaluation", REPORT_FILE, evaluation.report_sha256)
-    if content is not None:
-        models, dataset = content.get("models"), content.get("dataset")
-        evaluated = models.get("adapter") if isinstance(models, dict) else None
-        digest = evaluated.get("sha256") if isinstance(evaluated, dict) else None
-        findings.compare("evaluation", f"{REPORT_FILE}: the adapter", digest, lineage.adapter.sha256)
-        digest = dataset.get("digest") if isinstance(dataset, dict) else None
-        findings.compare("evaluation", f"{REPORT_FILE}: the dataset", digest, lineage.dataset.digest)
-        rows = _text(content.get("rows"))
-        findings.compare("evaluation", f"{REPORT_FILE}: the figures", rows, _text(evaluation.rows), "are others")
+    content = _evidence(findings, files, "evaluation", EvaluationReport.FILE, evaluation.report_sha256)
+    report = _typed(findings, "evaluation", EvaluationReport, content)
+    if report is not None:
+        digest = report.models.adapter.sha256 if report.models.adapter else None
+        findings.compare("evaluation", f"{report.FILE}: the adapter", digest, lineage.adapter.sha256)
+        findings.compare("evaluation", f"{report.FILE}: the dataset", report.dataset.digest, lineage.dataset.digest)
+        same = [_json_text(row) for row in report.rows] == [_json_text(row) for row in evaluation.rows]
+        findings.compare("evaluation", f"{report.FILE}: the figures", same, True, "are others")
     if reach.evaluation_dir is None:
         findings.not_reached("evaluation", SAMPLES_FILE, "give --evaluation-dir")
         return
-    findings.compare_file("evaluation", reach.evaluation_dir / REPORT_FILE, evaluation.report_sha256)
+    findings.compare_file("evaluation", reach.evaluation_dir / EvaluationReport.FILE, evaluation.report_sha256)
     findings.compare_file("evaluation", reach.evaluation_dir / SAMPLES_FILE, evaluation.samples_sha256)
 
 
@@ -151,15 +152,34 @@ def check_gate(findings: Findings, files: PackageFiles, lineage: Lineage) -> Non
     """Compare the verdict, and what it is of."""
     if lineage.gate is None:
         return
-    content = _evidence(findings, files, "gate", VERDICT_FILE, lineage.gate.verdict_sha256)
-    if content is not None:
-        findings.compare("gate", f"{VERDICT_FILE}: decision", content.get("promoted"), lineage.gate.promoted)
-        digest = content.get("adapter_sha256")
-        findings.compare("gate", f"{VERDICT_FILE}: the adapter", digest, lineage.adapter.sha256)
-        digest = content.get("dataset_digest")
-        findings.compare("gate", f"{VERDICT_FILE}: the dataset", digest, lineage.evaluation.dataset_digest)
-        others = differences_from_report(content, lineage.evaluation.rows)
-        findings.compare("gate", f"{VERDICT_FILE}: the figures", others, [], "; ".join(others))
+    content = _evidence(findings, files, "gate", GateVerdict.FILE, lineage.gate.verdict_sha256)
+    verdict = _typed(findings, "gate", GateVerdict, content)
+    if verdict is not None:
+        findings.compare("gate", f"{verdict.FILE}: decision", verdict.promoted, lineage.gate.promoted)
+        findings.compare("gate", f"{verdict.FILE}: the adapter", verdict.adapter_sha256, lineage.adapter.sha256)
+        digest = lineage.evaluation.dataset_digest
+        findings.compare("gate", f"{verdict.FILE}: the dataset", verdict.dataset_digest, digest)
+        others = verdict.differences_from(lineage.evaluation.rows)
+        findings.compare("gate", f"{verdict.FILE}: the figures", others, [], "; ".join(others))
+
+
+def _typed(findings: Findings, link: str, kind: type[File], content: dict[str, Any] | None) -> File | None:
+    """Return a step's file as its model; None, and why, where it is not one."""
+    if content is None:
+        return None
+    name = f"{kind.FILE}: its figures"
+    try:
+        return kind.of(content, kind.FILE)
+    except OtherSchemaVersionError as error:
+        findings.not_reached(link, name, error.problem)
+    except UserError as error:
+        findings.differs(link, name, error.problem)
+    return None
+
+
+def _json_text(row: ReportRow) -> str:
+    """Return JSON text, in which NaN is equal to NaN."""
+    return row.model_dump_json()
 
 
 def _text(value: Any) -> str:

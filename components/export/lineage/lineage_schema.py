@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.export.lineage.package_files import parsed_json
 from components.export.package.package_layout import LINEAGE_FILE
+from components.shared.artifacts.evaluation_report import ReportRow
 from components.shared.errors import UserError
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -69,7 +70,7 @@ class EvaluationLink(_Link):
     """The evaluate step's folder."""
 
     dataset_digest: str
-    rows: list[Any]
+    rows: list[ReportRow]
     report_sha256: str
     samples_sha256: str
 

@@ -41,7 +41,7 @@ def checked_pages(config: ExportConfig, sources: PackageSources, count: int) -> 
     Raises:
         UserError: every page failed in the evaluation, or its pages are not in the dataset.
     """
-    dataset = ShardDataset(config.dataset_dir, sources.report["dataset"]["split"])
+    dataset = ShardDataset(config.dataset_dir, sources.report.dataset.split)
     predictions = {row["key"]: row["prediction"] for row in sources.predictions if row["error"] is None}
     telling = _telling_keys(sources, predictions)
     pages: list[Sample] = []
@@ -65,7 +65,7 @@ def checked_pages(config: ExportConfig, sources: PackageSources, count: int) -> 
 
 
 def _telling_keys(sources: PackageSources, predictions: dict[str, str]) -> set[str]:
-    normalise = normalizer(sources.report["normalization"])
+    normalise = normalizer(sources.report.normalization)
     texts = {key: normalise(text) for key, text in predictions.items()}
     base_texts = {key: normalise(sources.base_texts[key]) for key in texts.keys() & sources.base_texts.keys()}
     return {key for key, text in texts.items() if text.strip() and text != base_texts.get(key, text)}

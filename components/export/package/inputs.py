@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 from transformers import ProcessorMixin
 
 from components.export.config import ExportConfig
-from components.export.package.package_layout import REPORT_FILE, SAMPLES_FILE
+from components.export.package.package_layout import SAMPLES_FILE
 from components.shared.artifacts.dataset_manifest import DatasetManifest, read_manifest
-from components.shared.artifacts.gate_verdict import VERDICT_FILE, GateVerdict, differences_from_report, read_verdict
+from components.shared.artifacts.evaluation_report import EvaluationReport
+from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.digests import sha256_folder
 from components.shared.errors import UserError
@@ -29,8 +30,6 @@ from components.shared.reading.image_settings import ImageSettings, with_image_s
 
 _LARGEST_BASE_BY_DEFAULT = 100_000_000  # bytes
 
-_REPORT_KEYS = ("dataset", "models", "rows", "normalization", "config", "device")
-
 
 @dataclass(frozen=True)
 class PackageSources:
@@ -46,7 +45,7 @@ class PackageSources:
     include_base: bool
     manifest: DatasetManifest
     training: TrainingRecord
-    report: dict[str, Any]
+    report: EvaluationReport
     predictions: list[dict[str, Any]]
     """The adapter's rows of samples.parquet."""
     base_texts: dict[str, str]
@@ -77,13 +76,11 @@ def read_sources(config: ExportConfig) -> PackageSources:
             "there is no adapter to merge: the folder holds a whole model", where="merge", mend="leave merge off"
         )
     training = TrainingRecord.read(config.adapter_dir)
-    report = _read_json(
-        config.evaluation_dir / REPORT_FILE, _REPORT_KEYS, "point evaluation_dir at the evaluate step's output"
-    )
+    report = EvaluationReport.read(config.evaluation_dir)
     manifest = read_manifest(config.dataset_dir)
     adapter_sha256 = sha256_folder(config.adapter_dir)
     _check_evaluation(config, report, manifest, adapter_sha256)
-    evaluated_tokens = _evaluated_tokens(config, report)
+    evaluated_tokens = report.reading.max_new_tokens
     location = base_model_location(config.base_model)
     base_name = _base_name(config.base_model, location)
     predictions, base_texts = _read_predictions(config.evaluation_dir / SAMPLES_FILE)
@@ -110,23 +107,23 @@ def read_sources(config: ExportConfig) -> PackageSources:
 def evaluated_family(config: ExportConfig, sources: PackageSources, processor: ProcessorMixin) -> ModelFamily:
     """Return the model's family with the evaluation's image settings, which ``processor`` gets too."""
     family = family_of(model_type_of(config.base_model, config.revision, config.trust_remote_code))
-    return with_image_settings(ImageSettings.of(sources.report["config"]), processor, family)
+    return with_image_settings(ImageSettings.of(sources.report.reading.model_dump()), processor, family)
 
 
 def _check_evaluation(
-    config: ExportConfig, report: dict[str, Any], manifest: DatasetManifest, adapter_sha256: str
+    config: ExportConfig, report: EvaluationReport, manifest: DatasetManifest, adapter_sha256: str
 ) -> None:
-    where = str(config.evaluation_dir / REPORT_FILE)
-    evaluated = report["models"].get("adapter")
+    where = str(config.evaluation_dir / report.FILE)
+    evaluated = report.models.adapter
     if evaluated is None:
         raise UserError("the evaluation has no adapter", where=where, mend="evaluate with adapter_dir")
-    if evaluated["sha256"] != adapter_sha256:
+    if evaluated.sha256 != adapter_sha256:
         raise UserError(
             "the evaluation is of another adapter than adapter_dir (the sha256 differ)",
             where=where,
             mend="evaluate this adapter",
         )
-    if report["dataset"]["digest"] != manifest.digest:
+    if report.dataset.digest != manifest.digest:
         raise UserError(
             "the evaluation read another dataset than dataset_dir (the digests differ)",
             where=where,
@@ -134,26 +131,17 @@ def _check_evaluation(
         )
 
 
-def _evaluated_tokens(config: ExportConfig, report: dict[str, Any]) -> int:
-    try:
-        return int(report["config"]["max_new_tokens"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            "lacks config.max_new_tokens", where=str(config.evaluation_dir / REPORT_FILE), mend="evaluate again"
-        ) from error
-
-
-def _read_verdict(gate_dir: Path | None, adapter_sha256: str, report: dict[str, Any]) -> GateVerdict | None:
+def _read_verdict(gate_dir: Path | None, adapter_sha256: str, report: EvaluationReport) -> GateVerdict | None:
     if gate_dir is None:
         return None
-    verdict = read_verdict(gate_dir)
-    where, mend = str(gate_dir / VERDICT_FILE), "run the gate on this evaluation"
-    if (verdict.adapter_sha256, verdict.dataset_digest) != (adapter_sha256, report["dataset"]["digest"]):
+    verdict = GateVerdict.read(gate_dir)
+    where, mend = str(gate_dir / verdict.FILE), "run the gate on this evaluation"
+    if (verdict.adapter_sha256, verdict.dataset_digest) != (adapter_sha256, report.dataset.digest):
         problem = "the verdict is of another adapter, or of another dataset (the digests differ)"
         raise UserError(problem, where=where, mend=mend)
-    others = differences_from_report(verdict.model_dump(), report["rows"])
-    if verdict.normalization != report["normalization"]:
-        others.append(f"its texts are compared as {verdict.normalization}, the report's as {report['normalization']}")
+    others = verdict.differences_from(report.rows)
+    if verdict.normalization != report.normalization:
+        others.append(f"its texts are compared as {verdict.normalization}, the report's as {report.normalization}")
     if others:
         raise UserError(f"the verdict is of another evaluation: {', '.join(others)}", where=where, mend=mend)
     return verdict

@@ -51,7 +51,7 @@ def write_merged(config: ExportConfig, sources: PackageSources, checked: Checked
     release_memory()
     by_merged = _readings(_merged_transcriber(config, sources, folder), checked)
     release_memory()
-    normalise = normalizer(sources.report["normalization"])
+    normalise = normalizer(sources.report.normalization)
     differing = [
         page.key
         for page, one, other in zip(checked.pages, by_adapter, by_merged, strict=True)
@@ -64,7 +64,7 @@ def write_merged(config: ExportConfig, sources: PackageSources, checked: Checked
         )
     return MergeCheck(
         pages=[page.key for page in checked.pages],
-        normalization=sources.report["normalization"],
+        normalization=sources.report.normalization,
         dtype=str(MERGED_DTYPE).removeprefix("torch."),
         sha256=sha256_folder(folder),
     )

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.export.config import ExportConfig
 from components.export.package.inputs import PackageSources
+from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationReport, ReportRow
 
 _TEMPLATE = "model_card.md.jinja"
 _PIPELINE_TAG = "image-text-to-text"
@@ -44,8 +45,8 @@ def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) 
         name=sources.name,
         sources=sources,
         report=sources.report,
-        rows=sources.report["rows"],
-        comparison=sources.report.get("comparison"),
+        rows=sources.report.rows,
+        comparison=sources.report.comparison("base"),
         training=sources.training,
         settings=_settings(sources.training.config),
         manifest=sources.manifest,
@@ -57,22 +58,22 @@ def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) 
 
 
 def _front_matter(config: ExportConfig, sources: PackageSources) -> ModelCardData:
-    dataset = sources.report["dataset"]
-    row = next(row for row in sources.report["rows"] if row["name"] == "adapter")
+    dataset = sources.report.dataset
+    row = next(row for row in sources.report.rows if row.name == CANDIDATE)
     results = [
         EvalResult(
             task_type=_PIPELINE_TAG,
             dataset_type="webdataset",
-            dataset_name=f"{sources.manifest.config.get('source', 'pages')} ({dataset['pages']} pages)",
-            dataset_split=dataset["split"],
-            dataset_revision=dataset["digest"],
+            dataset_name=f"{sources.manifest.config.get('source', 'pages')} ({dataset.pages} pages)",
+            dataset_split=dataset.split,
+            dataset_revision=dataset.digest,
             metric_type=metric,
             metric_name=name,
-            metric_value=round(row[metric], 6),
+            metric_value=round(getattr(row, metric), 6),
             metric_args=_arguments(sources.report, row, metric),
         )
         for metric, name in _MEASURED.items()
-        if row.get(metric) is not None
+        if getattr(row, metric) is not None
     ]
     return ModelCardData(
         base_model=sources.base_name,
@@ -86,11 +87,11 @@ def _front_matter(config: ExportConfig, sources: PackageSources) -> ModelCardDat
     )
 
 
-def _arguments(report: dict[str, Any], row: dict[str, Any], metric: str) -> dict[str, Any]:
+def _arguments(report: EvaluationReport, row: ReportRow, metric: str) -> dict[str, Any]:
     """Return how a figure was measured, and its interval where it has one."""
-    interval = row.get(f"{metric}_interval")
+    interval = getattr(row, f"{metric}_interval", None)
     bounds = {"interval_95": [round(bound, 6) for bound in interval]} if interval else {}
-    return {"normalization": report["normalization"], "pages": row["pages"], "documents": row["documents"], **bounds}
+    return {"normalization": report.normalization, "pages": row.pages, "documents": row.documents, **bounds}
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, str]:

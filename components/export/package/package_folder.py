@@ -11,12 +11,12 @@ from components.export.package.package_layout import (
     BASE_FOLDER,
     EVIDENCE_FOLDER,
     NOT_PACKED_OF_BASE,
-    REPORT_FILE,
     restored_adapter_config,
     write_json,
 )
 from components.shared.artifacts.dataset_manifest import MANIFEST_FILE
-from components.shared.artifacts.gate_verdict import VERDICT_FILE
+from components.shared.artifacts.evaluation_report import EvaluationReport
+from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.models import standalone_inference
 from components.shared.models.adapter_loading import load_fine_tuned_processor
 from components.shared.models.hub import hub_is_reachable
@@ -69,9 +69,9 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
 def _copy_evidence(config: ExportConfig, folder: Path) -> None:
     folder.mkdir()
     shutil.copyfile(config.dataset_dir / MANIFEST_FILE, folder / MANIFEST_FILE)
-    shutil.copyfile(config.evaluation_dir / REPORT_FILE, folder / REPORT_FILE)
+    shutil.copyfile(config.evaluation_dir / EvaluationReport.FILE, folder / EvaluationReport.FILE)
     if config.gate_dir is not None:
-        shutil.copyfile(config.gate_dir / VERDICT_FILE, folder / VERDICT_FILE)
+        shutil.copyfile(config.gate_dir / GateVerdict.FILE, folder / GateVerdict.FILE)
 
 
 def requirements(sources: PackageSources) -> str:

@@ -65,13 +65,13 @@ def verify_package(
         PackageVerificationError: the script fails, or reads the page otherwise than the adapter does.
         UserError: ``fresh_environment``, and pip cannot install the package's requirements.
     """
-    normalise = normalizer(sources.report["normalization"])
+    normalise = normalizer(sources.report.normalization)
     text = _run_script(archive, config, sources, page)
     environment: Literal["this Python", "requirements.txt"] = (
         "requirements.txt" if config.fresh_environment else "this Python"
     )
     if normalise(text) == normalise(expected):
-        return PackageVerification(page.key, "evaluation", sources.report["normalization"], text, environment)
+        return PackageVerification(page.key, "evaluation", sources.report.normalization, text, environment)
     alone = fine_tuned_transcriber(config, sources, sources.packaged_tokens).read([page])[0].text
     if normalise(text) != normalise(alone):
         raise PackageVerificationError(
@@ -79,7 +79,7 @@ def verify_package(
             f" (in the evaluation: {expected!r})"
         )
     logger.info("page %s: the evaluation gave another text than the page alone", page.key)
-    return PackageVerification(page.key, "single_page", sources.report["normalization"], text, environment)
+    return PackageVerification(page.key, "single_page", sources.report.normalization, text, environment)
 
 
 def fine_tuned_transcriber(config: ExportConfig, sources: PackageSources, max_new_tokens: int) -> Transcriber:

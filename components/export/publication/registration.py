@@ -3,10 +3,10 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from components.export.lineage.lineage_schema import GateLink
 from components.export.publication.finished_package import FinishedPackage, finished_package
+from components.shared.artifacts.evaluation_report import CANDIDATE
 from components.shared.tracking.model_registry import (
     CHALLENGER,
     CHAMPION,
@@ -72,12 +72,11 @@ def _version_of(package: FinishedPackage, name: str) -> RegisteredAdapter | None
 def version_tags(package: FinishedPackage) -> dict[str, str | int | float | None]:
     """Return what a version's page shows: the gate's figures, the evaluation's, and the digests of its origin."""
     lineage = package.lineage
-    rows: list[dict[str, Any]] = [row for row in lineage.evaluation.rows if isinstance(row, dict)]
-    row = next((row for row in rows if row.get("name") == "adapter"), {})
-    interval = row.get("cer_interval")
+    row = next((row for row in lineage.evaluation.rows if row.name == CANDIDATE), None)
+    interval = row.cer_interval if row else None
     return {
         **(lineage.gate.tags if lineage.gate else {"gate": "not asked"}),
-        **{name: row[name] for name in _FIGURES if name in row},
+        **({name: getattr(row, name) for name in _FIGURES} if row else {}),
         "cer_interval": f"{interval[0]:.6g} to {interval[1]:.6g}" if interval else None,
         "package": lineage.name,
         PACKAGE_TAG: package.archive_sha256,

@@ -11,6 +11,10 @@ from components.shared.errors import UserError
 _MOST_FAULTS = 3
 
 
+class OtherSchemaVersionError(UserError):
+    """A file that another version of the product wrote."""
+
+
 class FileContent(BaseModel):
     """Part of a step's file: unknown fields are errors, values cannot change."""
 
@@ -56,16 +60,21 @@ class StepFile(FileContent):
         """Read the file's text; ``where`` names the file in errors.
 
         Raises:
-            UserError: it is not such a file, or it has another schema version.
+            UserError: it is not such a file; its subclass ``OtherSchemaVersionError`` where the version is another.
         """
         try:
             content: Any = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise UserError(f"cannot be read as JSON ({error})", where=where, mend=cls._mend()) from error
+        return cls.of(content, where)
+
+    @classmethod
+    def of(cls, content: Any, where: str) -> Self:
+        """Check the file's parsed content; see ``parse``."""
         found = content.get("schema_version") if isinstance(content, dict) else None
         if found != cls.version():
             said = "no schema version" if found is None else f"the schema version {found}"
-            raise UserError(
+            raise OtherSchemaVersionError(
                 f"{cls.FILE} has {said}, this version of deepsynth reads {cls.version()}",
                 where=where,
                 mend=f"run the {cls.MADE_BY} step again, or use the version of deepsynth that made it",

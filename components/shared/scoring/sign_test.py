@@ -1,8 +1,7 @@
 """The sign test: on how many pages one model reads better than another, and whether that can be chance."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -20,9 +19,6 @@ class SignTest:
     worse: int
     equal: int
     p_value: float
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def sign_test(edits: Sequence[float], others: Sequence[float]) -> SignTest:

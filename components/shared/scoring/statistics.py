@@ -8,8 +8,7 @@ Percentile bootstrap: Efron & Tibshirani, An Introduction to the Bootstrap (1993
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +21,6 @@ _RESAMPLES_AT_ONCE = 256  # 256 resamples of 100,000 documents: 205 MB of counts
 _KEPT_COUNTS = 16_000_000  # 128 MB. 1,000 pages of as many documents: the first interval 37 ms, each further one 1.4
 
 Interval = tuple[float, float]
-
-
-def negated(interval: Interval | None) -> Interval | None:
-    """Return the interval of the negative value; 0 stays 0 and does not become -0.
-
-    >>> negated((-0.25, 0.0)), negated(None)
-    ((0.0, 0.25), None)
-    """
-    return (0.0 - interval[1], 0.0 - interval[0]) if interval else None
 
 
 class DocumentBootstrap:
@@ -79,21 +69,21 @@ class DocumentBootstrap:
         return self._percentiles(self.ratios(numerators, denominators))
 
     def compare(
-        self, base: Sequence[float], adapter: Sequence[float], denominators: Sequence[float]
+        self, reference: Sequence[float], candidate: Sequence[float], denominators: Sequence[float]
     ) -> "PairedComparison":
         """Compare two models' error counts per page over the same pages."""
-        base_rates = self.ratios(base, denominators)
-        adapter_rates = self.ratios(adapter, denominators)
-        differences = base_rates - adapter_rates
-        base_rate, adapter_rate = sum(base) / sum(denominators), sum(adapter) / sum(denominators)
+        reference_rates = self.ratios(reference, denominators)
+        candidate_rates = self.ratios(candidate, denominators)
+        differences = reference_rates - candidate_rates
+        reference_rate, candidate_rate = sum(reference) / sum(denominators), sum(candidate) / sum(denominators)
         return PairedComparison(
-            base=base_rate,
-            adapter=adapter_rate,
-            difference=base_rate - adapter_rate,
+            reference=reference_rate,
+            candidate=candidate_rate,
+            difference=reference_rate - candidate_rate,
             difference_bootstrap_mean=float(np.nanmean(differences)),
             difference_interval=self._percentiles(differences),
-            ratio=adapter_rate / base_rate if base_rate else None,
-            ratio_interval=self._percentiles(_divided(adapter_rates, base_rates)) if base_rate else None,
+            ratio=candidate_rate / reference_rate if reference_rate else None,
+            ratio_interval=self._percentiles(_divided(candidate_rates, reference_rates)) if reference_rate else None,
             documents=self.documents,
             resamples=self.resamples,
             confidence=CONFIDENCE,
@@ -116,17 +106,17 @@ class DocumentBootstrap:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """How much lower the adapter's error rate is than the base's, over the same pages.
+    """How much lower the candidate's error rate is than the reference's, over the same pages.
 
     Attributes:
-        difference: base - adapter; above zero the adapter reads better.
+        difference: reference - candidate; positive means that the candidate is better.
         difference_bootstrap_mean: the mean of the difference over the resamples.
         difference_interval: its 95 % interval; None with fewer than two documents.
-        ratio: adapter / base; None where the base makes no error.
+        ratio: candidate / reference; None where the reference makes no error.
     """
 
-    base: float
-    adapter: float
+    reference: float
+    candidate: float
     difference: float
     difference_bootstrap_mean: float
     difference_interval: Interval | None
@@ -135,9 +125,6 @@ class PairedComparison:
     documents: int
     resamples: int
     confidence: float
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def _divided(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -> NDArray[np.float64]:

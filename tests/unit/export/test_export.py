@@ -27,6 +27,7 @@ from components.export.package.held_out_pages import checked_pages
 from components.export.package.inputs import read_sources
 from components.export.package.verification import PackageVerificationError
 from components.export.step import ExportResult, run
+from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.digests import sha256_file, sha256_folder
 from components.shared.errors import UserError
 from components.shared.tiny_base_recipe.tiny_models import save_blank_paddleocr_vl
@@ -162,15 +163,15 @@ def test_the_script_refuses_a_missing_file_in_one_line(unpacked: Path) -> None:
 
 
 def test_the_card_holds_the_measured_figures(unpacked: Path, made: Path) -> None:
-    report = json.loads((made / "evaluation-lora" / "report.json").read_text(encoding="utf-8"))
-    row = next(row for row in report["rows"] if row["name"] == "adapter")
+    row = EvaluationReport.read(made / "evaluation-lora").row("adapter")
+    assert row is not None
     card = ModelCard.load(unpacked / "README.md")
     figures = {found.metric_type: found.metric_value for found in card.data.eval_results}
     named = ("cer", "wer", "rougeL", "bleu", "chrf", "exact_page_rate", "loop_rate")
-    assert figures == {name: round(row[name], 6) for name in named}
+    assert figures == {name: round(getattr(row, name), 6) for name in named}
     assert card.data.library_name == "peft" and card.data.pipeline_tag == "image-text-to-text"
     assert card.data.base_model == "base" and card.data.license == "apache-2.0"
-    assert f"| adapter | {100 * row['cer']:.2f} %" in card.text
+    assert f"| adapter | {100 * row.cer:.2f} %" in card.text
     assert str(made) not in card.text, "paths of the training machine"
 
 
@@ -288,8 +289,9 @@ def test_inputs_that_do_not_belong_together_are_user_errors(made: Path, tmp_path
     shutil.copytree(made / "lora", no_training)
     (no_training / "training.json").unlink()
     other_seed = edited_json(made / "lora", tmp_path / "seed", "training.json", seed=1)
-    no_adapter = edited_json(made / "evaluation-lora", tmp_path / "base-only", "report.json", models={"base": {}})
-    no_length = edited_json(made / "evaluation-lora", tmp_path / "no-length", "report.json", config={})
+    models = {"base": {"base_model": "base", "revision": None}}
+    no_adapter = edited_json(made / "evaluation-lora", tmp_path / "base-only", "report.json", models=models)
+    no_length = edited_json(made / "evaluation-lora", tmp_path / "no-length", "report.json", reading={})
     wrong = {
         "training.json: cannot be read": {"adapter_dir": no_training},
         "another adapter": {"adapter_dir": other_seed},
@@ -299,7 +301,9 @@ def test_inputs_that_do_not_belong_together_are_user_errors(made: Path, tmp_path
         "neither an adapter": {"adapter_dir": tmp_path},
         "no such model folder": {"base_model": "/no/such/folder"},
         "no adapter to merge": {"adapter_dir": made / "none", "merge": True},
-        r"report\.json: lacks config\.max_new_tokens": {"evaluation_dir": no_length},
+        r"not a report\.json of the evaluate step \(reading\.max_new_tokens: Field required\)": {
+            "evaluation_dir": no_length
+        },
     }
     for message, change in wrong.items():
         with pytest.raises(UserError, match=message):
@@ -387,7 +391,8 @@ def test_trained_elsewhere_is_said(made: Path, tmp_path: Path) -> None:
     """An adapter may be measured on another dataset than its own; then card and lineage must not claim otherwise."""
     adapter = edited_json(made / "lora", tmp_path / "lora", "training.json", dataset_digest="0" * 64)
     report = json.loads((made / "evaluation-lora" / "report.json").read_text(encoding="utf-8"))
-    models = {**report["models"], "adapter": {"kind": "adapter", "sha256": sha256_folder(adapter)}}
+    measured = {**report["models"]["adapter"], "sha256": sha256_folder(adapter)}
+    models = {**report["models"], "adapter": measured}
     evaluation = edited_json(made / "evaluation-lora", tmp_path / "evaluation", "report.json", models=models)
     found = run(settings(made, tmp_path / "out", adapter_dir=adapter, evaluation_dir=evaluation))
     assert found.lineage["training"]["on_this_dataset"] is False

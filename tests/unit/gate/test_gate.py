@@ -14,8 +14,10 @@ import pytest
 from components.evaluate.report.samples_file import SCHEMA
 from components.gate.config import GateConfig
 from components.gate.step import run
-from components.shared.artifacts.gate_verdict import GateVerdict, read_verdict
+from components.shared.artifacts.evaluation_report import ChampionReader
+from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.errors import UserError
+from tests.fixtures.report_fixture import evaluation_report, report_row
 
 LENGTH = 1000
 PROFILE = "nfkc-ws-v1"
@@ -51,27 +53,22 @@ def evaluation(
     split: str = "eval",
     seen: str = "none among these pages",
 ) -> Path:
-    """Write the two files that the gate reads, with the columns that the evaluate step writes."""
+    """Write the two files that the gate reads, as the evaluate step writes them."""
     folder.mkdir()
     table = pa.Table.from_pylist([row for model in models for row in model], schema=SCHEMA)
     pq.write_table(table.replace_schema_metadata({"normalization": profile}), folder / "samples.parquet")
-    report = {
-        "normalization": PROFILE,
-        "dataset": {"digest": "d" * 64, "split": split},
-        "models": {
-            "base": {"base_model": "tiny-base", "revision": None},
-            "adapter": {"kind": "peft", "sha256": "a" * 64, "training_documents": seen},
-            "champion": {"registered_model": "ocr", "version": 7, "sha256": "c" * 64} if champion else None,
-        },
-    }
-    (folder / "report.json").write_text(json.dumps(report))
+    names = ["base", "adapter", *(["champion"] if champion else [])]
+    report = evaluation_report("d" * 64, [report_row(name, 0.1) for name in names], dataset={"split": split})
+    content = report.model_dump(mode="json")
+    content["models"]["adapter"]["training_documents"] = seen
+    (folder / "report.json").write_text(json.dumps(content))
     return folder
 
 
 def judged(tmp_path: Path, *models: list[dict[str, Any]], champion: bool = False, **settings: Any) -> GateVerdict:
     folder = evaluation(tmp_path / "evaluation", *models, champion=champion)
     result = run(GateConfig(evaluation_dir=folder, output_dir=tmp_path / "verdict", **settings))
-    assert read_verdict(tmp_path / "verdict") == result.verdict
+    assert GateVerdict.read(tmp_path / "verdict") == result.verdict
     assert {path.name for path in (tmp_path / "verdict").iterdir()} == {"verdict.json", "verdict.md"}
     page = (tmp_path / "verdict" / "verdict.md").read_text()
     assert page.startswith(f"# {result.verdict.decision.capitalize()}\n")
@@ -129,7 +126,7 @@ def test_the_champion_is_the_reference_where_there_is_one(tmp_path: Path) -> Non
     models = rows("base", [200] * 20), rows("adapter", [100] * 20), rows("champion", [90] * 20)
     verdict = judged(tmp_path, *models, champion=True)
     assert not verdict.promoted and verdict.reference == "champion" and "than the champion's" in verdict.reason
-    assert verdict.reference_model["version"] == 7
+    assert isinstance(verdict.reference_model, ChampionReader) and verdict.reference_model.version == 7
     assert "version 7" in (tmp_path / "verdict" / "verdict.md").read_text()
 
 
@@ -150,7 +147,7 @@ def test_the_loop_rate_may_not_worsen(
     models = rows("base", [100] * pages, base_loops), rows("adapter", [50] * pages, adapter_loops)
     verdict = judged(tmp_path, *models)
     assert verdict.promoted is promoted
-    assert verdict.loop_rate_increase == (adapter_loops - base_loops) / pages
+    assert verdict.loop_rate_improvement == (base_loops - adapter_loops) / pages
     assert [rule.passed for rule in verdict.rules] == [True, promoted]
     assert ("loop rate" in verdict.reason) is not promoted
 
@@ -217,6 +214,16 @@ def no_champion_row(folder: Path) -> None:
     evaluation(folder, rows("base", [9] * 4), rows("adapter", [1] * 4), champion=True)
 
 
+def champion_not_named(folder: Path) -> None:
+    evaluation(folder, rows("base", [9] * 4), rows("adapter", [1] * 4), rows("champion", [2] * 4))
+
+
+def report_of_an_older_version(folder: Path) -> None:
+    evaluation(folder, rows("base", [9] * 4), rows("adapter", [1] * 4))
+    report = json.loads((folder / "report.json").read_text())
+    (folder / "report.json").write_text(json.dumps({**report, "schema_version": 1}))
+
+
 def columns_gone(folder: Path) -> None:
     evaluation(folder, rows("base", [9] * 4), rows("adapter", [1] * 4))
     path = folder / "samples.parquet"
@@ -257,19 +264,21 @@ def report_cut(folder: Path) -> None:
         (page_twice, "page 'page00000' of 'adapter' is there twice"),
         (null_count, "page 'page00001' of 'adapter' lacks a count"),
         (no_text, "no label holds any text"),
-        (no_champion_row, "names a champion that has no row"),
+        (no_champion_row, "the champion is named but has no row"),
         (columns_gone, "has no columns loop"),
         (counts_as_text, "the columns edits are of another type"),
         (report_without_adapter, r"report\.json: the evaluation had no adapter; evaluate with an adapter_dir"),
         (samples_cut, r"samples\.parquet: cannot be read"),
-        (report_cut, r"report\.json: not an evaluation's report"),
-        (lambda folder: evaluation(folder, rows("base", [9])), "there is no adapter's row"),
-        (lambda folder: evaluation(folder, rows("adapter", [9])), "neither a champion's row nor the base's"),
+        (report_cut, r"report\.json: cannot be read"),
+        (lambda folder: evaluation(folder, rows("base", [9])), "there is no row of the adapter"),
+        (lambda folder: evaluation(folder, rows("adapter", [9])), "there is no row of a champion, nor of the base"),
         (
             lambda folder: evaluation(folder, rows("base", [9]), rows("adapter", [1]), profile="lenient-v1"),
             "normalised by 'lenient-v1', the report says 'nfkc-ws-v1'",
         ),
-        (Path.mkdir, r"report\.json: not an evaluation's report"),
+        (report_of_an_older_version, "report.json has the schema version 1, this version of deepsynth reads 2"),
+        (champion_not_named, "the champion has a row that the report does not name"),
+        (Path.mkdir, r"report\.json: cannot be read"),
         (
             lambda folder: evaluation(folder, rows("base", [9] * 20), rows("adapter", [1] * 20), split="train"),
             "the pages are the training's own",
@@ -289,7 +298,9 @@ def test_the_verdict_says_where_it_is_not_known_what_was_trained_on(tmp_path: Pa
     verdict = run(GateConfig(evaluation_dir=folder, output_dir=tmp_path / "verdict")).verdict
     assert verdict.promoted and verdict.training_documents == {"adapter": seen}
     page = (tmp_path / "verdict" / "verdict.md").read_text()
-    assert (f"is not known** of adapter: {seen}." in page) == seen.startswith("not checked")
+    assert (f"not known whether these pages were trained on**: adapter: {seen}." in page) == seen.startswith(
+        "not checked"
+    )
 
 
 def test_the_program_says_not_promoted_and_ends_well(tmp_path: Path) -> None:
@@ -307,8 +318,16 @@ def test_the_program_says_not_promoted_and_ends_well(tmp_path: Path) -> None:
     assert answer.returncode == 2 and "Traceback" not in answer.stderr
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"promoted": true}'])
-def test_a_verdict_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "cannot be read as JSON"),
+        ("{}", "verdict.json has no schema version, this version of deepsynth reads 2; run the gate step again"),
+        ('{"schema_version": 1, "promoted": true}', "verdict.json has the schema version 1"),
+        ('{"schema_version": 2, "promoted": true}', "not a verdict.json of the gate step"),
+    ],
+)
+def test_a_verdict_that_is_not_one_or_is_an_old_one_is_named(tmp_path: Path, content: str, problem: str) -> None:
     (tmp_path / "verdict.json").write_text(content)
-    with pytest.raises(UserError, match=r"verdict\.json: the gate's verdict cannot be read"):
-        read_verdict(tmp_path)
+    with pytest.raises(UserError, match=problem):
+        GateVerdict.read(tmp_path)

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from components.export.step import run
+from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.digests import sha256_folder
 from tests.fixtures.export_fixture import export_config, make_sources, write_evaluation, write_gate
 
@@ -33,8 +34,9 @@ def card_of(made: Path, output: Path, **changes: Any) -> Path:
 
 
 def row_of(evaluation: Path) -> dict[str, Any]:
-    report = json.loads((evaluation / "report.json").read_text())
-    return dict(next(row for row in report["rows"] if row["name"] == "adapter"))
+    row = EvaluationReport.read(evaluation).row("adapter")
+    assert row is not None
+    return row.model_dump()
 
 
 def test_the_hubs_tools_read_the_front_matter(made: Path, tmp_path: Path) -> None:
@@ -63,20 +65,19 @@ def test_each_figure_is_the_reports(made: Path, tmp_path: Path) -> None:
     figures = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert figures == {name: row[name] for name in figures} and {"cer", "wer", "rougeL", "chrf"} <= figures.keys()
     (cer,) = [result for result in card.data.eval_results if result.metric_type == "cer"]
-    arguments = {"normalization": "nfkc-ws-v1", "pages": 4, "documents": 4, "interval_95": row["cer_interval"]}
+    arguments = {"normalization": "nfkc-ws-v1", "pages": 4, "documents": 4, "interval_95": list(row["cer_interval"])}
     assert cer.metric_args == arguments
 
 
 def test_a_figure_that_was_not_measured_is_left_out(made: Path, tmp_path: Path) -> None:
-    """Too few documents for intervals, and a report without BLEU."""
+    """Too few documents for intervals, and a report without BERTScore."""
     row = {**row_of(made / "evaluation"), "cer_interval": None}
-    del row["bleu"]
     digest = json.loads((made / "dataset" / "manifest.json").read_text())["digest"]
-    changes: dict[str, Any] = {"rows": [row], "comparison": None}
+    changes: dict[str, Any] = {"rows": [row]}
     write_evaluation(tmp_path / "evaluation", digest, sha256_folder(made / "adapter"), **changes)
     card = ModelCard.load(card_of(made, tmp_path / "out", evaluation_dir=tmp_path / "evaluation"))
     results = {result.metric_type: result for result in card.data.eval_results}
-    assert "bleu" not in results and "interval_95" not in results["cer"].metric_args
+    assert "bertscore" not in results and "interval_95" not in results["cer"].metric_args
     assert "| adapter | 12.50 % | – |" in card.text
     assert not re.search(r"\bNone\b|\bnan\b", card.content)
 

@@ -18,13 +18,15 @@ from components.export.lineage.integrity import check_integrity
 from components.export.publication.hub_upload import push_package
 from components.export.publication.registration import register_package
 from components.export.step import ExportResult, run
+from components.shared.artifacts.evaluation_report import EvaluationReport, ReportRow
 from components.shared.digests import sha256_file, sha256_folder
 from components.shared.errors import UserError
 from components.shared.models.adapter_loading import adapter_kind
 from components.shared.tracking.model_registry import RegistryUnavailableError, champion_of, download, versions_of
 from pipelines.command_line import app
-from tests.fixtures.export_fixture import export_config, figures, make_sources, write_gate
+from tests.fixtures.export_fixture import export_config, make_sources, write_gate
 from tests.fixtures.hub_server import Hub, hub_server
+from tests.fixtures.report_fixture import report_row
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +116,19 @@ def test_the_alias_moves_only_from_the_champion_that_the_gate_compared_with(
     exported(made, tmp_path / "one", gate_dir=against_base, register_as="reader")
     exported(made, tmp_path / "two", gate_dir=against_base, register_as="reader", model_name="second")
     assert "reader version 1 stays champion" in caplog.text
-    reference = {"registered_model": "reader", "version": 1}
+    reference = {
+        "registered_model": "reader",
+        "version": 1,
+        "kind": "adapter",
+        "sha256": "c" * 64,
+        "training_documents": "none among these pages",
+    }
     changes: dict[str, Any] = {"reference": "champion", "reference_model": reference}
     against_champion = write_gate(made, tmp_path / "gate-2", promoted=True, **changes)
     shutil.copytree(made / "evaluation", tmp_path / "evaluation")
-    report = json.loads((made / "evaluation" / "report.json").read_text())
-    report["rows"].append(figures("champion", 0.75))
-    (tmp_path / "evaluation" / "report.json").write_text(json.dumps(report))
+    report = EvaluationReport.read(made / "evaluation")
+    champion = ReportRow.model_validate(report_row("champion", 0.75))
+    report.model_copy(update={"rows": [*report.rows, champion]}).write(tmp_path / "evaluation")
     where = {"gate_dir": against_champion, "evaluation_dir": tmp_path / "evaluation"}
     exported(made, tmp_path / "three", **where, register_as="reader", model_name="third")
     aliases = {version.version: version.aliases for version in versions_of("reader")}

@@ -20,6 +20,7 @@ from components.shared.tracking.step_run import step_run
 from tests.fixtures.cluster_command import Shell
 from tests.fixtures.kfp_api_server import FakeKfp, kfp_api_server
 from tests.fixtures.mlflow_server import free_port
+from tests.fixtures.report_fixture import evaluation_report, report_row
 
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 
@@ -223,20 +224,30 @@ def test_the_table_is_read_from_mlflow(
     (run,) = kfp.runs
     monkeypatch.setenv("KFP_RUN_ID", run)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "deepsynth-finetune")
-    rows = [
-        {"name": name, "cer": cer, "cer_interval": [0.01, 0.9], "wer": cer, "rougeL": 0.5, "loop_rate": 0.0,
-         "pages_per_second": 3.0}
-        for name, cer in (("base", 0.6535), ("adapter", 0.0353))
-    ]  # fmt: skip
-    (tmp_path / "report.json").write_text(json.dumps({"rows": rows}))
     with step_run("evaluate", {}) as tracked:
-        tracked.log_artifact(tmp_path / "report.json")
+        tracked.log_artifact(
+            evaluation_report(rows=[report_row("base", 0.6535), report_row("adapter", 0.0353)]).write(tmp_path)
+        )
     with step_run("gate", {}) as tracked:
         tracked.set_tags({"gate": "promoted", "gate.reason": "the CER is lower"})
     answer = shell("follow", run, "--host", kfp.url, "--environment", "environment.yaml", "--poll-seconds", "0.05")
     assert answer.code == 0, answer.err
     (line,) = [line for line in answer.out.splitlines() if " adapter " in line]
     assert "3.53%" in line and "promoted:     the CER is lower" in answer.out
+
+
+def test_a_report_of_another_version_is_said(
+    shell: Shell, kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    submit(shell, kfp)
+    (run,) = kfp.runs
+    monkeypatch.setenv("KFP_RUN_ID", run)
+    (tmp_path / "report.json").write_text(json.dumps({"schema_version": 1, "rows": []}))
+    with step_run("evaluate", {}) as tracked:
+        tracked.log_artifact(tmp_path / "report.json")
+    answer = shell("follow", run, "--host", kfp.url, "--poll-seconds", "0.05")
+    assert answer.code == 0 and "no table: " in answer.out and "has the schema version 1" in answer.out
 
 
 def test_an_mlflow_out_of_reach_is_said_with_the_way_there(
@@ -281,10 +292,8 @@ def test_where_kfps_mlflow_plugin_tracks_the_run_it_is_told_the_experiment_and_t
     attached = client.create_run(client.create_experiment("letters")).info.run_id
     monkeypatch.setenv("KFP_RUN_ID", with_plugin["run_id"])
     monkeypatch.setenv("MLFLOW_RUN_ID", attached)
-    row = {"name": "adapter", "cer": 0.25, "cer_interval": None, "wer": 0.5, "rougeL": 0.5, "loop_rate": 0.0}
-    (tmp_path / "report.json").write_text(json.dumps({"rows": [row | {"pages_per_second": 1.0}]}))
     with step_run("evaluate", {}) as tracked:
-        tracked.log_artifact(tmp_path / "report.json")
+        tracked.log_artifact(evaluation_report(rows=[report_row("adapter", 0.25)]).write(tmp_path))
     answer = shell("follow", with_plugin["run_id"], "--host", kfp.url, "--poll-seconds", "0.05")
     assert answer.code == 0 and "25.00%" in answer.out
 

@@ -1,22 +1,19 @@
-"""What the gate reads of an evaluation: both models' counts on the same pages."""
+"""What the gate reads from an evaluation: both models' counts on the same pages."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.shared.artifacts.evaluation_report import AdapterReader, BaseReader, ChampionReader, EvaluationReport
+from components.shared.artifacts.gate_verdict import Metric, Reference
 from components.shared.errors import UserError
 
 CHALLENGER = "adapter"
-CHAMPION = "champion"
-BASE = "base"
-_REPORT = "report.json"
 _SAMPLES = "samples.parquet"
 _IS_TEXT, _IS_COUNT = pa.types.is_string, pa.types.is_integer
-# Of the columns that are read: model, key, source_id, edits, length, loop.
+# the types of the columns that are read: model, key, source_id, edits, length, loop
 _TYPES = (_IS_TEXT, _IS_TEXT, _IS_TEXT, _IS_COUNT, _IS_COUNT, pa.types.is_boolean)
 _COUNTS = {"cer": ("edits", "reference_length"), "wer": ("word_edits", "reference_words")}
 _MEND = "run the evaluate step again"
@@ -29,22 +26,26 @@ class PairedPages:
 
     Attributes:
         where: the evaluation's folder.
-        reference: champion, or base where there is no champion.
-        source_ids: the page's document.
-        challenger_edits: characters or words to change until the prediction is the label.
-        lengths: characters or words of the label.
+        reference: the champion, or the base where there is no champion.
+        source_ids: each page's document.
+        lengths: characters or words of each label.
+        challenger_edits: edits (characters or words) that turn the prediction into the label.
+        adapter: what the report says about the adapter.
+        reference_model: what it says about the reference.
         report: the evaluation's report.json.
     """
 
     where: str
-    reference: Literal["champion", "base"]
+    reference: Reference
     source_ids: list[str]
     lengths: list[float]
     challenger_edits: list[float]
     reference_edits: list[float]
     challenger_loops: list[bool]
     reference_loops: list[bool]
-    report: dict[str, Any]
+    adapter: AdapterReader
+    reference_model: ChampionReader | BaseReader
+    report: EvaluationReport
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,24 @@ class _Page:
     loop: bool
 
 
-def read_pages(folder: Path, metric: Literal["cer", "wer"]) -> PairedPages:
+def read_pages(folder: Path, metric: Metric) -> PairedPages:
     """Read the adapter's row and the champion's, or the base's where there is no champion.
 
     Raises:
         UserError: a file is missing or unreadable; a model's row is missing; the two did not read the same pages with
             the same labels; the normalisation of report and samples differs; or no label holds any text.
     """
-    report = _report(folder / _REPORT)
+    report, adapter = _report(folder)
     models = _pages_by_model(folder / _SAMPLES, metric, report)
     where = str(folder / _SAMPLES)
     if CHALLENGER not in models:
-        raise UserError("there is no adapter's row", where=where, mend="evaluate with an adapter_dir")
-    reference: Literal["champion", "base"] = "champion" if CHAMPION in models else "base"
+        raise UserError("there is no row of the adapter", where=where, mend="evaluate with an adapter_dir")
+    reference: Reference = "champion" if "champion" in models else "base"
     if reference not in models:
-        raise UserError("there is neither a champion's row nor the base's", where=where, mend=_MEND)
-    if reference == BASE and report["models"].get(CHAMPION):
-        raise UserError("the report names a champion that has no row", where=where, mend=_MEND)
+        raise UserError("there is no row of a champion, nor of the base", where=where, mend=_MEND)
+    if (reference == "champion") != (report.models.champion is not None):
+        alone = "has a row that the report does not name" if reference == "champion" else "is named but has no row"
+        raise UserError(f"report and samples disagree: the champion {alone}", where=where, mend=_MEND)
     challenger, other = models[CHALLENGER], models[reference]
     _check_same_pages(challenger, other, reference, where)
     keys = sorted(challenger)
@@ -86,30 +88,24 @@ def read_pages(folder: Path, metric: Literal["cer", "wer"]) -> PairedPages:
         reference_edits=[float(other[key].edits) for key in keys],
         challenger_loops=[challenger[key].loop for key in keys],
         reference_loops=[other[key].loop for key in keys],
+        adapter=adapter,
+        reference_model=report.models.champion or report.models.base,
         report=report,
     )
 
 
-def _report(path: Path) -> dict[str, Any]:
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        if report["models"][CHALLENGER] is None:
-            raise UserError("the evaluation had no adapter", where=str(path), mend="evaluate with an adapter_dir")
-        # What the verdict says of the evaluation; a report without it is none.
-        told = [report["normalization"], report["dataset"]["digest"], report["models"][CHALLENGER]["sha256"]]
-        if not all(isinstance(text, str) for text in told):
-            raise ValueError("normalization, digest or sha256 is not a text")
-        seen = report["dataset"].get("split") == "train"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"not an evaluation's report ({type(error).__name__}: {error})"
-        raise UserError(reason, where=str(path), mend=_MEND) from error
-    if seen:
-        mend = "evaluate the split eval: how the adapter reads the pages of its training is no ground to promote it"
-        raise UserError("the pages are the training's own (split 'train')", where=str(path), mend=mend)
-    return dict(report)
+def _report(folder: Path) -> tuple[EvaluationReport, AdapterReader]:
+    report = EvaluationReport.read(folder)
+    where = str(folder / report.FILE)
+    if report.models.adapter is None:
+        raise UserError("the evaluation had no adapter", where=where, mend="evaluate with an adapter_dir")
+    if report.dataset.split == "train":
+        mend = "evaluate the split eval: reading its own training pages well is no reason to promote an adapter"
+        raise UserError("the pages are the training's own (split 'train')", where=where, mend=mend)
+    return report, report.models.adapter
 
 
-def _pages_by_model(path: Path, metric: Literal["cer", "wer"], report: dict[str, Any]) -> dict[str, dict[str, _Page]]:
+def _pages_by_model(path: Path, metric: Metric, report: EvaluationReport) -> dict[str, dict[str, _Page]]:
     edits, length = _COUNTS[metric]
     columns = ["model", "key", "source_id", edits, length, "loop"]
     try:
@@ -134,11 +130,11 @@ def _pages_by_model(path: Path, metric: Literal["cer", "wer"], report: dict[str,
     return models
 
 
-def _check_normalization(used: str, report: dict[str, Any], path: Path) -> None:
-    if used != report["normalization"]:
+def _check_normalization(used: str, report: EvaluationReport, path: Path) -> None:
+    if used != report.normalization:
         raise UserError(
             f"the counts are over texts normalised by {used or 'an unnamed profile'!r}, the report says "
-            f"{report['normalization']!r}",
+            f"{report.normalization!r}",
             where=str(path),
             mend="use the report and the samples of one evaluation",
         )
@@ -150,7 +146,7 @@ def _check_same_pages(
     mend = "evaluate both on the same pages of one dataset"
     if not challenger.keys() & reference.keys():
         raise UserError(f"adapter and {reference_name} have no pages in common", where=where, mend=mend)
-    # A page that is left out of one side is as likely as not the one that it failed on.
+    # A page that is missing may be the one that the model failed on.
     if alone := sorted(challenger.keys() ^ reference.keys()):
         named = ", ".join(alone[:_MOST_NAMED]) + (", ..." if len(alone) > _MOST_NAMED else "")
         raise UserError(
