@@ -10,6 +10,7 @@ from rich.console import Console
 from components.shared.artifacts.evaluation_report import EvaluationReport, ReportRow
 from components.shared.errors import UserError, without_passwords
 from components.shared.tracking import mlflow_connection, tracking_runs
+from components.shared.tracking.artifact_transfer import direct_access
 from components.shared.tracking.mlflow_connection import TRACKING_OFF
 from pipelines.definition.environment import Environment
 from pipelines.local.run_summary import models_table
@@ -24,6 +25,9 @@ def print_results(run_id: str, environment: Environment, console: Console) -> No
     if not uri or uri.lower() == TRACKING_OFF:
         _say(console, "no table: the environment names no MLflow server (mlflow_tracking_uri)")
         return
+    if environment.mlflow_direct_artifacts:
+        for name, value in direct_access(True).items():
+            os.environ.setdefault(name, value)
     try:
         rows, tags = _results(mlflow_connection.connect(uri), run_id)
     except mlflow_connection.store_errors() as error:
@@ -59,7 +63,10 @@ def _results(client: Any, run_id: str) -> tuple[list[ReportRow], dict[str, str]]
     if evaluation is None or all(entry.path != EvaluationReport.FILE for entry in client.list_artifacts(evaluation)):
         return [], tags
     with TemporaryDirectory(prefix="deepsynth-results-") as folder:
-        client.download_artifacts(evaluation, EvaluationReport.FILE, folder)
+        name = EvaluationReport.FILE
+        mlflow_connection.transferred(
+            lambda: client.download_artifacts(evaluation, name, folder), f"the download of {name}"
+        )
         return EvaluationReport.read(Path(folder)).rows, tags
 
 

@@ -160,8 +160,9 @@ def _saved(uri: str, page: Path, runs: Sequence[ComparedRun], pairings: Sequence
                 for each in pairing.differences:
                     key = f"{each.metric.replace(' ', '_').lower()}_difference_to_{pairing.other}"
                     client.log_metric(run.run_id, _metric_name(key), each.difference)
-            with mlflow_connection.artifact_timeout():
-                client.log_artifact(run.run_id, str(page))
+            mlflow_connection.transferred(
+                lambda: client.log_artifact(run.run_id, str(page)), f"the upload of {page.name}"
+            )
             status = "FINISHED"
         finally:
             client.set_terminated(run.run_id, status=status)

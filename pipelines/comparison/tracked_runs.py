@@ -130,9 +130,12 @@ def _fetched(client: Any, uri: str, run: Any, step: str, folder: Path) -> dict[s
     wanted = {_CONFIG, FILES.get(step), SAMPLES if step == "evaluate" else None} & logged
     place = folder / step
     place.mkdir(parents=True)
-    with mlflow_connection.artifact_timeout():
+
+    def download() -> None:
         for name in sorted(name for name in wanted if name):
             download_artifacts(run_id=run.info.run_id, artifact_path=name, dst_path=str(place), tracking_uri=uri)
+
+    mlflow_connection.transferred(download, f"the download of {step}'s files")
     return {path.name: path for path in place.iterdir()}
 
 

@@ -232,6 +232,9 @@ class Environment(StepConfig):
     security_context: SecurityContext = SecurityContext()
     mlflow_tracking_uri: Annotated[HttpAddress | Literal["off"] | None, BeforeValidator(_off)] = None
     """MLFLOW_TRACKING_URI; off: nothing is tracked; null: KFP's MLflow plugin sets it, and is told mlflow_experiment"""
+    mlflow_direct_artifacts: bool = False
+    """MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD and _UPLOAD: whether steps fetch and send files of MLflow's artifact store
+    by presigned addresses of S3, past MLflow's server; only where pods reach S3 at the address that the server uses"""
     mlflow_experiment: str = Field(PIPELINE_NAME, min_length=1)
     """MLFLOW_EXPERIMENT_NAME: one experiment for all runs of the pipeline"""
     otlp_endpoint: HttpAddress | None = None

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from kfp import dsl, kubernetes
 
+from components.shared.tracking.artifact_transfer import direct_access
 from pipelines.definition.environment import Environment, Resources, Volume
 from pipelines.task_side.persistent_folders import CHECKPOINTS_VARIABLE
 
@@ -73,6 +74,7 @@ def _set_variables(task: Any, kind: Kind, environment: Environment) -> None:
         "MLFLOW_EXPERIMENT_NAME": environment.mlflow_experiment,
         "OTEL_EXPORTER_OTLP_ENDPOINT": environment.otlp_endpoint,
         "DEEPSYNTH_LOG": environment.log_format,
+        **direct_access(environment.mlflow_direct_artifacts),
     }
     if environment.cache and kind != "control":
         folder = environment.cache.mount_path

@@ -3,14 +3,14 @@
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from components.shared.errors import without_passwords
+from components.shared.tracking import artifact_transfer
 
 TRACKING_OFF = "off"
 # With MLflow's own defaults a step waits for minutes when the server is gone. Artifacts have a longer timeout: a server
@@ -20,9 +20,9 @@ _HTTP_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
-_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _CREDENTIALS = "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-_ARTIFACT_SECONDS = "300"
+
+T = TypeVar("T")
 
 
 def store_uri() -> str:
@@ -61,10 +61,12 @@ def missing_store(uri: str) -> Path | None:
 def connect(uri: str) -> Any:
     """Return an ``MlflowClient`` that gives up after seconds, not minutes, and does not log each retry.
 
+    It gets artifacts from MLflow's server and not from S3 directly, unless the environment says otherwise.
+
     Raises:
         ImportError: MLflow is not installed.
     """
-    for name, value in _HTTP_DEFAULTS.items():
+    for name, value in (_HTTP_DEFAULTS | artifact_transfer.direct_access(False)).items():
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
 
@@ -92,17 +94,13 @@ def store_errors() -> tuple[type[Exception], ...]:
     return tuple(errors)
 
 
-@contextmanager
-def artifact_timeout() -> Iterator[None]:
-    """Use a longer timeout within the block, unless the user set one."""
-    before = os.environ.get(_TIMEOUT)
-    if before == _HTTP_DEFAULTS[_TIMEOUT]:
-        os.environ[_TIMEOUT] = _ARTIFACT_SECONDS
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ[_TIMEOUT] = before
+def transferred(action: Callable[[], T], what: str) -> T:
+    """Return the result of ``action``, an upload or download of artifacts named ``what``, within its time limits.
+
+    Raises:
+        TransferTimeoutError: an OSError, hence one of ``store_errors``.
+    """
+    return artifact_transfer.transferred(action, what, _HTTP_DEFAULTS)
 
 
 def reason(error: Exception) -> str:

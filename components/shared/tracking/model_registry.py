@@ -126,8 +126,10 @@ def register(
         run = client.create_run(experiment, run_name=name, tags={"deepsynth.step": "register", **texts}).info
         status = "FAILED"
         try:
-            with mlflow_connection.artifact_timeout():
-                client.log_artifacts(run.run_id, str(folder), artifact_path=_ARTIFACT_PATH)
+            mlflow_connection.transferred(
+                lambda: client.log_artifacts(run.run_id, str(folder), artifact_path=_ARTIFACT_PATH),
+                f"the upload of {folder.name}",
+            )
             _make_name(client, name)
             source = f"{run.artifact_uri}/{_ARTIFACT_PATH}"
             version = client.create_model_version(name, source=source, run_id=run.run_id, tags=texts)
@@ -194,8 +196,11 @@ def _downloaded(client: Any, uri: str, registered: RegisteredAdapter, scratch: P
 
     source = client.get_model_version_download_uri(registered.name, str(registered.version))
     try:
-        with mlflow_connection.artifact_timeout():
-            return Path(download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri))
+        fetched = mlflow_connection.transferred(
+            lambda: download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri),
+            f"the download of {registered}",
+        )
+        return Path(fetched)
     except mlflow_connection.store_errors() as error:
         if _are_gone(source, uri):
             logger.warning("%s: %s", registered, _one_line(error))

@@ -86,11 +86,14 @@ class TrackedRun:
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(path)
-        with mlflow_connection.artifact_timeout():
+
+        def upload() -> None:
             if path.is_dir():
-                self._attempt(lambda: self._client.log_artifacts(self.run_id, str(path), artifact_path=path.name))
+                self._client.log_artifacts(self.run_id, str(path), artifact_path=path.name)
             else:
-                self._attempt(lambda: self._client.log_artifact(self.run_id, str(path)))
+                self._client.log_artifact(self.run_id, str(path))
+
+        self._attempt(lambda: mlflow_connection.transferred(upload, f"the upload of {path.name}"))
 
     def set_tags(self, tags: Mapping[str, str | int | float | bool | None]) -> None:
         """Set tags on the nested run."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import without_passwords
-from components.shared.tracking.mlflow_connection import store_file
+from components.shared.tracking.mlflow_connection import store_file, transferred
 
 PIPELINE_RUN_TAG = "kfp.run_id"
 _LONGEST_DIGEST = 36
@@ -113,7 +113,7 @@ def log_parameters(client: Any, run_id: str, parameters: Mapping[str, Any], long
     for start in range(0, len(entities), _PARAMETERS_PER_BATCH):
         client.log_batch(run_id, params=entities[start : start + _PARAMETERS_PER_BATCH], synchronous=True)
     text = json.dumps(dict(parameters), indent=2, default=str)
-    client.log_text(run_id, without_passwords(text), "config.json")
+    transferred(lambda: client.log_text(run_id, without_passwords(text), "config.json"), "the upload of config.json")
 
 
 def log_dataset(client: Any, run_id: str | None, digest: str, source: str, context: str) -> None:

@@ -1,6 +1,7 @@
 """MLflow with the manifest's own command line, before a real PostgreSQL and a real S3 store."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import requests
 import yaml
 from mlflow.tracking import MlflowClient
 
-from components.shared.tracking.model_registry import register, versions_of
+from components.shared.tracking.artifact_transfer import direct_access
+from components.shared.tracking.mlflow_connection import connect
+from components.shared.tracking.model_registry import RegistryUnavailableError, download, register, versions_of
 from components.shared.tracking.step_run import step_run
 from tests.fixtures.rendered_manifests import Manifest, copy_of_manifests, rendered
 from tests.fixtures.tracking_stack import Stack, container_of, mlflow, tracking_stack, upgraded
@@ -41,9 +44,12 @@ def client(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     for name in list(os.environ):
         if name.startswith(("MLFLOW_", "KFP_", "AWS_")):
             monkeypatch.delenv(name)
+    for name, value in direct_access(False).items():  # set and removed: connect() sets them for the whole process
+        monkeypatch.setenv(name, value)
+        monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", stack.address)
-    return MlflowClient(stack.address)
+    return connect(stack.address)
 
 
 def test_a_step_logs_and_all_of_it_reads_back(
@@ -67,8 +73,40 @@ def test_a_step_logs_and_all_of_it_reads_back(
     assert run.info.artifact_uri.startswith("mlflow-artifacts:")
     fetched = client.download_artifacts(tracked.run_id, "package/adapter_model.safetensors", str(tmp_path))
     assert Path(fetched).read_bytes() == big
+    assert stack.gate and stack.gate.refused == 0
     parent = client.get_run(run.data.tags["mlflow.parentRunId"])
     assert parent.data.tags["kfp.run_id"] == "20261126-0400"
+
+
+def test_a_large_file_passes_through_the_server(
+    client: MlflowClient, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", "6000000")  # MLflow's own is 500 MB
+    (tmp_path / "merged.safetensors").write_bytes(os.urandom(7_000_000))
+    with step_run("export", {}) as tracked:
+        tracked.log_artifact(tmp_path / "merged.safetensors")
+    assert tracked.run_id and stack.gate and stack.gate.refused == 0
+    assert [
+        (one.path, one.file_size) for one in client.list_artifacts(tracked.run_id) if one.path != "config.json"
+    ] == [("merged.safetensors", 7_000_000)]
+
+
+def test_direct_access_is_refused_to_a_step_and_ends_in_time_with_one_line(
+    client: MlflowClient, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What MLflow does by itself, and what ``mlflow_direct_artifacts: true`` allows: S3 is asked past the server."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    registered = register(tmp_path, "direct", {})
+    for name, value in direct_access(True).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DEEPSYNTH_ARTIFACT_SECONDS", "8")
+    started = time.monotonic()
+    with pytest.raises(RegistryUnavailableError, match="the version's files cannot be fetched") as caught:
+        download(registered, tmp_path / "fetched")
+    assert time.monotonic() - started < 30
+    assert len(str(caught.value).splitlines()) == 1
+    assert stack.gate and stack.gate.refused > 0
+    stack.gate.refused = 0
 
 
 def test_a_model_version_is_registered_and_its_files_come_back(client: MlflowClient, tmp_path: Path) -> None:
@@ -127,7 +165,7 @@ def test_runs_are_in_postgres_and_files_in_the_bucket_under_its_key(
     def store(secret: str) -> object:
         return boto3.client(
             "s3",
-            endpoint_url=server["MLFLOW_S3_ENDPOINT_URL"],
+            endpoint_url=stack.s3,
             region_name=server["AWS_DEFAULT_REGION"],
             aws_access_key_id=server["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=secret,
@@ -137,7 +175,7 @@ def test_runs_are_in_postgres_and_files_in_the_bucket_under_its_key(
     assert any(f"{tracked.run_id}/artifacts/config.json" in one["Key"] for one in listed)
     with pytest.raises(Exception, match="SignatureDoesNotMatch"):
         store("another").list_objects_v2(Bucket=bucket)
-    anonymous = requests.get(f"{server['MLFLOW_S3_ENDPOINT_URL']}/{bucket}/{listed[0]['Key']}", timeout=10)
+    anonymous = requests.get(f"{stack.s3}/{bucket}/{listed[0]['Key']}", timeout=10)
     assert anonymous.status_code == 403
 
 
