@@ -1,9 +1,9 @@
-"""The project's metrics as a module of Hugging Face's ``evaluate``: no hub is asked for it.
+"""The project's metrics as a module of Hugging Face's ``evaluate``, for users; the evaluate step does not need it.
 
     evaluate.load("components/evaluate/scoring/metric_module.py", "cer").compute(predictions=[...], references=[...])
 
-or, without ``evaluate``'s copy of the file in its cache, ``load_metric("cer")``. BERTScore takes its encoder's folder:
-``load_metric("bertscore").compute(..., model="my-bert")``.
+or ``load_metric("cer")``, which leaves no copy of the file in ``evaluate``'s cache. Neither asks the hub. BERTScore
+takes its encoder's folder: ``load_metric("bertscore").compute(..., model="my-bert")``.
 """
 
 from typing import Any
@@ -34,10 +34,7 @@ class PageTexts(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str | None], references: list[str], **options: Any) -> dict[str, float]:
-        metric = METRICS[self.config_name](**options)
-        for prediction, reference in zip(predictions, references, strict=True):
-            metric.update(reference, prediction)
-        return dict(metric.summary())
+        return METRICS[self.config_name](references, predictions, **options)
 
 
 def load_metric(name: str) -> PageTexts:

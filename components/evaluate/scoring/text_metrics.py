@@ -1,229 +1,128 @@
-"""The metrics of a set of pages, each fed page by page (``update``) and asked at the end (``summary``).
+"""The metrics of a set of pages, as functions of labels and predictions; ``metric_module.py`` puts them behind
+Hugging Face's ``evaluate``.
 
-All take texts as they are: normalise them first. A prediction of None is a page that failed; to all but the failure
-rate it is the empty text. ``metric_module.py`` puts them behind Hugging Face's ``evaluate``.
+All take texts as they are: normalise them first. A prediction of None is a page that failed; all metrics but the
+failure rate count it as the empty text. They raise ``ValueError`` if there are no pages, or none with a text where the
+figure needs one.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from components.evaluate.scoring import metrics
 from components.evaluate.scoring.bert_score import BertScorer
-from components.evaluate.scoring.metrics import ROUGE_TYPES, bleu, chrf, rouge
 from components.evaluate.scoring.repetition import is_loop
-from components.shared.scoring.edit_counts import EditCounts, character_edits, error_rate, word_edits
+from components.shared.scoring.edit_counts import character_edits, error_rate, word_edits
+
+Labels = Sequence[str]
+Predictions = Sequence[str | None]
+Pages = list[tuple[str, str | None]]
 
 
-class TextMetric(ABC):
-    """A figure, or several, over pages of label and prediction."""
-
-    @abstractmethod
-    def update(self, label: str, prediction: str | None) -> None:
-        """Take one more page."""
-
-    @abstractmethod
-    def summary(self) -> dict[str, float]:
-        """Return the figures over all pages so far.
-
-        Raises:
-            ValueError: there are no pages, or none with a text where the figure needs one.
-        """
-
-
-class _ErrorRate(TextMetric):
-    def __init__(self, name: str, edits: Callable[[str, str], EditCounts]) -> None:
-        self._name = name
-        self._edits = edits
-        self._pages: list[EditCounts] = []
-
-    def update(self, label: str, prediction: str | None) -> None:
-        self._pages.append(self._edits(label, prediction or ""))
-
-    def summary(self) -> dict[str, float]:
-        return {self._name: error_rate(self._pages)}
-
-
-class CharacterErrorRate(_ErrorRate):
+def cer(labels: Labels, predictions: Predictions) -> dict[str, float]:
     """CER = sum of substitutions, deletions and insertions of code points / sum of the labels' code points.
 
-    >>> metric = CharacterErrorRate()
-    >>> metric.update("four", "foul"); metric.update("sixteen", "sixteen")
-    >>> round(metric.summary()["cer"], 4)
+    >>> round(cer(["four", "sixteen"], ["foul", "sixteen"])["cer"], 4)
     0.0909
     """
-
-    def __init__(self) -> None:
-        super().__init__("cer", character_edits)
+    return {"cer": error_rate([character_edits(label, text or "") for label, text in _pages(labels, predictions)])}
 
 
-class WordErrorRate(_ErrorRate):
+def wer(labels: Labels, predictions: Predictions) -> dict[str, float]:
     """WER = sum of substitutions, deletions and insertions of words / sum of the labels' words.
 
-    >>> metric = WordErrorRate()
-    >>> metric.update("the cat sat", "the cat")
-    >>> round(metric.summary()["wer"], 4)
+    >>> round(wer(["the cat sat"], ["the cat"])["wer"], 4)
     0.3333
     """
-
-    def __init__(self) -> None:
-        super().__init__("wer", word_edits)
+    return {"wer": error_rate([word_edits(label, text or "") for label, text in _pages(labels, predictions)])}
 
 
-class Rouge(TextMetric):
+def rouge(labels: Labels, predictions: Predictions) -> dict[str, float]:
     """ROUGE-1, ROUGE-2 and ROUGE-L: the mean of the pages' F = 2PR / (P + R), see ``metrics.rouge``.
 
-    >>> metric = Rouge()
-    >>> metric.update("the cat sat", "the cat lay"); metric.update("a b", "a b")
-    >>> {name: round(value, 3) for name, value in metric.summary().items()}
+    >>> {name: round(value, 3) for name, value in rouge(["the cat sat", "a b"], ["the cat lay", "a b"]).items()}
     {'rouge1': 0.833, 'rouge2': 0.75, 'rougeL': 0.833}
     """
-
-    def __init__(self) -> None:
-        self._pages: list[dict[str, float]] = []
-
-    def update(self, label: str, prediction: str | None) -> None:
-        self._pages.append(rouge(label, prediction or ""))
-
-    def summary(self) -> dict[str, float]:
-        _require_pages(len(self._pages))
-        return {name: sum(page[name] for page in self._pages) / len(self._pages) for name in ROUGE_TYPES}
+    pages = [metrics.rouge(label, text or "") for label, text in _pages(labels, predictions)]
+    return {name: sum(page[name] for page in pages) / len(pages) for name in metrics.ROUGE_TYPES}
 
 
-class _CorpusScore(TextMetric):
-    def __init__(self, name: str, score: Callable[[list[str], list[str]], tuple[float, str]]) -> None:
-        self._name = name
-        self._score = score
-        self._labels: list[str] = []
-        self._predictions: list[str] = []
-
-    def update(self, label: str, prediction: str | None) -> None:
-        self._labels.append(label)
-        self._predictions.append(prediction or "")
-
-    def summary(self) -> dict[str, float]:
-        _require_pages(len(self._labels))
-        return {self._name: self._score(self._labels, self._predictions)[0]}
-
-
-class Bleu(_CorpusScore):
+def bleu(labels: Labels, predictions: Predictions) -> dict[str, float]:
     """BLEU = BP exp(mean of log p_n, n = 1 to 4) over the corpus, 0 to 100, see ``metrics.bleu``.
 
-    >>> metric = Bleu()
-    >>> metric.update("the cat sat on the mat", "the cat sat on a mat")
-    >>> round(metric.summary()["bleu"], 2)
+    >>> round(bleu(["the cat sat on the mat"], ["the cat sat on a mat"])["bleu"], 2)
     53.73
     """
+    pages = _pages(labels, predictions)
+    return {"bleu": metrics.bleu(labels, [text or "" for _, text in pages])[0]}
 
-    def __init__(self) -> None:
-        super().__init__("bleu", bleu)
 
-
-class Chrf(_CorpusScore):
+def chrf(labels: Labels, predictions: Predictions) -> dict[str, float]:
     """chrF2 = (1 + 2²) P R / (2² P + R) over character n-grams, 0 to 100, see ``metrics.chrf``.
 
-    >>> metric = Chrf()
-    >>> metric.update("the cat sat", "the cat sat")
-    >>> round(metric.summary()["chrf"], 6)
+    >>> round(chrf(["the cat sat"], ["the cat sat"])["chrf"], 6)
     100.0
     """
-
-    def __init__(self) -> None:
-        super().__init__("chrf", chrf)
-
-
-class _Share(TextMetric):
-    def __init__(self, name: str, holds: Callable[[str, str | None], bool]) -> None:
-        self._name = name
-        self._holds = holds
-        self._pages = 0
-        self._held = 0
-
-    def update(self, label: str, prediction: str | None) -> None:
-        self._pages += 1
-        self._held += self._holds(label, prediction)
-
-    def summary(self) -> dict[str, float]:
-        _require_pages(self._pages)
-        return {self._name: self._held / self._pages}
+    pages = _pages(labels, predictions)
+    return {"chrf": metrics.chrf(labels, [text or "" for _, text in pages])[0]}
 
 
-class ExactPageRate(_Share):
+def exact_page_rate(labels: Labels, predictions: Predictions) -> dict[str, float]:
     """Pages whose prediction equals the label / pages.
 
-    >>> metric = ExactPageRate()
-    >>> metric.update("same", "same"); metric.update("same", "other")
-    >>> metric.summary()
+    >>> exact_page_rate(["same", "same"], ["same", "other"])
     {'exact_page_rate': 0.5}
     """
-
-    def __init__(self) -> None:
-        super().__init__("exact_page_rate", lambda label, prediction: label == prediction)
+    return {"exact_page_rate": _share(_pages(labels, predictions), lambda label, text: label == text)}
 
 
-class LoopRate(_Share):
-    """Pages whose prediction ends in a repetition that the label does not end in / pages, see ``repetition.is_loop``.
+def failure_rate(labels: Labels, predictions: Predictions) -> dict[str, float]:
+    """Pages that failed, so that they have no prediction / pages.
 
-    >>> metric = LoopRate()
-    >>> metric.update("Contents", "Contents" + " so" * 20); metric.update("word", "word")
-    >>> metric.summary()
-    {'loop_rate': 0.5}
-    """
-
-    def __init__(self) -> None:
-        super().__init__("loop_rate", lambda label, prediction: is_loop(prediction or "", label))
-
-
-class FailureRate(_Share):
-    """Pages that failed, so that there is no prediction / pages.
-
-    >>> metric = FailureRate()
-    >>> metric.update("read", ""); metric.update("not read", None)
-    >>> metric.summary()
+    >>> failure_rate(["read", "not read"], ["", None])
     {'failure_rate': 0.5}
     """
-
-    def __init__(self) -> None:
-        super().__init__("failure_rate", lambda label, prediction: prediction is None)
+    return {"failure_rate": _share(_pages(labels, predictions), lambda _, text: text is None)}
 
 
-class BertScore(TextMetric):
+def loop_rate(labels: Labels, predictions: Predictions) -> dict[str, float]:
+    """Pages whose prediction ends in a repetition that the label does not end in / pages, see ``repetition.is_loop``.
+
+    >>> loop_rate(["Contents", "word"], ["Contents" + " so" * 20, "word"])
+    {'loop_rate': 0.5}
+    """
+    return {"loop_rate": _share(_pages(labels, predictions), lambda label, text: is_loop(text or "", label))}
+
+
+def bertscore(
+    labels: Labels, predictions: Predictions, model: str | Path, layer: int | None = None
+) -> dict[str, float]:
     """BERTScore: the mean of the pages' F = 2PR / (P + R) over cosines of token vectors, see ``bert_score.py``.
 
     ``model`` is the folder of an encoder, ``layer`` the one whose hidden states are compared.
 
-    >>> BertScore("no/such/folder")  # doctest: +ELLIPSIS
+    >>> bertscore(["a"], ["a"], "no/such/folder")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     components.shared.errors.UserError: bertscore_model 'no/such/folder': no such folder; ...
     """
-
-    def __init__(self, model: str | Path, layer: int | None = None) -> None:
-        self._scorer = BertScorer(Path(model), layer)
-        self._pages: list[tuple[str, str]] = []
-
-    def update(self, label: str, prediction: str | None) -> None:
-        self._pages.append((label, prediction or ""))
-
-    def summary(self) -> dict[str, float]:
-        _require_pages(len(self._pages))
-        figures = self._scorer.f_measures(*zip(*self._pages, strict=True))
-        return {"bertscore": sum(figures) / len(figures)}
+    texts = [text or "" for _, text in _pages(labels, predictions)]
+    figures = BertScorer(Path(model), layer).f_measures(labels, texts)
+    return {"bertscore": sum(figures) / len(figures)}
 
 
-def _require_pages(pages: int) -> None:
+def _pages(labels: Labels, predictions: Predictions) -> Pages:
+    pages = list(zip(labels, predictions, strict=True))
     if not pages:
         raise ValueError("no pages were given, so there is no figure")
+    return pages
 
 
-METRICS: dict[str, Callable[..., Any]] = {
-    "cer": CharacterErrorRate,
-    "wer": WordErrorRate,
-    "rouge": Rouge,
-    "bleu": Bleu,
-    "chrf": Chrf,
-    "exact_page_rate": ExactPageRate,
-    "failure_rate": FailureRate,
-    "loop_rate": LoopRate,
-    "bertscore": BertScore,
+def _share(pages: Pages, holds: Callable[[str, str | None], bool]) -> float:
+    return sum(holds(label, text) for label, text in pages) / len(pages)
+
+
+METRICS: dict[str, Callable[..., dict[str, float]]] = {
+    metric.__name__: metric
+    for metric in (cer, wer, rouge, bleu, chrf, exact_page_rate, failure_rate, loop_rate, bertscore)
 }
 """By the name that ``metric_module.load_metric`` takes."""
