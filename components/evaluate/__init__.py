@@ -1,1 +1,1 @@
-"""The evaluate step: transcribes held-out pages with base and adapter, and says with intervals which reads better."""
+"""The evaluate step: transcribes held-out pages with base and adapter and reports, with intervals, which is better."""

@@ -20,10 +20,10 @@ class EvaluateConfig(StepConfig):
     adapter_dir: Path | None = None
     """folder made by the train step: a PEFT adapter, or a whole model after full fine-tuning"""
     champion: str | None = None
-    """name of a registered model (MLflow): the version with the alias ``champion`` reads the same pages as one more
-    row; no version has it: no row"""
+    """name of a registered model (MLflow): its version with the alias ``champion`` reads the same pages and gets a row
+    of its own; no row if no version has the alias"""
     output_dir: Path
-    """folder to make; gets report.json, samples.parquet and report.html"""
+    """folder to create, for report.json, samples.parquet and report.html"""
     split: Split = "eval"
     """the dataset's split to read"""
     max_pages: int | None = Field(default=None, ge=1)
@@ -31,36 +31,36 @@ class EvaluateConfig(StepConfig):
     per_device_eval_batch_size: int = Field(default=32, ge=1)
     """pages per batch; halved where the device runs out of memory"""
     dataloader_num_workers: int | None = Field(default=None, ge=0)
-    """threads that prepare the next batches' pictures, one batch each, while the model reads; without it, 4 where there
-    is a GPU, and none on a CPU"""
+    """threads that prepare the pictures of the next batches, one batch each, while the model reads; by default 4 with a
+    GPU and none on a CPU"""
     backend: Literal["standard", "unsloth"] = "standard"
-    """who loads and runs the models: transformers, or Unsloth's FastVisionModel with for_inference (CUDA); with
-    recorded decoding steps both wrote 1,454 tokens/s (16-bit, 8 pages), and Unsloth takes half a minute more to load"""
+    """the library that loads and runs the models: transformers, or Unsloth's FastVisionModel with for_inference (CUDA);
+    with recorded decoding steps both wrote 1,454 tokens/s (16-bit, 8 pages), and Unsloth loads half a minute longer"""
     max_new_tokens: int = Field(default=512, ge=1)
-    """longest answer in tokens; a page that reaches it without an end counts as truncated"""
+    """longest answer in tokens; a page that reaches it without an end token counts as truncated"""
     base_size: int | None = Field(default=None, ge=1)
-    """DeepSeek-OCR-2: pixels of the view of the whole page; without it, the model's own (1024)"""
+    """DeepSeek-OCR-2: pixels of the whole-page view; by default the model's own (1024)"""
     image_size: int | None = Field(default=None, ge=1)
-    """DeepSeek-OCR-2: pixels of a tile, or of the one view where crop_mode is off; without it, the model's own (768)"""
+    """DeepSeek-OCR-2: pixels of a tile, or of the only view if crop_mode is off; by default the model's own (768)"""
     crop_mode: bool | None = None
-    """DeepSeek-OCR-2: cut pages larger than a tile into tiles; without it, as the model does by itself (on)"""
+    """DeepSeek-OCR-2: cut pages larger than a tile into tiles; by default as the model does (on)"""
     normalization: Annotated[Profile, BeforeValidator(newest_version)] = "nfkc-ws-v1"
-    """what is done to label and prediction before they are compared: ``none``, ``nfc``, ``nfkc-ws`` or ``lenient``; a
-    name without a version is its newest one"""
+    """how label and prediction are normalised before they are compared: ``none``, ``nfc``, ``nfkc-ws`` or ``lenient``;
+    a name without a version means the newest one"""
     bootstrap_resamples: int = Field(default=1000, ge=100)
-    """resamples of the documents behind each 95 % interval"""
+    """bootstrap resamples of the documents for each 95 % interval"""
     seed: int = 0
-    """seed of the bootstrap and of the choice of pages"""
+    """seed of the bootstrap and of the sample of pages"""
     revision: str | None = None
     """commit or tag of a hub model"""
     trust_remote_code: bool = False
     """allow a hub model to run its own Python code; pin ``revision`` with it"""
     classic_ocr: bool = True
-    """add a row for Tesseract where the ``tesseract`` program is installed, and one for RapidOCR where the package
+    """add a row for Tesseract if the ``tesseract`` program is installed, and one for RapidOCR if the package
     ``rapidocr`` is"""
     bertscore_model: Path | None = None
     """folder of a text encoder (transformers), e.g. a BERT: adds BERTScore with it; nothing is downloaded"""
     bertscore_layer: int | None = Field(default=None, ge=0)
-    """whose hidden states are compared: 0 is the embeddings; without it, the last layer"""
+    """layer whose hidden states are compared; 0 is the embeddings; by default the last layer"""
     worst_pages: int = Field(default=10, ge=0)
-    """how many of the worst pages the HTML report shows with picture and difference"""
+    """how many of the worst pages the HTML report shows, with picture and differences"""

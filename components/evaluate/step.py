@@ -18,10 +18,10 @@ def run(config: EvaluateConfig) -> EvaluateResult:
     """Transcribe, score and report.
 
     Raises:
-        UserError: no such dataset, model or adapter, an adapter for another base, weights that are cut, NaN or
-            infinite, a registry or a champion that cannot be had, a split without pages, pages of documents that
-            were trained on, an output folder in use, labels without text, image settings that the model does not
-            have, no encoder for BERTScore, or Unsloth where it cannot run.
+        UserError: no such dataset, model or adapter, an adapter for another base, weights that are truncated, NaN or
+            infinite, an unavailable registry or champion, a split without pages, pages of documents that were trained
+            on, an output folder in use, labels without text, image settings that the model lacks, no encoder for
+            BERTScore, or Unsloth on a machine where it cannot run.
     """
     if config.backend == "unsloth":
         import_unsloth()

@@ -1,4 +1,4 @@
-"""One finished run as the comparison sees it, wherever its files were."""
+"""One finished run, as the comparison reads it from a folder or from MLflow."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Runs of ``deepsynth run``: folders with ``summary.json``, which is written last."""
+"""Runs of ``deepsynth run``: folders with ``summary.json``, which is the last file written."""
 
 import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipelines.local.runs_folder import CONFIG_FILE, FOLDERS
 
 
 def local_folder(run: str, runs_dir: Path) -> Path | None:
-    """Return the folder of a finished run by its id or its own path; None where there is no such folder.
+    """Return the folder of a finished run, by its id or path; None if there is no such folder.
 
     Raises:
         UserError: the run failed, or has not finished.

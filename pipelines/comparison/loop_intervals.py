@@ -1,4 +1,4 @@
-"""Intervals that the evaluation's report does not give, from its predictions page by page."""
+"""Intervals that the evaluation's report lacks, computed from its predictions."""
 
 from functools import lru_cache
 from pathlib import Path

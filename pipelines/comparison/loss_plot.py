@@ -1,4 +1,4 @@
-"""The runs' losses in one picture, as SVG that takes the colours of the page around it."""
+"""The runs' losses as an SVG picture in the colours of the surrounding page."""
 
 import io
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from pipelines.comparison.compared_run import ComparedRun
 
-# The same in light and dark: each has a contrast of at least 3 to white and to #16191d.
+# For light and dark pages: each has a contrast of at least 3 to white and to #16191d.
 COLOURS = ("#2f80d8", "#c2741a", "#2f8f5b", "#a05ac8", "#c94f6d", "#7d8590")
 _DASHES = ("-", "--", ":", "-.")
 _INK = "#010203"  # stands for the colour of the surrounding text
@@ -26,13 +26,13 @@ def loss_plot(runs: Sequence[ComparedRun]) -> str | None:
     drawn = [(position, run) for position, run in enumerate(runs) if run.files.training and run.files.training.losses]
     if not drawn:
         return None
-    figure = Figure(figsize=(5.2, 3.2), layout="constrained")  # inches; small, so that its text is large on a phone
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")  # inches; small, so that the text is readable on a phone
     FigureCanvasSVG(figure)
     axes: Any = figure.add_subplot()
     for position, run in drawn:
         assert run.files.training
         steps, losses = run.files.training.loss_steps, run.files.training.losses
-        # Equal trainings lie on top of each other: dashes let the first be seen below the second.
+        # Equal trainings have equal lines: with dashes both stay visible.
         style = _DASHES[position % len(_DASHES)]
         axes.plot(steps, losses, style, color=colour_of(position), linewidth=2, label=run.name)
     axes.set_xlabel("optimizer step", color=_INK)
@@ -47,7 +47,7 @@ def loss_plot(runs: Sequence[ComparedRun]) -> str | None:
     # Above the axes: inside, it would hide a line.
     axes.legend(frameon=False, labelcolor=_INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     stream = io.StringIO()
-    # Text stays text, and the ids are the same in every run.
+    # Text stays text, and ids are reproducible.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "comparison"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()

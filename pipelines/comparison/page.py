@@ -28,6 +28,6 @@ def comparison_page(runs: Sequence[ComparedRun], found: Sequence[Table], pairing
         pairings=pairings,
         resamples=RESAMPLES,
         colours=[colour_of(position) for position in range(len(runs))],
-        # matplotlib's own output, which escapes the runs' names.
+        # matplotlib's output, which escapes the runs' names.
         plot=Markup(plot) if plot else None,
     )

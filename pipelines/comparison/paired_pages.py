@@ -1,4 +1,4 @@
-"""The adapters of two runs over the same pages: the difference with an interval, because it is paired."""
+"""A paired comparison: the adapters of two runs over the same pages, with an interval of the difference."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ class PairedDifference:
     documents: int
 
     def finding(self, first: str, other: str) -> str:
-        """Say in words which run's adapter is better, or that the difference may be chance."""
+        """Return in words which run's adapter is better, or that the difference may be chance."""
         if self.difference == 0:
             return f"equal: both adapters have the same {self.metric}"
         better = other if self.difference > 0 else first
@@ -45,16 +45,16 @@ class PairedDifference:
         if self.interval is None:
             return f"{better}'s {self.metric} is {points} lower; there is no interval with one document"
         if self.documents < TELLING_DOCUMENTS:
-            few = f"of {self.documents} documents the interval is too narrow (of {TELLING_DOCUMENTS} or more it counts)"
-            return f"cannot be told: {better}'s {self.metric} is {points} lower, and {few}"
+            few = f"{self.documents} documents give too narrow an interval ({TELLING_DOCUMENTS} or more are needed)"
+            return f"not enough documents: {better}'s {self.metric} is {points} lower, and {few}"
         if self.interval[0] <= 0 <= self.interval[1]:
-            return f"not beyond chance: {better}'s {self.metric} is {points} lower, and the interval holds zero"
+            return f"not beyond chance: {better}'s {self.metric} is {points} lower, and the interval includes zero"
         return f"{better} is better: its {self.metric} is {points} lower"
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """The first run and another one; ``reason`` says why they are not paired, and is None where they are."""
+    """The first run and another one; ``reason`` says why they are not paired, and is None if they are."""
 
     first: str
     other: str
@@ -69,7 +69,7 @@ class Pairing:
 
 
 def paired(first: ComparedRun, other: ComparedRun) -> Pairing:
-    """Compare the adapters of two runs, if they read the same pages.
+    """Compare the adapters of two runs if they read the same pages.
 
     Raises:
         UserError: a file of predictions cannot be read.

@@ -38,7 +38,7 @@ def store(uri: str) -> Iterator[Any]:
 
 
 def find_parent(client: Any, run: str) -> Any | None:
-    """Return the MLflow run of a whole pipeline run; None where there is none.
+    """Return the MLflow run of a whole pipeline run; None if there is none.
 
     Raises:
         UserError: it failed, was killed, has not finished, or is the run of a single step.
@@ -59,7 +59,7 @@ def find_parent(client: Any, run: str) -> Any | None:
 
 
 def read_tracked_run(client: Any, parent: Any, uri: str, folder: Path) -> ComparedRun:
-    """Read what the steps of ``parent`` logged, by way of ``folder``, which is to be empty.
+    """Read what the steps of ``parent`` logged; the files are downloaded into ``folder``, which must be empty.
 
     Raises:
         UserError: a file cannot be read, or has another schema version.
@@ -106,7 +106,7 @@ def _by_pipeline_run(client: Any, run: str) -> Any | None:
 
 
 def _steps(client: Any, parent: Any) -> dict[str, Any]:
-    """Return each step's last finished run; KFP's MLflow plugin has a run of its own between parent and step."""
+    """Return each step's last finished run; KFP's MLflow plugin puts its own run between parent and step."""
     steps: dict[str, Any] = {}
     for run in _children(client, parent):
         step = run.data.tags.get(_STEP_TAG)
@@ -123,7 +123,7 @@ def _children(client: Any, run: Any) -> list[Any]:
 
 
 def _fetched(client: Any, uri: str, run: Any, step: str, folder: Path) -> dict[str, Path]:
-    """Download what the comparison reads of a step's artifacts; return name -> path."""
+    """Download the artifacts of a step that the comparison reads; return name -> path."""
     from mlflow.artifacts import download_artifacts
 
     logged = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
@@ -140,7 +140,7 @@ def _fetched(client: Any, uri: str, run: Any, step: str, folder: Path) -> dict[s
 
 
 def _config(steps: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the steps' settings as the pipeline's configuration has them: shared ones once, no folders."""
+    """Return the steps' settings in the form of the pipeline's configuration: shared ones once, no folders."""
     shared: dict[str, Any] = {}
     sections: dict[str, Any] = {}
     for step, values in steps.items():

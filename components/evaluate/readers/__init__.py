@@ -1,1 +1,1 @@
-"""Who reads the pages."""
+"""The readers of the pages: models, the registry's champion, classic OCR engines."""

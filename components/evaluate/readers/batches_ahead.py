@@ -1,7 +1,7 @@
 """The next batches, prepared in threads while the model reads the current one.
 
-A page of DeepSeek-OCR-2 with six tiles costs 0.4 s of one core to cut, scale and normalise (768 x 1024 pixels, one
-thread of a 2-core machine); with 1,000 of them one after the other a GPU would wait 400 s.
+Cutting, scaling and normalising a page of six tiles for DeepSeek-OCR-2 takes 0.4 s of one core (768 x 1024 pixels, one
+thread of a 2-core machine); for 1,000 pages in sequence, a GPU would wait 400 s.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class BatchesAhead(Generic[T]):
-    """Batches of an order, taken one after the other; ``threads`` of them are prepared ahead, none with 0.
+    """Batches of ``order``, taken one after the other; ``threads`` of them are prepared ahead, none with 0.
 
-    Each one ahead is kept in host memory: 32 pages of six tiles in 16 bits are 0.9 GB, and twice that meanwhile.
+    Prepared batches stay in host memory: 32 pages of six tiles in 16 bits take 0.9 GB, and twice that while prepared.
     """
 
     def __init__(self, prepare: Callable[[Sequence[int]], T], order: Sequence[int], threads: int) -> None:
@@ -35,7 +35,7 @@ class BatchesAhead(Generic[T]):
             self._pool.shutdown(cancel_futures=True)
 
     def take(self, start: int, size: int) -> T:
-        """Return the batch of ``size`` that begins at ``start``; a size other than before drops what is ahead.
+        """Return the batch of ``size`` that begins at ``start``; a new size drops the batches prepared so far.
 
         Raises:
             Exception: what ``prepare`` raised.

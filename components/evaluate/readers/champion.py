@@ -7,12 +7,12 @@ from components.shared.errors import UserError
 from components.shared.models.adapter_loading import check_base_of_adapter, check_fine_tuned_weights
 from components.shared.tracking.model_registry import RegisteredAdapter, champion_of, download
 
-_MEND = "give the alias champion to a version that this base can carry, or name another registered model"
+_MEND = "give the alias champion to a version that fits this base, or name another registered model"
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that bears the alias ``champion``, and where its files lie now."""
+    """The version that has the alias ``champion``, and the folder of its downloaded files."""
 
     registered: RegisteredAdapter
     folder: Path
@@ -22,8 +22,8 @@ def fetch_champion(name: str, base_model: str, revision: str | None, folder: Pat
     """Download the champion of ``name`` into ``folder``; None where no version has the alias yet.
 
     Raises:
-        UserError: the registry is down, the version's files are gone, or they are cut, not finite, or another
-            base's. Without the champion's row an adapter that reads worse could take its place.
+        UserError: the registry is down, or the version's files are gone, truncated, not finite, or made for another
+            base. Without the champion's row, a worse adapter could replace it.
     """
     registered = champion_of(name)
     if registered is None:

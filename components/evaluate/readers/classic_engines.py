@@ -1,4 +1,4 @@
-"""The classic OCR engines that are installed here, each a row of the report."""
+"""The classic OCR engines that are installed; each is a row of the report."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from components.shared.artifacts.evaluation_report import RowName
 
 @dataclass(frozen=True)
 class ClassicEngine:
-    """An engine: the name of its row, its version (None: not installed here), and how it reads pages."""
+    """An engine: the name of its row, its version (None: not installed), and how it reads pages."""
 
     name: RowName
     version: Callable[[], str | None]
@@ -26,7 +26,7 @@ _ENGINES = (
 
 
 def installed_engines() -> list[ClassicEngine]:
-    """Return the engines that this machine has."""
+    """Return the engines that are installed."""
     return [engine for engine in _ENGINES if engine.version() is not None]
 
 

@@ -1,4 +1,4 @@
-"""Tesseract on the same pages, where it is installed: what a reader without any language model gets."""
+"""Tesseract on the same pages, where it is installed: the baseline of classic OCR."""
 
 import io
 import os
@@ -38,8 +38,8 @@ def tesseract_version() -> str | None:
 def transcribe_with_tesseract(pages: EvaluationPages) -> Transcription:
     """Read every page with Tesseract, one process per page and core.
 
-    A page in a language whose data are not installed is read with the English ones, and the notes count it. A page
-    on which Tesseract fails gets an empty prediction with its error.
+    A page whose language data are not installed is read with the English data, and the notes count it. A page that
+    Tesseract fails on gets an empty prediction with the error.
     """
     installed = _installed_languages()
     missing: dict[str, int] = {}
@@ -67,7 +67,7 @@ def _read(page: Sample, installed: set[str]) -> tuple[Sample, Prediction]:
             capture_output=True,
             check=True,
             timeout=_SECONDS_PER_PAGE,
-            env={**os.environ, "OMP_THREAD_LIMIT": "1"},  # the pages run side by side already
+            env={**os.environ, "OMP_THREAD_LIMIT": "1"},  # pages already run in parallel
         )
         text = answer.stdout.decode("utf-8").replace("\f", "").strip()
         return page, Prediction(text, seconds=time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Transcribing all pages with a model, in batches, and no page left out."""
+"""Transcribe all pages with a model, in batches; no page is left out."""
 
 import logging
 import time
@@ -25,11 +25,10 @@ class Transcription:
 
     Attributes:
         predictions: one per page, in the pages' order.
-        seconds: wall time of the whole work: reading and preparing pictures, generation, decoding; without
-            loading the model.
+        seconds: wall time of reading and preparing pictures, generation and decoding; loading the model is not in it.
         batch_size: pages per batch at the end.
         memory_halvings: how many times the batch was halved because the device ran out of memory.
-        notes: what the reader of the report has to know besides.
+        notes: remarks for the report.
     """
 
     predictions: list[Prediction]
@@ -42,15 +41,15 @@ class Transcription:
 def transcribe(
     pages: EvaluationPages, transcriber: Transcriber, batch_size: int, name: str, threads: int = 0
 ) -> Transcription:
-    """Read every page, those first that are expected to take longest; ``threads`` prepare the next batches meanwhile.
+    """Read every page, the ones that should take longest first; ``threads`` prepare the next batches meanwhile.
 
-    Out of device memory, the batch is halved for the rest of the work. A page whose picture is broken gets an empty
-    prediction with its error. A batch that fails otherwise is read again page by page, and a page that fails alone gets
-    one too.
+    When the device runs out of memory, the batch size is halved for the remaining pages. A page whose picture is broken
+    gets an empty prediction with the error. A batch that fails for another reason is read again page by page; a page
+    that then fails gets an empty prediction too.
 
     Raises:
         torch.AcceleratorError: the device can no longer be used.
-        Exception: the first error where every page failed: the fault is then not in the pages.
+        Exception: every page failed, so the fault is not in the pages; it is the first error.
     """
     order = pages.by_expected_length()
     found: dict[int, Prediction] = {}
@@ -98,7 +97,7 @@ def transcribe(
 
 @dataclass(frozen=True)
 class _Batch:
-    """The pages of a batch whose pictures can be decoded, as tensors, and why the others' cannot."""
+    """The readable pages of a batch, as tensors, and the errors of the pages whose pictures cannot be decoded."""
 
     readable: list[int]
     prepared: PreparedPages | None
@@ -106,7 +105,7 @@ class _Batch:
 
 
 def _prepared(transcriber: Transcriber, pages: EvaluationPages, positions: Sequence[int]) -> _Batch:
-    """Prepare a batch; one broken picture does not make the other pages be read one by one."""
+    """Prepare a batch; a broken picture must not force the other pages to be read one by one."""
     readable: dict[int, Sample] = {}
     broken: dict[int, Exception] = {}
     for position in positions:
@@ -131,7 +130,7 @@ def _read(transcriber: Transcriber, batch: _Batch) -> dict[int, Prediction]:
 def _read_alone(transcriber: Transcriber, page: Sample) -> Prediction:
     try:
         return transcriber.read([page])[0]
-    except Exception as error:  # whatever it is, it is this page's score: an empty prediction with its error
+    except Exception as error:  # any error becomes this page's result: an empty prediction with the error
         if _broke_the_device(error):
             raise
         _release(error)
@@ -139,12 +138,12 @@ def _read_alone(transcriber: Transcriber, page: Sample) -> Prediction:
 
 
 def _broke_the_device(error: Exception) -> bool:
-    """Return whether every later page would fail too: the device's context is lost, which want of memory leaves."""
+    """Return whether every later page would fail too: the device's context is lost (running out of memory keeps it)."""
     return isinstance(error, torch.AcceleratorError) and not ran_out_of_device_memory(error)
 
 
 def _release(error: Exception) -> None:
-    """Give the failed batch's memory back: the frames in the tracebacks still hold its tensors."""
+    """Free the failed batch's memory: the tracebacks' frames still hold its tensors."""
     for cause in causes_of(error):
         traceback.clear_frames(cause.__traceback__)
     release_memory()

@@ -1,4 +1,4 @@
-"""The pages that are scored: every one, or a seeded draw."""
+"""The pages that are scored: all of them, or a seeded sample."""
 
 import random
 
@@ -35,25 +35,25 @@ class EvaluationPages:
         return self._dataset[self._indices[position]]
 
     def by_expected_length(self) -> list[int]:
-        """Return the positions, those first that take longest to read.
+        """Return the positions, those of the slowest pages first.
 
-        The largest picture comes first, so that a batch that does not fit into memory does; among pictures of one
-        size the one with the most ink. Pages of one batch then take alike long: 500 pages of 512x512 in fonts of 12
-        to 20 pixels, in batches of 16, cost as many steps as 30,978 characters; 43,779 in the dataset's order, and
-        21,602 sorted by their labels. Those are not used: a model in service does not know them either. It takes
-        2.7 ms a page.
+        Larger pictures come first, so that a batch that does not fit into memory fails at the start; among pictures of
+        equal size, those with more ink come first. Pages of one batch then take about equally long: 500 pages of
+        512x512 in fonts of 12 to 20 pixels, in batches of 16, cost as many steps as 30,978 characters; 43,779 in the
+        dataset's order, 21,602 if sorted by label. Labels are not used, because a model in service has none. Sorting
+        takes 2.7 ms a page.
         """
         sizes = [_area_and_ink(self[position]) for position in range(len(self))]
         return sorted(range(len(self)), key=lambda position: sizes[position], reverse=True)
 
 
 def _area_and_ink(page: Sample) -> tuple[int, int]:
-    """Return a page's pixels, and how many of them are nearer to the letters' level than to the paper's."""
+    """Return a page's pixels, and how many of them are closer to the letters' grey level than to the paper's."""
     try:
         levels = page.gray
     except OSError:
-        return 0, 0  # the page's failure is recorded when it is read for good
-    smooth = cv2.boxFilter(levels, -1, (3, 3))  # noise of the paper is no ink
+        return 0, 0  # the error is recorded when the page is read
+    smooth = cv2.boxFilter(levels, -1, (3, 3))  # paper noise is not ink
     dark, light = np.percentile(smooth[::4, ::4], [1, 90])
     ink = int(np.count_nonzero(smooth < (dark + light) / 2))
-    return levels.size, min(ink, levels.size - ink)  # of light letters on dark paper the paper is the larger part
+    return levels.size, min(ink, levels.size - ink)  # with light letters on dark paper, the paper is the larger part

@@ -24,10 +24,10 @@ def rapidocr_version() -> str | None:
 
 
 def transcribe_with_rapidocr(pages: EvaluationPages) -> Transcription:
-    """Read every page with the networks that the package brings along (Chinese, Latin and Japanese script).
+    """Read every page with the package's own networks (Chinese, Latin and Japanese script).
 
-    What the engine finds side by side is one line, with spaces between. A page on which it fails gets an empty
-    prediction with its error.
+    Boxes side by side form one line, joined by spaces. A page that the engine fails on gets an empty prediction with
+    the error.
     """
     from rapidocr import RapidOCR
 
@@ -44,9 +44,9 @@ def transcribe_with_rapidocr(pages: EvaluationPages) -> Transcription:
 def _read(engine: Any, page: Sample) -> Prediction:
     started = time.perf_counter()
     try:
-        found = engine(np.asarray(page.image)[:, :, ::-1])  # it wants BGR
+        found = engine(np.asarray(page.image)[:, :, ::-1])  # the engine expects BGR
         text = "" if found.txts is None else _lines(found.txts, found.boxes)
-    except Exception as error:  # whatever it is, it is this page's score: an empty prediction with its error
+    except Exception as error:  # any error becomes this page's result: an empty prediction with the error
         return Prediction("", error=f"{type(error).__name__}: {error}"[:500])
     return Prediction(text, seconds=time.perf_counter() - started)
 

@@ -1,4 +1,4 @@
-"""Documents that were trained on are no test of reading: a split that holds any of them is refused."""
+"""Pages of documents that were trained on prove nothing: a split that contains any is refused."""
 
 import logging
 from pathlib import Path
@@ -19,13 +19,12 @@ _MEND = "prepare the data again: train and eval never share a document there; sp
 def check_training_documents(dataset: ShardDataset, split: Split) -> TrainingDocuments:
     """Compare the documents of the evaluated split with those of the train split beside it.
 
-    In a dataset of one source a ``source_id`` is a document. Ids of several sources may be equal by chance (two
-    folders with a ``0001.txt``): there a document is shared where an equal id comes with a page of equal text.
-    The metadata of every page is read, the pictures are not: 7 us a page of the
-    quickstart, and 33 to find it in its shard.
+    In a dataset of one source, a ``source_id`` is a document. With several sources, ids can be equal by chance (two
+    folders with a ``0001.txt``); there, a document is shared if an equal id comes with a page of equal text. Only the
+    pages' metadata are read, not the pictures: 7 us a page of the quickstart, and 33 us to find it in its shard.
 
     Raises:
-        UserError: documents are on both sides; names them.
+        UserError: the splits share documents; the error names them.
     """
     if split == "train":
         return "these are the pages"
@@ -34,7 +33,7 @@ def check_training_documents(dataset: ShardDataset, split: Split) -> TrainingDoc
     if train is None or not train.samples:
         return "none among these pages"
     if not all((dataset.folder / shard.url).is_file() for shard in train.shardlist):
-        logger.warning("the train split's shards are not in %s: shared documents cannot be looked for", dataset.folder)
+        logger.warning("the train split's shards are not in %s: shared documents cannot be detected", dataset.folder)
         return "not checked: no shards of the train split"
     several = bool(manifest.config.get("holdout") or manifest.config.get("more_sources"))
     trained_on = ShardDataset(dataset.folder, "train", verify=False)
@@ -47,10 +46,10 @@ def check_training_documents(dataset: ShardDataset, split: Split) -> TrainingDoc
 def training_documents_of(
     name: str, folder: Path, dataset: ShardDataset, beside: TrainingDocuments
 ) -> TrainingDocuments:
-    """Return what is known of the documents that a fine-tuned model was trained on.
+    """Return what is known about the documents that a fine-tuned model was trained on.
 
-    ``beside`` is the answer for this dataset's own train split. Of another dataset nothing is known: prepared with
-    another seed, ``eval_fraction`` or ``holdout``, it had other documents held out.
+    ``beside`` is the answer for this dataset's own train split. About another dataset nothing is known: prepared with
+    another seed, ``eval_fraction`` or ``holdout``, it held out other documents.
     """
     training = training_record(folder)
     if training and training.dataset_digest == dataset.manifest.digest:
@@ -58,7 +57,7 @@ def training_documents_of(
     said: TrainingDocuments = (
         "not checked: trained on another dataset" if training else "not checked: no training.json says on what"
     )
-    logger.warning("%s: %s; whether it has seen these pages is not known", name, said)
+    logger.warning("%s: %s; it is not known whether it has seen these pages", name, said)
     return said
 
 
@@ -67,7 +66,7 @@ def _documents(dataset: ShardDataset, with_text: bool) -> set[tuple[str, int | N
 
 
 def _document(metadata: dict[str, Any], with_text: bool) -> tuple[str, int | None]:
-    # The hash of the text, not the text: of a million pages 60 MB instead of gigabytes.
+    # The text's hash instead of the text: 60 MB for a million pages instead of gigabytes.
     return str(metadata["source_id"]), hash(metadata["text"]) if with_text else None
 
 

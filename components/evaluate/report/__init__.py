@@ -1,1 +1,1 @@
-"""Figures written for people and programs."""
+"""The report, as files for people (HTML) and programs (JSON, Parquet)."""

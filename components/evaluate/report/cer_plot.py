@@ -1,4 +1,4 @@
-"""The distribution of the pages' CER as an SVG picture that takes the colours of the page around it."""
+"""The distribution of the pages' CER as an SVG picture in the colours of the surrounding page."""
 
 import io
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# The same in light and dark: each has a contrast of at least 3 to white and to #16191d.
+# For light and dark pages: each has a contrast of at least 3 to white and to #16191d.
 COLOURS = {
     "base": "#c2741a",
     "adapter": "#2f80d8",
@@ -17,7 +17,7 @@ COLOURS = {
     "tesseract": "#7d8590",
     "rapidocr": "#2f8f5b",
 }
-_DASHED = {"champion"}  # it may be the adapter itself, whose line it would hide
+_DASHED = {"champion"}  # it can be the same model as the adapter and would hide its line
 _LEGEND_COLUMNS = 3
 _INK = "#010203"  # stands for the colour of the surrounding text
 
@@ -25,9 +25,9 @@ _INK = "#010203"  # stands for the colour of the surrounding text
 def cer_plot(rates: dict[str, Sequence[float]]) -> str:
     """Return an inline ``<svg>``: for each model, the share of pages whose CER is at most x.
 
-    A CER above 1, that is more wrong characters than the label has, is drawn at 1.
+    A CER above 1 (more errors than the label has characters) is drawn at 1.
     """
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")  # inches; small, so that its text is large on a phone
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")  # inches; small, so that the text is readable on a phone
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     for name, values in rates.items():
@@ -39,7 +39,7 @@ def cer_plot(rates: dict[str, Sequence[float]]) -> str:
         line = (0, (3, 2)) if name in _DASHED else "solid"
         style: dict[str, Any] = {"color": COLOURS.get(name, _INK), "linestyle": line}
         axes.step(points, 100 * heights, where="post", label=name, linewidth=2, **style)
-    # The largest error below 1 ends the axis: a good model's line is not squeezed against the left edge.
+    # The axis ends at the largest error, so that a good model's line is not squeezed against the left edge.
     largest = max(max(values) for values in rates.values())
     axes.set_xlim(0, min(1.01, max(0.05, largest * 1.05)))
     axes.set_ylim(0, 102)
@@ -50,12 +50,12 @@ def cer_plot(rates: dict[str, Sequence[float]]) -> str:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(_INK)
-    # Above the axes: inside, it would hide a line of some report.
+    # Above the axes: inside, it could hide a line.
     axes.legend(
         frameon=False, labelcolor=_INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(rates), _LEGEND_COLUMNS)
     )
     stream = io.StringIO()
-    # Text stays text, and the ids are the same in every run.
+    # Text stays text, and ids are reproducible.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cer"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()

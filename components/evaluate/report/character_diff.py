@@ -1,4 +1,4 @@
-"""What differs between a label and a prediction, as runs of characters to mark."""
+"""The differences between a label and a prediction, as runs of characters to mark."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,7 +18,7 @@ class Run:
 
 
 def character_diff(label: str, prediction: str) -> list[Run]:
-    """Return the runs of a shortest edit; a replacement is a missing run followed by an added one.
+    """Return the runs of a shortest edit script; a replacement is a missing run followed by an added one.
 
     >>> [(run.kind, run.text) for run in character_diff("cat sat", "cut sat")]
     [('same', 'c'), ('missing', 'a'), ('added', 'u'), ('same', 't sat')]

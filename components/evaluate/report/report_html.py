@@ -1,4 +1,4 @@
-"""``report.html``: the figures, the distribution of errors, and the pages behind them, in one file without scripts."""
+"""``report.html``: the figures, the distribution of errors, and example pages, in one file without scripts."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ HTML_FILE = "report.html"
 _BEST_PAGES = 3
 _LOOPING_PAGES = 3
 _LISTED_VALUES = 20
-"""Rows of a breakdown; of more fonts than that the ones with the most pages."""
+"""Rows of a breakdown; if there are more values, those with the most pages are shown."""
 _TRAIT_NAMES = {"lang": "language", "task": "task", "font": "font", "resolution": "resolution"}
 _WIDEST_PICTURE = 900  # pixels; twice what a phone shows
 
@@ -74,7 +74,7 @@ def write_html(
         with_bertscore=report.rows[0].bertscore is not None,
         colours=COLOURS,
         telling_documents=TELLING_DOCUMENTS,
-        # matplotlib's own output, drawn from numbers and our model names only: nothing in it comes from a page.
+        # matplotlib's output, drawn only from numbers and our row names: nothing in it comes from a page.
         plot=Markup(cer_plot({scores.name: [page.characters.rate for page in scores.pages] for scores in models})),
         breakdowns=[
             (_TRAIT_NAMES[trait], values[:_LISTED_VALUES], len(values))
@@ -91,7 +91,7 @@ def write_html(
 
 
 def percent(rate: float | None) -> str:
-    r"""Return a rate as percent with as many places as it needs to be told apart from 0.
+    r"""Return a rate as percent; small rates get a second decimal.
 
     >>> percent(0.1234), percent(-0.00123), percent(None)
     ('12.3\xa0%', '-0.12\xa0%', '–')
@@ -143,9 +143,9 @@ def _shown(position: int, models: Sequence[ModelScores], pages: EvaluationPages)
 
 
 def _picture(page: Sample) -> str | None:
-    """Return the page as a data address, made smaller where it is wider than the report; None if it is no picture."""
+    """Return the page as a data URL, scaled down to the report's width; None if the picture cannot be decoded."""
     try:
-        image = page.image.copy()  # the page keeps its own as it is
+        image = page.image.copy()  # the page keeps its own picture
     except OSError:
         return None
     image.thumbnail((_WIDEST_PICTURE, 4 * _WIDEST_PICTURE))

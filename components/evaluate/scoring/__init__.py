@@ -1,1 +1,1 @@
-"""Predictions turned into figures."""
+"""Predictions scored: metrics, intervals, comparisons and breakdowns."""

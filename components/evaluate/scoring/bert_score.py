@@ -1,4 +1,4 @@
-"""BERTScore with an encoder from a local folder: how near two texts are by the vectors of their tokens."""
+"""BERTScore with an encoder from a local folder: the similarity of two texts by their tokens' vectors."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,13 +9,13 @@ import torch
 from components.shared.errors import UserError
 from components.shared.models.model_loading import default_device
 
-_LONGEST_WINDOW = 512  # tokens; what BERT and RoBERTa were trained with
+_LONGEST_WINDOW = 512  # tokens; the length that BERT and RoBERTa were trained with
 _WINDOWS_AT_ONCE = 16
-_PAGES_AT_ONCE = 64  # their vectors are kept until they are compared: 64 pages of 700 tokens, 768 numbers each: 275 MB
+_PAGES_AT_ONCE = 64  # vectors of 64 pages of 700 tokens with 768 numbers each take 275 MB
 
 
 class BertScorer:
-    """An encoder, and the layer whose hidden states stand for the tokens.
+    """An encoder, and the layer whose hidden states represent the tokens.
 
     Args:
         folder: a model and a fast tokenizer as transformers saves them.
@@ -37,13 +37,13 @@ class BertScorer:
     def f_measures(self, labels: Sequence[str], predictions: Sequence[str]) -> list[float]:
         """Return F = 2PR / (P + R) of each page.
 
-        P is the mean over the prediction's tokens of the highest cosine to a token of the label, R the same the other
-        way round (Zhang et al., 2020, https://arxiv.org/abs/1904.09675), without idf weights and without rescaling.
-        Marks such as [CLS] may be the nearest token, but have no share in the means, as in the package bert-score,
-        whose figures these are for texts of one window; longer ones are encoded window by window, never cut off. A
-        text without tokens scores 0, two of them 1.
+        P is the mean, over the prediction's tokens, of the highest cosine to a token of the label; R is the same with
+        the roles exchanged (Zhang et al., 2020, https://arxiv.org/abs/1904.09675), without idf weights and rescaling.
+        Special tokens such as [CLS] can be the most similar token but do not count in the means, as in the package
+        bert-score; for texts of one window the figures are equal to that package's. Longer texts are encoded window
+        by window, never truncated. A text without tokens scores 0, two such texts score 1.
         """
-        self._model.to(default_device())  # not before: until now the models that read had the device for themselves
+        self._model.to(default_device())  # only now: the models that read had the device to themselves
         pairs = list(zip(labels, predictions, strict=True))
         return [
             figure
@@ -57,7 +57,7 @@ class BertScorer:
         return [_nearness(vectors[label], vectors[prediction]) for label, prediction in pairs]
 
     def _encoded(self, texts: Sequence[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return each text's unit vectors, shape (tokens, dimensions), and which of them are no marks."""
+        """Return each text's unit vectors, shape (tokens, dimensions), and which of them are not special tokens."""
         windows = self._tokenizer(
             list(texts),
             truncation=True,
@@ -85,7 +85,7 @@ class BertScorer:
 
 
 def _nearness(label: tuple[torch.Tensor, torch.Tensor], prediction: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """Return the F-measure of two texts, each its tokens' unit vectors and which of them are no marks.
+    """Return the F-measure of two texts, each as its tokens' unit vectors and which of them are not special tokens.
 
     >>> label = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([True, True])
     >>> prediction = torch.tensor([[1.0, 0.0]]), torch.tensor([True])
@@ -114,8 +114,10 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot be loaded ({first_line})", where=where, mend=mend) from error
-    # A decoder alone would do; a model of pictures and text, or of encoder and decoder, has no one row of layers.
+    # A decoder works too; multimodal and encoder-decoder models do not have a single stack of layers.
     if not tokenizer.is_fast or model.config.is_encoder_decoder or not hasattr(model.config, "num_hidden_layers"):
-        raise UserError(f"a {model.config.model_type} is no text encoder with a fast tokenizer", where=where, mend=mend)
+        raise UserError(
+            f"a {model.config.model_type} is not a text encoder with a fast tokenizer", where=where, mend=mend
+        )
     tokenizer.padding_side = "right"
     return tokenizer, model.eval()

@@ -1,4 +1,4 @@
-"""The error rates of the pages of one language, task, font or resolution."""
+"""The figures by language, task, font and resolution."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
-"""Scores of one page and of a whole set of pages; every formula stands with its function.
+"""Scores of one page and of a whole set of pages; each function's docstring has the formula.
 
-All functions take normalised texts. A page without a prediction, be it empty or failed, is scored as the empty
-text: every character of its label is then a deletion.
+All functions take normalised texts. A page without a prediction, empty or failed, is scored as the empty text: every
+character of its label is then a deletion.
 """
 
 import unicodedata
@@ -20,9 +20,9 @@ def rouge(label: str, prediction: str) -> dict[str, float]:
     """Return the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L of a page, each 0 to 1.
 
     F = 2PR / (P + R), where for ROUGE-n P and R are the shares of the prediction's and the label's n-grams that
-    both have, and for ROUGE-L those of their longest common subsequence (Lin, 2004,
-    https://aclanthology.org/W04-1013), over ``unicode_words``. The figures are rouge_score's, the subsequence is
-    rapidfuzz's. Without a word on either side the score is 0, but two texts without any words that are equal score 1.
+    both share, and for ROUGE-L those of their longest common subsequence (Lin, 2004,
+    https://aclanthology.org/W04-1013), over ``unicode_words``. The figures equal rouge_score's; rapidfuzz computes the
+    subsequence. If one side has no words, the score is 0; two equal texts without words score 1.
 
     >>> scores = rouge("the cat sat", "the cat lay")
     >>> round(scores["rouge1"], 3), scores["rouge2"], round(scores["rougeL"], 3)
@@ -50,7 +50,7 @@ def _f_measure(shared: int, expected: int, found: int) -> float:
 def unicode_words(text: str) -> list[str]:
     """Return the casefolded runs of letters, marks and digits; each ideograph, kana or Hangul syllable alone.
 
-    rouge_score's tokenizer knows a to z only: to it, a page in Greek has no words.
+    rouge_score's own tokenizer only knows a to z: it finds no words on a page in Greek.
 
     >>> unicode_words("L'été, 2026: 漢字")
     ['l', 'été', '2026', '漢', '字']
@@ -81,7 +81,7 @@ def bleu(labels: Sequence[str], predictions: Sequence[str]) -> tuple[float, str]
     """Return the corpus BLEU, 0 to 100, and sacrebleu's signature of how it was computed.
 
     BP * exp(mean of log p_n, n = 1 to 4), each page one segment (Papineni et al., 2002,
-    https://aclanthology.org/P02-1040), with sacrebleu's 13a tokenizer, which splits no Chinese or Japanese: read
+    https://aclanthology.org/P02-1040), with sacrebleu's 13a tokenizer, which does not split Chinese or Japanese: use
     chrF there.
 
     >>> round(bleu(["the cat sat on the mat"], ["the cat sat on the mat"])[0], 6)
@@ -89,7 +89,7 @@ def bleu(labels: Sequence[str], predictions: Sequence[str]) -> tuple[float, str]
     """
     from sacrebleu.metrics import BLEU
 
-    # force: no remark on texts that look tokenised, which pages of code do.
+    # force: no warning about texts that look tokenised, as pages of code do.
     metric = BLEU(force=True)
     score = metric.corpus_score(list(predictions), [list(labels)]).score
     return score, str(metric.get_signature())

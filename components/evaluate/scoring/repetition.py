@@ -1,4 +1,4 @@
-"""Repetition loops: a model that does not stop writes the same characters, words or lines again and again."""
+"""Repetition loops: a model that does not stop repeats the same characters, words or lines."""
 
 LOOP_DEFINITION = "loop-v2"
 LONGEST_UNIT = 400
@@ -9,10 +9,9 @@ FEWEST_REPEATS = 4
 def is_loop(prediction: str, label: str) -> bool:
     """Return whether a prediction ends in a repetition that its label does not end in (definition ``loop-v2``).
 
-    Both texts are normalised ones. A text ends in a repetition where a unit of 1 to 400 characters is repeated so
-    that the repeated tail is at least 30 characters long and holds the unit at least 4 times; the tail may break
-    off, or begin, inside the unit. It is no loop where the label itself ends in a repetition of the same unit, such
-    as the dots of a table of contents.
+    Both texts must be normalised. A text ends in a repetition if its tail repeats a unit of 1 to 400 characters, is at
+    least 30 characters long and contains the unit at least 4 times; the tail may begin or end inside the unit. It is
+    not a loop if the label itself ends in a repetition of the same unit, such as the dots of a table of contents.
 
     >>> is_loop("Chapter one" + " the end" * 5, "Chapter one the end")
     True
@@ -23,12 +22,12 @@ def is_loop(prediction: str, label: str) -> bool:
     if unit is None:
         return False
     label_unit = repeated_unit(label)
-    # The tail may break off anywhere, so the same unit can show up rotated: "abc" as "bca".
+    # The tail may end anywhere, so the same unit can appear rotated: "abc" as "bca".
     return label_unit is None or len(label_unit) != len(unit) or label_unit not in unit * 2
 
 
 def repeated_unit(text: str) -> str | None:
-    """Return the shortest unit that ``text`` ends in repeating, as ``loop-v2`` has it, else None.
+    """Return the shortest unit that the end of ``text`` repeats, by the definition ``loop-v2``; else None.
 
     >>> repeated_unit("so " + "ha" * 20)
     'ha'

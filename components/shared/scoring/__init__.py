@@ -1,1 +1,1 @@
-"""Texts compared: normalisation, edits, intervals, tests."""
+"""Text comparison: normalisation, edit counts, bootstrap intervals, the sign test."""

@@ -1,8 +1,8 @@
 """Bootstrap intervals over documents, from counts per page.
 
-The documents are drawn, not the pages: pages of one document share font, subject and errors, so intervals from
-single pages would be too narrow. Every figure here is a ratio of two sums over pages, so a resample is a matrix
-product of how often each document was drawn with the documents' sums.
+Documents are resampled, not pages: pages of one document share font, subject and errors, so intervals from single
+pages would be too narrow. Every figure here is a ratio of two sums over pages, so a resample is a matrix product: how
+often each document was drawn, times the documents' sums.
 
 Percentile bootstrap: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 """
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 TELLING_DOCUMENTS = 10
-"""Of fewer documents the bootstrap's interval is too narrow: of equal models it leaves out zero far more often than its
-95 % say (docs/gate.md has how often), so nothing is called better by it."""
+"""Below this the interval is too narrow: for equal models it excludes zero far more often than in 5 % of cases
+(docs/gate.md has the rates), so no model is called better from fewer documents."""
 _RESAMPLES_AT_ONCE = 256  # 256 resamples of 100,000 documents: 205 MB of counts
 _KEPT_COUNTS = 16_000_000  # 128 MB. 1,000 pages of as many documents: the first interval 37 ms, each further one 1.4
 
@@ -24,7 +24,7 @@ Interval = tuple[float, float]
 
 
 class DocumentBootstrap:
-    """The same resamples of the documents for every figure, so that differences are paired.
+    """Bootstrap over documents; every figure uses the same resamples, so differences are paired.
 
     Args:
         source_ids: the document of each page.
@@ -49,7 +49,7 @@ class DocumentBootstrap:
         return _divided(resampled[:, 0], resampled[:, 1])
 
     def _draws(self) -> Iterator[NDArray[np.int64]]:
-        """Yield how often each document was drawn; parts of shape (resamples, documents), the same at every call."""
+        """Yield how often each document was drawn, in parts of shape (resamples, documents); every call the same."""
         if self._kept:
             yield from self._kept
             return
@@ -95,7 +95,7 @@ class DocumentBootstrap:
         return sums
 
     def _percentiles(self, values: NDArray[np.float64]) -> Interval | None:
-        # One document is always drawn whole: its interval would have no width, which says the opposite of the truth.
+        # With one document all resamples are equal: an interval of zero width would claim certainty.
         values = values[~np.isnan(values)]
         if self.documents < 2 or not len(values):
             return None

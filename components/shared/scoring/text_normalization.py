@@ -1,7 +1,7 @@
-"""What is done to label and prediction before they are compared: named, versioned profiles.
+"""How label and prediction are normalised before they are compared: named, versioned profiles.
 
-A profile never changes once published; a change is a new version, so that old reports stay comparable. A report
-names the version; in a config the name alone stands for the newest one.
+A published profile never changes; a change is a new version, so that old reports stay comparable. A report names the
+version; in a config, a name without a version means the newest one.
 """
 
 import unicodedata
@@ -33,7 +33,7 @@ _FOLDED = (
 
 
 def newest_version(profile: Any) -> Any:
-    """Return the newest version of a profile that is given without one; anything else as it is.
+    """Return the newest version of a profile given without a version; any other value unchanged.
 
     >>> newest_version("lenient"), newest_version("nfc-v1"), newest_version("no such")
     ('lenient-v1', 'nfc-v1', 'no such')
@@ -49,9 +49,9 @@ def normalizer(profile: Profile) -> Callable[[str], str]:
     - ``nfc-v1``: Unicode NFC, so that composed and decomposed accents are equal.
     - ``nfkc-ws-v1``: Unicode NFKC (ligatures, full-width forms and the like become plain characters), every run
       of white space becomes one space, and none is left at the ends. Case and punctuation count.
-    - ``lenient-v1``: for texts whose typography does not matter. As ``nfkc-ws-v1``, and case is folded, quotes,
-      dashes and bullets of every kind become ``'``, ``"`` and ``-``, and characters that are not seen (Unicode
-      category Cf) are dropped. Words and other punctuation count.
+    - ``lenient-v1``: for texts whose typography does not matter. Like ``nfkc-ws-v1``, and also: case is folded, all
+      kinds of quotes, dashes and bullets become ``'``, ``"`` and ``-``, and invisible characters (Unicode category
+      Cf) are dropped. Words and other punctuation count.
 
     >>> normalizer("nfkc-ws-v1")(" \\ufb01ne\\n\\n print ")
     'fine print'
@@ -66,10 +66,10 @@ def _nfkc_one_space(text: str) -> str:
 
 
 def _lenient(text: str) -> str:
-    # First the signs: NFKC takes ´ and ″ apart into a space and an accent, or into two signs.
+    # Signs first: NFKC splits ´ and ″ into a space and an accent, or into two signs.
     signs = "".join(_sign(character) for character in text.translate(_FOLDED))
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", signs).casefold())
-    # Case folding and NFKC bring forth signs and letters of their own (full-width quotes, presentation forms).
+    # Case folding and NFKC can produce new signs and letters (full-width quotes, presentation forms).
     again = "".join(_sign(character) for character in folded.translate(_FOLDED))
     return " ".join(unicodedata.normalize("NFKC", again).split())
 

@@ -478,7 +478,7 @@ def test_what_another_training_has_seen_is_not_vouched_for(
     assert report["dataset"]["training_documents"] == "none among these pages"
     shown = (found.folder / "report.html").read_text()
     for text, place in (
-        ("whether it has seen these pages is not known", caplog.text),
+        ("it is not known whether it has seen these pages", caplog.text),
         ("It is not known whether the adapter", shown),
     ):
         assert (text in place) == said.startswith("not checked")

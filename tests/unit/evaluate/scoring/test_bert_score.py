@@ -90,7 +90,7 @@ def test_what_is_no_encoder_is_named(bert: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(UserError, match="cannot be loaded"):
         BertScorer(tmp_path)
-    with pytest.raises(UserError, match="a paddleocr_vl is no text encoder"):
+    with pytest.raises(UserError, match="a paddleocr_vl is not a text encoder"):
         BertScorer(TINY_BASE_FOLDER)
     with pytest.raises(UserError, match="bertscore_layer: the model has 2 layers; give 0 to 2"):
         BertScorer(bert, 3)

@@ -102,7 +102,7 @@ def test_a_difference_that_may_be_chance_is_called_so(compare: Compare, tmp_path
     finished_run(tmp_path / "runs", "one", GOOD)
     finished_run(tmp_path / "runs", "two", [*MIXED[:-1], MIXED[-1] - 12])
     said = compare("one", "two")[1]
-    assert "not beyond chance: two's CER is 0.05 points lower, and the interval holds zero" in said
+    assert "not beyond chance: two's CER is 0.05 points lower, and the interval includes zero" in said
 
 
 def test_other_pages_are_not_paired_and_it_says_why(compare: Compare, tmp_path: Path) -> None:
