@@ -117,7 +117,7 @@ def assemble(
 
 
 def _check_documents(selection: Selection, config: PrepareConfig) -> None:
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in selection.dropped.items()) or "it is empty"
+    reasons = str(selection.drop_table()) or "it is empty"
     where = f"source {sources_name(config)}"
     if not selection.count:
         raise UserError(f"no document has a text ({reasons})", where=where)

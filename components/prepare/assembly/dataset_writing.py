@@ -8,6 +8,7 @@ from typing import get_args
 
 from components.prepare.assembly.manifest import build_manifest, page_counts
 from components.prepare.config import PrepareConfig
+from components.prepare.documents.drop_table import DropTable
 from components.prepare.drawing.drawing_log import DrawingRecord, dropped_pages, read_drawing_record
 from components.prepare.output.page_spool import PageSpool, merged
 from components.prepare.output.preview import PREVIEW_FILE, write_preview
@@ -49,10 +50,12 @@ def write_dataset(
         in_order = partial(_tracked_map, pool, f"write {split} shards")
         splits[split] = write_shards(pages, split, folder, config.image_format, config.max_samples_per_shard, in_order)
     documents = {split: pages.documents for split, pages in kept.items()}
-    dropped = selection.dropped + dropped_pages(records, kept, config.page_limits())
+    dropped = selection.drop_table()
+    in_pages = dropped_pages(records, kept, config.page_limits())
+    dropped.update(in_pages.counts, in_pages.names, {})
     source_digest = (selection_dir / SOURCE_DIGEST_FILE).read_text(encoding="utf-8")
     manifest = build_manifest(config, source_digest, records[0], splits, documents, dropped)
-    _check_pages(manifest, selection, config)
+    _check_pages(manifest, dropped, selection, config)
     (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     with span("write the preview"):
         write_preview(folder, manifest, partial(pool.map, name=lambda sample: sample.key))
@@ -100,12 +103,25 @@ def _check_partitions(records: Sequence[DrawingRecord], pages_dirs: Sequence[Pat
             )
 
 
-def _check_pages(manifest: DatasetManifest, selection: Selection, config: PrepareConfig) -> None:
+def _check_pages(manifest: DatasetManifest, dropped: DropTable, selection: Selection, config: PrepareConfig) -> None:
     for split, index in manifest.splits.items():
         if not index.samples and selection.documents.get(split):
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in manifest.dropped.items())
             raise UserError(
-                f"no {split} page could be drawn ({reasons})",
+                f"no {split} page could be drawn ({dropped})",
                 where=f"source {sources_name(config)}",
-                mend="name fonts that cover the texts, or a larger page",
+                mend=_mend(dropped),
             )
+
+
+def _mend(dropped: DropTable) -> str:
+    """Return the advice for the most frequent reason that a setting or a file can change."""
+    for reason, _ in dropped.counts.most_common():
+        if reason.endswith(("glyph_missing", "needs_shaping")):
+            return "name fonts that cover the texts"
+        if reason.endswith("does_not_fit"):
+            return "set a larger page or a smaller font"
+        if reason == "page_picture_unreadable":
+            return "replace the broken pictures"
+        if reason == "page_picture_too_large":
+            return "raise max_picture_pixels, or give smaller pictures"
+    return "give documents with text"

@@ -1,9 +1,9 @@
 """Builds the manifest of finished shards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from components.prepare.config import PrepareConfig
-from components.prepare.documents.drop_reasons import DropReason
+from components.prepare.documents.drop_table import DropTable
 from components.prepare.drawing.drawing_log import DrawingRecord
 from components.prepare.typesetting.fonts import FontFace
 from components.shared.artifacts.dataset_manifest import DatasetManifest, Split, SplitIndex, manifest_digest
@@ -17,20 +17,22 @@ def build_manifest(
     record: DrawingRecord,
     splits: dict[Split, SplitIndex],
     documents: dict[Split, int],
-    dropped: Mapping[DropReason, int],
+    dropped: DropTable,
 ) -> DatasetManifest:
     """Return the manifest of ``splits``, with a digest of its own content.
 
     Args:
         documents: split -> documents that have a page in the shards.
-        dropped: reason -> count of everything that is not in the shards.
+        dropped: everything that is not in the shards.
     """
     settings = config.data_settings()
     draft = DatasetManifest(
         digest="",
         splits=splits,
         documents=documents,
-        dropped=dict(sorted(dropped.items())),
+        dropped=dict(sorted((+dropped.counts).items())),
+        dropped_names=dict(sorted(dropped.names.items())),
+        unread_kinds=dict(sorted(dropped.kinds.items())),
         source_digest=source_digest,
         config=settings,
         config_digest=sha256_json([settings, record.fonts, record.layout_engine]),

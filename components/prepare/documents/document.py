@@ -1,7 +1,7 @@
 """The document that every source yields, and the marker for an input that gives none."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from components.prepare.documents.drop_reasons import DropReason
 
@@ -14,11 +14,13 @@ class PagePicture:
         path: the PDF or image file, absolute.
         page_index: page number in a PDF, from 0; None for an image file.
         text: the text on the page, in reading order; lines are separated by ``\\n``.
+        on_unreadable: what happens if the picture turns out to be broken when it is loaded.
     """
 
     path: str
     page_index: int | None
     text: str
+    on_unreadable: Literal["stop", "skip"] = field(default="skip", compare=False)
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,14 @@ class Unreadable:
     Attributes:
         source_id: named like a document's, e.g. ``"below/report.pdf"`` or ``"rows.jsonl:17"``.
         problem: what is wrong, in words.
-        reason: the reason that it is counted under: ``file_unreadable``, ``document_too_long`` (too large to be read),
-            ``document_without_text`` (a scan without a text beside it) or ``page_text_unmapped`` (a PDF page whose
-            fonts do not map glyphs to characters).
+        reason: the reason that it is counted under; ``output.drop_reasons`` explains each.
+        kind: for ``file_kind_not_read``: the suffix, e.g. ``".docx"``.
     """
 
     source_id: str
     problem: str
     reason: DropReason = "file_unreadable"
+    kind: str = ""
 
 
 def printable(name: str) -> str:

@@ -11,6 +11,11 @@ PictureProblem = Literal["empty", "picture_unreadable", "picture_too_large"]
 
 DropReason = Literal[
     "file_unreadable",
+    "file_kind_not_read",
+    "file_link_not_followed",
+    "file_without_picture",
+    "document_wrong_encoding",
+    "document_without_column",
     "document_not_text",
     "document_empty",
     "document_without_text",
@@ -41,6 +46,11 @@ DropReason = Literal[
 
 class _Explanations(TypedDict):
     file_unreadable: str
+    file_kind_not_read: str
+    file_link_not_followed: str
+    file_without_picture: str
+    document_wrong_encoding: str
+    document_without_column: str
     document_not_text: str
     document_empty: str
     document_without_text: str
@@ -73,6 +83,11 @@ _GLYPH_MISSING = "No configured font has a glyph for one of the characters; it w
 _DOES_NOT_FIT = "Part of it is larger than the page's text area, even at min_font_size; nothing is ever clipped."
 _EXPLANATIONS: _Explanations = {
     "file_unreadable": "A file, row or archive member is damaged, or is not of the kind that its name says.",
+    "file_kind_not_read": "A file of a kind that is not read (unread_kinds counts them by suffix).",
+    "file_link_not_followed": "A link that is broken, leads out of its folder or archive, or to a folder around it.",
+    "file_without_picture": "A text file in a folder of scans that has no picture of the same name.",
+    "document_wrong_encoding": "The text is not in the configured encoding; the log names its likely one.",
+    "document_without_column": "A row or table lacks the text column that other rows have.",
     "document_not_text": "The text field holds something other than text: a number, a list, nothing.",
     "document_empty": "Nothing visible is left after cleaning: only white space, control or zero-width characters.",
     "document_without_text": "A scan has no text file beside it, so its text is unknown.",

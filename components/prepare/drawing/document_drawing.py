@@ -9,7 +9,7 @@ from pathlib import Path
 from components.prepare.config import PrepareConfig
 from components.prepare.documents.drop_reasons import DropReason
 from components.prepare.output.page_spool import PageFile, StoredPage
-from components.prepare.rendering.document_renderer import DocumentRenderer
+from components.prepare.rendering.document_renderer import DocumentRenderer, FailedPage
 from components.prepare.selection.selected_document import SelectedDocument
 from components.prepare.typesetting.fonts import FontFace
 from components.prepare.workers.memory_reuse import keep_freed_memory
@@ -33,19 +33,20 @@ class DrawnDocument:
     """The result for one document.
 
     Attributes:
-        number, split: those of the document.
+        number, name, split: those of the document.
         pages: order and location of each drawn page.
         attempted: number of pages that it was split into, drawn or not.
         dropped: reason -> count of paragraphs (or 1 for the document) that could not be typeset.
-        failed: order and reason of each page that could not be drawn.
+        failed: pages that could not be drawn.
     """
 
     number: int
+    name: str
     split: Split
     pages: list[tuple[int, StoredPage]]
     attempted: int
     dropped: Counter[DropReason]
-    failed: list[tuple[int, DropReason]] = field(default_factory=list)
+    failed: list[FailedPage] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,15 @@ def _draw(task: _Task) -> list[DrawnDocument]:
         result = workplace.renderer.render(document, task.order_limits)
         stored = [(page.order, workplace.pages.append(page.image, page.metadata)) for page in result.pages]
         drawn.append(
-            DrawnDocument(document.number, document.split, stored, result.attempted, result.dropped, result.failed)
+            DrawnDocument(
+                number=document.number,
+                name=document.source_id,
+                split=document.split,
+                pages=stored,
+                attempted=result.attempted,
+                dropped=result.dropped,
+                failed=result.failed,
+            )
         )
     workplace.pages.flush()
     return drawn

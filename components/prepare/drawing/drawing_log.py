@@ -8,8 +8,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.prepare.documents.drop_reasons import DropReason
+from components.prepare.documents.drop_table import DropTable
 from components.prepare.drawing.document_drawing import DrawnDocument
 from components.prepare.output.page_spool import MergedPages, PageSpool
+from components.prepare.rendering.document_renderer import FailedPage
 from components.shared.artifacts.dataset_manifest import Split
 from components.shared.errors import UserError
 
@@ -26,8 +28,8 @@ class DrawingRecord(BaseModel):
         layout_engine: the text engine's name and versions.
         fonts: file name -> sha256.
         attempted: split -> number of pages, drawn or not.
-        dropped: reason -> count; only what does not depend on the page limits.
-        failed: split, order and reason of each page that could not be drawn.
+        dropped, dropped_names: reason -> count, and the first names; only what does not depend on the page limits.
+        failed: split -> pages that could not be drawn.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -38,7 +40,8 @@ class DrawingRecord(BaseModel):
     fonts: dict[str, str]
     attempted: dict[Split, int]
     dropped: dict[DropReason, int]
-    failed: list[tuple[Split, int, DropReason]]
+    dropped_names: dict[DropReason, list[str]]
+    failed: dict[Split, list[FailedPage]]
 
 
 class DrawingLog:
@@ -57,14 +60,22 @@ class DrawingLog:
         self.order_limits: dict[Split, int] = {}
         """split -> highest order that can still be kept; it only decreases"""
         self._attempted: Counter[Split] = Counter()
-        self._dropped: Counter[DropReason] = Counter()
-        self._failed: list[tuple[Split, int, DropReason]] = []
+        self._dropped = DropTable()
+        self._failed: dict[Split, list[FailedPage]] = {}
 
     def take(self, document: DrawnDocument) -> None:
-        """Record where the pages of a document are, and what happened to the others."""
+        """Record where the pages of a document are, and what happened to the others.
+
+        Raises:
+            UserError: a picture is broken, ``on_unreadable`` is ``stop``, and no page limit can leave the page out.
+        """
         self._attempted[document.split] += document.attempted
-        self._dropped.update(document.dropped)
-        self._failed += [(document.split, order, reason) for order, reason in document.failed]
+        for reason, count in document.dropped.items():
+            self._dropped.add(reason, document.name, count=count)
+        for page in document.failed:
+            if document.split not in self._limits:
+                check_picture(page)
+            self._failed.setdefault(document.split, []).append(page)
         for order, stored in document.pages:
             self._spool.add(order, document.split, document.number, stored)
             if document.split in self._limits:
@@ -79,7 +90,8 @@ class DrawingLog:
             layout_engine=layout_engine,
             fonts=fonts,
             attempted=dict(self._attempted),
-            dropped=dict(self._dropped),
+            dropped=dict(self._dropped.counts),
+            dropped_names=self._dropped.names,
             failed=self._failed,
         )
         (self._folder / _RECORD_FILE).write_text(record.model_dump_json(), encoding="utf-8")
@@ -111,27 +123,40 @@ def read_drawing_record(folder: Path) -> DrawingRecord:
         raise UserError("the record of the drawing is damaged", where=str(path), mend=_MEND) from error
 
 
+def check_picture(page: FailedPage) -> None:
+    """Stop at a broken picture.
+
+    Raises:
+        UserError: the picture is broken, and its source's ``on_unreadable`` is ``stop``.
+    """
+    if page.stops:
+        raise UserError(page.problem, where=page.name, mend="fix or remove it, or set on_unreadable to skip")
+
+
 def dropped_pages(
     records: Sequence[DrawingRecord], kept: Mapping[Split, MergedPages], limits: Mapping[Split, int | None]
-) -> Counter[DropReason]:
-    """Return reason -> count for everything that is not in the shards.
+) -> DropTable:
+    """Return everything that was selected and is not in the shards.
 
     A page above its split's limit counts as ``page_over_max_<split>_pages`` even if it was tried and failed: which of
     these pages are tried depends on timing, and the counts must not.
+
+    Raises:
+        UserError: a picture is broken that is within the limits, and its source's ``on_unreadable`` is ``stop``.
     """
-    dropped: Counter[DropReason] = Counter()
+    records = sorted(records, key=lambda record: record.partition)
+    table = DropTable()
     for record in records:
-        dropped.update(record.dropped)
+        table.update(record.dropped, record.dropped_names, {})
     for split, pages in kept.items():
         # The order decides only if there were more pages than the limit.
         limit = pages.highest_order if limits[split] is not None and len(pages) == limits[split] else None
         failures = [
-            reason
-            for record in records
-            for of_split, order, reason in record.failed
-            if of_split == split and (limit is None or order <= limit)
+            page for record in records for page in record.failed.get(split, []) if limit is None or page.order <= limit
         ]
-        dropped.update(failures)
+        for page in failures:
+            check_picture(page)
+            table.add(page.reason, page.name)
         attempted = sum(record.attempted.get(split, 0) for record in records)
-        dropped[_OVER_LIMIT[split]] += attempted - len(pages) - len(failures)
-    return +dropped
+        table.counts[_OVER_LIMIT[split]] += attempted - len(pages) - len(failures)
+    return table

@@ -36,6 +36,25 @@ class RenderedPage:
     metadata: bytes
 
 
+@dataclass(frozen=True)
+class FailedPage:
+    """A page that could not be drawn.
+
+    Attributes:
+        order: the page's, as if it had been drawn.
+        reason: ``page_*``.
+        name: the document's id and the page's number.
+        problem: what is wrong, in words.
+        stops: the picture is broken, and the source's ``on_unreadable`` is ``stop``.
+    """
+
+    order: int
+    reason: DropReason
+    name: str
+    problem: str
+    stops: bool
+
+
 @dataclass
 class RenderedDocument:
     """The result of drawing one document.
@@ -44,13 +63,13 @@ class RenderedDocument:
         pages: the pages that were drawn.
         attempted: number of pages that it was split into, drawn or not.
         dropped: reason -> count of paragraphs (or 1 for the document) that could not be typeset.
-        failed: order and reason of each page that could not be drawn.
+        failed: pages that could not be drawn.
     """
 
     pages: list[RenderedPage] = field(default_factory=list)
     attempted: int = 0
     dropped: Counter[DropReason] = field(default_factory=Counter)
-    failed: list[tuple[int, DropReason]] = field(default_factory=list)
+    failed: list[FailedPage] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -117,7 +136,7 @@ class DocumentRenderer:
             try:
                 gray, about = draw()
             except (CannotBeSetError, PageError) as error:
-                rendered.failed.append((place.order, OF_PAGE[error.reason]))
+                rendered.failed.append(_failed_page(document, place, error))
             else:
                 yield self._finished(place, gray, about)
 
@@ -224,6 +243,16 @@ class DocumentRenderer:
             "sha256": hashlib.sha256(image).hexdigest(),
         }
         return _DrawnPage(place, image, about | finished)
+
+
+def _failed_page(document: SelectedDocument, place: _Place, error: CannotBeSetError | PageError) -> FailedPage:
+    name, stops = f"{document.source_id}#page={place.number}", False
+    if document.pictures:
+        picture = document.pictures[place.number - 1]
+        index = picture.page_index
+        name = document.source_id if index is None else f"{document.source_id}#page={index + 1}"
+        stops = picture.on_unreadable == "stop" and error.reason == "picture_unreadable"
+    return FailedPage(place.order, OF_PAGE[error.reason], name, str(error), stops)
 
 
 _Draw = Callable[[], tuple[np.ndarray, dict[str, Any]]]

@@ -1,13 +1,13 @@
 """Examines single documents before they are compared with others; worker processes share this work."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.prepare.documents.document import Document, PagePicture, Unreadable
+from components.prepare.documents.document import Document, Unreadable
 from components.prepare.documents.drop_reasons import DropReason
 from components.prepare.selection.cleaning import clean_text
 from components.prepare.selection.document_store import document_line
@@ -53,8 +53,8 @@ class Candidate:
     letters: str
 
 
-Examined = Candidate | Unreadable | DropReason
-"""A document that can be kept, something that could not be read, or the reason (``document_*``) for dropping it."""
+Examined = Candidate | Unreadable
+"""A document that can be kept, or what is dropped, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,14 @@ class ExaminationTask:
 
 def examine_all(task: ExaminationTask) -> list[Examined]:
     """Return the examined documents of the task, in order."""
-    return [
-        document if isinstance(document, Unreadable) else examine(document, task.settings)
-        for document in task.documents
-    ]
+    return [_examined(document, task.settings) for document in task.documents]
+
+
+def _examined(document: Document | Unreadable, settings: SelectionSettings) -> Examined:
+    if isinstance(document, Unreadable):
+        return document
+    result = examine(document, settings)
+    return Unreadable(document.source_id, "", result) if isinstance(result, str) else result
 
 
 def examine(document: Document, settings: SelectionSettings) -> Candidate | DropReason:
@@ -104,8 +108,6 @@ def examine(document: Document, settings: SelectionSettings) -> Candidate | Drop
 
 def _line(document: Document, titled: str, text: str, target: str | None) -> bytes:
     unchanged = text == titled or (bool(document.title) and text.endswith(f"\n\n{document.text}"))
-    pictures = tuple(
-        PagePicture(picture.path, picture.page_index, clean_text(picture.text)) for picture in document.pictures
-    )
+    pictures = tuple(replace(picture, text=clean_text(picture.text)) for picture in document.pictures)
     original_text = None if unchanged else document.text
     return document_line(document.source_id, text, original_text, document.lang, target, pictures)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import astuple
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def document_line(
         "original_text": original_text,
         "lang": lang,
         "target": target,
-        "pictures": [[picture.path, picture.page_index, picture.text] for picture in pictures],
+        "pictures": [astuple(picture) for picture in pictures],
     }
     return (_encode(record) + "\n").encode("utf-8", "surrogatepass")
 

@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from components.prepare.documents.document import Document, Unreadable
 from components.prepare.documents.drop_reasons import DropReason
+from components.prepare.documents.drop_table import DropTable
 from components.prepare.selection.candidate import ExaminationTask, Examined, SelectionSettings, examine_all
-from components.prepare.selection.document_store import numbered, write_lines
+from components.prepare.selection.document_store import numbered, read_record, write_lines
 from components.prepare.selection.intake import Intake
 from components.prepare.selection.selection_record import Selection, SourceCounts
 from components.prepare.selection.splitting import lowest_of_both_sides, mixture, with_both_sides
@@ -44,6 +45,7 @@ HOLDOUT = "holdout"
 """name of the holdout in ``Selection.sources``"""
 
 _DOCUMENTS_PER_TASK = 32
+_OVER_WEIGHT: DropReason = "document_over_weight"
 
 Mask = NDArray[np.bool_]
 Examiner = Callable[[ExaminationTask], list[Examined]]
@@ -85,8 +87,9 @@ def select_documents(
         evaluated = np.array(intake.evaluated, dtype=bool)
         if fraction > 0:
             evaluated[chosen] = with_both_sides(evaluated[chosen], _positions(intake)[chosen])
-        written = write_lines(folder, _numbered_lines(intake, chosen, evaluated))
-        selection = _selection(folder, written, intake, held_out + parts, chosen, evaluated)
+        over_weight = DropTable()
+        written = write_lines(folder, _numbered_lines(intake, chosen, evaluated, over_weight))
+        selection = _selection(folder, written, intake, held_out + parts, chosen, evaluated, over_weight)
     selection.save()
     return selection
 
@@ -98,13 +101,14 @@ class _Part:
     source: str
     read: int
     members: slice
-    dropped: Counter[DropReason]
+    dropped: DropTable
 
     def counts(self, chosen: Mask) -> SourceCounts:
         """Return the counts of the source, including the documents in ``members`` that were not chosen."""
         of_part = chosen[self.members]
-        over: Counter[DropReason] = Counter({"document_over_weight": int((~of_part).sum())})
-        return SourceCounts(source=self.source, read=self.read, kept=int(of_part.sum()), dropped=self.dropped + over)
+        over: Counter[DropReason] = Counter({_OVER_WEIGHT: int((~of_part).sum())})
+        dropped = self.dropped.counts + over
+        return SourceCounts(source=self.source, read=self.read, kept=int(of_part.sum()), dropped=dropped)
 
 
 def _examined(
@@ -118,17 +122,25 @@ def _examined(
 
 def _read(intake: Intake, source: str, documents: Iterable[Examined], evaluated: Callable[[float], bool]) -> _Part:
     start, read = len(intake.positions), 0
-    dropped: Counter[DropReason] = Counter()
+    dropped = DropTable()
     for document in documents:
         read += 1
         if isinstance(document, Unreadable):
-            log.warning("%s is skipped: %s", document.source_id, document.problem)
-            dropped[document.reason] += 1
-        elif isinstance(document, str):
-            dropped[document] += 1
+            if document.problem and not document.kind and dropped.wants_name(document.reason):
+                log.warning("%s is skipped: %s", document.source_id, document.problem)
+            dropped.add(document.reason, document.source_id, document.kind)
         elif reason := intake.take(document, evaluated):
-            dropped[reason] += 1
+            dropped.add(reason, read_record(document.line)["source_id"] if dropped.wants_name(reason) else None)
+    _log_dropped(source, dropped)
     return _Part(source, read, slice(start, len(intake.positions)), dropped)
+
+
+def _log_dropped(source: str, dropped: DropTable) -> None:
+    if dropped.kinds:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(dropped.kinds.items()))
+        log.warning("%s: files of kinds that are not read: %s", source, kinds)
+    if dropped.counts:
+        log.info("%s: not used: %s", source, dropped)
 
 
 def _positions(intake: Intake) -> NDArray[np.float64]:
@@ -144,7 +156,7 @@ def _chosen(intake: Intake, parts: list[_Part], weights: list[float | None]) -> 
     available = [part.members.stop - part.members.start for part in parts]
     for part, count in zip(parts, available, strict=True):
         if not count:
-            reasons = ", ".join(f"{reason}: {number}" for reason, number in part.dropped.items()) or "it is empty"
+            reasons = part.dropped or "it is empty"
             raise UserError(
                 f"no document can be used ({reasons}), so it cannot be mixed with the other sources",
                 where=f"source {part.source}",
@@ -155,26 +167,42 @@ def _chosen(intake: Intake, parts: list[_Part], weights: list[float | None]) -> 
     return chosen
 
 
-def _numbered_lines(intake: Intake, chosen: Mask, evaluated: Mask) -> Iterator[tuple[int, bytes]]:
+def _numbered_lines(
+    intake: Intake, chosen: Mask, evaluated: Mask, over_weight: DropTable
+) -> Iterator[tuple[int, bytes]]:
     number = 0
     for line, taken, on_eval in zip(intake.spool.lines(), chosen, evaluated, strict=True):
         if taken:
             yield number, numbered(number, "eval" if on_eval else "train", line)
             number += 1
+        elif over_weight.wants_name(_OVER_WEIGHT):
+            over_weight.add(_OVER_WEIGHT, read_record(line)["source_id"])
 
 
 def _selection(
-    folder: Path, written: int, intake: Intake, parts: list[_Part], chosen: Mask, evaluated: Mask
+    folder: Path,
+    written: int,
+    intake: Intake,
+    parts: list[_Part],
+    chosen: Mask,
+    evaluated: Mask,
+    over_weight: DropTable,
 ) -> Selection:
     """Return the record of the chosen documents; ``parts`` includes the holdout."""
     counts = [part.counts(chosen) for part in parts]
+    dropped = DropTable()
+    for part, counted in zip(parts, counts, strict=True):
+        dropped.update(counted.dropped, part.dropped.names, part.dropped.kinds)
+    dropped.update({}, over_weight.names, {})
     on_eval = int(evaluated[chosen].sum())
     return Selection(
         folder=folder,
         count=written,
         documents={"train": written - on_eval, "eval": on_eval},
         read=sum(part.read for part in counts),
-        dropped=sum((part.dropped for part in counts), Counter()),
+        dropped=+dropped.counts,
+        dropped_names=dropped.names,
+        unread_kinds=dropped.kinds,
         scripts=intake.census.documents_by_script(chosen),
         characters=intake.census.characters_by_script(),
         sources=counts,

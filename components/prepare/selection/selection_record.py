@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from components.prepare.documents.drop_reasons import DropReason
+from components.prepare.documents.drop_table import DropTable
 from components.prepare.selection.document_store import read_documents
 from components.prepare.selection.selected_document import SelectedDocument
 from components.shared.artifacts.dataset_manifest import Split
@@ -43,6 +44,10 @@ class Selection(BaseModel):
     """number of documents read from the sources and the holdout"""
     dropped: Counter[DropReason]
     """reason (``document_*``) -> number of documents that are not selected"""
+    dropped_names: dict[DropReason, list[str]] = {}
+    """reason -> ids of the first ten of them"""
+    unread_kinds: Counter[str] = Counter()
+    """suffix -> files of a kind that is not read"""
     scripts: dict[str, int]
     """ISO 15924 code -> number of selected documents that use a character of the script"""
     characters: dict[str, str]
@@ -50,6 +55,12 @@ class Selection(BaseModel):
     also those of documents dropped as ``document_over_weight``"""
     sources: list[SourceCounts]
     """the holdout, if there is one, and the sources in order"""
+
+    def drop_table(self) -> DropTable:
+        """Return what is not selected, as a table that can be added to."""
+        table = DropTable()
+        table.update(self.dropped, self.dropped_names, self.unread_kinds)
+        return table
 
     def read_documents(self, start: int = 0, stop: int | None = None) -> Iterator[SelectedDocument]:
         """Yield the documents from ``start`` up to ``stop`` (exclusive; None: all).

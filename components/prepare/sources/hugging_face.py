@@ -2,20 +2,21 @@
 
 from collections.abc import Iterator
 
-from components.prepare.documents.document import Document
+from components.prepare.documents.document import Document, Unreadable
+from components.prepare.documents.source_reading import SourceReading
 from components.prepare.settings.source_settings import SourceSettings
-from components.prepare.sources.tables.rows import check_columns, document_of_row, named_columns
 from components.shared.digests import sha256_json
 from components.shared.errors import UserError
 from components.shared.models.hub import hub_is_reachable, named_refusals
 
 
-def read_hugging_face(name: str, settings: SourceSettings) -> Iterator[Document]:
+def read_hugging_face(name: str, reading: SourceReading) -> Iterator[Document | Unreadable]:
     """Yield the rows of ``settings.source_split`` in order, without downloading the whole dataset.
 
     Raises:
         UserError: no network, no such dataset, configuration, split or column, or a rejected token.
     """
+    settings = reading.settings
     commit = _commit(name, settings)
     import datasets
     from datasets.exceptions import DatasetsError
@@ -25,10 +26,14 @@ def read_hugging_face(name: str, settings: SourceSettings) -> Iterator[Document]
             name, settings.source_name, split=settings.source_split, revision=commit, streaming=True
         )
         if rows.column_names:
-            check_columns(list(rows.column_names), settings, where=f"hf:{name}")
-            rows = rows.select_columns(named_columns(settings))  # otherwise pictures and sounds would be decoded too
+            present = list(rows.column_names)
+            if problem := reading.check_columns(present, f"hf:{name}"):
+                yield Unreadable(f"hf:{name}", problem, "document_without_column")
+                return
+            # otherwise pictures and sounds would be decoded too
+            rows = rows.select_columns([column for column in reading.columns if column in present])
         for number, row in enumerate(rows, start=1):
-            yield document_of_row(row, f"{name}:{number}", settings)
+            yield reading.document(row, f"{name}:{number}", f"hf:{name}, row {number}")
     except (OSError, ValueError, DatasetsError) as error:
         raise UserError(f"the dataset cannot be read ({error})", where=f"hf:{name}") from error
 

@@ -2,19 +2,22 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Collection, Iterator
-from itertools import chain
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import braceexpand
 
 from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.source_reading import SourceReading
 from components.prepare.settings.source_settings import SourceSettings
-from components.prepare.sources.files import READERS, read_file
+from components.prepare.sources.files import READERS, is_readable, read_file
 from components.prepare.sources.hugging_face import hugging_face_digest, read_hugging_face
-from components.prepare.sources.pages.images import IMAGE_SUFFIXES, read_image, text_beside
+from components.prepare.sources.listing.folders import SourceFile, files_below
+from components.prepare.sources.pages.image_folder import digested_files, read_image_folder
+from components.prepare.sources.pages.images import IMAGE_SUFFIXES
 from components.prepare.sources.python_docs import python_docs_digest, read_python_docs
+from components.prepare.sources.saved_dataset import is_saved_dataset, read_saved_dataset, split_folder
 from components.shared.digests import sha256_file
 from components.shared.errors import UserError
 
@@ -22,24 +25,29 @@ PYTHON_DOCS = "python-docs"
 HUB_PREFIX = "hf:"
 IMAGES_PREFIX = "images:"
 
-NamedFile = tuple[str, Path]
+_MOST_KINDS = 8
+
+Items = Iterator[Document | Unreadable]
 
 
-def read_documents(settings: SourceSettings) -> Iterator[Document | Unreadable]:
-    """Yield the source's documents in a fixed order, at most ``max_documents``, and markers of unreadable input.
+def read_documents(settings: SourceSettings) -> Items:
+    """Yield the source's documents in a fixed order, at most ``max_documents``, and markers of unused input.
 
-    Memory use does not depend on their number: folders are listed one at a time, and files are streamed.
+    Memory use does not depend on their number: folders are listed one at a time, and files are streamed. (Of a metadata
+    file beside scans, the names of the pictures are kept.)
 
     Raises:
-        UserError: the source does not exist, is empty or lacks a column; a part of it is broken and ``on_unreadable``
-            is ``stop``.
+        UserError: the source does not exist or is empty; a named column is in no row; or a part of the source is broken
+            and ``on_unreadable`` is ``stop``.
     """
+    reading = SourceReading(settings)
     documents = 0
-    for item in _all_documents(settings):
+    for item in _all_documents(reading):
         yield item
         documents += isinstance(item, Document)
         if documents == settings.max_documents:
-            return
+            break
+    reading.finish()
 
 
 def source_digest(settings: SourceSettings) -> str:
@@ -53,7 +61,7 @@ def source_digest(settings: SourceSettings) -> str:
     if settings.source.startswith(HUB_PREFIX):
         return hugging_face_digest(settings.source.removeprefix(HUB_PREFIX), settings)
     digest = hashlib.sha256()
-    for name, path in _digested_files(settings.source):
+    for name, path in _digested_files(settings):
         try:
             digest.update(json.dumps([name, sha256_file(path)]).encode())
         except OSError as error:
@@ -61,77 +69,93 @@ def source_digest(settings: SourceSettings) -> str:
     return digest.hexdigest()
 
 
-def _all_documents(settings: SourceSettings) -> Iterator[Document | Unreadable]:
-    if settings.source == PYTHON_DOCS:
+def _all_documents(reading: SourceReading) -> Items:
+    source = reading.settings.source
+    if source == PYTHON_DOCS:
         yield from read_python_docs()
-    elif settings.source.startswith(HUB_PREFIX):
-        yield from read_hugging_face(settings.source.removeprefix(HUB_PREFIX), settings)
-    elif settings.source.startswith(IMAGES_PREFIX):
-        for name, path in _images(settings.source):
-            yield from read_file(path, name, settings, read_image)
+    elif source.startswith(HUB_PREFIX):
+        yield from read_hugging_face(source.removeprefix(HUB_PREFIX), reading)
+    elif source.startswith(IMAGES_PREFIX):
+        yield from _some(read_image_folder(_image_root(source), reading), source, IMAGE_SUFFIXES)
+    elif (folder := _folder(source)) is None:
+        for name, path in _named_files(source):
+            yield from read_file(path, name, reading)
+    elif is_saved_dataset(folder):
+        yield from read_saved_dataset(folder, reading)
     else:
-        for name, path in _source_files(settings.source):
-            yield from read_file(path, name, settings)
+        yield from _some(_documents_below(folder, reading), source, READERS)
 
 
-def _digested_files(source: str) -> Iterator[NamedFile]:
-    if not source.startswith(IMAGES_PREFIX):
-        yield from _source_files(source)
-        return
-    for name, path in _images(source):
-        yield name, path
-        if beside := text_beside(path):
-            yield name + beside[0], beside[1]
+def _documents_below(folder: Path, reading: SourceReading) -> Items:
+    for file in files_below(folder, is_readable):
+        if isinstance(file, Unreadable):
+            yield file
+        else:
+            yield from read_file(file.path, file.name, reading)
 
 
-def _images(source: str) -> Iterator[NamedFile]:
+def _digested_files(settings: SourceSettings) -> Iterator[tuple[str, Path]]:
+    source = settings.source
+    if source.startswith(IMAGES_PREFIX):
+        yield from digested_files(_image_root(source))
+    elif (folder := _folder(source)) is None:
+        yield from _named_files(source)
+    else:
+        saved = is_saved_dataset(folder)
+        root = split_folder(folder, settings.source_split) if saved else folder
+        for file in files_below(root, lambda name: saved or is_readable(name)):
+            if isinstance(file, SourceFile):
+                yield file.name, file.path
+
+
+def _some(items: Items, source: str, suffixes: Iterable[str]) -> Items:
+    """Yield the items of a folder.
+
+    Raises:
+        UserError: all of them are markers of files that are not read; names their kinds.
+    """
+    unread: Counter[str] = Counter()
+    empty = True
+    for item in items:
+        if isinstance(item, Unreadable) and item.reason == "file_kind_not_read":
+            unread[item.kind] += 1
+        else:
+            empty = False
+        yield item
+    if empty:
+        there = ", ".join(f"{count} {kind}" for kind, count in unread.most_common(_MOST_KINDS))
+        found = f"; it holds {there}" if there else ""
+        raise UserError(
+            f"the folder holds no file that can be read ({', '.join(suffixes)}){found}", where=f"source {source}"
+        )
+
+
+def _image_root(source: str) -> Path:
     root = Path(source.removeprefix(IMAGES_PREFIX)).expanduser()
     if not root.is_dir():
         raise UserError("no such folder", where=f"source {source}", mend=f"write {IMAGES_PREFIX}FOLDER")
-    return _files_of_folder(root, IMAGE_SUFFIXES)
+    return root
 
 
-def _source_files(source: str) -> Iterator[NamedFile]:
+def _folder(source: str) -> Path | None:
+    root = Path(source).expanduser()
+    return root if root.is_dir() else None
+
+
+def _named_files(source: str) -> Iterator[tuple[str, Path]]:
+    """Return the file, or the files of a brace pattern, that ``source`` names, with their names in ids."""
     kinds = ", ".join(READERS)
     root = Path(source).expanduser()
     if "{" in source and not root.exists():
         paths = [Path(name) for name in braceexpand.braceexpand(source)]
         if missing := [path for path in paths if not path.is_file()]:
             raise UserError("no such file", where=f"source {missing[0]}", mend="check the pattern")
-        if other := [path for path in paths if path.suffix.lower() not in READERS]:
+        if other := [path for path in paths if not is_readable(path.name)]:
             raise UserError(f"not a kind of file that can be read ({kinds})", where=f"source {other[0]}")
         return ((printable(path.name), path) for path in paths)
     if root.is_file():
-        if root.suffix.lower() not in READERS:
+        if not is_readable(root.name):
             raise UserError(f"not a kind of file that can be read ({kinds})", where=f"source {root}")
         return iter([(printable(root.name), root)])
-    if not root.is_dir():
-        hint = f"; a dataset on the hub is written {HUB_PREFIX}{source}" if source.count("/") == 1 else ""
-        raise UserError(
-            "no such file or folder", where=f"source {source!r}", mend=f"give a path or {PYTHON_DOCS!r}{hint}"
-        )
-    return _files_of_folder(root, READERS)
-
-
-def _files_of_folder(root: Path, suffixes: Collection[str]) -> Iterator[NamedFile]:
-    found = _walk(root, root, suffixes)
-    if (first := next(found, None)) is None:
-        kinds = ", ".join(suffixes)
-        raise UserError(f"the folder holds no file that can be read ({kinds})", where=f"source {root}")
-    return chain([first], found)
-
-
-def _walk(root: Path, folder: Path, suffixes: Collection[str]) -> Iterator[NamedFile]:
-    """Yield the files below ``folder``, sorted by name with folders in between; linked folders are not followed."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries)
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror or error})", where=printable(str(folder))) from error
-    for name in names:
-        path = folder / name
-        if path.is_dir():
-            if not path.is_symlink():
-                yield from _walk(root, path, suffixes)
-        elif path.suffix.lower() in suffixes and path.is_file():
-            yield printable(path.relative_to(root).as_posix()), path
+    hint = f"; a dataset on the hub is written {HUB_PREFIX}{source}" if source.count("/") == 1 else ""
+    raise UserError("no such file or folder", where=f"source {source!r}", mend=f"give a path or {PYTHON_DOCS!r}{hint}")

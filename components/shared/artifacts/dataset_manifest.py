@@ -54,7 +54,11 @@ class DatasetManifest(BaseModel):
     splits: dict[Split, SplitIndex]
     documents: dict[Split, int]
     dropped: dict[str, int]
-    """Reason -> count of what is not in the shards: documents (``document_*``), pages (``page_*``), …"""
+    """Reason -> count of files (``file_*``), documents, paragraphs or pages (``page_*``) that are not in the shards."""
+    dropped_names: dict[str, list[str]] = {}
+    """Reason -> names of the first ten of them."""
+    unread_kinds: dict[str, int] = {}
+    """Suffix -> count of the source's files of a kind that is not read."""
     source_digest: str
     config: dict[str, Any]
     """The settings that determine the shards' bytes; without folders and worker counts."""

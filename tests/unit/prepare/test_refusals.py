@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from huggingface_hub import constants
 
+from components.prepare.documents.source_reading import SourceReading
 from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.hugging_face import read_hugging_face
 from components.prepare.sources.opening import source_digest
@@ -41,7 +42,7 @@ def test_an_expired_token_is_named_before_anything_is_trained(hub: RefusingServe
         assert str(caught.value).startswith(f"{where}: the hub refuses the token of HF_TOKEN (4")
         assert EXPIRED in str(caught.value) and "make a new one" in str(caught.value)
     with pytest.raises(UserError, match="refuses the token of HF_TOKEN"):
-        list(read_hugging_face("me/pages", SourceSettings(source="hf:me/pages")))
+        list(read_hugging_face("me/pages", SourceReading(SourceSettings(source="hf:me/pages"))))
     assert {"models", "datasets"} <= {path.split("/")[2] for path in hub.asked}
 
 

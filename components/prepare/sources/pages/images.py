@@ -4,16 +4,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from components.prepare.documents.document import Document, PagePicture, Unreadable, printable
+from components.prepare.documents.source_reading import SourceReading
+from components.prepare.documents.text_decoding import WrongEncodingError, decode_text
 from components.prepare.documents.unreadable import unreadable
-from components.prepare.settings.source_settings import SourceSettings
+from components.prepare.sources.listing.folders import Listing, SourceFile
 from components.prepare.sources.pages.scan_text import ScanTextError, alto_text, hocr_text
-from components.prepare.sources.tables.rows import MAX_DOCUMENT_BYTES, decoded
+from components.prepare.sources.tables.rows import MAX_DOCUMENT_BYTES
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
-_TEXT_READERS: dict[str, Callable[[bytes], str | bytes]] = {
-    ".txt": decoded,
-    ".gt.txt": decoded,
+_TEXT_READERS: dict[str, Callable[[bytes, str], str]] = {
+    ".txt": decode_text,
+    ".gt.txt": decode_text,
     ".alto.xml": alto_text,
     ".xml": alto_text,
     ".hocr": hocr_text,
@@ -21,35 +23,84 @@ _TEXT_READERS: dict[str, Callable[[bytes], str | bytes]] = {
 }
 """The text files that are searched for beside a picture, in order; ``.gt.txt`` is the name for ground truth in OCR-D,
 Kraken and Tesseract's training."""
+_VARIANTS = (".bin", ".nrm", ".dew", ".raw")
+"""OCRopus and Kraken name the binarized picture of a line ``l.bin.png``; its text is ``l.gt.txt``."""
 
 
-def read_image(path: Path, name: str, settings: SourceSettings) -> Iterator[Document | Unreadable]:
+def is_picture(name: str) -> bool:
+    """Return whether a file of this name is read as a scan."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def read_image(file: SourceFile, reading: SourceReading) -> Iterator[Document | Unreadable]:
     """Yield a picture with the text beside it as a document of one page; the picture itself is not opened."""
-    beside = text_beside(path)
+    beside = text_beside(file.path.name, file.listing)
     if beside is None:
-        yield Unreadable(name, f"no text beside it ({', '.join(_TEXT_READERS)})", "document_without_text")
+        problem = f"no text beside it ({', '.join(_TEXT_READERS)})"
+        yield Unreadable(file.name, problem, "document_without_text")
         return
-    suffix, text_path = beside
-    if text_path.stat().st_size > MAX_DOCUMENT_BYTES:
-        yield Unreadable(name, f"its text has more than {MAX_DOCUMENT_BYTES} bytes", "document_too_long")
-        return
+    text_path = file.path.with_name(beside)
     try:
-        text = _TEXT_READERS[suffix](text_path.read_bytes())
+        if text_path.stat().st_size > MAX_DOCUMENT_BYTES:
+            yield Unreadable(file.name, f"its text has more than {MAX_DOCUMENT_BYTES} bytes", "document_too_long")
+            return
+        text = _reader(beside)(text_path.read_bytes(), reading.settings.encoding)
     except ScanTextError as error:
-        yield unreadable(settings, name, f"{text_path.name}: {error}", where=printable(str(text_path)))
-        return
-    if isinstance(text, bytes):  # not UTF-8: dropped later and counted as document_not_text
-        yield Document(name, text, lang=settings.lang)
-        return
+        problem, where = f"{printable(beside)}: {error}", printable(str(text_path))
+        yield unreadable(reading.settings, file.name, problem, where=where)
+    except OSError as error:
+        problem, where = f"{printable(beside)} cannot be read ({error.strerror or error})", printable(str(text_path))
+        yield unreadable(reading.settings, file.name, problem, where=where)
+    except WrongEncodingError as error:
+        yield Unreadable(file.name, f"{printable(beside)}: {error}", "document_wrong_encoding")
+    else:
+        yield scan(file.path, file.name, text, reading)
+
+
+def scan(path: Path, name: str, text: str, reading: SourceReading, lang: str | None = None) -> Document:
+    """Return a picture with its text as a document of one page."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    picture = PagePicture(str(path.absolute()), page_index=None, text=text)
-    yield Document(name, text, lang=settings.lang, pictures=(picture,))
+    picture = PagePicture(str(path.absolute()), None, text, reading.settings.on_unreadable)
+    return Document(name, text, lang=lang or reading.settings.lang, pictures=(picture,))
 
 
-def text_beside(path: Path) -> tuple[str, Path] | None:
-    """Return the suffix and path of the text file that belongs to a picture; None if there is none."""
-    for suffix in _TEXT_READERS:
-        candidate = path.with_name(path.stem + suffix)
-        if candidate.is_file():
-            return suffix, candidate
+def text_beside(picture: str, listing: Listing) -> str | None:
+    """Return the name of the text file that belongs to the picture of this name; None if there is none.
+
+    A text whose name differs in case belongs to a picture only if no other picture in the folder has its exact name.
+    """
+    stem = Path(picture).stem
+    stems = [stem, *(stem[: -len(variant)] for variant in _VARIANTS if stem.lower().endswith(variant))]
+    for candidate in stems:
+        for suffix in _TEXT_READERS:
+            found = listing.folded.get((candidate + suffix).casefold(), [])
+            if candidate + suffix in found:
+                return candidate + suffix
+            if len(found) == 1 and not _has_other_picture(found[0][: -len(suffix)], picture, listing):
+                return found[0]
     return None
+
+
+def texts_without_picture(listing: Listing) -> list[str]:
+    """Return the text files in a folder that belong to none of its pictures."""
+    pictures = [name for name in listing.files if is_picture(name)]
+    used = {text_beside(picture, listing) for picture in pictures}
+    return [name for name in listing.files if is_scan_text(name) and name not in used]
+
+
+def is_scan_text(name: str) -> bool:
+    """Return whether a file of this name may hold the text of a scan."""
+    return name.lower().endswith(tuple(_TEXT_READERS))
+
+
+def _has_other_picture(stem: str, picture: str, listing: Listing) -> bool:
+    return any(
+        Path(name).stem == stem and name != picture
+        for suffix in IMAGE_SUFFIXES
+        for name in listing.folded.get((stem + suffix).casefold(), [])
+    )
+
+
+def _reader(text_name: str) -> Callable[[bytes, str], str]:
+    lower = text_name.lower()
+    return _TEXT_READERS[max((suffix for suffix in _TEXT_READERS if lower.endswith(suffix)), key=len)]

@@ -8,8 +8,8 @@ import pypdfium2
 import pypdfium2.raw
 
 from components.prepare.documents.document import Document, PagePicture, Unreadable, printable
+from components.prepare.documents.source_reading import SourceReading
 from components.prepare.documents.unreadable import unreadable
-from components.prepare.settings.source_settings import SourceSettings
 
 # PDFium writes these for a hyphen at the end of a line and joins the lines; the page shows a hyphen.
 _LINE_END_HYPHEN = re.compile("[\x02\ufffe](?:\r\n)?")
@@ -38,14 +38,14 @@ def open_pdf(path: Path | str) -> pypdfium2.PdfDocument:
         raise
 
 
-def read_pdf(path: Path, name: str, settings: SourceSettings) -> Iterator[Document | Unreadable]:
+def read_pdf(path: Path, name: str, reading: SourceReading) -> Iterator[Document | Unreadable]:
     """Yield a PDF as one document with a picture per page, and a marker for each page whose text cannot be trusted.
 
     The text of a page is what PDFium finds inside the page's box, in drawing order. This is the reading order in files
     from word processors, browsers and TeX. A page without text (a scan) keeps its place with an empty text. A page is
     left out if a font does not map its glyphs to characters.
     """
-    where = printable(str(path))
+    settings, where = reading.settings, printable(str(path))
     try:
         pdf = open_pdf(path)
         count = len(pdf)
@@ -67,7 +67,7 @@ def read_pdf(path: Path, name: str, settings: SourceSettings) -> Iterator[Docume
             problem = f"{unmapped} glyphs of fonts that do not map them to characters"
             yield Unreadable(page_id, problem, "page_text_unmapped")
             continue
-        pictures.append(PagePicture(str(path.absolute()), index, text))
+        pictures.append(PagePicture(str(path.absolute()), index, text, settings.on_unreadable))
     if pictures:
         text = "\n\n".join(picture.text for picture in pictures if picture.text)
         yield Document(name, text, lang=settings.lang, pictures=tuple(pictures))

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from lxml import etree
 
+from components.prepare.documents.text_decoding import UTF_8, decode_text
+
 _HOCR_LINES = ("ocr_line", "ocrx_line", "ocr_header", "ocr_footer", "ocr_caption", "ocr_textfloat")
 _HOCR_BLOCKS = ("ocr_par", "ocr_carea", "ocrx_block")
 
@@ -12,11 +14,12 @@ class ScanTextError(Exception):
     """The file does not have the format that its name says; the message says why."""
 
 
-def alto_text(content: bytes) -> str:
+def alto_text(content: bytes, encoding: str = UTF_8) -> str:
     """Return the text of an ALTO file (any version) of one page: a line per ``TextLine``, a blank line between blocks.
 
     Blocks are in the order of the page's ``ReadingOrder`` (ALTO 4.3), otherwise in file order. The text is what the
-    page shows: a hyphen at the end of a line stays, and words are not joined across lines.
+    page shows: a hyphen at the end of a line stays, and words are not joined across lines. XML declares
+    its own encoding, so ``encoding`` is not used.
 
     Raises:
         ScanTextError: not XML, declares entities, not ALTO, or not exactly one page.
@@ -31,18 +34,18 @@ def alto_text(content: bytes) -> str:
     return _paragraphs([_alto_line(line) for line in block.iter("{*}TextLine")] for block in blocks)
 
 
-def hocr_text(content: bytes) -> str:
+def hocr_text(content: bytes, encoding: str = UTF_8) -> str:
     """Return the text of an hOCR file of one page: a line per ``ocr_line``, a blank line between paragraphs.
 
     Raises:
-        ScanTextError: not UTF-8, not HTML, not exactly one page, or without lines.
+        WrongEncodingError: not in ``encoding``.
+        ScanTextError: not HTML, not exactly one page, or without lines.
     """
+    text = decode_text(content, encoding)
     try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ScanTextError(f"not UTF-8 ({error})") from error
-    try:
-        root = etree.fromstring(content, etree.HTMLParser(encoding="utf-8", no_network=True, huge_tree=False))
+        root = etree.fromstring(
+            text.encode("utf-8", "replace"), etree.HTMLParser(encoding="utf-8", no_network=True, huge_tree=False)
+        )
     except (etree.LxmlError, ValueError) as error:
         raise ScanTextError(f"not HTML ({error})") from error
     pages = [] if root is None else [element for element in root.iter() if "ocr_page" in _classes(element)]

@@ -7,119 +7,103 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.source_reading import SourceReading
+from components.prepare.documents.text_decoding import WrongEncodingError, decode_text
 from components.prepare.documents.unreadable import unreadable
-from components.prepare.settings.source_settings import SourceSettings
-from components.prepare.sources.tables.rows import (
-    MAX_DOCUMENT_BYTES,
-    RowError,
-    check_columns,
-    decoded,
-    document_of_row,
-    json_row,
-)
+from components.prepare.sources.tables.rows import MAX_DOCUMENT_BYTES, RowError, json_row
+from components.prepare.sources.tables.tar_members import TAR_ERRORS, LinkError, Member, TarMembers
 
 # WebDataset's rule: the key ends at the first dot of the file name and includes the folders.
 _KEY_AND_SUFFIX = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 
-# Errors that tarfile raised for damaged headers, besides its own.
-_TAR_ERRORS = (tarfile.TarError, OSError, ValueError, EOFError, LookupError, OverflowError, RecursionError)
-
 
 @dataclass
 class _Sample:
-    """The members with one key: contents of ``json`` and ``txt``; None if a member is too large to be read."""
+    """The members with one key: contents of ``json`` and ``txt``; None if a member is too large to be read.
 
+    Attributes:
+        archive: which of several concatenated archives it is in, from 0.
+        broken_links: problems of links whose target is not in the archive.
+    """
+
+    archive: int
     key: str
     suffixes: set[str] = field(default_factory=set)
     contents: dict[str, bytes | None] = field(default_factory=dict)
+    broken_links: list[str] = field(default_factory=list)
 
 
-def read_webdataset(path: Path, name: str, settings: SourceSettings) -> Iterator[Document | Unreadable]:
+def read_webdataset(path: Path, name: str, reading: SourceReading) -> Iterator[Document | Unreadable]:
     """Yield one document per sample: the fields of its ``.json`` member, else its ``.txt``; ids are ``name:KEY``.
 
-    Pictures in a shard are not read. If a shard is cut off, the samples that are certainly complete come first, then a
-    marker.
+    In a file of several concatenated archives, those behind the first have ids ``name:2:KEY``, ``name:3:KEY``. Links
+    to members of the same archive are followed. Pictures in a shard are not read. If a shard is cut off, the samples
+    that are certainly complete come first, then a marker.
     """
     samples = _samples(path)
     while True:
         try:
             sample = next(samples, None)
-        except _TAR_ERRORS as error:
-            problem = f"a corrupt shard ({error})"
-            yield unreadable(settings, name, problem, where=printable(str(path)), mend="make or copy the shard again")
+        except TAR_ERRORS as error:
+            problem, where = f"a corrupt shard ({error})", printable(str(path))
+            yield unreadable(reading.settings, name, problem, where=where, mend="make or copy the shard again")
             return
         if sample is None:
             return
-        yield _document(sample, path, name, settings)
+        yield _document(sample, path, name, reading)
 
 
-def _document(sample: _Sample, path: Path, name: str, settings: SourceSettings) -> Document | Unreadable:
+def _document(sample: _Sample, path: Path, name: str, reading: SourceReading) -> Document | Unreadable:
     key = printable(sample.key)
-    source_id, where = f"{name}:{key}", printable(f"{path}, {key}")
+    source_id = f"{name}:{sample.archive + 1}:{key}" if sample.archive else f"{name}:{key}"
+    where, settings = printable(f"{path}, {key}"), reading.settings
     for suffix in ("json", "txt"):
         if suffix not in sample.contents:
             continue
         content = sample.contents[suffix]
         if content is None:
             return Unreadable(source_id, f"a member of more than {MAX_DOCUMENT_BYTES} bytes", "document_too_long")
-        if suffix == "txt":
-            return Document(source_id, decoded(content), lang=settings.lang)
         try:
-            row = json_row(content)
+            if suffix == "json":
+                return reading.document(json_row(content, settings.encoding), source_id, f"{where}.json")
+            return Document(source_id, decode_text(content, settings.encoding), lang=settings.lang)
         except RowError as error:
             return unreadable(settings, source_id, str(error), where=f"{where}.json")
-        check_columns(list(row), settings, f"{where}.json")
-        return document_of_row(row, source_id, settings)
+        except WrongEncodingError as error:
+            return Unreadable(source_id, str(error), "document_wrong_encoding")
+    if sample.broken_links:
+        return Unreadable(source_id, sample.broken_links[0], "file_link_not_followed")
     return unreadable(settings, source_id, "the sample has neither a .txt nor a .json member", where=where)
 
 
 def _samples(path: Path) -> Iterator[_Sample]:
     """Yield the samples in the order of the shard; the last one only if the archive ends properly."""
     sample: _Sample | None = None
-    with tarfile.open(path, "r:") as archive:
-        for member in _members(archive):
+    with path.open("rb") as stream:
+        members = TarMembers(stream)
+        for member in members:
+            if member is None:
+                if sample is not None:
+                    yield sample
+                sample = None
+                continue
             matched = _KEY_AND_SUFFIX.fullmatch(member.name)
-            if not member.isfile() or matched is None:
+            if matched is None:
                 continue
             key, suffix = matched[1], matched[2].lower()
             if sample is None or sample.key != key:
                 if sample is not None:
                     yield sample
-                sample = _Sample(key)
+                sample = _Sample(member.archive, key)
             if suffix in sample.suffixes:
                 raise tarfile.ReadError(f"a second member {printable(member.name)}")
             sample.suffixes.add(suffix)
             if suffix in ("json", "txt"):
-                sample.contents[suffix] = _content(archive, member)
-        _check_end(archive)
-    if sample is not None:
-        yield sample
+                _read(members, member, suffix, sample)
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    before = -1
-    while (member := archive.next()) is not None:
-        if archive.offset <= before:  # with a negative size, tarfile would loop forever
-            raise tarfile.ReadError(f"a member of negative size at byte {member.offset}")
-        before = archive.offset
-        archive.members = []  # type: ignore[attr-defined] # tarfile would keep every header (about 1 kB each)
-        yield member
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-    if member.size > MAX_DOCUMENT_BYTES:
-        return None
-    stream = archive.extractfile(member)
-    assert stream is not None  # true for regular files
-    content = stream.read()
-    if len(content) != member.size:
-        raise tarfile.ReadError("unexpected end of data")
-    return content
-
-
-def _check_end(archive: tarfile.TarFile) -> None:
-    """Raise if tarfile stopped at a broken header or at the end of a truncated file instead of the archive's end."""
-    assert archive.fileobj is not None
-    archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-        raise tarfile.ReadError(f"no end of archive, and no readable member, at byte {archive.offset}")
+def _read(members: TarMembers, member: Member, suffix: str, sample: _Sample) -> None:
+    try:
+        sample.contents[suffix] = members.content(member)
+    except LinkError as error:
+        sample.broken_links.append(str(error))

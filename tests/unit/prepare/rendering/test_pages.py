@@ -223,7 +223,7 @@ def rendered(text: str, engine: tuple[str, bool]) -> tuple[list[dict[str, Any]],
     document = SelectedDocument(0, "fuzzed", text, None, "und", "train")
     result = RENDERERS[engine].render(document, {})
     assert result.attempted == len(result.pages) + len(result.failed)
-    counted = Counter(result.dropped) + Counter(reason for _, reason in result.failed)
+    counted = Counter(result.dropped) + Counter(page.reason for page in result.failed)
     return [json.loads(page.metadata) for page in result.pages], counted
 
 

@@ -533,7 +533,7 @@ def test_as_many_are_picked_as_asked_for(members: list[tuple[bool, float]], data
 
 
 def test_a_source_without_documents_cannot_be_mixed() -> None:
-    with pytest.raises(UserError, match=r"source source1: no document can be used \(document_empty: 1\)"):
+    with pytest.raises(UserError, match=r"source source1: no document can be used \(document_empty: 1 \(d0\)\)"):
         selected(documents_of(["a text"]), documents_of([""]))
 
 

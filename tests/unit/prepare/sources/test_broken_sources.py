@@ -155,8 +155,12 @@ def test_strings_that_are_not_utf8_lose_their_own_row_only(tmp_path: Path) -> No
     (tmp_path / "a.parquet").write_bytes(not_utf8())
     (tmp_path / "b.tar").write_bytes(tar_of([("1.txt", b"good"), ("2.txt", b"caf\xe9")]))
     (tmp_path / "c.txt").write_bytes(b"caf\xe9")
-    # bytes are not text: the selection counts them as document_not_text
-    assert texts(read(tmp_path)) == ["good", b"caf\xe9", "fine", "good", b"caf\xe9", b"caf\xe9"]
+    items = read(tmp_path)
+    assert texts(items) == ["good", "fine", "good"]
+    wrong = dict.fromkeys(["a.parquet:2", "b.tar:2", "c.txt"], "document_wrong_encoding")
+    assert dict(markers(items)) == wrong
+    assert all("not UTF-8, probably cp1252" in item.problem for item in items if isinstance(item, Unreadable))
+    assert texts(read(tmp_path, encoding="latin-1"))[-3:] == ["good", "café", "café"]
 
 
 def test_odd_characters_are_left_to_the_cleaning(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.prepare.documents.document import Document, Unreadable
+from components.prepare.documents.text_decoding import WrongEncodingError
 from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.opening import read_documents, source_digest
 from components.prepare.sources.pages.scan_text import ScanTextError, alto_text, hocr_text
@@ -150,11 +151,14 @@ def scan_folder(folder: Path) -> Path:
 def test_scans_are_read_with_the_texts_beside_them(tmp_path: Path) -> None:
     folder = scan_folder(tmp_path / "scans")
     documents = {item.source_id: item for item in read(f"images:{folder}", lang="de")}
-    assert list(documents) == ["a.png", "b.JPG", "below/f.bmp", "c.jpeg", "d.tif", "e.webp", "g.png", "h.tiff"]
+    names = ["a.png", "alone.txt", "b.JPG", "below/f.bmp", "c.jpeg", "d.tif", "e.webp", "g.png", "h.tiff"]
+    assert list(documents) == names
     without = documents.pop("g.png")
     assert isinstance(without, Unreadable) and without.reason == "document_without_text"
     undecodable = documents.pop("h.tiff")
-    assert isinstance(undecodable, Document) and undecodable.text == b"caf\xe9" and not undecodable.pictures
+    assert isinstance(undecodable, Unreadable) and undecodable.reason == "document_wrong_encoding"
+    alone = documents.pop("alone.txt")
+    assert isinstance(alone, Unreadable) and alone.reason == "file_without_picture"
     found = {}
     for name, document in documents.items():
         assert isinstance(document, Document) and document.lang == "de"
@@ -225,7 +229,7 @@ def test_foreign_bytes_as_scan_texts_are_text_or_refused(content: bytes) -> None
     for reader in (alto_text, hocr_text):
         try:
             assert isinstance(reader(content), str)
-        except ScanTextError as error:
+        except (ScanTextError, WrongEncodingError) as error:
             assert str(error)
 
 
@@ -238,7 +242,7 @@ def test_damaged_scan_texts_are_text_or_refused(places: list[tuple[int, int]]) -
             content[place % len(content)] = value
         try:
             assert isinstance(reader(bytes(content)), str)
-        except ScanTextError as error:
+        except (ScanTextError, WrongEncodingError) as error:
             assert str(error)
 
 

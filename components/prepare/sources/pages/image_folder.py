@@ -1,0 +1,108 @@
+"""Reads folders of scans: texts beside the pictures, or in a metadata file as in ``datasets``' imagefolder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.source_reading import SourceReading
+from components.prepare.documents.unreadable import unreadable
+from components.prepare.sources.listing.folders import Listing, SourceFile, files_below
+from components.prepare.sources.pages.images import (
+    is_picture,
+    is_scan_text,
+    read_image,
+    scan,
+    text_beside,
+    texts_without_picture,
+)
+from components.prepare.sources.tables.delimited import delimited_rows
+from components.prepare.sources.tables.json_lines import jsonl_rows
+from components.prepare.sources.tables.parquet import parquet_rows
+from components.prepare.sources.tables.rows import NumberedRows
+
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_FILE_NAME = "file_name"
+
+
+def read_image_folder(root: Path, reading: SourceReading) -> Iterator[Document | Unreadable]:
+    """Yield a document per picture below ``root``, and markers for all other files.
+
+    The pictures that a ``metadata.csv``, ``.jsonl`` or ``.parquet`` names in its column ``file_name`` come first, with
+    the text of the named columns. The others have their text beside them.
+    """
+    described: set[Path] = set()
+    for file in _files(root):
+        if isinstance(file, SourceFile) and file.path.name in _METADATA:
+            yield from _read_metadata(file, root, reading, described)
+    listing: Listing | None = None
+    unused: set[str] = set()
+    for file in _files(root):
+        if isinstance(file, Unreadable):
+            yield file
+        elif is_picture(file.path.name):
+            if file.path not in described:
+                yield from read_image(file, reading)
+        elif is_scan_text(file.path.name):
+            if file.listing is not listing:
+                listing, unused = file.listing, set(texts_without_picture(file.listing))
+            if file.path.name in unused:
+                yield Unreadable(file.name, "no picture of this name beside it", "file_without_picture")
+
+
+def digested_files(root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files that the documents of ``root`` depend on, with the names that they are digested under."""
+    for file in _files(root):
+        if isinstance(file, Unreadable):
+            continue
+        if file.path.name in _METADATA:
+            yield file.name, file.path
+        elif is_picture(file.path.name):
+            yield file.name, file.path
+            if beside := text_beside(file.path.name, file.listing):
+                yield file.name + printable(beside), file.path.with_name(beside)
+
+
+def _files(root: Path) -> Iterator[SourceFile | Unreadable]:
+    return files_below(root, lambda name: is_picture(name) or is_scan_text(name) or name in _METADATA)
+
+
+def _read_metadata(
+    file: SourceFile, root: Path, reading: SourceReading, described: set[Path]
+) -> Iterator[Document | Unreadable]:
+    where = printable(str(file.path))
+    for number, row in _rows(file, reading):
+        if isinstance(row, Unreadable):
+            yield row
+            continue
+        source_id, place = f"{file.name}:{number}", f"{where}, row {number}"
+        document = reading.document(row, source_id, place)
+        name = row.get(_FILE_NAME)
+        if isinstance(document, Unreadable):
+            yield document
+        elif not isinstance(name, str):
+            yield unreadable(reading.settings, source_id, f"no {_FILE_NAME}", where=place)
+        elif (path := _inside(file.path.parent / name, root)) is None:
+            problem = f"the picture {printable(name)} is not in the folder"
+            yield unreadable(reading.settings, source_id, problem, where=place)
+        elif not isinstance(document.text, str):
+            yield Document(source_id, document.text)
+        else:
+            described.add(path)
+            yield scan(path, printable(path.relative_to(root).as_posix()), document.text, reading, document.lang)
+
+
+def _rows(file: SourceFile, reading: SourceReading) -> NumberedRows:
+    if file.path.suffix == ".csv":
+        return delimited_rows(file.path, file.name, reading)
+    if file.path.suffix == ".jsonl":
+        return jsonl_rows(file.path, file.name, reading)
+    return parquet_rows(file.path, file.name, reading, [_FILE_NAME])
+
+
+def _inside(path: Path, root: Path) -> Path | None:
+    """Return ``path`` without ``..``, if it is a file below ``root``."""
+    try:
+        plain = root / path.resolve(strict=True).relative_to(root.resolve())
+        return plain if plain.is_file() and is_picture(plain.name) else None
+    except (OSError, ValueError, RuntimeError):
+        return None
