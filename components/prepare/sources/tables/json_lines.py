@@ -17,7 +17,7 @@ from components.prepare.sources.tables.rows import (
     json_row,
 )
 
-_HEAD_BYTES = 64
+_HEAD_BYTES = 8
 _BUFFER_BYTES = 2**20
 
 
