@@ -23,6 +23,7 @@ from pipelines.commands.compile_command import PreparePartitions, compile_pipeli
 from pipelines.commands.estimate_command import estimate, presets
 from pipelines.commands.logs_command import logs
 from pipelines.commands.package_commands import push, register, verify
+from pipelines.commands.retry_command import retry
 from pipelines.commands.schedule_command import schedule
 from pipelines.commands.submit_command import follow, submit
 from pipelines.settings.command_settings import checked_config
@@ -181,6 +182,7 @@ app.command("compile")(compile_pipeline)
 app.command()(submit)
 app.command()(follow)
 app.command()(logs)
+app.command()(retry)
 app.add_typer(schedule, name="schedule")
 app.command()(estimate)
 app.command()(presets)

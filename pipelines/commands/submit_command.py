@@ -135,16 +135,18 @@ def follow_to_the_end(
     from pipelines.cluster.cluster_results import print_results
     from pipelines.following.diagnosis import Diagnosis
     from pipelines.following.followed_run import follow_run
+    from pipelines.following.progress import RunningSteps
     from pipelines.following.run_sources import RunSources
     from pipelines.following.workflow_nodes import was_cancelled
 
     def say(text: str) -> None:
         print(f"{datetime.datetime.now():%H:%M:%S} {text}", flush=True)
 
-    diagnosis = Diagnosis(RunSources(api, environment, run_id, say), environment)
+    sources = RunSources(api, environment, run_id, say)
+    diagnosis = Diagnosis(sources, environment)
     command = _follow_command(api, run_id, file)
     try:
-        run = follow_run(api, run_id, diagnosis, say, seconds)
+        run = follow_run(api, run_id, diagnosis, RunningSteps(sources), say, seconds)
     except KeyboardInterrupt as interrupt:
         print(f"the run goes on; follow it with: {command}", file=sys.stderr)
         raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt

@@ -105,9 +105,10 @@ class Diagnosis:
 
     def _cancelled(self, run: Any, failed: list[StepState]) -> Ending:
         moments = [status.update_time for status in run.state_history or [] if status.state == "CANCELING"]
-        at = f" at {moments[0]:%H:%M:%S} UTC" if moments and moments[0] else ""
+        at = f" at {moments[-1]:%H:%M:%S} UTC" if moments and moments[-1] else ""
         while_ = f", while {failed[0].name} ran" if failed else ""
-        return Ending(f"cancelled by someone{at}{while_}; nothing failed", failed[0].name if failed else "")
+        mend = f"go on with: deepsynth retry {run.run_id}"
+        return Ending(f"cancelled by someone{at}{while_}; {mend}", failed[0].name if failed else "")
 
     def _failed(self, run: Any, step: StepState) -> Ending:
         pods = [pod for pod in self._sources.step_pods() if pod.step == step.name]

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines.cluster.kfp_api import KfpApi, LostContactError
 from pipelines.following.diagnosis import Diagnosis
+from pipelines.following.progress import RunningSteps
 from pipelines.following.workflow_nodes import step_states
 
 _ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
@@ -14,7 +15,12 @@ _SECONDS_WITHOUT_CONTACT = 600
 
 
 def follow_run(
-    api: KfpApi, run_id: str, diagnosis: Diagnosis, say: Callable[[str], None], seconds_between_looks: float
+    api: KfpApi,
+    run_id: str,
+    diagnosis: Diagnosis,
+    progress: RunningSteps,
+    say: Callable[[str], None],
+    seconds_between_looks: float,
 ) -> Any:
     """Poll the run until it ends, ``say`` what is new, and return the ended run.
 
@@ -23,7 +29,7 @@ def follow_run(
     Raises:
         UserError: no such run, the login expired, or the server stays away.
     """
-    news = _News(diagnosis, say)
+    news = _News(diagnosis, progress, say)
     contact, lost = time.monotonic(), False
     while True:
         try:
@@ -46,8 +52,9 @@ def follow_run(
 class _News:
     """Says each thing once: a step's state, and texts about it, when they change."""
 
-    def __init__(self, diagnosis: Diagnosis, say: Callable[[str], None]) -> None:
+    def __init__(self, diagnosis: Diagnosis, progress: RunningSteps, say: Callable[[str], None]) -> None:
         self._diagnosis = diagnosis
+        self._progress = progress
         self._say = say
         self._states: dict[str, str] = {}
         self._texts: set[tuple[str, str]] = set()
@@ -60,6 +67,7 @@ class _News:
         self._tell_once(list(self._diagnosis.attempts(run)))
         if run.state not in _ENDED:
             self._tell_once(list(self._diagnosis.waiting(run, datetime.datetime.now(datetime.UTC))))
+            self._tell_once(list(self._progress.news(run)))
 
     def _tell_once(self, texts: list[tuple[str, str]]) -> None:
         for step, text in texts:

@@ -6,6 +6,7 @@ Each source is tried when it is first needed. What cannot be reached is said onc
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from components.shared.errors import UserError
@@ -26,6 +27,20 @@ _MOST_LOG_LINES = 20000
 _SECONDS_UNTIL_ASKED_AGAIN = 60.0
 
 
+@dataclass(frozen=True)
+class TrackedSteps:
+    """A training's progress in MLflow."""
+
+    step: int
+    total: int | None
+    """``max_steps``; None if the training counts epochs"""
+    loss: float
+    moment: float
+    """when the loss was logged, in seconds since 1970"""
+    resumed_after: int
+    """the steps that an earlier attempt had done"""
+
+
 class RunSources:
     """What can be read of one run besides KFP's list of tasks.
 
@@ -41,7 +56,7 @@ class RunSources:
         self._said: set[str] = set()
         self._kubernetes: KubernetesApi | None = None
         self._kubernetes_tried = False
-        self._kubernetes_again_at = 0.0
+        self._kubernetes_again_at = self._mlflow_again_at = 0.0
 
     def pods(self) -> list[dict[str, Any]] | None:
         """Return all pods of the run that still exist; None if Kubernetes cannot be asked."""
@@ -84,25 +99,50 @@ class RunSources:
 
     def tracked_error(self, step: str) -> str:
         """Return the tag ``deepsynth.error`` of the step's last MLflow run; empty if there is none."""
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or self._environment.mlflow_tracking_uri
-        if not uri or uri.lower() == TRACKING_OFF or mlflow_connection.missing_store(uri):
+        uri = self._tracking_uri()
+        if uri is None:
             return ""
         try:
             runs = tracking_runs.runs_of_pipeline(mlflow_connection.connect(uri), self._run_id)
         except mlflow_connection.store_errors() as error:
-            self._once(f"note: MLflow at {uri} does not answer here ({mlflow_connection.reason(error)[:200]})")
+            self._mlflow_unreachable(uri, error)
             return ""
         tags = [run.data.tags for run in runs if run.data.tags.get("deepsynth.step") == step]
         return " ".join(tags[-1].get("deepsynth.error", "").split()) if tags else ""
 
-    def log_of_pod(self, pod: str) -> list[str] | None:
+    def tracked_steps(self, step: str) -> TrackedSteps | None:
+        """Return how far the step's last MLflow run is, by its metric ``loss``; None if it has none."""
+        uri = self._tracking_uri()
+        if uri is None:
+            return None
+        try:
+            client = mlflow_connection.connect(uri)
+            runs = [
+                run
+                for run in tracking_runs.runs_of_pipeline(client, self._run_id)
+                if run.data.tags.get("deepsynth.step") == step
+            ]
+            losses = client.get_metric_history(runs[-1].info.run_id, "loss") if runs else []
+        except mlflow_connection.store_errors() as error:
+            self._mlflow_unreachable(uri, error)
+            return None
+        if not losses:
+            return None
+        losses = sorted(losses, key=lambda loss: loss.step)
+        planned = int(runs[-1].data.params.get("max_steps") or -1)
+        first, last = losses[0], losses[-1]
+        return TrackedSteps(
+            last.step, planned if planned > 0 else None, last.value, last.timestamp / 1000, first.step - 1
+        )
+
+    def log_of_pod(self, pod: str, tail: int | None = None) -> list[str] | None:
         """Return the last lines of a step's container, from Kubernetes; None if it has no log of it."""
         kubernetes = self._connected()
         if kubernetes is None:
             return None
         path = f"{kubernetes.in_namespace('pods')}/{pod}/log"
         try:
-            return kubernetes.text(path, container="main", tailLines=str(_MOST_LOG_LINES)).splitlines()
+            return kubernetes.text(path, container="main", tailLines=str(tail or _MOST_LOG_LINES)).splitlines()
         except KubernetesRefusedError:
             return None
         except KubernetesUnreachableError as error:
@@ -127,6 +167,16 @@ class RunSources:
         if kubernetes is None:
             return None
         return kubernetes.lines(f"{kubernetes.in_namespace('pods')}/{pod}/log", container="main", follow="true")
+
+    def _tracking_uri(self) -> str | None:
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or self._environment.mlflow_tracking_uri
+        if not uri or uri.lower() == TRACKING_OFF or mlflow_connection.missing_store(uri):
+            return None
+        return uri if time.monotonic() >= self._mlflow_again_at else None
+
+    def _mlflow_unreachable(self, uri: str, error: Exception) -> None:
+        self._mlflow_again_at = time.monotonic() + _SECONDS_UNTIL_ASKED_AGAIN
+        self._once(f"note: MLflow at {uri} does not answer here ({mlflow_connection.reason(error)[:200]})")
 
     def _items(self, kind: str, **query: str) -> list[dict[str, Any]] | None:
         kubernetes = self._connected()

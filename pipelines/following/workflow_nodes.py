@@ -88,9 +88,10 @@ def step_states(run: Any) -> list[StepState]:
 
 
 def was_cancelled(run: Any) -> bool:
-    """Return whether someone terminated the run: KFP ends it as FAILED, after CANCELING."""
+    """Return whether someone terminated the run: KFP ends it as FAILED, after CANCELING; a retry runs it again."""
     history = [status.state for status in run.state_history or []]
-    return run.state == "CANCELED" or bool({"CANCELING", "CANCELED"} & set(history))
+    last_start = max((place for place, state in enumerate(history) if state == "RUNNING"), default=0)
+    return run.state == "CANCELED" or bool({"CANCELING", "CANCELED"} & set(history[last_start:]))
 
 
 def failed_drivers(run: Any) -> dict[str, list[bool]]:

@@ -1,36 +1,15 @@
 """`deepsynth logs`: a step's own lines, from Kubernetes or from KFP."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.fixtures.cluster_command import Answer, Shell
-from tests.fixtures.kfp_api_server import FakeKfp, kfp_api_server
-from tests.fixtures.kubernetes_api_server import FakeKubernetes, kubernetes_api_server
+from tests.fixtures.kfp_api_server import FakeKfp
+from tests.fixtures.kubernetes_api_server import FakeKubernetes
 from tests.fixtures.recorded_cluster import replay
 
 POD = "deepsynth-finetune-vzg4n-retry-system-container-impl-3192748504"
-
-
-@pytest.fixture
-def kfp() -> Iterator[FakeKfp]:
-    with kfp_api_server() as server:
-        yield server
-
-
-@pytest.fixture
-def kubernetes() -> Iterator[FakeKubernetes]:
-    with kubernetes_api_server() as server:
-        yield server
-
-
-@pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    found = Shell(tmp_path, monkeypatch, capsys)
-    (tmp_path / "environment.yaml").write_text("tag: 1-a\nnamespace: kubeflow\nmlflow_tracking_uri: 'off'\n")
-    return found
 
 
 def logs(shell: Shell, kfp: FakeKfp, *arguments: str) -> Answer:
@@ -51,7 +30,6 @@ def test_the_failed_steps_own_lines_are_shown_and_the_launchers_are_not(shell: S
 def test_kubernetes_has_the_json_lines_and_they_are_shown_as_text(
     shell: Shell, kfp: FakeKfp, kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(kubernetes.kubeconfig(shell.folder / "kubeconfig")))
     run = replay("train-out-of-memory", kfp, kubernetes)
     launcher = kfp.logs[POD].replace("Killed", json_line("INFO", "step 3 of 75") + "\n" + json_line("ERROR", "no room"))
     kubernetes.logs = {POD: launcher}
@@ -63,7 +41,6 @@ def test_kubernetes_has_the_json_lines_and_they_are_shown_as_text(
 def test_following_ends_with_the_step(
     shell: Shell, kfp: FakeKfp, kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(kubernetes.kubeconfig(shell.folder / "kubeconfig")))
     run = replay("train-out-of-memory", kfp, kubernetes)
     kubernetes.logs = {POD: json_line("INFO", "step 3 of 75") + "\n"}
     running = json.loads(json.dumps(kfp.recorded[run][0]))

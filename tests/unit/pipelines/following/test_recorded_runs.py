@@ -1,7 +1,6 @@
 """`deepsynth follow` names the reason in each situation of a real cluster, replayed from its recorded answers."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,17 +8,10 @@ import pytest
 from components.shared.errors import UserError
 from components.shared.tracking.step_run import step_run
 from tests.fixtures.cluster_command import Answer, Shell
-from tests.fixtures.kfp_api_server import FakeKfp, kfp_api_server
-from tests.fixtures.kubernetes_api_server import FakeKubernetes, kubernetes_api_server
+from tests.fixtures.kfp_api_server import FakeKfp
+from tests.fixtures.kubernetes_api_server import FakeKubernetes
 from tests.fixtures.recorded_cluster import RECORDS, replay
 
-ENVIRONMENT = """\
-tag: 1-a
-namespace: kubeflow
-mlflow_tracking_uri: 'off'
-retries: {num_retries: 1}
-resources: {gpu: {memory_limit: 6Gi}}
-"""
 NODES = "0/1 nodes are available: "
 # What each situation must be named as: lines of standard output while the run is followed, and the one error.
 SAID: dict[str, tuple[list[str], str]] = {
@@ -49,11 +41,11 @@ SAID: dict[str, tuple[list[str], str]] = {
     ),
     "terminated-while-training": (
         ["train: cancelled", "the run has ended: cancelled"],
-        "error: cancelled by someone at 01:29:15 UTC, while train ran; nothing failed",
+        "error: cancelled by someone at 01:29:15 UTC, while train ran; go on with: deepsynth retry 7cfb0570",
     ),
     "champion-download-hung-then-terminated": (
         ["the run has ended: cancelled"],
-        "error: cancelled by someone at 01:13:36 UTC, while evaluate ran; nothing failed",
+        "error: cancelled by someone at 01:13:36 UTC, while evaluate ran; go on with: deepsynth retry",
     ),
     "cached-artifacts-gone": (
         ["evaluate: cached", "gate: failed"],
@@ -80,7 +72,7 @@ SAID: dict[str, tuple[list[str], str]] = {
             " tag in the environment",
             "the run has ended: cancelled",
         ],
-        "error: cancelled by someone at 01:40:00 UTC, while configure ran; nothing failed",
+        "error: cancelled by someone at 01:40:00 UTC, while configure ran; go on with: deepsynth retry",
     ),
     "no-room-for-the-pod": (
         [
@@ -88,7 +80,7 @@ SAID: dict[str, tuple[list[str], str]] = {
             " deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.; wait, add"
             " nodes, or lower resources.control.cpu_request (it is 64) in the environment"
         ],
-        "error: cancelled by someone at 01:40:00 UTC, while configure ran; nothing failed",
+        "error: cancelled by someone at 01:40:00 UTC, while configure ran; go on with: deepsynth retry",
     ),
     "claim-missing": (
         [
@@ -96,28 +88,9 @@ SAID: dict[str, tuple[list[str], str]] = {
             " found. not found; create the claim no-such-claim in namespace kubeflow, or correct checkpoints, cache or"
             " volumes in the environment"
         ],
-        "error: cancelled by someone at 01:40:00 UTC, while prepare ran; nothing failed",
+        "error: cancelled by someone at 01:40:00 UTC, while prepare ran; go on with: deepsynth retry",
     ),
 }
-
-
-@pytest.fixture
-def kfp() -> Iterator[FakeKfp]:
-    with kfp_api_server() as server:
-        yield server
-
-
-@pytest.fixture
-def kubernetes() -> Iterator[FakeKubernetes]:
-    with kubernetes_api_server() as server:
-        yield server
-
-
-@pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    found = Shell(tmp_path, monkeypatch, capsys)
-    (tmp_path / "environment.yaml").write_text(ENVIRONMENT)
-    return found
 
 
 def follow(shell: Shell, kfp: FakeKfp, run: str) -> Answer:
@@ -137,7 +110,6 @@ def test_each_record_has_an_expectation() -> None:
 def test_each_situation_is_named_in_one_line(
     name: str, shell: Shell, kfp: FakeKfp, kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(kubernetes.kubeconfig(shell.folder / "kubeconfig")))
     answer = follow(shell, kfp, replay(name, kfp, kubernetes))
     lines, error = SAID[name]
     assert [line for line in lines if line not in said(answer)] == [], answer.out
@@ -150,7 +122,6 @@ def test_each_situation_is_named_in_one_line(
 def test_gone_files_of_the_cache_have_a_mend(
     shell: Shell, kfp: FakeKfp, kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(kubernetes.kubeconfig(shell.folder / "kubeconfig")))
     answer = follow(shell, kfp, replay("cached-artifacts-gone", kfp, kubernetes))
     assert "KFP's cache names files that are gone from its object store: run again without the cache" in answer.err
 
@@ -199,7 +170,6 @@ def test_mlflow_tells_what_neither_pods_nor_kfp_know(
 def test_argo_tells_of_a_pod_that_kubernetes_refuses(
     shell: Shell, kfp: FakeKfp, kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(kubernetes.kubeconfig(shell.folder / "kubeconfig")))
     run = replay("claim-missing", kfp, kubernetes)
     kubernetes.pods = [pod for pod in kubernetes.pods if pod["status"]["phase"] == "Succeeded"]
     name = "deepsynth-finetune-qqq4r(0).root(0).exit-handler-1(0).condition-2(0).prepare(0).executor(0)"
@@ -212,7 +182,6 @@ def test_argo_tells_of_a_pod_that_kubernetes_refuses(
 def test_what_the_account_may_not_read_is_said_once(
     shell: Shell, kfp: FakeKfp, kubernetes: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(kubernetes.kubeconfig(shell.folder / "kubeconfig")))
     kubernetes.denied = {"pods"}
     answer = follow(shell, kfp, replay("image-missing", kfp, kubernetes))
     assert answer.out.count('pods is forbidden: User "me" cannot list resource "pods"') == 1
