@@ -10,6 +10,7 @@ from components.shared.artifacts.benchmark_report import BenchmarkReport
 from components.shared.artifacts.dataset_manifest import DatasetManifest
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.gate_verdict import GateVerdict
+from components.shared.artifacts.run_summary import RunSummary
 from components.shared.artifacts.training_record import TrainingRecord
 
 FOLDER = Path(__file__).with_name("schemas")
@@ -19,6 +20,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "benchmark.json": BenchmarkReport,
     "report.json": EvaluationReport,
     "verdict.json": GateVerdict,
+    "summary.json": RunSummary,
     "lineage.json": Lineage,
 }
 """File name -> its model."""

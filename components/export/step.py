@@ -36,17 +36,17 @@ from components.shared.tracking.step_run import TrackedRun, step_run
 logger = logging.getLogger(__name__)
 
 _CHECKED_PAGES = 8
-# A finished run's folders are moved there.
+# A run's folders move there when it finishes.
 _AFTER_A_RUN = " (after deepsynth run: its folder is RUNS_DIR/RUN_ID/package)"
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The finished folder, the package in it, the content of lineage.json, and where else the package went.
+    """The finished folder, the package in it, the content of lineage.json, and where the package was published.
 
     Attributes:
-        registered: its version in the registry; None where none was asked for, or the registry is down.
-        pushed: the commit's address on the hub; None where none was asked for, or the hub does not take it.
+        registered: its version in the registry; None if not requested, or if the registry is down.
+        pushed: the commit's URL on the hub; None if not requested, or if the hub refuses it.
     """
 
     folder: Path
@@ -57,15 +57,15 @@ class ExportResult:
 
 
 def run(config: ExportConfig) -> ExportResult:
-    """Write the package, its card and its lineage; register and upload it where that is asked for.
+    """Write the package, its card and its lineage; register and upload it if requested.
 
-    A registry or hub that is out of reach, or a repository of other things, is a warning that says how to do it later:
-    the package is on disk.
+    If the registry or hub cannot be reached, or the repository contains something else, a warning says how to publish
+    later: the package is on disk.
 
     Raises:
-        UserError: an input is missing, unreadable, of another adapter or dataset, or its weights are cut or NaN; the
+        UserError: an input is missing, unreadable, or of another adapter or dataset; weights are truncated or NaN; the
             output folder is in use; ``push_to_hub`` without a token.
-        PackageVerificationError: the package, or the merged weights, read a page otherwise than the adapter does.
+        PackageVerificationError: the package or the merged weights read a page differently from the adapter.
     """
     if config.push_to_hub:
         required_token()
@@ -101,7 +101,7 @@ def _packed(config: ExportConfig, tracked: TrackedRun) -> ExportResult:
             archive = output / f"{sources.name}.zip"
             write_zip(package, archive)
             shutil.copyfile(package / CARD_FILE, output / CARD_FILE)
-        # Beside the package the lineage also names the package's own bytes, which the copy inside cannot.
+        # The lineage beside the zip also names the zip's digest, which the copy inside cannot.
         lineage["archive"] = {"file": archive.name, "bytes": archive.stat().st_size, "sha256": sha256_file(archive)}
         write_json(output / LINEAGE_FILE, lineage)
         tracked.set_tags({"package_sha256": lineage["archive"]["sha256"], "adapter_sha256": sources.adapter_sha256})
@@ -146,12 +146,12 @@ def _pushed(config: ExportConfig) -> str | None:
 
 
 def _verified(package: Path, config: ExportConfig, sources: PackageSources, checked: CheckedPages) -> dict[str, Any]:
-    """Check the package as it will be, but for lineage.json, which records this check."""
+    """Check the package as it will be, without lineage.json, which records this check."""
     trial = package.with_suffix(".trial")
     write_zip(package, trial)
     page, prediction, telling = checked.most_telling(sources.report.normalization)
     if not telling:
-        logger.warning("the base reads the checked page alike: that the package uses the adapter is not shown by it")
+        logger.warning("the base reads the checked page the same way: the check cannot show that the adapter is used")
     found = verify_package(trial, config, sources, page, prediction)
     trial.unlink()
     return found.as_json() | {"base_reads_otherwise": telling}

@@ -1,4 +1,4 @@
-"""Digests and versions: what a result was made of, so that it can be made again."""
+"""SHA-256 digests of files, folders and JSON values."""
 
 import hashlib
 import json
@@ -31,5 +31,5 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def sha256_of_files(digests: Mapping[str, str]) -> str:
-    """Return ``sha256_folder`` of a folder whose ``file_digests`` these are; their order counts."""
+    """Return the ``sha256_folder`` of a folder with these ``file_digests``; their order matters."""
     return sha256_json([[name, digest] for name, digest in digests.items()])

@@ -16,9 +16,9 @@ _SHORTEST_SECRET = 4
 
 
 class UserError(Exception):
-    """Something the user can mend: a wrong option, a missing file, a corrupt shard.
+    """Something the user can fix: a wrong option, a missing file, a corrupt shard.
 
-    Programs print it as one line and exit with 2, without a traceback. Passwords in its texts are hidden.
+    Programs print it on one line and exit with code 2, without a traceback. Passwords in its texts are hidden.
 
     Args:
         problem: what is wrong, e.g. ``"the shard's sha256 is not the manifest's"``.
@@ -36,7 +36,7 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    r"""Return the first line of what an error says; its class where it says nothing.
+    r"""Return the first line of an error's message, or its class name if the message is empty.
 
     >>> first_line(ValueError("odd\nand more")), first_line(KeyError())
     ('odd', 'KeyError')

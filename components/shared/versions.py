@@ -1,4 +1,4 @@
-"""Which code and which packages made a result."""
+"""The versions of the code and packages that made a result."""
 
 import importlib.metadata
 import os
@@ -12,7 +12,7 @@ _VERSIONED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandby
 
 @cache
 def tool_version() -> str:
-    """Return this project's version; ``0+unknown`` where it is run from a tree that was not installed."""
+    """Return this project's version; ``0+unknown`` when it runs from a source tree that is not installed."""
     try:
         return importlib.metadata.version("deepsynth-pipelines")
     except importlib.metadata.PackageNotFoundError:

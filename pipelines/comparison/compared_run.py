@@ -101,21 +101,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_schema(name: str, content: Mapping[str, Any], known: int, where: str) -> None:
-    """Compare a file's schema version with the one that this version of the product reads.
-
-    Raises:
-        UserError: they differ.
-    """
-    found = content.get("schema_version")
-    if found != known:
-        raise UserError(
-            f"{name} has the schema version {found}, this version of deepsynth reads {known}",
-            where=where,
-            mend="compare with the version that made the run, or run it again",
-        )
-
-
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one, with dotted keys.
 

@@ -3,18 +3,16 @@
 import datetime
 from pathlib import Path
 
+from components.shared.artifacts.run_summary import RunSummary
 from components.shared.errors import UserError
 from components.shared.programs.step_config import read_config_file
 from pipelines.comparison.compared_run import (
     FILES,
     SAMPLES,
     ComparedRun,
-    check_schema,
     flattened,
     read_files,
-    read_json,
 )
-from pipelines.local.run_summary import SCHEMA_VERSION, SUMMARY_FILE
 from pipelines.local.runs_folder import CONFIG_FILE, FOLDERS
 
 
@@ -26,9 +24,9 @@ def local_folder(run: str, runs_dir: Path) -> Path | None:
     """
     for folder in (runs_dir / run, Path(run)):
         if folder.is_dir():
-            if (folder / SUMMARY_FILE).is_file():
+            if (folder / RunSummary.FILE).is_file():
                 return folder
-            raise UserError(f"not a finished run: it has no {SUMMARY_FILE}", where=str(folder))
+            raise UserError(f"not a finished run: it has no {RunSummary.FILE}", where=str(folder))
     if (log := runs_dir / f"{run}.failed.log").is_file():
         raise UserError("the run failed", where=run, mend=f"its log is {log}")
     if any(runs_dir.glob(f".{run}.partial-*")):
@@ -45,18 +43,17 @@ def read_local_run(folder: Path) -> ComparedRun:
         UserError: a file of it cannot be read, or has another schema version.
     """
     where = str(folder)
-    summary = read_json(folder / SUMMARY_FILE)
-    check_schema(SUMMARY_FILE, summary, SCHEMA_VERSION, where)
+    summary = RunSummary.read(folder)
     paths = {step: folder / FOLDERS[step] / name for step, name in FILES.items()}
     samples = folder / FOLDERS["evaluate"] / SAMPLES
-    finished = datetime.datetime.fromtimestamp((folder / SUMMARY_FILE).stat().st_mtime, datetime.UTC)
+    finished = datetime.datetime.fromtimestamp((folder / RunSummary.FILE).stat().st_mtime, datetime.UTC)
     return ComparedRun(
-        name=str(summary["run_id"]),
+        name=summary.run_id,
         where=where,
         finished=f"{finished:%Y-%m-%d %H:%M}",
         config=flattened(read_config_file(folder / CONFIG_FILE)),
         files=read_files({step: path.parent for step, path in paths.items() if path.exists()}),
-        seconds=dict(summary["seconds_per_step"]) | {"total": summary["seconds_total"]},
+        seconds=summary.seconds_per_step | {"total": summary.seconds_total},
         samples=samples if samples.is_file() else None,
         notes=[f"there is no {path.relative_to(folder)}" for path in (*paths.values(), samples) if not path.exists()],
     )

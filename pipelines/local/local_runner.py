@@ -22,12 +22,13 @@ from typing import Any
 import yaml
 
 from components.shared.artifacts.output_folder import finished_folder
+from components.shared.artifacts.run_summary import RunSummary
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.telemetry.progress import PROGRESS_FILE_VARIABLE
 from pipelines.local.docker_run import DockerRun, configuration
 from pipelines.local.process_group import ProcessGroup
 from pipelines.local.run_display import RunDisplay
-from pipelines.local.run_summary import SUMMARY_FILE, build_summary
+from pipelines.local.run_summary import build_summary
 from pipelines.local.runs_folder import CONFIG_FILE, FAILED, FOLDERS, LOG_FILE, tracking_uri
 from pipelines.settings.pipeline_config import SharedSettings, parameter_text
 from pipelines.task_side.run_events import EventReader, task_title
@@ -48,7 +49,7 @@ class RunOutcome:
     """A finished run."""
 
     folder: Path
-    summary: dict[str, Any]
+    summary: RunSummary
     warnings: list[str]
     """the steps' warnings, each once"""
 
@@ -137,9 +138,8 @@ def run_pipeline(
         with _kept_after_a_failure(folder, watched, failed):
             memory = _watch(watched, folder, variables, _tasks(prepare_partitions), docker)
         _gather_outputs(folder, watched)
-        summary = build_summary(folder, run_id, watched.seconds, memory)
-        summary["seconds_total"] = round(time.monotonic() - started, 3)
-        (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        summary = build_summary(folder, run_id, watched.seconds, time.monotonic() - started, memory)
+        summary.write(folder)
     return RunOutcome(runs_dir / run_id, summary, watched.warnings)
 
 

@@ -175,7 +175,7 @@ def test_a_run_that_is_not_promoted_is_a_success_that_says_why(finished: tuple[P
     root, said = finished
     summary = json.loads((root / "runs" / "r1" / "summary.json").read_text())
     assert summary["gate"]["decision"] == "not promoted" and "all of one document" in summary["gate"]["reason"]
-    assert "package" not in summary["paths"]
+    assert summary["paths"]["package"] is None
     assert f"not promoted: {summary['gate']['reason']}" in said and "package:" not in said
     page = (root / "runs" / "r1" / summary["paths"]["verdict"]).read_text()
     assert page.startswith("# Not promoted") and summary["gate"]["reason"][1:] in page

@@ -1,4 +1,4 @@
-"""A package's zip and what lies beside it: the lineage that names its digest, and the rest of export's folder."""
+"""A package's zip and the files beside it: the lineage that names its digest, and export's other files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from components.shared.digests import sha256_file, sha256_folder
 from components.shared.errors import UserError
 
 _LINK = "archive"
-# MLflow holds the step's settings beside the zip: they come along when the run's artifacts are downloaded.
+# MLflow stores the step's settings beside the zip, so a download of the run's artifacts includes them.
 _SETTINGS_IN_MLFLOW = "config.json"
 
 
@@ -19,10 +19,10 @@ class PackageArchive:
     """A package's zip.
 
     Attributes:
-        path: where it has to be.
-        folder: the export step's output folder; None where the zip was given by itself.
-        sha256: its digest by ``beside``.
-        beside: the lineage beside it; None where there is none that names it.
+        path: where it should be.
+        folder: the export step's output folder; None if the zip was given by itself.
+        sha256: its digest according to ``beside``.
+        beside: the lineage beside it; None if no lineage there names it.
     """
 
     path: Path
@@ -32,7 +32,7 @@ class PackageArchive:
 
 
 def package_archive(findings: Findings, package: Path) -> PackageArchive | None:
-    """Return the zip that ``package`` is, or that lies in it; None for an unpacked folder, or where nothing is.
+    """Return the zip that ``package`` is or contains; None for an unpacked folder, or if there is none.
 
     Raises:
         UserError: the lineage beside a zip in a folder cannot be read, or names no zip.
@@ -44,7 +44,7 @@ def package_archive(findings: Findings, package: Path) -> PackageArchive | None:
         return None
     lineage = parsed_lineage(path.read_bytes(), str(package))
     if lineage.archive is not None:
-        # Only a name can be the zip's: a lineage is not trusted to choose which files are read.
+        # Take only the file name: the lineage is not trusted to choose which path is read.
         return PackageArchive(package / Path(lineage.archive.file).name, package, lineage.archive.sha256, lineage)
     if any(package.glob("*.zip")):
         raise UserError("names no archive", where=str(path), mend="export again")
@@ -58,7 +58,7 @@ def _given_by_itself(findings: Findings, path: Path) -> PackageArchive:
     try:
         lineage = parsed_lineage(beside.read_bytes(), str(beside))
     except (UserError, OSError):
-        problem = "is none that this version can read"
+        problem = "cannot be read by this version"
     else:
         named = lineage.archive
         if named is not None and Path(named.file).name == path.name:
@@ -81,7 +81,7 @@ def check_archive(findings: Findings, archive: PackageArchive, reach: Reach) -> 
 
 
 def check_beside(findings: Findings, archive: PackageArchive) -> None:
-    """Compare what lies beside the zip in the export step's output folder, and name what export did not put there."""
+    """Compare the files beside the zip in the export step's folder, and report those that export did not write."""
     folder, lineage = archive.folder, archive.beside
     if folder is None or lineage is None:
         return

@@ -1,4 +1,4 @@
-"""What ``deepsynth verify`` found, one digest after the other."""
+"""What ``deepsynth verify`` found, digest by digest."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +11,13 @@ State = Literal["matches", "differs", "not reached"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One digest that was, or could not be, computed again.
+    """One digest that was recomputed, or could not be.
 
     Attributes:
         link: the part of the lineage: ``package``, ``shards``, ``manifest``, ``training``, ``adapter``, ``base``,
             ``evaluation``, ``merged`` or ``archive``.
         subject: the file or figure.
-        detail: how it differs, or what would bring it within reach.
+        detail: how it differs, or which option makes it available.
     """
 
     link: str
@@ -28,14 +28,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Reach:
-    """Folders beside the package whose bytes can be compared too; each may be None.
+    """Folders outside the package whose bytes can also be compared; each may be None.
 
     Attributes:
         dataset_dir: made by prepare.
         adapter_dir: made by train.
         evaluation_dir: made by evaluate.
         base_model: the base's folder.
-        archive_sha256: what the zip's digest has to be, from a place that whoever changed the package cannot change.
+        archive_sha256: the digest that the zip must have, from a source that nobody who can change the package can
+            change.
     """
 
     dataset_dir: Path | None = None
@@ -52,27 +53,27 @@ class Findings:
     found: list[Finding] = field(default_factory=list)
 
     def compare_file(self, link: str, path: Path, expected: str) -> None:
-        """Note whether a file outside of the package has the digest ``expected``."""
+        """Record whether a file outside the package has the digest ``expected``."""
         try:
             self.compare(link, str(path), sha256_file(path), expected)
         except FileNotFoundError:
             self.differs(link, str(path), "missing")
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        except (OSError, ValueError) as error:  # ValueError: not a valid file name
             self.not_reached(link, str(path), f"cannot be read ({error})")
 
     def compare(self, link: str, subject: str, actual: Any, expected: Any, detail: str = "") -> None:
-        """Note whether two values are equal; ``detail`` replaces showing values that are long."""
+        """Record whether two values are equal; ``detail`` is shown instead of the values."""
         if actual == expected:
             self.found.append(Finding(link, subject, "matches"))
         else:
             self.differs(link, subject, detail or f"{_shown(actual)}, the lineage says {_shown(expected)}")
 
     def differs(self, link: str, subject: str, detail: str) -> None:
-        """Note a fault."""
+        """Record a difference."""
         self.found.append(Finding(link, subject, "differs", detail))
 
     def not_reached(self, link: str, subject: str, detail: str) -> None:
-        """Note what could not be compared."""
+        """Record what could not be compared."""
         self.found.append(Finding(link, subject, "not reached", detail))
 
 

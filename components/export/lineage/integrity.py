@@ -1,4 +1,4 @@
-"""``deepsynth verify``: every digest of a package's lineage computed again from the bytes within reach."""
+"""``deepsynth verify``: recompute every digest of a package's lineage from the bytes that are available."""
 
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from components.shared.errors import UserError
 def check_integrity(package: Path, reach: Reach) -> list[Finding]:
     """Compare ``package`` (zip, unpacked folder, or the export step's output folder) with its own lineage.
 
-    A package whose files and lineage were both rewritten matches itself: only ``reach`` ties it to anything outside.
+    A package whose files and lineage were both rewritten is consistent with itself: only ``reach`` ties it to anything
+    outside.
 
     Raises:
-        UserError: it cannot be opened, holds no lineage that this version can read, or is an unpacked folder and
+        UserError: it cannot be opened, holds no lineage that this version can read, or is an unpacked folder while
             ``reach`` has a zip's digest.
     """
     findings = Findings()
@@ -32,7 +33,7 @@ def check_integrity(package: Path, reach: Reach) -> list[Finding]:
     if archive is None:
         if reach.archive_sha256 is not None and package.is_dir():
             raise UserError(
-                "an unpacked folder has no zip to compare with --sha256",
+                "--sha256 needs a zip, and this is an unpacked folder",
                 where=str(package),
                 mend="give the zip, or leave --sha256 out",
             )
@@ -70,7 +71,7 @@ def _check_package(
 
 
 def _check_files(findings: Findings, files: PackageFiles, lineage: Lineage) -> dict[str, str]:
-    """Compare each file with its digest; return the digests that the files really have."""
+    """Compare each file with its digest and return the files' real digests."""
     actual: dict[str, str] = {}
     for name, reason in files.unsafe.items():
         findings.differs("package", name, reason)

@@ -1,4 +1,4 @@
-"""``lineage.json``: from the shards' bytes to the package's, every link with its digest."""
+"""``lineage.json``: every link from the shards to the package, with its digest."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.digests import file_digests, sha256_file, sha256_of_files
 from components.shared.versions import software_versions
 
-_BASE_BYTES_HASHED = 10_000_000_000  # 10 GB take about 10 s; a larger base is named by its revision alone
+_BASE_BYTES_HASHED = 10_000_000_000  # 10 GB take about 10 s; a larger base is identified by its revision only
 
 
 def lineage_content(
@@ -33,7 +33,7 @@ def lineage_content(
     verification: dict[str, Any] | None,
     merged: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the lineage of the files in the folder ``package``, its own file left out."""
+    """Return the lineage of the files in the folder ``package``, without ``lineage.json`` itself."""
     training, report = sources.training, sources.report
     return {
         "schema_version": SCHEMA_VERSION,
@@ -108,7 +108,7 @@ def _gate(config: ExportConfig, sources: PackageSources) -> dict[str, Any] | Non
 
 
 def _base_sha256(sources: PackageSources, package: Path) -> str | None:
-    """Return the digest over the base's files that a package would hold; None where hashing them takes too long."""
+    """Return the digest over the base's files that a package would hold; None if hashing them takes too long."""
     if sources.include_base:
         return sha256_of_files(file_digests(package / BASE_FOLDER))
     folder = Path(sources.base_location)
@@ -121,7 +121,7 @@ def _base_sha256(sources: PackageSources, package: Path) -> str | None:
 
 
 def _before_packing(config: ExportConfig, sources: PackageSources, package: Path) -> dict[str, Any] | None:
-    """Return what makes the package's adapter_config.json the trained one again, byte for byte; None if nothing can."""
+    """Return the values that restore the trained adapter_config.json, byte for byte; None if there are none."""
     if sources.kind == "model":
         return None
     trained = (config.adapter_dir / ADAPTER_CONFIG).read_bytes()

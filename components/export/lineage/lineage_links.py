@@ -1,4 +1,4 @@
-"""The links of a lineage, each compared with the bytes that are within reach."""
+"""The links of a lineage, each compared with the bytes that are available."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from components.shared.digests import file_digests, sha256_file, sha256_of_files
 from components.shared.errors import UserError
 
 File = TypeVar("File", bound=StepFile)
-_NAMED = 5  # files of a folder that differ
+_NAMED = 5  # differing files that a finding names
 
 
 def check_dataset(findings: Findings, files: PackageFiles, lineage: Lineage, reach: Reach) -> None:
@@ -43,7 +43,7 @@ def check_dataset(findings: Findings, files: PackageFiles, lineage: Lineage, rea
     manifest = reach.dataset_dir / MANIFEST_FILE
     findings.compare_file("manifest", manifest, dataset.manifest_sha256)
     for name, digest in listed.items():
-        # Only a name can be a shard's: a lineage is not trusted to choose which files are read.
+        # Take only the file name: the lineage is not trusted to choose which path is read.
         findings.compare_file("shards", reach.dataset_dir / Path(name).name, digest)
 
 
@@ -55,7 +55,7 @@ def _shards_of(manifest: dict[str, Any]) -> dict[str, str] | None:
 
 
 def check_training(findings: Findings, files: PackageFiles, lineage: Lineage) -> None:
-    """Compare training.json and what the lineage says of it."""
+    """Compare training.json with what the lineage says about it."""
     training = lineage.training
     same = training.dataset_digest == lineage.dataset.digest
     findings.compare(
@@ -97,10 +97,10 @@ def check_adapter(
 
 
 def _check_adapter_config(findings: Findings, files: PackageFiles, lineage: Lineage) -> None:
-    """Compare the trained adapter_config.json: the package's own names another place for the base model."""
+    """Compare the trained adapter_config.json: the packed one names another location of the base model."""
     before = lineage.adapter.before_packing
     if before is None or ADAPTER_CONFIG not in files.files:
-        findings.not_reached("adapter", ADAPTER_CONFIG, "was written anew for the package; give --adapter-dir")
+        findings.not_reached("adapter", ADAPTER_CONFIG, "was rewritten for the package; give --adapter-dir")
         return
     subject = f"{ADAPTER_CONFIG} as trained"
     try:
@@ -116,7 +116,7 @@ def check_base(findings: Findings, actual: dict[str, str], lineage: Lineage, rea
     expected, prefix = lineage.base_model.sha256, f"{BASE_FOLDER}/"
     packed = {name.removeprefix(prefix): digest for name, digest in actual.items() if name.startswith(prefix)}
     if expected is None:
-        findings.not_reached("base", lineage.base_model.base_model, "named by its revision alone")
+        findings.not_reached("base", lineage.base_model.base_model, "identified by its revision only")
         return
     if packed:
         in_order = {name: packed[name] for name in sorted(packed, key=lambda name: Path(name))}
@@ -131,7 +131,7 @@ def check_base(findings: Findings, actual: dict[str, str], lineage: Lineage, rea
 
 
 def check_evaluation(findings: Findings, files: PackageFiles, lineage: Lineage, reach: Reach) -> None:
-    """Compare the report, what it is of, and every prediction's file."""
+    """Compare the report, the adapter and dataset that it names, and the file of predictions."""
     evaluation = lineage.evaluation
     content = _evidence(findings, files, "evaluation", EvaluationReport.FILE, evaluation.report_sha256)
     report = _typed(findings, "evaluation", EvaluationReport, content)
@@ -149,7 +149,7 @@ def check_evaluation(findings: Findings, files: PackageFiles, lineage: Lineage, 
 
 
 def check_gate(findings: Findings, files: PackageFiles, lineage: Lineage) -> None:
-    """Compare the verdict, and what it is of."""
+    """Compare the verdict, and the adapter and dataset that it names."""
     if lineage.gate is None:
         return
     content = _evidence(findings, files, "gate", GateVerdict.FILE, lineage.gate.verdict_sha256)
@@ -178,12 +178,12 @@ def _typed(findings: Findings, link: str, kind: type[File], content: dict[str, A
 
 
 def _json_text(row: ReportRow) -> str:
-    """Return JSON text, in which NaN is equal to NaN."""
+    """Return JSON text, so that NaN equals NaN."""
     return row.model_dump_json()
 
 
 def _text(value: Any) -> str:
-    """Return JSON text, in which NaN is equal to NaN."""
+    """Return JSON text, so that NaN equals NaN."""
     return json.dumps(value, sort_keys=True)
 
 
@@ -192,7 +192,7 @@ def _evidence(findings: Findings, files: PackageFiles, link: str, name: str, exp
 
 
 def _json(findings: Findings, files: PackageFiles, link: str, name: str, expected: str) -> dict[str, Any] | None:
-    """Compare a file of the package with its digest and return its content; None, and why, where that fails."""
+    """Compare a file of the package with its digest and return its content; None, with a finding, if that fails."""
     if name not in files.files:
         findings.not_reached(link, name, "not in the package")
         return None

@@ -1,4 +1,4 @@
-"""What ``deepsynth verify`` needs to find in a ``lineage.json``."""
+"""What ``deepsynth verify`` reads in a ``lineage.json``."""
 
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ class ShardLink(_Link):
 
 
 class DatasetLink(_Link):
-    """The dataset that the evaluation read, and from which the adapter was trained where ``on_this_dataset``."""
+    """The dataset that the evaluation read; the adapter was trained on it if ``on_this_dataset``."""
 
     digest: str
     source_digest: str | None = None
@@ -33,7 +33,7 @@ class DatasetLink(_Link):
 
 
 class BaseLink(_Link):
-    """The base model; ``sha256`` is of its folder's files, None for one that is named by its revision alone."""
+    """The base model; ``sha256`` is over its folder's files, None if only its revision identifies it."""
 
     base_model: str
     revision: str | None
@@ -41,7 +41,7 @@ class BaseLink(_Link):
 
 
 class TrainingLink(_Link):
-    """The run that made the adapter; ``sha256`` is that of its ``training.json``."""
+    """The training of the adapter; ``sha256`` is that of its ``training.json``."""
 
     dataset_digest: str
     on_this_dataset: bool
@@ -55,9 +55,9 @@ class AdapterLink(_Link):
     """The train step's folder.
 
     Attributes:
-        sha256: over ``files``, the digest by which evaluation and gate name the adapter.
-        files: relative path -> sha256, in the order that ``sha256`` counts.
-        before_packing: values of ``adapter_config.json`` that the package has otherwise.
+        sha256: over ``files``; the digest by which evaluation and gate identify the adapter.
+        files: relative path -> sha256, in the order in which ``sha256`` covers them.
+        before_packing: values of ``adapter_config.json`` that packing changed.
     """
 
     kind: Literal["adapter", "model"]
@@ -86,20 +86,20 @@ class GateLink(_Link):
 
 
 class MergedLink(_Link):
-    """The merged weights' folder beside the package."""
+    """The folder of merged weights beside the package."""
 
     sha256: str
 
 
 class ArchiveLink(_Link):
-    """The package itself; only the ``lineage.json`` beside it can say this."""
+    """The zip itself; only the ``lineage.json`` beside it can name it."""
 
     file: str
     sha256: str
 
 
 class Lineage(_Link):
-    """The links from shards to package; further keys are for readers."""
+    """The links from shards to package; other keys are for human readers."""
 
     schema_version: Literal[2]
     name: str
@@ -129,7 +129,7 @@ def parsed_lineage(content: bytes, where: str) -> Lineage:
         if isinstance(error, ValidationError):
             problem = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors()[:5])
         raise UserError(
-            f"{LINEAGE_FILE} is not one that this version writes ({problem})",
+            f"{LINEAGE_FILE} is not valid, or was written by another version ({problem})",
             where=where,
             mend="export again, or verify with the version that made the package",
         ) from error

@@ -1,4 +1,4 @@
-"""A package's files, read where they lie: a zip is never unpacked, so no name in it can reach out of a folder."""
+"""A package's files, read in place: a zip is never unpacked, so no entry's name can escape a folder."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ _UNREADABLE = (
     NotImplementedError,
     OverflowError,
 )
-# A download from the hub has these beside the package's files: the repository's settings and the download's records.
+# A download from the hub adds these: the repository's settings and the download's metadata.
 _HUBS_FILE, _HUBS_FOLDER = ".gitattributes", (".cache", "huggingface")
 _LARGEST_JSON = 256_000_000  # bytes; a manifest of 100,000 shards takes 15 MB
 
@@ -37,10 +37,10 @@ class UnreadableFileError(Exception):
 
 
 def parsed_json(content: bytes) -> Any:
-    """Return what JSON text says.
+    """Return the parsed JSON text.
 
     Raises:
-        ValueError: it is not JSON, or holds half a surrogate pair, of which no digest can be made.
+        ValueError: it is not JSON, or holds a lone surrogate, which cannot be encoded for a digest.
     """
     value = json.loads(content)
     json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -52,8 +52,8 @@ class PackageFiles:
     """The files of a package.
 
     Attributes:
-        files: relative path -> where to read it: a path, or an entry of ``archive``.
-        unsafe: names that a package has no reason to hold (outside of its folder, links, twice), with the reason.
+        files: relative path -> a path, or an entry of ``archive``.
+        unsafe: names that a package must not contain (outside its folder, links, duplicates), with the reason.
     """
 
     files: dict[str, Path | zipfile.ZipInfo]
@@ -73,7 +73,7 @@ class PackageFiles:
         """Return the content of a small file.
 
         Raises:
-            UnreadableFileError: its bytes cannot be read, are damaged, or are more than any such file has.
+            UnreadableFileError: its bytes cannot be read or are damaged, or it is too large.
         """
         with self.opened(name) as stream:
             content = stream.read(_LARGEST_JSON + 1)
@@ -86,7 +86,7 @@ class PackageFiles:
         """Open a file for reading.
 
         Raises:
-            UnreadableFileError: its bytes cannot be read, or turn out to be damaged.
+            UnreadableFileError: its bytes cannot be read or are damaged.
         """
         place = self.files[name]
         try:
@@ -103,10 +103,10 @@ class PackageFiles:
 
 @contextmanager
 def opened_package(path: Path) -> Iterator[PackageFiles]:
-    """Open a package: its zip, or the folder that the zip holds.
+    """Open a package: its zip, or the unpacked folder.
 
     Raises:
-        UserError: there is no such file or folder, or it is no zip.
+        UserError: no such file or folder, or not a zip.
     """
     if path.is_dir():
         yield _in_folder(path)
@@ -139,7 +139,7 @@ def _in_folder(folder: Path) -> PackageFiles:
 
 
 def _in_archive(archive: zipfile.ZipFile) -> PackageFiles:
-    """Find the entries below the one top folder that a package has."""
+    """Return the entries below the package's one top folder."""
     files: dict[str, Path | zipfile.ZipInfo] = {}
     unsafe: dict[str, str] = {}
     top = archive.namelist()[0].partition("/")[0] if archive.namelist() else ""

@@ -1,4 +1,4 @@
-"""A virtual environment with what a package's requirements.txt names, and nothing else."""
+"""A virtual environment with a package's requirements.txt installed, and nothing else."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ _SECONDS = 1800
 
 
 def fresh_python(requirements: Path, folder: Path) -> str:
-    """Make ``folder/environment``, install ``requirements`` with pip's own settings, and return its Python.
+    """Create ``folder/environment``, install ``requirements`` with pip's own settings, and return its Python.
 
     Raises:
         UserError: pip cannot install them.
@@ -31,8 +31,8 @@ def fresh_python(requirements: Path, folder: Path) -> str:
         raise UserError(
             f"pip cannot install the package's requirements ({last[0]})",
             where=requirements.name,
-            mend="give pip an index, or a folder of wheels (PIP_NO_INDEX=1, PIP_FIND_LINKS); or leave"
+            mend="give pip an index or a folder of wheels (PIP_NO_INDEX=1, PIP_FIND_LINKS), or turn"
             " fresh_environment off",
         ) from error
-    logger.info("installed %s in an environment of its own", ", ".join(requirements.read_text().split()))
+    logger.info("installed %s in a new environment", ", ".join(requirements.read_text().split()))
     return python

@@ -1,4 +1,4 @@
-"""The evaluated pages on which package and merged weights are checked."""
+"""The evaluated pages on which the package and the merged weights are checked."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from components.shared.scoring.text_normalization import Profile, normalizer
 
 @dataclass(frozen=True)
 class CheckedPages:
-    """Pages that the evaluation transcribed without an error, with what the adapter wrote.
+    """Pages that the evaluation transcribed without an error, with the adapter's text.
 
     Attributes:
         instruction: the prompt that all these pages share; None for the model family's.
         pages: in the dataset's order.
-        predictions: the adapter's text of each.
-        telling: whether the base wrote another text, so that a reading without the adapter would be noticed.
+        predictions: the adapter's text for each page.
+        telling: whether the base's text differs, so that a reading without the adapter would be noticed.
     """
 
     instruction: str | None
@@ -36,7 +36,7 @@ class CheckedPages:
 def checked_pages(config: ExportConfig, sources: PackageSources, count: int) -> CheckedPages:
     """Return the first ``count`` pages that have the instruction of the first evaluated page.
 
-    Where none of them is telling, the first that is takes the last one's place.
+    If none of them is telling, the first telling page replaces the last one.
 
     Raises:
         UserError: every page failed in the evaluation, or its pages are not in the dataset.
@@ -58,7 +58,7 @@ def checked_pages(config: ExportConfig, sources: PackageSources, count: int) -> 
         raise UserError(
             "no page of the dataset was transcribed by the adapter",
             where=str(config.evaluation_dir),
-            mend="see the errors in samples.parquet, and evaluate again",
+            mend="read the errors in samples.parquet, and evaluate again",
         )
     texts = [predictions[page.key] for page in pages]
     return CheckedPages(pages[0].instruction, pages, texts, [page.key in telling for page in pages])

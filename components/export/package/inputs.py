@@ -1,4 +1,4 @@
-"""What a package is made from: adapter, dataset and evaluation, read and checked to belong together."""
+"""A package's inputs: adapter, dataset and evaluation, read and checked to belong together."""
 
 import json
 from dataclasses import dataclass
@@ -47,9 +47,9 @@ class PackageSources:
     training: TrainingRecord
     report: EvaluationReport
     predictions: list[dict[str, Any]]
-    """The adapter's rows of samples.parquet."""
+    """The adapter's rows in samples.parquet."""
     base_texts: dict[str, str]
-    """What the base wrote on the pages, by their keys."""
+    """The base's texts, by page key."""
     verdict: GateVerdict | None
     name: str
     evaluated_tokens: int
@@ -119,7 +119,7 @@ def _check_evaluation(
         raise UserError("the evaluation has no adapter", where=where, mend="evaluate with adapter_dir")
     if evaluated.sha256 != adapter_sha256:
         raise UserError(
-            "the evaluation is of another adapter than adapter_dir (the sha256 differ)",
+            "the evaluation is of another adapter than adapter_dir (their sha256 differ)",
             where=where,
             mend="evaluate this adapter",
         )

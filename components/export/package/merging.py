@@ -1,4 +1,4 @@
-"""The adapter's matrices added into the base's weights, and the check that the result reads alike."""
+"""The adapter merged into the base's weights, and the check that the result reads the same text."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ MERGED_DTYPE = torch.bfloat16
 
 @dataclass(frozen=True)
 class MergeCheck:
-    """Which pages the merged weights read exactly as the adapter does, and the digest of their folder."""
+    """The pages that the merged weights read exactly like the adapter, and the digest of the merged folder."""
 
     pages: list[str]
     normalization: str
@@ -43,7 +43,7 @@ def write_merged(config: ExportConfig, sources: PackageSources, checked: Checked
     """Write the merged model with its processor to ``folder`` and compare its readings with the adapter's.
 
     Raises:
-        PackageVerificationError: a page reads otherwise; merging rounds every weight to bfloat16 once more.
+        PackageVerificationError: a page reads differently; merging rounds every weight to bfloat16 once more.
     """
     by_adapter = _readings(fine_tuned_transcriber(config, sources, sources.evaluated_tokens), checked)
     release_memory()
@@ -59,7 +59,7 @@ def write_merged(config: ExportConfig, sources: PackageSources, checked: Checked
     ]
     if differing:
         raise PackageVerificationError(
-            f"the merged weights read {len(differing)} of {len(checked.pages)} pages otherwise than the adapter"
+            f"the merged weights read {len(differing)} of {len(checked.pages)} pages differently from the adapter"
             f" (first {differing[0]}); leave merge off and use the adapter"
         )
     return MergeCheck(
@@ -89,10 +89,10 @@ def _merged_transcriber(config: ExportConfig, sources: PackageSources, folder: P
     ).eval()
     processor = load_processor(location, trust_remote_code=config.trust_remote_code)
     family = evaluated_family(config, sources, processor)
-    # As fine_tuned_transcriber.
+    # graphed=False: see fine_tuned_transcriber.
     return Transcriber(model, processor, family, sources.evaluated_tokens, graphed=False)
 
 
 def _readings(transcriber: Transcriber, checked: CheckedPages) -> list[str]:
-    # One page at a time: padding beside a longer page would be another source of differences.
+    # One page at a time: padding next to a longer page could change the text too.
     return [transcriber.read([page])[0].text for page in checked.pages]

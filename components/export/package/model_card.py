@@ -1,4 +1,4 @@
-"""``README.md``: the model card, filled from what was measured and from nothing else."""
+"""``README.md``: the model card, filled only from what was measured."""
 
 import json
 from pathlib import Path
@@ -26,10 +26,10 @@ _MEASURED = {
 
 
 def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) -> None:
-    """Write the card and read it back, so that a card that the hub cannot parse is never packed.
+    """Write the card and read it back: a card that the hub cannot parse is never packed.
 
     Raises:
-        ValueError: the card's front matter does not say after parsing what it was written with.
+        ValueError: the parsed front matter differs from what was written.
     """
     data = _front_matter(config, sources)
     environment = Environment(
@@ -54,7 +54,7 @@ def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) 
     )
     path.write_text(f"---\n{data.to_yaml()}\n---\n\n{body}", encoding="utf-8")
     if ModelCard.load(path).data.to_dict() != data.to_dict():
-        raise ValueError(f"{path.name}: the front matter reads back otherwise than it was written")
+        raise ValueError(f"{path.name}: the front matter does not read back as it was written")
 
 
 def _front_matter(config: ExportConfig, sources: PackageSources) -> ModelCardData:
@@ -88,7 +88,7 @@ def _front_matter(config: ExportConfig, sources: PackageSources) -> ModelCardDat
 
 
 def _arguments(report: EvaluationReport, row: ReportRow, metric: str) -> dict[str, Any]:
-    """Return how a figure was measured, and its interval where it has one."""
+    """Return how a figure was measured, and its interval if it has one."""
     interval = getattr(row, f"{metric}_interval", None)
     bounds = {"interval_95": [round(bound, 6) for bound in interval]} if interval else {}
     return {"normalization": report.normalization, "pages": row.pages, "documents": row.documents, **bounds}

@@ -29,9 +29,9 @@ _NOT_PACKED_OF_ADAPTER = shutil.ignore_patterns("README.md", "checkpoint-*", ".*
 
 
 def write_package_files(config: ExportConfig, sources: PackageSources, instruction: str | None, folder: Path) -> None:
-    """Fill ``folder`` with everything but README.md and lineage.json.
+    """Fill ``folder`` with everything except README.md and lineage.json.
 
-    ``instruction`` is the pages' own prompt, None for the model family's.
+    ``instruction`` is the pages' own prompt; None uses the model family's.
     """
     shutil.copytree(config.adapter_dir, folder, dirs_exist_ok=True, ignore=_NOT_PACKED_OF_ADAPTER)
     processor = load_fine_tuned_processor(
@@ -75,14 +75,14 @@ def _copy_evidence(config: ExportConfig, folder: Path) -> None:
 
 
 def requirements(sources: PackageSources) -> str:
-    """Return pins of what inference.py imports, in the versions in use here."""
+    """Return pins of what inference.py imports, at the versions installed here."""
     names = [name for name in _REQUIREMENTS if name != "peft" or sources.kind == "adapter"]
-    # A local build such as 2.13.0+cpu is on no index; the release it was built from is.
+    # A local build such as 2.13.0+cpu is on no index; its release is.
     return "".join(f"{name}=={importlib.metadata.version(name).partition('+')[0]}\n" for name in names)
 
 
 def _base_reference(config: ExportConfig, sources: PackageSources) -> str | None:
-    """Return the folder in the package or the hub id; None for a whole model, and for a folder that stays outside."""
+    """Return the folder in the package or the hub id; None for a whole model, and for a base that is not packed."""
     if sources.kind == "model":
         return None
     if sources.include_base:
@@ -96,7 +96,7 @@ def _copy_base(config: ExportConfig, sources: PackageSources, target: Path) -> N
         from huggingface_hub import snapshot_download
 
         location = snapshot_download(location, revision=config.revision, local_files_only=not hub_is_reachable())
-    # Its licence file, if any, goes along.
+    # Includes its licence file.
     shutil.copytree(location, target, ignore=NOT_PACKED_OF_BASE)
 
 

@@ -1,4 +1,4 @@
-"""What the files of a package are called, and which bytes of the originals they keep."""
+"""The names of a package's files, and how they relate to the originals."""
 
 import json
 import shutil
@@ -12,19 +12,19 @@ TRAINING_FILE = "training.json"
 SAMPLES_FILE = "samples.parquet"
 BASE_FOLDER = "base_model"
 MERGED_FOLDER = "merged"
-"""Beside the package."""
+"""The folder of merged weights, beside the package."""
 EVIDENCE_FOLDER = "lineage"
-"""In the package: copies of the small files that the digests in ``lineage.json`` are of."""
+"""In the package: copies of the small files that ``lineage.json`` has digests of."""
 NOT_PACKED_OF_BASE = shutil.ignore_patterns(".*", "__pycache__", "*.py[co]")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file for people to read too."""
+    """Write an indented JSON file."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def base_files(folder: Path) -> dict[str, Path]:
-    """Return relative path -> file of what a package takes from a base model's folder, in ``sha256_folder``'s order."""
+    """Return relative path -> file of what a package takes from a base's folder, in the order of ``sha256_folder``."""
     files: dict[str, Path] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         parts = path.relative_to(folder).parts

@@ -1,4 +1,4 @@
-"""Proof that the package works alone: unpacked in an empty folder, its script has to read a page as evaluated."""
+"""Checks that the package works alone: unpacked in an empty folder, its script must read a page as evaluated."""
 
 import logging
 import os
@@ -25,20 +25,20 @@ _SECONDS = 1800
 
 
 class PackageVerificationError(RuntimeError):
-    """The package does not do what the evaluated adapter did: a fault of export, not of its user."""
+    """The package does not do what the evaluated adapter did: a fault in export, not the user's."""
 
 
 @dataclass(frozen=True)
 class PackageVerification:
-    """How the package was found to work.
+    """The result of a successful check.
 
     Attributes:
         page: the key of the page that the script read.
-        compared_with: ``evaluation``, or ``single_page`` where the evaluation gave another text, by the last bits'
-            effect in a batch or by another ``max_new_tokens``, and a fresh reading of the page alone gave the script's.
-        normalization: what was done to both texts before they were compared.
+        compared_with: ``evaluation``; or ``single_page`` if the evaluation's text differed (batching changes the last
+            bits of logits, or ``max_new_tokens`` differs) and reading the page alone gave the script's text.
+        normalization: how both texts were normalised before the comparison.
         text: what the script printed.
-        environment: ``this Python``, or ``requirements.txt`` for a fresh one with nothing else in it.
+        environment: ``this Python``, or ``requirements.txt`` for a new environment with nothing else in it.
     """
 
     page: str
@@ -54,15 +54,15 @@ class PackageVerification:
 def verify_package(
     archive: Path, config: ExportConfig, sources: PackageSources, page: Sample, expected: str
 ) -> PackageVerification:
-    """Unpack ``archive``, run its inference.py on ``page`` in a process of its own, compare with ``expected``.
+    """Unpack ``archive``, run its inference.py on ``page`` in its own process, and compare with ``expected``.
 
-    The script runs as the card says, without ``--max_new_tokens``, and so stops at the package's. Where that is not
-    the evaluation's, a page can end elsewhere; and on a GPU the batch that a page was in can change the last bits of
-    its logits and so, rarely, a character. A text that differs is therefore compared with a fresh reading of the page
-    alone, cut at the package's length, before it counts as a failure.
+    The script runs as the card says, without ``--max_new_tokens``, so it stops at the package's limit. If the
+    evaluation had another limit, a page can end at another place; and on a GPU the rest of a batch can change the last
+    bits of a page's logits and, rarely, a character. So a text that differs is compared with a new reading of the page
+    alone, at the package's limit, before it counts as a failure.
 
     Raises:
-        PackageVerificationError: the script fails, or reads the page otherwise than the adapter does.
+        PackageVerificationError: the script fails, or its text differs from the adapter's.
         UserError: ``fresh_environment``, and pip cannot install the package's requirements.
     """
     normalise = normalizer(sources.report.normalization)
@@ -92,7 +92,7 @@ def fine_tuned_transcriber(config: ExportConfig, sources: PackageSources, max_ne
         processor,
         evaluated_family(config, sources, processor),
         max_new_tokens,
-        graphed=False,  # the packaged script's kernels, so that its text can be compared letter by letter
+        graphed=False,  # the packaged script's kernels, so that the texts are comparable character by character
     )
 
 
@@ -129,5 +129,5 @@ def _environment(sources: PackageSources) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["PYTHONIOENCODING"] = "utf-8"
     if sources.kind == "model" or sources.include_base:
-        environment["HF_HUB_OFFLINE"] = "1"  # such a package holds all it needs
+        environment["HF_HUB_OFFLINE"] = "1"  # such a package contains all that it needs
     return environment

@@ -1,4 +1,4 @@
-"""A zip whose bytes depend on its files alone: sorted names, fixed dates and modes."""
+"""A reproducible zip: its bytes depend only on its files (sorted names, fixed dates and modes)."""
 
 import shutil
 import zipfile
@@ -6,7 +6,7 @@ from pathlib import Path
 
 _EARLIEST_DATE = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644 << 16
-# Compressed already, or (weights) next to random bits: deflating them costs time and saves little.
+# Already compressed, or weights, which hardly compress: deflating them costs time and saves little.
 _STORED = {".safetensors", ".webp", ".png"}
 
 
@@ -17,7 +17,7 @@ def write_zip(folder: Path, target: Path) -> None:
             name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
             entry = zipfile.ZipInfo(name, date_time=_EARLIEST_DATE)
             entry.external_attr = _MODE
-            entry.create_system = 3  # Unix, whichever system writes it
+            entry.create_system = 3  # Unix, regardless of the system that writes it
             entry.compress_type = zipfile.ZIP_STORED if path.suffix in _STORED else zipfile.ZIP_DEFLATED
             entry.file_size = path.stat().st_size
             with path.open("rb") as source, archive.open(entry, "w") as stream:

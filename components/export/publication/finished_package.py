@@ -1,4 +1,4 @@
-"""A finished package on its way elsewhere: checked against its own lineage, then unpacked for a while."""
+"""A finished package for publication: checked against its own lineage, then unpacked into a temporary folder."""
 
 import shutil
 import tempfile
@@ -19,10 +19,10 @@ from components.shared.errors import UserError
 
 @dataclass(frozen=True)
 class FinishedPackage:
-    """A package's files in a folder of their own.
+    """A package's files in a temporary folder.
 
     Attributes:
-        archive_sha256: the zip's digest; None where an unpacked folder was given.
+        archive_sha256: the zip's digest; None if an unpacked folder was given.
     """
 
     folder: Path
@@ -35,10 +35,10 @@ def finished_package(path: Path) -> Iterator[FinishedPackage]:
     """Check a zip, an unpacked folder, or the export step's output folder, and yield its files.
 
     Raises:
-        UserError: it is no package, or its files are not those of its lineage.
+        UserError: not a package, or its files do not match its lineage.
     """
     archive = package_archive(Findings(), path)
-    # The zip alone is sent: what else lies beside it in the export step's folder is no reason to refuse.
+    # Only the zip is published: other files beside it in the export step's folder do not matter.
     package = archive.path if archive else path
     differing = [finding for finding in check_integrity(package, Reach()) if finding.state == "differs"]
     if differing:
@@ -46,7 +46,7 @@ def finished_package(path: Path) -> Iterator[FinishedPackage]:
         raise UserError(
             f"the package does not match its lineage ({len(differing)} differ, first {first})",
             where=str(path),
-            mend="see deepsynth verify, and export again",
+            mend="run deepsynth verify for details, and export again",
         )
     with tempfile.TemporaryDirectory(prefix="deepsynth-package-") as scratch:
         folder = Path(scratch) / "package"
@@ -56,7 +56,7 @@ def finished_package(path: Path) -> Iterator[FinishedPackage]:
 
 
 def _unpack(package: Path, folder: Path) -> None:
-    """Write the files that were checked: of a zip those with safe names, of a folder not what the hub put there."""
+    """Write the files that were checked: those of a zip with safe names; those of a folder that the hub did not add."""
     with opened_package(package) as opened:
         for name in opened.files:
             target = folder / name

@@ -1,4 +1,4 @@
-"""A finished package as a repository on the Hugging Face hub: now, or later with ``deepsynth push``."""
+"""Upload a finished package to the Hugging Face hub: by the export step, or later by ``deepsynth push``."""
 
 import logging
 import os
@@ -15,11 +15,11 @@ _OF_A_NEW_REPOSITORY = {".gitattributes", "README.md"}
 
 
 class HubUnavailableError(UserError):
-    """The hub cannot be reached, or refuses."""
+    """The hub cannot be reached, or refuses the upload."""
 
 
 class RepositoryTakenError(UserError):
-    """The repository holds other things than a package."""
+    """The repository contains something other than a package."""
 
 
 def required_token() -> str:
@@ -31,22 +31,22 @@ def required_token() -> str:
     if token := os.environ.get(TOKEN_VARIABLE, "").strip():
         return token
     raise UserError(
-        "no token, and the hub takes no upload without one",
+        "no token: uploading to the hub needs one",
         where=f"environment variable {TOKEN_VARIABLE}",
-        mend="make a token with write access in the hub's settings and set the variable; it is read from nowhere else",
+        mend="create a token with write access in the hub's settings and set this variable",
     )
 
 
 def push_package(path: Path, repository: str, *, public: bool = False) -> str:
-    """Make the package's files those of ``repository`` (OWNER/NAME) in one commit; return the commit's address.
+    """Replace the files of ``repository`` (OWNER/NAME) by the package's in one commit; return the commit's URL.
 
-    The files of a package before, and what was added to it, stay in the repository's history alone. A repository that
-    is not there is made, private unless ``public``; one that is there stays as visible as it is.
+    An earlier package's files remain only in the repository's history. A missing repository is created, private unless
+    ``public``; an existing one keeps its visibility.
 
     Raises:
-        HubUnavailableError: the hub cannot be reached, or refuses.
-        RepositoryTakenError: the repository holds other things than a package.
-        UserError: no token, no package, or one that does not match its lineage.
+        HubUnavailableError: the hub cannot be reached, or refuses the upload.
+        RepositoryTakenError: the repository contains something other than a package.
+        UserError: no token, not a package, or a package that does not match its lineage.
     """
     token = required_token()
     import httpx
@@ -62,7 +62,7 @@ def push_package(path: Path, repository: str, *, public: bool = False) -> str:
                 repo_id=repository,
                 folder_path=package.folder,
                 commit_message=f"Package {package.lineage.name}",
-                delete_patterns="*",  # those that are uploaded and .gitattributes stay
+                delete_patterns="*",  # keeps uploaded files and .gitattributes
             )
         except HfHubHTTPError as error:
             status = error.response.status_code
@@ -84,9 +84,9 @@ def _check_replaceable(repository: str, files: list[str]) -> None:
     others = sorted(set(files) - _OF_A_NEW_REPOSITORY)
     if others and LINEAGE_FILE not in files:
         raise RepositoryTakenError(
-            f"the repository holds other things than a package ({', '.join(others[:3])})",
+            f"the repository contains something other than a package ({', '.join(others[:3])})",
             where=repository,
-            mend="name another repository, or remove them there first: a package replaces all files",
+            mend="name another repository, or delete these files first: a package replaces all files",
         )
 
 

@@ -1,4 +1,4 @@
-"""A finished package as a version in the MLflow model registry: now, or later with ``deepsynth register``."""
+"""Register a finished package in the MLflow model registry: by the export step, or later by ``deepsynth register``."""
 
 import logging
 from dataclasses import replace
@@ -25,15 +25,15 @@ _FIGURES = ("cer", "wer", "chrf", "loop_rate", "failure_rate", "pages", "documen
 
 
 def register_package(path: Path, name: str) -> RegisteredAdapter:
-    """Make the package at ``path`` the next version of ``name`` and give it the alias ``challenger``.
+    """Register the package at ``path`` as the next version of ``name``, with the alias ``challenger``.
 
-    Where the gate promoted its adapter, the alias ``champion`` moves to it too, unless another version bears it than
-    the one that the gate compared with. A package that is a version already (the same zip, e.g. of an attempt that
-    was cut off) gets its aliases, and no second version.
+    If the gate promoted its adapter, the alias ``champion`` moves to it too, unless the champion is no longer the
+    version that the gate compared with. A package that is already a version (the same zip, for example after an
+    interrupted attempt) only gets its aliases.
 
     Raises:
-        RegistryUnavailableError: the registry is down, refuses, or is switched off.
-        UserError: no package, one that does not match its lineage, or no registry allows such a name.
+        RegistryUnavailableError: the registry is down, refuses the version, or is switched off.
+        UserError: not a package, one that does not match its lineage, or a name that no registry allows.
     """
     with finished_package(path) as package:
         registered = _version_of(package, name) or register(package.folder, name, version_tags(package))
@@ -47,7 +47,7 @@ def register_package(path: Path, name: str) -> RegisteredAdapter:
 
 
 def _takes_the_place(gate: GateLink, registered: RegisteredAdapter) -> bool:
-    """Return whether the alias champion is to move: the gate promoted, against the champion of today."""
+    """Return whether to move the alias champion: the gate promoted the adapter over the current champion."""
     if not gate.promoted:
         return False
     champion = champion_of(registered.name)
@@ -70,7 +70,7 @@ def _version_of(package: FinishedPackage, name: str) -> RegisteredAdapter | None
 
 
 def version_tags(package: FinishedPackage) -> dict[str, str | int | float | None]:
-    """Return what a version's page shows: the gate's figures, the evaluation's, and the digests of its origin."""
+    """Return the version's tags: the gate's figures, the evaluation's, and the digests of its origin."""
     lineage = package.lineage
     row = next((row for row in lineage.evaluation.rows if row.name == CANDIDATE), None)
     interval = row.cer_interval if row else None

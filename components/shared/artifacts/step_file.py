@@ -77,12 +77,12 @@ class StepFile(FileContent):
             raise OtherSchemaVersionError(
                 f"{cls.FILE} has {said}, this version of deepsynth reads {cls.version()}",
                 where=where,
-                mend=f"run the {cls.MADE_BY} step again, or use the version of deepsynth that made it",
+                mend=f"run {cls._maker()} again, or use the version of deepsynth that made it",
             )
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            reason = f"not a {cls.FILE} of the {cls.MADE_BY} step ({_faults(error)})"
+            reason = f"not a {cls.FILE} of {cls._maker()} ({_faults(error)})"
             raise UserError(reason, where=where, mend=cls._mend()) from error
 
     def write(self, folder: Path) -> Path:
@@ -93,7 +93,11 @@ class StepFile(FileContent):
 
     @classmethod
     def _mend(cls) -> str:
-        return f"name a folder that the {cls.MADE_BY} step made"
+        return f"name a folder that {cls._maker()} made"
+
+    @classmethod
+    def _maker(cls) -> str:
+        return f"the {cls.MADE_BY} step"
 
 
 def _faults(error: ValidationError) -> str:

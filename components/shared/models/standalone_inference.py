@@ -1,4 +1,4 @@
-"""Transcribe pages with the model in this folder; needs what requirements.txt names, and nothing else.
+"""Transcribe pages with the model in this folder; needs only the packages in requirements.txt.
 
 python inference.py page.png [page2.png ...] [--device auto|cpu|cuda] [--max_new_tokens N]
 """
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-# Said by the program that saved a model, or by where it lay: a copy of the same model may have them otherwise.
+# These depend on the program that saved a model and on its location: copies of the same model can differ in them.
 NOT_OF_THE_MODEL = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "_commit_hash"}
 PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # TIFF's tag PhotometricInterpretation
 BASE_DIFFERENCES = {
-    "config_sha256": "its config.json says another model",
-    "weights_sample_sha256": "its weights are others",
+    "config_sha256": "its config.json describes another model",
+    "weights_sample_sha256": "its weights differ",
 }
 
 
@@ -35,7 +35,7 @@ def main() -> int:
         return 2
     if settings["kind"] == "adapter":
         folder = Path(arguments.base_model or HERE / (settings["base_model"] or ""))
-        if folder.is_dir():  # a hub model is checked once it is here
+        if folder.is_dir():  # a hub model is checked after its download
             check_base(settings["base"], folder, str(folder))
     reader = PageReader(settings, arguments)
     for page in arguments.pages:
@@ -51,9 +51,9 @@ def parse_arguments(settings: dict) -> argparse.Namespace:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--max_new_tokens", type=int, default=settings["max_new_tokens"])
     parser.add_argument(
-        "--prompt", default=settings["prompt"], help="the whole text before the answer, image token too"
+        "--prompt", default=settings["prompt"], help="the whole text before the answer, including the image token"
     )
-    parser.add_argument("--base_model", default=None, help="folder or hub id of the base, where it is not in here")
+    parser.add_argument("--base_model", default=None, help="folder or hub id of the base, if it is not in this package")
     parser.add_argument("--trust_remote_code", action="store_true", help="allow the model to run its own Python code")
     return parser.parse_args()
 
@@ -72,7 +72,7 @@ class PageReader:
         self.image_options = settings["image_options"]
         self.text_options = settings["text_options"]
         self.processor = load_processor(settings)
-        for name, value in self.image_options.items():  # it counts a picture's tokens by its own attributes
+        for name, value in self.image_options.items():  # it counts a picture's tokens from its own attributes
             setattr(self.processor.image_processor, name, value)
         self.model = load_model(settings, arguments.base_model, getattr(torch, settings["dtype"][device]))
         self.model = self.model.to(device).eval()
@@ -106,11 +106,11 @@ class PageReader:
 
 
 def opened_page(path: str) -> Any:
-    """Return a picture file as the model saw pages while it learned."""
+    """Return a picture file as the model saw pages during training."""
     from PIL import Image
 
     try:
-        # A stream and not the path: Pillow 13 maps raw TIFFs into memory with the sides of a turned page swapped.
+        # A stream, not the path: Pillow 13 memory-maps raw TIFFs and swaps the sides of a rotated page.
         with Path(path).open("rb") as stream, Image.open(stream) as image:
             return gray_page(image).convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -119,17 +119,17 @@ def opened_page(path: str) -> Any:
 
 
 def gray_page(image: Any) -> Any:
-    """Return a picture in 8 bits of grey, upright, as it looks on white paper; ValueError: its black is not known."""
+    """Return a picture in 8-bit grey, upright, on white paper; ValueError if its black level is unknown."""
     import numpy as np
     from PIL import Image, ImageChops, ImageOps
 
     inverted = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == MIN_IS_WHITE
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # Pillow's own conversion cuts everything above 255 off
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips everything above 255
         gray = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
         return ImageChops.invert(gray) if inverted else gray
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode}, whose black and white are not known")
+        raise ValueError(f"pixels of mode {image.mode}, whose black and white are unknown")
     if image.has_transparency_data:
         paper = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(paper, image.convert("RGBA")).convert("L")
@@ -144,8 +144,8 @@ def load_processor(settings: dict) -> Any:
     try:
         return AutoProcessor.from_pretrained(str(HERE), **options)
     except ImportError:
-        # transformers 5.17 asks for torchvision to find the image processor of some families, although it has one
-        # that needs Pillow alone: so the parts are loaded one by one.
+        # transformers 5.17 imports torchvision to find the image processor of some families, although it has one that
+        # needs only Pillow: so load the parts one by one.
         from transformers.models.auto.image_processing_auto import AutoImageProcessor
         from transformers.models.auto.processing_auto import processor_class_from_name
 
@@ -183,22 +183,22 @@ def load_model(settings: dict, base_model: str | None, dtype: Any) -> Any:
 
 
 def check_base(expected: dict, folder: Path, base_model: str) -> None:
-    """End the program where the base in ``folder`` is not the one that the adapter was measured on."""
+    """End the program if the base in ``folder`` is not the one that the adapter was measured on."""
     found = base_fingerprint(folder)
     for name, difference in BASE_DIFFERENCES.items():
         if expected[name] is not None and found[name] != expected[name]:
             revision = f" at revision {expected['revision']}" if expected["revision"] else ""
             refuse(
-                f"{base_model} is another base model than this adapter's: {difference}."
-                f" The adapter fits {expected['name']}{revision} and nothing else"
+                f"{base_model} is not this adapter's base model: {difference}."
+                f" The adapter fits only {expected['name']}{revision}"
             )
 
 
 def base_fingerprint(folder: Path) -> dict:
-    """Return two digests by which a base model is known: of its config, and of a sample of its weights.
+    """Return two digests that identify a base model: of its config, and of a sample of its weights.
 
-    The sample is the first 64 bytes of each tensor: another training changes them, another split into files does
-    not. It is None for weights that are not in safetensors.
+    The sample is the first 64 bytes of each tensor: training changes them, another split into files does not. It is
+    None for weights that are not in safetensors.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -210,14 +210,14 @@ def base_fingerprint(folder: Path) -> dict:
 
 
 def without_origin(config: Any) -> Any:
-    """Return a config without what is said of its origin, at any depth."""
+    """Return a config without the fields that describe its origin, at any depth."""
     if isinstance(config, dict):
         return {name: without_origin(value) for name, value in config.items() if name not in NOT_OF_THE_MODEL}
     return config
 
 
 def weights_sample(folder: Path) -> str | None:
-    """Return the digest over each tensor's name, format, shape and first bytes."""
+    """Return the digest over each tensor's name, dtype, shape and first bytes."""
     index = folder / "model.safetensors.index.json"
     names = {"model.safetensors"}
     if index.is_file():
@@ -245,9 +245,9 @@ def refuse(message: str) -> None:
 
 
 def set_adapter_weights(model: Any) -> None:
-    """Copy this folder's adapter weights into the model, whatever PEFT made of their names.
+    """Copy this folder's adapter weights into the model under the names that they were saved with.
 
-    PEFT 0.21 with transformers 5.17 renames those of some families (DeepSeek-OCR-2) and then loads none of them.
+    PEFT 0.21 with transformers 5.17 renames the weights of some families (DeepSeek-OCR-2) and then loads none.
     """
     import torch
     from peft import get_peft_model_state_dict, load_peft_weights

@@ -105,7 +105,7 @@ def test_the_script_refuses_another_base(bare: Path, made: Path, tmp_path: Path)
     answer = read_page(bare, with_other_weights(copied(made / "base", tmp_path / "weights")))
     assert answer.returncode == 2
     assert answer.stderr.strip().splitlines()[-1] == (
-        f"error: {tmp_path / 'weights'} is another base model than this adapter's: its weights are others."
+        f"error: {tmp_path / 'weights'} is not this adapter's base model: its weights differ."
         " The adapter fits base and nothing else"
     )
 
@@ -114,7 +114,7 @@ def test_the_script_refuses_another_base(bare: Path, made: Path, tmp_path: Path)
 def test_the_script_takes_its_own_base_and_refuses_another_config(bare: Path, made: Path, tmp_path: Path) -> None:
     assert read_page(bare, copied(made / "base", tmp_path / "base")).returncode == 0
     answer = read_page(bare, with_config(copied(made / "base", tmp_path / "config"), image_token_id=1))
-    assert answer.returncode == 2 and "its config.json says another model" in answer.stderr
+    assert answer.returncode == 2 and "its config.json describes another model" in answer.stderr
 
 
 def adapter_with(made: Path, folder: Path, name: str) -> tuple[Path, Path]:
@@ -179,7 +179,7 @@ def test_an_adapter_is_not_put_on_a_base_with_other_weights(bare: Path, made: Pa
     other = with_other_weights(copied(made / "base", tmp_path / "weights"))
     for adapter in (trained, bare):
         check_base_of_adapter(str(same), None, adapter)
-        with pytest.raises(UserError, match=r"for another base: .* its weights are others"):
+        with pytest.raises(UserError, match=r"for another base: .* its weights differ"):
             check_base_of_adapter(str(other), None, adapter)
 
 

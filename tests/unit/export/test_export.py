@@ -271,7 +271,7 @@ def test_merged_weights_that_read_otherwise_are_not_written(
         shutil.copytree(made / "base", folder)
 
     monkeypatch.setattr("components.export.package.merging._merge", merge_another_base)
-    with pytest.raises(PackageVerificationError, match="of 6 pages otherwise"):
+    with pytest.raises(PackageVerificationError, match="of 6 pages differently"):
         run(settings(made, tmp_path / "out", merge=True))
     assert not (tmp_path / "out").exists()
 

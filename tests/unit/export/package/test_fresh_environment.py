@@ -32,7 +32,7 @@ def test_requirements_that_cannot_be_installed_are_named(tmp_path: Path, monkeyp
 
 
 def test_an_environment_without_verifying_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="fresh_environment is for verify"):
+    with pytest.raises(ValidationError, match="fresh_environment needs verify"):
         export_config(tmp_path, tmp_path / "out", fresh_environment=True)
 
 

@@ -225,7 +225,7 @@ def test_a_repository_of_other_things_is_left_alone(made: Path, tmp_path: Path, 
     exported(made, tmp_path / "out")
     there = {".gitattributes": b"*", "README.md": b"My data", "data.csv": b"1,2"}
     hub.files |= there
-    with pytest.raises(UserError, match=r"holds other things than a package \(data.csv\)"):
+    with pytest.raises(UserError, match=r"contains something other than a package \(data.csv\)"):
         push_package(tmp_path / "out", "me/data")
     assert CliRunner().invoke(app, ["push", str(tmp_path / "out"), "--to", "me/data"]).exit_code != 0
     assert hub.files == there
@@ -240,7 +240,7 @@ def test_a_repository_of_other_things_costs_the_export_step_a_warning(
     hub.files["data.csv"] = b"1,2"
     result = exported(made, tmp_path / "out", push_to_hub="me/data", hub_public=True)
     assert result.pushed is None and zipfile.is_zipfile(result.archive)
-    assert "not on the hub: me/data: the repository holds other things" in caplog.text
+    assert "not on the hub: me/data: the repository contains something other" in caplog.text
     assert f"later: deepsynth push {tmp_path / 'out'} --to me/data --public" in caplog.text
     assert hub.files == {"data.csv": b"1,2"}
 

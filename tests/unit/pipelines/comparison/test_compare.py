@@ -166,7 +166,10 @@ def test_what_a_step_did_not_log_is_said(compare: Compare, tmp_path: Path) -> No
         ("failed", ["two: the run failed; its log is runs/two.failed.log"]),
         ("running in mlflow", ["two: the run has not finished (MLflow says RUNNING)"]),
         ("failed in mlflow", ["two: the run did not finish well (MLflow says FAILED)"]),
-        ("other summary", ["summary.json has the schema version 7, this version of deepsynth reads 2; compare with"]),
+        (
+            "other summary",
+            ["summary.json has the schema version 7, this version of deepsynth reads 2; run deepsynth run"],
+        ),
         ("other report", ["report.json has the schema version 1, this version of deepsynth reads 2"]),
         ("cut report", ["report.json: cannot be read as JSON"]),
         ("cut samples", ["samples.parquet: the predictions cannot be read"]),
