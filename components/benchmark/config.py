@@ -6,12 +6,12 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from components.shared.artifacts.benchmark_report import Contender
-from components.shared.programs.step_config import StepConfig
+from components.shared.programs.probe_settings import ProbeSettings
 
-_SET_BY_THE_BENCHMARK = {"dataset_dir", "base_model", "output_dir", "backend", "max_steps", "logging_steps"}
+_CHOSEN_BY_THE_BENCHMARK = {"dataset_dir", "base_model", "output_dir", "backend", "max_steps", "logging_steps"}
 
 
-class BenchmarkConfig(StepConfig):
+class BenchmarkConfig(ProbeSettings):
     """Compare the training backends: the same shards, seed and settings, each in a process of its own."""
 
     dataset_dir: Path
@@ -32,23 +32,6 @@ class BenchmarkConfig(StepConfig):
     """first steps that are left out of the figures: compilation, memory allocation, cold caches"""
     repeats: int = Field(1, ge=1)
     """how often each contender trains; the contenders take turns"""
-    cer_pages: int = Field(8, ge=0)
-    """held-out pages that each contender's adapter transcribes after these steps, for its CER; 0: none"""
-    max_new_tokens: int = Field(512, ge=1)
-    """longest transcription of such a page, in tokens"""
-    generation_tokens: int = Field(64, ge=0)
-    """tokens per page, no more and no fewer, by which the generation speed is measured; 0: not measured"""
-    generation_batch_size: int = Field(8, ge=1)
-    """pages that are generated for at once"""
-    generation_repeats: int = Field(3, ge=1)
-    """how often the generation speed is measured"""
-    memory_cap_gib: float | None = Field(None, gt=0)
-    """GiB of device memory under which the largest batch and the longest context are sought; without it, they are
-    not. PyTorch's share only: the CUDA context takes about half a GiB more"""
-    longest_context_limit: int = Field(131072, ge=64)
-    """tokens beyond which the longest context is not sought"""
-    largest_batch_limit: int = Field(1024, ge=1)
-    """pages beyond which the largest batch is not sought"""
     time_limit_minutes: float | None = Field(None, gt=0)
     """what runs when these minutes are over is ended and what is left is skipped, each a row that says so"""
 
@@ -58,6 +41,6 @@ class BenchmarkConfig(StepConfig):
             raise ValueError("max_steps must be above warmup_steps: no step would be left to measure")
         if len(set(self.contenders)) != len(self.contenders):
             raise ValueError("contenders must not name one twice")
-        if given := _SET_BY_THE_BENCHMARK & self.train.keys():
+        if given := _CHOSEN_BY_THE_BENCHMARK & self.train.keys():
             raise ValueError(f"train must not hold {', '.join(sorted(given))}: the benchmark sets it")
         return self

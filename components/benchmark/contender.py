@@ -13,6 +13,7 @@ from components.benchmark.module_process import OUT_OF_TIME, run_module, seconds
 from components.benchmark.probes import probe
 from components.shared.artifacts.benchmark_report import Contender, Measurement
 from components.shared.artifacts.training_record import TrainingRecord
+from components.shared.errors import UserError
 from components.shared.telemetry.tracing import span
 
 BACKENDS: dict[Contender, dict[str, Any]] = {
@@ -61,6 +62,20 @@ def measure(
         if repeat > 1 or figures.status != "ok":
             return figures
         return figures.model_copy(update=probe(config, settings, scratch, logs / f"{contender}-probes.log", deadline))
+
+
+def check_train_settings(config: BenchmarkConfig) -> None:
+    """Let the train step check the settings of ``config.train`` before anything is measured.
+
+    Raises:
+        UserError: a key is unknown or a value is wrong.
+    """
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        file = Path(folder) / "train"
+        settings = train_settings(config.contenders[0], config, Path(folder) / "adapter")
+        failure = run_module("components.train", settings, file, Path(folder) / "log", check_only=True)
+    if failure:
+        raise UserError(failure.replace(f"{file}: ", ""), where="benchmark: train", mend="correct benchmark.train")
 
 
 def train_settings(contender: Contender, config: BenchmarkConfig, adapter: Path) -> dict[str, Any]:

@@ -19,14 +19,21 @@ _LAST_LINES = 5
 
 
 def run_module(
-    module: str, settings: dict[str, Any], settings_file: Path, log: Path, seconds: float | None = None
+    module: str,
+    settings: dict[str, Any],
+    settings_file: Path,
+    log: Path,
+    seconds: float | None = None,
+    *,
+    check_only: bool = False,
 ) -> str | None:
     """Run ``python -m module --config settings_file`` and return why it failed, None where it ended well.
 
-    After ``seconds`` it is killed.
+    After ``seconds`` it is killed. With ``check_only`` it checks the settings and does nothing else.
     """
     settings_file.write_text(json.dumps(settings), encoding="utf-8")
     command = [sys.executable, "-m", module, "--config", str(settings_file)]
+    command += ["--check_only"] * check_only
     # Only the benchmark itself is tracked, and has last words: the contenders' would look like those of a train step.
     apart = {"MLFLOW_TRACKING_URI": "off", FILE_VARIABLE: os.devnull, FORMAT_VARIABLE: "text"}  # people read its log
     environment = os.environ | apart | below_this_span()

@@ -26,11 +26,7 @@ def probe(
     if not (config.cer_pages or config.generation_tokens or config.memory_cap_gib):
         return {}
     result_file = scratch / "probes.json"
-    names = ("cer_pages", "max_new_tokens", "generation_tokens", "generation_batch_size", "generation_repeats")
-    limits = ("memory_cap_gib", "largest_batch_limit", "longest_context_limit")
-    settings = {"train": train, "result_file": str(result_file)} | {
-        name: getattr(config, name) for name in (*names, *limits)
-    }
+    settings = {"train": train, "result_file": str(result_file), **config.probe_settings()}
     failure = run_module(
         "components.train.probes.probe", settings, scratch / "probe.json", log, seconds_until(deadline)
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from components.benchmark.comparison import compare
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.contender import measure
+from components.benchmark.contender import check_train_settings, measure
 from components.benchmark.nested_runs import log_contenders
 from components.benchmark.page import benchmark_page
 from components.shared.artifacts.benchmark_report import BenchmarkReport, Measurement
@@ -28,9 +28,10 @@ def run(config: BenchmarkConfig) -> BenchmarkReport:
     """Compare the trainers, write ``config.output_dir`` and return its report.
 
     Raises:
-        UserError: there is no dataset, the output folder is in use, or no contender ran.
+        UserError: there is no dataset, ``train`` has a wrong setting, the output folder is in use, or no contender ran.
     """
     manifest = read_manifest(config.dataset_dir)
+    check_train_settings(config)
     parameters = config.model_dump(mode="json", exclude={"dataset_dir", "output_dir"})
     with step_run("benchmark", parameters) as tracked, finished_folder(config.output_dir) as folder:
         tracked.log_dataset(manifest.digest, str(config.dataset_dir), "training")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from components.shared.artifacts.output_folder import finished_folder
-from components.shared.artifacts.training_record import BaseIdentity, TrainingRecord
+from components.shared.artifacts.training_record import BackendName, BaseIdentity, TrainingRecord
 from components.shared.errors import first_line
 from components.shared.telemetry.tracing import span
 from components.shared.tracking.step_run import TRACKING_OFF, TrackedRun, step_run
@@ -89,20 +89,8 @@ def _run(config: TrainConfig) -> TrainResult:
         if distributed.in_any_process(termination.requested):
             _leave(config, checkpoints)
         check_trained_weights(trainable.model, len(measurements.step_seconds))
-        training = TrainingRecord(
-            backend=backend.name,
-            backend_reason=reason,
-            base_model=config.base_model,
-            base=base,
-            dataset_digest=dataset.manifest.digest,
-            config=config.model_dump(mode="json"),
-            seed=config.seed,
-            processes=processes,
-            steps=len(measurements.step_seconds),
-            **_model_facts(trainable),
-            **_memory_facts(loading, peak_memory_of_processes()),
-            **asdict(measurements),
-            versions=software_versions(),
+        training = _record(
+            config, backend.name, reason, base, dataset.manifest.digest, trainable, loading, measurements
         )
         # Early stopping decides after its checkpoint is written: one that is taken as the result may have no loss yet.
         final_loss = {"final_loss": measurements.losses[-1]} if measurements.losses else {}
@@ -116,6 +104,37 @@ def _run(config: TrainConfig) -> TrainResult:
     loss = "".join(f", loss {value:.4f}" for value in final_loss.values())
     log.info("%s is ready: %d steps%s", config.output_dir, training.steps, loss)
     return TrainResult(config.output_dir, training)
+
+
+def _record(
+    config: TrainConfig,
+    backend: BackendName,
+    reason: str,
+    base: BaseIdentity | None,
+    dataset_digest: str,
+    trainable: TrainableModel,
+    loading: list[dict[str, int | None]],
+    measurements: Any,
+) -> TrainingRecord:
+    """Return the content of ``training.json``; ``loading`` is the peak memory before the first step."""
+    from components.train.loop.measurements import peak_memory_of_processes
+    from components.train.processes.distributed import process_count
+
+    return TrainingRecord(
+        backend=backend,
+        backend_reason=reason,
+        base_model=config.base_model,
+        base=base,
+        dataset_digest=dataset_digest,
+        config=config.model_dump(mode="json"),
+        seed=config.seed,
+        processes=process_count(),
+        steps=len(measurements.step_seconds),
+        **_model_facts(trainable),
+        **_memory_facts(loading, peak_memory_of_processes()),
+        **asdict(measurements),
+        versions=software_versions(),
+    )
 
 
 def _base(config: TrainConfig) -> BaseIdentity | None:

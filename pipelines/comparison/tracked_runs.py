@@ -16,7 +16,7 @@ from pipelines.settings.step_sections import FOLDER_FIELDS, SHARED_FIELDS
 _STEP_TAG = "deepsynth.step"
 _PARENT_TAG = "mlflow.parentRunId"
 _CONFIG = "config.json"
-_SET_BY_THE_BENCHMARK = "train"
+_BENCHMARK_TRAIN_SECTION = "train"
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def _config(steps: dict[str, dict[str, Any]]) -> dict[str, Any]:
     shared: dict[str, Any] = {}
     sections: dict[str, Any] = {}
     for step, values in steps.items():
-        left_out = {*SHARED_FIELDS, *FOLDER_FIELDS} | ({_SET_BY_THE_BENCHMARK} if step == "benchmark" else set())
+        left_out = {*SHARED_FIELDS, *FOLDER_FIELDS} | ({_BENCHMARK_TRAIN_SECTION} if step == "benchmark" else set())
         sections[step] = {name: value for name, value in values.items() if name not in left_out}
         shared |= {name: values[name] for name in SHARED_FIELDS if name in values}
     return flattened(shared | sections)

@@ -13,7 +13,7 @@ from pipelines.settings.step_sections import FOLDER_FIELDS, SHARED_FIELDS, STEP_
 
 QUICKSTART_FILE = Path(__file__).with_name("quickstart.yaml")
 _PRESET = "train.preset"
-_SET_BY_THE_BENCHMARK = {"backend", "max_steps", "logging_steps"}
+_TRAIN_SETTINGS_THAT_BENCHMARK_CHOOSES = {"backend", "max_steps", "logging_steps"}
 
 
 class SharedSettings(StepConfig):
@@ -49,7 +49,7 @@ class SharedSettings(StepConfig):
             values["train"] = {
                 name: value
                 for name, value in train.items()
-                if name not in _SET_BY_THE_BENCHMARK and name not in ("base_model", *FOLDER_FIELDS)
+                if name not in _TRAIN_SETTINGS_THAT_BENCHMARK_CHOOSES and name not in ("base_model", *FOLDER_FIELDS)
             }
         return shared | values
 

@@ -15,6 +15,8 @@ from components.shared.programs.step_config import StepConfig, read_config_file,
 from components.shared.telemetry.logs import configure_logs, exit_code_of
 from components.shared.telemetry.tracing import step_span
 
+_CHECK_ONLY = "--check_only"
+
 
 class _CommandLine(BaseSettings):
     model_config = SettingsConfigDict(
@@ -42,12 +44,14 @@ class _CommandLine(BaseSettings):
 def step_main(step: str, config_model: type[StepConfig], run: Callable[[Any], Any], arguments: Sequence[str]) -> int:
     """Run ``components.<step>`` from command-line arguments and return the exit code.
 
-    Flags override the values of the ``--config`` file.
+    Flags override the values of the ``--config`` file. With ``--check_only`` the settings are checked and nothing runs.
     """
     try:
         with ends_in_order(step):
             configure_logs(step)
             config = config_from_arguments(step, config_model, arguments)
+            if _CHECK_ONLY in arguments:
+                return 0
             with step_span(step), named_failures(step, config):
                 run(config)
     except UserError as error:
@@ -69,6 +73,7 @@ def config_from_arguments(step: str, config_model: type[StepConfig], arguments: 
         __base__=(_CommandLine, config_model),
         __doc__=config_model.__doc__,
         config=(Path | None, Field(None, description="a YAML or JSON file with any of the options below")),
+        check_only=(bool, Field(False, description="check the settings and stop")),
     )
     program = SettingsConfigDict(cli_prog_name=f"python -m components.{step}")
     settings.model_config = {**settings.model_config, **program}  # type: ignore[typeddict-unknown-key]
@@ -80,6 +85,7 @@ def config_from_arguments(step: str, config_model: type[StepConfig], arguments: 
             from_file = read_config_file(path)
         values = CliApp.run(settings, cli_args=list(arguments), **from_file).model_dump(exclude_unset=True)
         values.pop("config", None)
+        values.pop("check_only", None)
         return config_model.model_validate(values)
     except ValidationError as error:
         raise user_error(error, config_model, where) from error

@@ -15,8 +15,7 @@ from components.shared.datasets.shard_reader import Sample
 from components.shared.models.model_families import ModelFamily
 from components.shared.reading.graphed_decoding import GraphedDecoding, RecordingError
 from components.shared.reading.image_text_inputs import generation_inputs
-from components.shared.reading.sam_attention import fold_position_biases
-from components.shared.reading.vision_microbatches import encode_in_microbatches
+from components.shared.reading.vision_forwards import install_vision_forwards
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +66,7 @@ class Transcriber:
         max_new_tokens: int,
         graphed: bool = True,
     ) -> None:
-        fold_position_biases(model)
-        encode_in_microbatches(model)
+        install_vision_forwards(model)
         self._of_thread, self._copying = threading.local(), threading.Lock()
         self._model: Any = model  # generate() is a mixin of the concrete classes, not of PreTrainedModel
         self._processor = processor

@@ -14,41 +14,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from components.shared.errors import UserError
 from components.shared.programs.machine_failures import ran_out_of_device_memory
+from components.shared.programs.probe_settings import ProbeSettings
 from components.shared.programs.step_command import step_main
-from components.shared.programs.step_config import StepConfig
 from components.train.backends.choice import choose_backend
 from components.train.config import TrainConfig
 
 log = logging.getLogger(__name__)
 
 
-class ProbeConfig(StepConfig):
+class ProbeConfig(ProbeSettings):
     """Measure one training backend's model beyond a training run."""
 
     train: dict[str, Any]
     """the train step's settings; their output_dir is the adapter that the contender trained"""
     result_file: Path
     """the JSON file to write"""
-    cer_pages: int = Field(8, ge=0)
-    """held-out pages that the trained adapter transcribes; 0: none"""
-    max_new_tokens: int = Field(512, ge=1)
-    """longest transcription of such a page, in tokens"""
-    generation_tokens: int = Field(64, ge=0)
-    """tokens that are generated for each page to measure speed, no more and no fewer; 0: not measured"""
-    generation_batch_size: int = Field(8, ge=1)
-    """pages that are read or generated for at once"""
-    generation_repeats: int = Field(3, ge=1)
-    """how often the speed is measured, after one run to warm up"""
-    memory_cap_gib: float | None = Field(None, gt=0)
-    """GiB of device memory that this process may hold; with it, the largest batch and the longest context are sought"""
-    largest_batch_limit: int = Field(1024, ge=1)
-    """pages beyond which the search for the largest batch does not go"""
-    longest_context_limit: int = Field(131072, ge=64)
-    """tokens beyond which the search for the longest context does not go"""
 
 
 def run(config: ProbeConfig) -> dict[str, Any]:

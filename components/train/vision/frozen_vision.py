@@ -1,22 +1,18 @@
-"""No gradients through what is not trained: the frozen vision encoder and projector.
+"""Runs the frozen vision encoder and projector without gradients.
 
-Gradient checkpointing needs one input that requires a gradient, so transformers (``enable_input_require_grads``) and
-Unsloth set that flag on the first layer of every part, the vision encoder's too. Autograd then goes back through the
-whole frozen encoder, and computes it a second time for that, to find gradients that nobody uses.
+Gradient checkpointing needs an input that requires a gradient. transformers (``enable_input_require_grads``) and
+Unsloth therefore set that flag on the first layer of every part, the vision encoder included. Autograd would then run
+backwards through the whole frozen encoder, and recompute it, for gradients that nothing uses.
 """
 
-import functools
 from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from components.shared.reading.sam_attention import fold_position_biases
-from components.shared.reading.vision_microbatches import encode_in_microbatches, encoder_of_pictures
+from components.shared.reading.vision_forwards import install_vision_forwards
 from components.train.vision.recorded_vision import recorded
-
-_MARK = "_runs_without_gradients"
 
 
 def inner_model(model: PreTrainedModel | PeftModel) -> Any:
@@ -26,7 +22,10 @@ def inner_model(model: PreTrainedModel | PeftModel) -> Any:
 
 
 def parts_before_the_language_model(model: PreTrainedModel | PeftModel) -> dict[str, torch.nn.Module]:
-    """Return the vision encoder, the projector and what else stands there, by name; empty without such a division."""
+    """Return the vision encoder, the projector and other parts beside ``language_model``, by name.
+
+    Empty where the model is not divided like that.
+    """
     inner = inner_model(model)
     if not hasattr(inner, "language_model"):
         return {}
@@ -34,36 +33,12 @@ def parts_before_the_language_model(model: PreTrainedModel | PeftModel) -> dict[
 
 
 def run_frozen_parts_without_gradients(model: PreTrainedModel | PeftModel) -> list[str]:
-    """Make each part of ``model`` in front of the language model that has no trainable weight a plain function.
+    """Run each part before the language model that has no trainable weight without gradients; return their names.
 
-    A frozen vision encoder takes the pictures in microbatches, on a GPU by replaying what it does with one. Losses and
-    the gradients of the trained weights stay what they were, up to rounding. Returns the parts' names. A second call,
-    for a second training of the model, changes nothing.
+    A frozen vision encoder takes the pictures in microbatches; on a GPU it replays a CUDA graph for each. Losses and
+    the gradients of the trained weights stay the same up to rounding. A second call changes nothing.
     """
     parts = parts_before_the_language_model(model)
     frozen = [name for name, part in parts.items() if not any(weight.requires_grad for weight in part.parameters())]
-    fold_position_biases(model)
-    new = [parts[name] for name in frozen if not getattr(parts[name], _MARK, False)]
-    encoder = encoder_of_pictures(model)
-    if encoder in new:
-        encoder.forward = recorded(encoder.forward)
-    encode_in_microbatches(model)  # inside of the block without gradients: with them it takes all pictures at once
-    for part in new:
-        _run_without_gradients(part)
-        setattr(part, _MARK, True)
+    install_vision_forwards(model, [parts[name] for name in frozen], recorded)
     return frozen
-
-
-def _run_without_gradients(part: torch.nn.Module) -> None:
-    forward = part.forward
-    checkpointed = [module for module in part.modules() if hasattr(module, "gradient_checkpointing")]
-
-    @functools.wraps(forward)
-    def plain_forward(*inputs: Any, **options: Any) -> Any:
-        # Set at each call: the Trainer and Unsloth switch checkpointing on again when training starts.
-        for module in checkpointed:
-            module.gradient_checkpointing = False  # type: ignore[assignment]
-        with torch.no_grad():
-            return forward(*inputs, **options)
-
-    part.forward = plain_forward

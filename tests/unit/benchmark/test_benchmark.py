@@ -168,7 +168,8 @@ def test_a_contender_that_fails_says_its_last_words_and_nothing_is_left(inputs: 
     assert answer.returncode == 2
     (line,) = [line for line in answer.stderr.splitlines() if line.startswith("error:")]
     assert "no contender ran: standard failed (base_model" in line and "no such model folder" in line
-    assert (startup / "started").read_text().count("-m components.train ") == 1, "it is not tried again"
+    trainings = [line for line in (startup / "started").read_text().splitlines() if "-m components.train " in line]
+    assert ["--check_only" in line for line in trainings] == [True, False], "it is not tried again"
     assert "Traceback" not in answer.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"benchmark.config.json", "startup"}
 
@@ -179,6 +180,8 @@ def test_a_contender_that_fails_says_its_last_words_and_nothing_is_left(inputs: 
         ({"warmup_steps": 3}, "no step would be left to measure"),
         ({"contenders": ["unslot"]}, "contenders.0"),
         ({"train": {"backend": "standard"}}, "the benchmark sets it"),
+        ({"train": {"learning_rat": 1e-3}}, "unknown key 'learning_rat' (did you mean 'learning_rate'?)"),
+        ({"train": {"r": 0}}, "'r': Input should be greater than or equal to 1"),
         ({"repeat": 2}, "did you mean 'repeats'?"),
         ({"dataset_dir": "/nowhere"}, "no dataset manifest"),
     ],
