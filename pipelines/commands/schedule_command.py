@@ -63,7 +63,7 @@ def create(
 
     settings = cluster_environment(environment, experiment)
     times = cron_times(cron, timezone, settings.scheduler_timezone)
-    parameters = run_parameters(config, set_ or [], skip_if_unchanged)
+    parameters = run_parameters(settings, config, set_ or [], skip_if_unchanged)
     api = connected(host, settings)
     if _found(api, name):
         mend = "use another name, or delete the old one first: deepsynth schedule delete " + name

@@ -69,7 +69,7 @@ def submit(
     from pipelines.cluster.cluster_runs import start_run
 
     settings = cluster_environment(environment, experiment)
-    parameters = run_parameters(config, set_ or [], skip_if_unchanged)
+    parameters = run_parameters(settings, config, set_ or [], skip_if_unchanged)
     api = connected(host, settings)
     version = uploaded_version(api, settings, prepare_partitions)
     name = run_name or f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{config.stem if config else 'quickstart'}"
@@ -95,12 +95,14 @@ def follow(
     follow_to_the_end(connected(host, settings), settings, run_id, poll_seconds, environment)
 
 
-def run_parameters(config: Path | None, settings: list[str], skip_if_unchanged: bool) -> dict[str, Any]:
+def run_parameters(
+    environment: "Environment", config: Path | None, settings: list[str], skip_if_unchanged: bool
+) -> dict[str, Any]:
     """Return the run's pipeline parameters from a checked configuration; warn of local paths, which no pod has."""
     from pipelines.settings.command_settings import checked_config
     from pipelines.settings.pipeline_config import parameter_text
 
-    checked = checked_config(config, settings, runs_here=False)
+    checked = checked_config(config, settings, runs_here=False, checkpoints=environment.checkpoints is not None)
     if checked.source.startswith(("./", "../", "~")) or (Path(checked.source).exists() and ":" not in checked.source):
         print(
             f"note: source {checked.source!r} is a path inside the tasks' containers; mount a claim there"

@@ -1,6 +1,7 @@
 # ruff: noqa: UP045 (KFP reads Optional[X], not X | None)
 """The pipeline: configure, prepare (in one task, or in partitions), train, evaluate and benchmark, gate, export."""
 
+import inspect
 from typing import Any, Optional
 
 from kfp import dsl
@@ -9,6 +10,9 @@ from pipelines.definition import tasks as components
 from pipelines.definition.environment import PIPELINE_NAME, Environment
 from pipelines.definition.kubernetes_settings import Kind, apply_settings, keep_checkpoints, pipeline_limits, retry
 from pipelines.definition.task_titles import TASK_TITLES
+from pipelines.settings.pipeline_parameters import CONFIG_DESCRIPTION, SKIP_DESCRIPTION, pipeline_parameters
+
+_KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 def finetune_pipeline(
@@ -16,8 +20,8 @@ def finetune_pipeline(
 ) -> Any:
     """Return the pipeline.
 
-    Whether the pages are drawn in partitions is settled here and not while it runs: with 1 partition the loop's three
-    tasks would cost two more processes (or pods), and KFP 2.17's local runner cannot join two branches' artifacts.
+    The number of partitions is fixed at compile time: with 1 partition a loop would cost two more processes (or pods),
+    and KFP 2.17's local runner cannot join the artifacts of two branches.
 
     Args:
         prepare_partitions: 1: one task prepares the dataset; more: that many tasks draw its pages, and one merges them
@@ -28,50 +32,14 @@ def finetune_pipeline(
     """
     steps = _Steps(environment)
 
-    @dsl.pipeline(
-        name=PIPELINE_NAME,
-        pipeline_config=pipeline_limits(environment),
-        description="Documents in; out come a fine-tuned adapter, its evaluation against the base, and a package.",
-    )
-    def finetune(
-        config: str = "",
-        source: Optional[str] = None,
-        base_model: Optional[str] = None,
-        seed: Optional[int] = None,
-        max_documents: Optional[int] = None,
-        learning_rate: Optional[float] = None,
-        max_steps: Optional[int] = None,
-        num_train_epochs: Optional[float] = None,
-        per_device_train_batch_size: Optional[int] = None,
-        r: Optional[int] = None,
-        lora_alpha: Optional[int] = None,
-        load_in_4bit: Optional[bool] = None,
-        skip_if_unchanged: bool = False,
-    ) -> None:
-        """Fine-tune and evaluate.
-
-        Args:
-            config: YAML or JSON text with any of the settings; empty for the quickstart preset. The other
-                parameters override it where they are given.
-            source: where the documents come from.
-            base_model: a model folder, a hub id or tiny-base.
-            seed: of splits, looks, data order, adapter weights and bootstrap.
-            max_documents: read at most this many documents.
-            learning_rate: the schedule's highest learning rate.
-            max_steps: optimizer steps; wins over num_train_epochs.
-            num_train_epochs: passes over the training pages.
-            per_device_train_batch_size: pages per device and step.
-            r: rank of the adapter's matrices.
-            lora_alpha: the adapter's output is scaled by lora_alpha / r.
-            load_in_4bit: load the frozen weights in 4 bits.
-            skip_if_unchanged: do nothing where the champion (evaluate.champion) was trained on the same documents.
-        """
-        given = locals()
-        # The inputs of configure are the parameters above, by name. It stands outside of the exit handler: KFP 2.17's
-        # backend cannot hand a parameter that was not given into a sub-pipeline. MLflow has no run yet if it fails.
-        configured = components.configure(**{name: given[name] for name in components.configure.component_spec.inputs})
+    def finetune(*given: Any) -> None:
+        # KFP passes the parameters in the order of the signature below; configure's inputs have the same names. It is
+        # outside the exit handler: KFP 2.17's backend cannot pass an unset parameter into a sub-pipeline. If it fails,
+        # MLflow has no run yet.
+        configured = components.configure(**dict(zip(_signature().parameters, given, strict=True)))
         # Never cached: the source's content may have changed under the same name.
         steps.described(configured, "control").set_caching_options(False)
+        keep_checkpoints(configured, environment, mounted=False)
         settings = configured.outputs
 
         closing = components.close_run()
@@ -82,11 +50,40 @@ def finetune_pipeline(
         ):
             steps.add(settings, prepare_partitions, drawn_at_once)
 
-    return finetune
+    finetune.__signature__ = _signature()  # type: ignore[attr-defined]
+    finetune.__doc__ = _docstring()
+    return dsl.pipeline(
+        name=PIPELINE_NAME,
+        pipeline_config=pipeline_limits(environment),
+        description="Documents in; out come a fine-tuned adapter, its evaluation against the base, and a package.",
+    )(finetune)
+
+
+def _signature() -> inspect.Signature:
+    """Return the pipeline's parameters: a configuration text, the settings that have their own parameter, a switch."""
+    return inspect.Signature(
+        [
+            inspect.Parameter("config", _KIND, default="", annotation=str),
+            *(
+                inspect.Parameter(one.name, _KIND, default=None, annotation=Optional[one.type])
+                for one in pipeline_parameters()
+            ),
+            inspect.Parameter("skip_if_unchanged", _KIND, default=False, annotation=bool),
+        ]
+    )
+
+
+def _docstring() -> str:
+    """Return the docstring from which KFP takes the parameters' descriptions."""
+    described = {"config": CONFIG_DESCRIPTION}
+    described |= {one.name: one.description for one in pipeline_parameters()}
+    described |= {"skip_if_unchanged": SKIP_DESCRIPTION}
+    lines = [f"    {name}: {text}" for name, text in described.items()]
+    return "\n".join(["Fine-tune and evaluate.", "", "Args:", *lines])
 
 
 class _Steps:
-    """The tasks of the six steps, each with what the environment says about its kind."""
+    """The tasks of the six steps, each with the environment's settings for its kind."""
 
     def __init__(self, environment: Environment | None) -> None:
         self._environment = environment
@@ -112,7 +109,7 @@ class _Steps:
         )
         self._step(evaluated, "gpu")
 
-        # After train, so that two trainings do not share one device.
+        # After train: two trainings must not share one device.
         benchmarked = components.benchmark(config=settings["benchmark"], base_digest=base_digest, dataset=dataset)
         self._step(benchmarked.after(trained), "gpu")
 
@@ -120,7 +117,7 @@ class _Steps:
         judged = components.gate(config=settings["gate"], evaluation=evaluation)
         self._step(judged, "control").set_caching_options(False)
 
-        # Where the gate says no, the run ends here, as a success.
+        # If the gate does not promote, the run ends here as a success.
         with dsl.If(judged.outputs["Output"] == "promoted", name="promoted"):
             exported = components.export(
                 config=settings["export"],
@@ -151,11 +148,11 @@ class _Steps:
         return self._step(assembled, "prepare").outputs["dataset"]
 
     def _step(self, task: Any, kind: Kind) -> Any:
-        """Describe a task that is tried again when it fails."""
+        """Describe a task that KFP retries when it fails."""
         retry(task, self._environment)
         return self.described(task, kind)
 
     def described(self, task: Any, kind: Kind) -> Any:
-        """Give a task its title, and what the environment says about its kind."""
+        """Give a task its title and the environment's settings for its kind."""
         apply_settings(task, kind, self._environment)
         return task.set_display_name(TASK_TITLES[task.name])

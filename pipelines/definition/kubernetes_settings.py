@@ -9,13 +9,13 @@ from pipelines.definition.environment import Environment, Resources, Volume
 from pipelines.task_side.persistent_folders import CHECKPOINTS_VARIABLE
 
 Kind = Literal["control", "prepare", "gpu", "export"]
-"""What tasks have in common; see ``TaskResources``."""
-# The label that KFP puts on each pod; a cached input would give a later run the id of an earlier one.
+"""The kinds of tasks; see ``TaskResources``."""
+# The label that KFP puts on each pod. An input would not do: from the cache it would be the id of an earlier run.
 _RUN_ID_LABEL = "metadata.labels['pipeline/runid']"
 
 
 def apply_settings(task: Any, kind: Kind, environment: Environment | None) -> None:
-    """Give ``task`` the id of its pipeline run and, where there is an environment, everything that it says."""
+    """Give ``task`` the id of its pipeline run and all settings of the environment, if there is one."""
     kubernetes.use_field_path_as_env(task, env_name="KFP_RUN_ID", field_path=_RUN_ID_LABEL)
     if environment is None:
         return
@@ -36,7 +36,7 @@ def apply_settings(task: Any, kind: Kind, environment: Environment | None) -> No
 
 
 def retry(task: Any, environment: Environment | None) -> None:
-    """Let KFP try ``task`` again; after a failure of whatever kind, since it does not look at exit codes."""
+    """Let KFP retry ``task``. It does not look at exit codes; Argo's settings decide which failures are retried."""
     if environment is None or environment.retries.num_retries == 0:
         return
     retries = environment.retries
@@ -48,11 +48,15 @@ def retry(task: Any, environment: Environment | None) -> None:
     )
 
 
-def keep_checkpoints(task: Any, environment: Environment | None) -> None:
-    """Let the train task find its checkpoints again when it is tried once more, on whatever node."""
+def keep_checkpoints(task: Any, environment: Environment | None, *, mounted: bool = True) -> None:
+    """Tell ``task`` where checkpoints are kept, so that a retried training finds them on any node.
+
+    Configure is told without the volume ``mounted``: it checks settings that need a folder for checkpoints.
+    """
     if environment is None or environment.checkpoints is None:
         return
-    _mount(task, environment.checkpoints)
+    if mounted:
+        _mount(task, environment.checkpoints)
     task.set_env_variable(CHECKPOINTS_VARIABLE, environment.checkpoints.mount_path)
 
 
@@ -100,7 +104,7 @@ def _set_resources(task: Any, resources: Resources) -> None:
 def _use_gpus(task: Any, environment: Environment) -> None:
     gpu = environment.gpu
     if environment.shared_memory:
-        # Data workers and NCCL pass pages through it; a container's own has 64 MiB.
+        # Data workers and NCCL use it to pass data; the default in a container is 64 MiB.
         kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=environment.shared_memory)
     if gpu.count == 0:
         return

@@ -1,60 +1,22 @@
-# ruff: noqa: UP006, UP035, UP045 (KFP reads Optional[X] and List[X], not X | None and list[X])
-"""The KFP components: each one's body is all that is shipped, so it imports the installed package and calls it."""
+# ruff: noqa: UP006, UP035 (KFP reads List[X], not list[X])
+"""The KFP components. KFP ships only the body of each function, so it imports the installed package and calls it."""
 
 import os
-from typing import List, NamedTuple, Optional
+from typing import List
 
 from kfp import dsl
 
 from components.shared.versions import tool_version
+from pipelines.definition.configure_component import configure_component
 
-# Cache keys ignore the code inside the image, so its tag is immutable. KFP's subprocess runner wants to read "python".
+# KFP's cache keys ignore the code inside the image, so the tag must not move. KFP's subprocess runner wants "python" in
+# the name.
 IMAGE = os.environ.get("DEEPSYNTH_IMAGE") or f"deepsynth-pipelines-python:{tool_version().replace('+', '-')}"
-# Of the steps that use a GPU where there is one.
+# For the steps that can use a GPU.
 GPU_IMAGE = os.environ.get("DEEPSYNTH_GPU_IMAGE") or IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
-def configure(
-    config: str,
-    source: Optional[str] = None,
-    base_model: Optional[str] = None,
-    seed: Optional[int] = None,
-    max_documents: Optional[int] = None,
-    learning_rate: Optional[float] = None,
-    max_steps: Optional[int] = None,
-    num_train_epochs: Optional[float] = None,
-    per_device_train_batch_size: Optional[int] = None,
-    r: Optional[int] = None,
-    lora_alpha: Optional[int] = None,
-    load_in_4bit: Optional[bool] = None,
-    skip_if_unchanged: bool = False,
-    *,
-    plan: dsl.Output[dsl.Markdown],
-) -> NamedTuple(  # type: ignore[valid-type]
-    "StepSettings",
-    [
-        ("decision", str),
-        ("source_digest", str),
-        ("base_digest", str),
-        ("champion", str),
-        ("prepare", str),
-        ("train", str),
-        ("evaluate", str),
-        ("benchmark", str),
-        ("gate", str),
-        ("export", str),
-    ],
-):
-    """Check the whole configuration before anything runs, and give each step its own part of it."""
-    parameters = {name: value for name, value in locals().items() if name not in ("config", "plan")}
-    from pipelines.task_side.resolution import resolve, say_decision
-    from pipelines.task_side.task_entry import task
-
-    with task("configure"):
-        settings = resolve(config, parameters)
-        say_decision(settings, plan.path)
-        return settings
+configure = configure_component(IMAGE)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -136,7 +98,7 @@ def evaluate(
 ) -> None:
     """Transcribe the held-out pages with base, adapter and champion, and score all.
 
-    ``base_digest`` and ``champion`` make the cache notice another base, and another version that is the champion now.
+    ``base_digest`` and ``champion`` make the cache notice another base and another champion.
     """
     from pipelines.task_side.artifact_metadata import describe_evaluation
     from pipelines.task_side.task_entry import run_task
@@ -170,7 +132,7 @@ def gate(
 ) -> str:
     """Decide from the evaluation: ``promoted`` or ``not promoted``.
 
-    Returned without a name, because a condition in KFP 2.17's local runner finds no output that has one.
+    The output has no name, because a condition in KFP 2.17's local runner does not find named outputs.
     """
     from pipelines.task_side.artifact_metadata import describe_verdict
     from pipelines.task_side.task_entry import run_task
@@ -208,7 +170,7 @@ def export(
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def close_run(status: dsl.PipelineTaskFinalStatus) -> None:
-    """Tell MLflow how the pipeline ended: KFP starts this last of all, after a failure too."""
+    """Tell MLflow how the pipeline ended; KFP runs this last, after a failure too."""
     from pipelines.task_side.closing_task import close_run
 
     close_run(status.state)

@@ -11,17 +11,22 @@ from components.train.presets import settings_beside_preset
 from pipelines.settings.pipeline_config import SharedSettings, config_values, pipeline_config, with_overrides
 
 
-def checked_config(path: Path | None, settings: list[str], *, runs_here: bool = True) -> SharedSettings:
-    """Return the file's values, or the quickstart's, with ``settings`` above them; say what wins over a preset.
+def checked_config(
+    path: Path | None, settings: list[str], *, runs_here: bool = True, checkpoints: bool = False
+) -> SharedSettings:
+    """Return the file's values, or the quickstart's, with ``settings`` above them; note what overrides a preset.
+
+    File and settings are merged and then checked, so that a setting can replace a wrong value of the file. For
+    ``runs_here`` and ``checkpoints`` see ``pipeline_config``.
 
     Raises:
         UserError: a key is unknown, a value is wrong, or the file cannot be read.
     """
     values, where = config_values(path)
-    checked = pipeline_config(values, where, runs_here=runs_here)
     if settings:
         values = with_overrides(values, dict(parsed_setting(setting) for setting in settings))
-        checked = pipeline_config(values, "--set", runs_here=runs_here)
+        where = f"{where} with --set" if path else "--set"
+    checked = pipeline_config(values, where, runs_here=runs_here, checkpoints=checkpoints)
     train = values.get("train") or {}
     for name, (given, preset) in settings_beside_preset(train).items():
         print(f"note: train.{name} is {given}, not {preset} as in the preset {train['preset']}", file=sys.stderr)

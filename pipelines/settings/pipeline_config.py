@@ -65,18 +65,26 @@ PipelineConfig = create_model(
 )
 
 
-def pipeline_config(values: dict[str, Any], where: str, *, runs_here: bool = True) -> SharedSettings:
+def pipeline_config(
+    values: dict[str, Any], where: str, *, runs_here: bool = True, checkpoints: bool = False
+) -> SharedSettings:
     """Return ``values`` as a ``PipelineConfig`` that every step has accepted.
 
-    Folders are looked for only where the pipeline ``runs_here``: a cluster has its own.
+    Args:
+        values: the settings, file and overrides merged.
+        where: the file or the options, for errors.
+        runs_here: look for the base model's folder; a cluster has its own folders.
+        checkpoints: train gets a folder for checkpoints where it runs.
 
     Raises:
         UserError: a key is unknown or a value is wrong, for the pipeline or for a step; or no such base model folder.
     """
     config: SharedSettings = validated(PipelineConfig, values, where)
     for step, model in STEP_CONFIGS.items():
-        folders = {name: "." for name in FOLDER_FIELDS if name in model.model_fields}
-        validated(model, config.step_settings(step) | folders, f"{where}: {step}")
+        settings = config.step_settings(step) | {name: "." for name in FOLDER_FIELDS if name in model.model_fields}
+        if step == "train" and checkpoints:
+            settings["checkpoint_dir"] = settings["checkpoint_dir"] or "."
+        validated(model, settings, f"{where}: {step}")
     if runs_here:
         base_model_location(config.base_model)
     return config

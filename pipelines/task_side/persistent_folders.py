@@ -1,4 +1,4 @@
-"""Where a task keeps what must outlive its container: the checkpoints of a training that may be tried again."""
+"""Where a task keeps what must outlive its container: the checkpoints of a training that KFP may retry."""
 
 import json
 import os
@@ -12,13 +12,18 @@ CHECKPOINTS_VARIABLE = "DEEPSYNTH_CHECKPOINTS"
 """The folder for the checkpoints of all runs, e.g. a volume's mount path."""
 
 
+def keeps_checkpoints() -> bool:
+    """Return whether train gets a folder for checkpoints here, so that ``save_steps`` needs no ``checkpoint_dir``."""
+    return bool(os.environ.get(CHECKPOINTS_VARIABLE))
+
+
 @contextmanager
 def kept_checkpoints(config: str) -> Iterator[str]:
     """Yield the train step's settings (JSON text) with a ``checkpoint_dir`` of this pipeline run.
 
-    It is ``DEEPSYNTH_CHECKPOINTS/<KFP_RUN_ID>``, so that the step resumes when KFP tries it again, and a later run
-    with the same settings does not. A finished training removes its checkpoints, and the block the folder; those of
-    one that failed stay for KFP's "Retry". Nothing changes without the variable, or where a folder is configured.
+    It is ``DEEPSYNTH_CHECKPOINTS/<KFP_RUN_ID>``: a retried step resumes, a later run with the same settings does not. A
+    finished training removes its checkpoints, and this block removes the folder. Checkpoints of a failed training stay
+    for KFP's "Retry". Without the variable, or with a configured folder, nothing changes.
     """
     settings = parse_config_text(config, "train")
     root = os.environ.get(CHECKPOINTS_VARIABLE)
@@ -28,5 +33,5 @@ def kept_checkpoints(config: str) -> Iterator[str]:
     folder = Path(root) / os.environ.get("KFP_RUN_ID", "")
     yield json.dumps(settings | {"checkpoint_dir": str(folder)})
     if folder != Path(root):
-        with suppress(OSError):  # not empty, or never made
+        with suppress(OSError):  # not empty, or never created
             folder.rmdir()

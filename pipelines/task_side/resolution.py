@@ -1,8 +1,8 @@
-"""The pipeline's first task: parameters and configuration become one checked setting per step."""
+"""The pipeline's first task: turn configuration and parameters into checked settings for each step."""
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from components.shared.errors import UserError
 from components.shared.models.base_content import base_digest
@@ -11,84 +11,59 @@ from components.shared.programs.step_config import parse_config_text, validated
 from components.shared.tracking.model_registry import SOURCE_DIGEST_TAG, RegisteredAdapter, champion_of
 from components.shared.tracking.pipeline_run import tag_pipeline_run
 from pipelines.settings.pipeline_config import parameter_text, pipeline_config, quickstart_values, with_overrides
+from pipelines.settings.pipeline_parameters import overrides
 from pipelines.settings.step_sections import STEP_CONFIGS
+from pipelines.task_side.persistent_folders import keeps_checkpoints
+from pipelines.task_side.step_settings import TRAIN, UNCHANGED, StepSettings
+from pipelines.task_side.task_entry import task
 
 logger = logging.getLogger(__name__)
 
-TRAIN = "train"
-UNCHANGED = "unchanged"
-"""What a run decides to do: all of its steps or, since the champion was trained on this data already, none."""
-PARAMETER_KEYS = {
-    "source": "source",
-    "base_model": "base_model",
-    "seed": "seed",
-    "max_documents": "prepare.max_documents",
-    "learning_rate": "train.learning_rate",
-    "max_steps": "train.max_steps",
-    "num_train_epochs": "train.num_train_epochs",
-    "per_device_train_batch_size": "train.per_device_train_batch_size",
-    "r": "train.r",
-    "lora_alpha": "train.lora_alpha",
-    "load_in_4bit": "train.load_in_4bit",
-}
-"""A pipeline parameter's name -> the configuration key that it overrides."""
+
+def configure(config: str, parameters: dict[str, Any], skip_if_unchanged: bool, page: str) -> StepSettings:
+    """Run the configure task: return every step's settings, and write the Markdown ``page`` with the decision."""
+    with task("configure"):
+        settings = resolve(config, parameters, skip_if_unchanged=skip_if_unchanged)
+        say_decision(settings, page)
+        return settings
 
 
-class StepSettings(NamedTuple):
-    """One JSON text per step, digests of what all sources and the base hold, and which version is the champion now.
-
-    ``decision`` is ``TRAIN`` or ``UNCHANGED``.
-    """
-
-    decision: str
-    source_digest: str
-    base_digest: str
-    champion: str
-    prepare: str
-    train: str
-    evaluate: str
-    benchmark: str
-    gate: str
-    export: str
-
-
-def resolve(config: str, parameters: dict[str, Any]) -> StepSettings:
+def resolve(config: str, parameters: dict[str, Any], *, skip_if_unchanged: bool = False) -> StepSettings:
     """Return every step's settings; ``config`` is YAML or JSON text, empty for the quickstart preset.
 
-    Parameters that are None override nothing. With ``skip_if_unchanged`` the decision is ``UNCHANGED`` where the
-    champion was trained on the same source content.
+    Parameters override ``config`` before anything is checked; those that are None override nothing. With
+    ``skip_if_unchanged`` the decision is ``UNCHANGED`` if the champion was trained on the same source content.
 
     Raises:
-        UserError: a key or value is wrong, or the source, the base model or the champion's registry cannot be had; or
-            what a late step is sure to refuse: an upload without a token, a gate over the training's own pages.
+        UserError: a key or value is wrong; the source, the base model or the champion's registry cannot be reached; or
+            a late step is sure to refuse the settings: an upload without a token, a gate over training pages.
     """
     from components.prepare.config import PrepareConfig
     from components.prepare.selection.dataset_sources import sources_digest
 
     values = parse_config_text(config, "config") if config.strip() else quickstart_values()
-    pipeline_config(values, "config")
-    given = {key: parameters[name] for name, key in PARAMETER_KEYS.items() if parameters.get(name) is not None}
-    checked = pipeline_config(with_overrides(values, given), "pipeline parameters")
+    given = overrides(parameters)
+    values = with_overrides(values, given)
+    checked = pipeline_config(values, "config and parameters" if given else "config", checkpoints=keeps_checkpoints())
     settings = {step: checked.step_settings(step) for step in STEP_CONFIGS}
     _check_late_steps(settings)
     check_base_model_can_be_had(checked.base_model, checked.revision)
     digest = sources_digest(validated(PrepareConfig, settings["prepare"] | {"output_dir": "."}, "prepare"))
-    # Asked now, so that a registry that is down costs no training.
+    # Asked now, so that an unreachable registry costs no training.
     name = settings["evaluate"].get("champion")
     champion = champion_of(name) if name else None
-    decision = _decision(digest, champion) if parameters.get("skip_if_unchanged") else TRAIN
-    texts = {step: parameter_text(values) for step, values in settings.items()}
+    decision = _decision(digest, champion) if skip_if_unchanged else TRAIN
     return StepSettings(
         decision=decision,
         source_digest=digest,
         base_digest=base_digest(checked.base_model, checked.revision),
         champion=str(champion or "none"),
-        **texts,
+        **{step: parameter_text(values) for step, values in settings.items()},
     )
 
 
 def _check_late_steps(settings: dict[str, dict[str, Any]]) -> None:
-    """Refuse now what gate and export, which read the same settings hours later, are sure to refuse."""
+    """Refuse now the settings that gate and export would refuse hours later."""
     from components.export.publication.hub_upload import required_token
 
     if settings["evaluate"]["split"] == "train":
@@ -109,7 +84,7 @@ def _decision(digest: str, champion: RegisteredAdapter | None) -> str:
 
 
 def say_decision(settings: StepSettings, page: str) -> None:
-    """Write the Markdown ``page`` that says what the run does, and tag its MLflow run where that is nothing."""
+    """Write the Markdown ``page`` that says what the run does; if it does nothing, tag its MLflow run."""
     digest = settings.source_digest
     if settings.decision == UNCHANGED:
         text = f"Nothing is trained: {settings.champion}, the champion, knows this data already (`{digest}`)."

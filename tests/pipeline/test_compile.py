@@ -81,6 +81,10 @@ def test_it_loads_and_has_optional_parameters_only(package: Path, documents: tup
     assert all(parameter["isOptional"] for parameter in parameters.values())
     assert parameters["max_steps"]["parameterType"] == "NUMBER_INTEGER"
     assert parameters["learning_rate"]["parameterType"] == "NUMBER_DOUBLE"
+    # KFP's pages show each one's description: that of the setting itself.
+    assert parameters["r"]["description"] == "rank of the adapter's matrices"
+    assert all(parameter["description"] for parameter in parameters.values())
+    assert set(documents[0]["components"]["comp-configure"]["inputDefinitions"]["parameters"]) == set(parameters)
 
 
 def test_the_tasks_their_order_and_their_names(documents: tuple[dict, dict]) -> None:

@@ -13,7 +13,8 @@ from mlflow.tracking import MlflowClient
 
 from components.shared.errors import UserError
 from components.shared.tracking import model_registry
-from pipelines.task_side.resolution import TRAIN, UNCHANGED, StepSettings, resolve, say_decision
+from pipelines.task_side.resolution import resolve, say_decision
+from pipelines.task_side.step_settings import TRAIN, UNCHANGED, StepSettings
 
 RUN_ID = "0b9b6b0c-4f0f-4ac5-9c58-1f1e35b4e7a1"
 
@@ -33,7 +34,7 @@ def champion_of(config: str, **tags: str) -> None:
 
 
 def decision(config: str, skip: bool = True) -> str:
-    return resolve(config, {"skip_if_unchanged": skip}).decision
+    return resolve(config, {}, skip_if_unchanged=skip).decision
 
 
 def runs_of(experiment: str) -> list[Run]:

@@ -75,6 +75,19 @@ def test_bad_settings_are_one_line_before_anything_runs(tmp_path: Path, argument
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
 
 
+def test_a_setting_replaces_a_wrong_value_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("base_model: ./nowhere\ntrain: {r: many}\n")
+    config = ("config", "--config", "my.yaml", "--set", "train.r=4")
+    answer = deepsynth(*config, folder=tmp_path)
+    assert answer.returncode == 2 and "no such model folder" in answer.stderr
+    answer = deepsynth(*config, "--set", "base_model=tiny-base", folder=tmp_path)
+    assert answer.returncode == 0 and yaml.safe_load(answer.stdout)["train"]["r"] == 4
+    # The same in the run's first task, for a parameter of the pipeline.
+    (tmp_path / "page.txt").write_text("A text.")
+    text = json.dumps({"source": str(tmp_path / "page.txt"), "base_model": "./nowhere", "train": {"r": "many"}})
+    assert json.loads(resolve(text, {"base_model": "tiny-base", "r": 4}).train)["r"] == 4
+
+
 def test_an_error_that_a_step_finds_is_one_line_and_leaves_only_the_log(tmp_path: Path) -> None:
     answer = deepsynth("run", "--set", "source=./nowhere", "--run-id", "r1", folder=tmp_path)
     assert answer.returncode == 2

@@ -1,0 +1,25 @@
+"""What configure puts out: the outputs of the KFP component of that name."""
+
+from typing import NamedTuple
+
+TRAIN = "train"
+UNCHANGED = "unchanged"
+"""The decision of a run: to train, or to do nothing because the champion was trained on the same data."""
+
+
+class StepSettings(NamedTuple):
+    """One JSON text per step, digests of the sources and of the base, and the version that is the champion now.
+
+    ``decision`` is ``TRAIN`` or ``UNCHANGED``.
+    """
+
+    decision: str
+    source_digest: str
+    base_digest: str
+    champion: str
+    prepare: str
+    train: str
+    evaluate: str
+    benchmark: str
+    gate: str
+    export: str
