@@ -1,6 +1,5 @@
 """The prepare step's interface."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,6 +9,7 @@ from components.prepare.settings.augmentation_settings import AugmentationSettin
 from components.prepare.settings.page_modes import page_size
 from components.prepare.settings.source_settings import SourceSettings
 from components.shared.artifacts.dataset_manifest import Split
+from components.shared.programs.cpu_threads import available_cpus
 
 GrayRange = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
 PixelRange = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
@@ -98,7 +98,7 @@ class PrepareConfig(SourceSettings):
     """pages per tar file"""
     seed: int = 0
     """seed of splits, looks and noise: the same input, config and seed give the same bytes"""
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    workers: int = Field(default_factory=available_cpus, ge=1)
     """number of worker processes; it does not change the result"""
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.programs.cpu_threads import limit_threads
 from components.shared.programs.machine_failures import named_failures
 from components.shared.telemetry.logs import configure_logs
 from components.train.config import TrainConfig
@@ -21,8 +22,7 @@ def main(folder: Path) -> int:
     # session of its own: let the kernel send what the parent would have.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     # PyTorch takes all cores in each process else. Before it is imported: it reads the variable once.
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
+    limit_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     from components.train.processes.launch import CONFIG_FILE, error_file
     from components.train.step import run
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.programs.cpu_threads import limit_threads
 from components.shared.programs.exit_in_order import ends_in_order
 from components.shared.programs.machine_failures import named_failures
 from components.shared.programs.step_config import parse_config_text, validated
@@ -41,6 +42,7 @@ def task(step: str, part: str | None = None, **details: Any) -> Iterator[None]:
     """
     with failing_in_order(step, part):
         configure_logs(step)
+        limit_threads()
     warnings = _WarningEvents(step)
     for package in ("components", "pipelines"):
         logging.getLogger(package).addHandler(warnings)

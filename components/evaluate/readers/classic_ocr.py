@@ -12,6 +12,7 @@ from PIL import Image
 from components.evaluate.readers.generation import Transcription
 from components.evaluate.readers.pages import EvaluationPages
 from components.shared.datasets.shard_reader import Sample
+from components.shared.programs.cpu_threads import available_cpus
 from components.shared.reading.transcriber import Prediction
 from components.shared.telemetry.progress import ProgressReport
 
@@ -45,7 +46,10 @@ def transcribe_with_tesseract(pages: EvaluationPages) -> Transcription:
     missing: dict[str, int] = {}
     predictions: list[Prediction] = []
     started = time.perf_counter()
-    with ThreadPoolExecutor(os.cpu_count()) as pool, ProgressReport("transcribe with tesseract", len(pages)) as report:
+    with (
+        ThreadPoolExecutor(available_cpus()) as pool,
+        ProgressReport("transcribe with tesseract", len(pages)) as report,
+    ):
         for page, prediction in pool.map(lambda position: _read(pages[position], installed), range(len(pages))):
             if _language(page) not in installed:
                 name = str(page.metadata.get("lang"))

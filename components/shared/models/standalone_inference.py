@@ -6,9 +6,14 @@ python inference.py page.png [page2.png ...] [--device auto|cpu|cuda] [--max_new
 import argparse
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
+
+# OpenMP's waiting threads spin by default and slow each other down beside other work; read when PyTorch loads.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 HERE = Path(__file__).resolve().parent
 # These depend on the program that saved a model and on its location: copies of the same model can differ in them.

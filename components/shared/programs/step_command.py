@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
 
 from components.shared.errors import UserError
+from components.shared.programs.cpu_threads import limit_threads
 from components.shared.programs.exit_in_order import ends_in_order
 from components.shared.programs.machine_failures import named_failures
 from components.shared.programs.step_config import StepConfig, read_config_file, user_error
@@ -49,6 +50,7 @@ def step_main(step: str, config_model: type[StepConfig], run: Callable[[Any], An
     try:
         with ends_in_order(step):
             configure_logs(step)
+            limit_threads()
             config = config_from_arguments(step, config_model, arguments)
             if _CHECK_ONLY in arguments:
                 return 0
