@@ -8,7 +8,7 @@ RANDOM_PASSWORD = $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-docker lint system-packages docker-packages images image-cuda push-images wheels wheels-cuda ui \
-	compile manifests local-secrets clean
+	compile cluster-check manifests local-secrets clean
 
 help: ## show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -89,6 +89,9 @@ ui: $(INSTALLED) ## open the MLflow UI over the runs
 
 compile: $(INSTALLED) ## write pipeline.yaml for a Kubeflow Pipelines cluster
 	$(BIN)/deepsynth compile -o pipeline.yaml
+
+cluster-check: $(INSTALLED) ## look at a cluster before the first run: ENVIRONMENT=manifests/environments/local.yaml
+	$(if $(ENVIRONMENT),,$(error ENVIRONMENT= is needed, the cluster's file in manifests/environments))$(BIN)/deepsynth doctor --environment $(ENVIRONMENT)
 
 manifests: ## for kubectl apply -k build/manifests/NAME: the overlays with the images of REGISTRY= TAG=
 	$(CHECK_TAG)for path in overlays/local overlays/production jobs/mlflow-db-upgrade; do \

@@ -20,6 +20,7 @@ from components.shared.telemetry.tracing import pipeline_span
 from pipelines.commands.adapters_command import adapters
 from pipelines.commands.compare_command import compare
 from pipelines.commands.compile_command import PreparePartitions, compile_pipeline
+from pipelines.commands.doctor_command import doctor
 from pipelines.commands.estimate_command import estimate, presets
 from pipelines.commands.logs_command import logs
 from pipelines.commands.package_commands import push, register, verify
@@ -183,6 +184,7 @@ app.command()(submit)
 app.command()(follow)
 app.command()(logs)
 app.command()(retry)
+app.command()(doctor)
 app.add_typer(schedule, name="schedule")
 app.command()(estimate)
 app.command()(presets)

@@ -39,11 +39,13 @@ class KfpApi:
     Attributes:
         client: KFP's client with its generated services, such as ``client.runs``.
         namespace: the namespace to send; None for a single-user installation, which refuses one.
+        version: KFP's release; empty if the server does not tell.
     """
 
     client: Any
     host: str
     namespace: str | None
+    version: str = ""
 
     def call(self, service: str, method: str, **arguments: Any) -> Any:
         """Call ``client.<service>.<method>`` with a time limit.
@@ -127,7 +129,7 @@ def connect(host: str | None, namespace: str) -> KfpApi:
             mend="give KFP's address, e.g. that of kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80"
             + (", or log in with KFP_TOKEN or KFP_COOKIES" if login else ""),
         ) from error
-    return KfpApi(client, address, namespace if multi_user else None)
+    return KfpApi(client, address, namespace if multi_user else None, str(health.get("tag_name") or ""))
 
 
 def _client(host: str) -> Any:
