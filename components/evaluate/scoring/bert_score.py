@@ -110,7 +110,7 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
         raise UserError("no such folder", where=where, mend=mend)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        model = AutoModel.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32)
+        model = AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot be loaded ({first_line})", where=where, mend=mend) from error

@@ -8,13 +8,13 @@ from typing import Any
 from components.export.config import ExportConfig
 from components.export.lineage.lineage_schema import SCHEMA_VERSION
 from components.export.package.inputs import PackageSources
+from components.export.package.model_files import base_files
 from components.export.package.package_layout import (
     ADAPTER_CONFIG,
     BASE_FOLDER,
     LINEAGE_FILE,
     SAMPLES_FILE,
     TRAINING_FILE,
-    base_files,
     restored_adapter_config,
 )
 from components.shared.artifacts.dataset_manifest import MANIFEST_FILE, DatasetManifest
@@ -42,7 +42,8 @@ def lineage_content(
         "base_model": {
             "base_model": config.base_model,
             **sources.base.as_json(),
-            "sha256": _base_sha256(sources, package),
+            "with_code": config.trust_remote_code,
+            "sha256": _base_sha256(config, sources, package),
         },
         "training": {
             "dataset_digest": training.dataset_digest,
@@ -107,14 +108,14 @@ def _gate(config: ExportConfig, sources: PackageSources) -> dict[str, Any] | Non
     }
 
 
-def _base_sha256(sources: PackageSources, package: Path) -> str | None:
+def _base_sha256(config: ExportConfig, sources: PackageSources, package: Path) -> str | None:
     """Return the digest over the base's files that a package would hold; None if hashing them takes too long."""
     if sources.include_base:
         return sha256_of_files(file_digests(package / BASE_FOLDER))
     folder = Path(sources.base_location)
     if not folder.is_dir():
         return None
-    files = base_files(folder)
+    files = base_files(folder, with_code=config.trust_remote_code)
     if sum(path.stat().st_size for path in files.values()) > _BASE_BYTES_HASHED:
         return None
     return sha256_of_files({name: sha256_file(path) for name, path in files.items()})

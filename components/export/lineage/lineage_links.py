@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 from components.export.lineage.findings import Findings, Reach
 from components.export.lineage.lineage_schema import Lineage
 from components.export.lineage.package_files import PackageFiles, UnreadableFileError, parsed_json
+from components.export.package.model_files import base_files
 from components.export.package.package_layout import (
     ADAPTER_CONFIG,
     BASE_FOLDER,
     EVIDENCE_FOLDER,
     SAMPLES_FILE,
     TRAINING_FILE,
-    base_files,
     restored_adapter_config,
 )
 from components.shared.artifacts.dataset_manifest import MANIFEST_FILE, manifest_digest
@@ -122,7 +122,8 @@ def check_base(findings: Findings, actual: dict[str, str], lineage: Lineage, rea
         in_order = {name: packed[name] for name in sorted(packed, key=lambda name: Path(name))}
         findings.compare("base", BASE_FOLDER, sha256_of_files(in_order), expected)
     if reach.base_model is not None and reach.base_model.is_dir():
-        outside = {name: sha256_file(path) for name, path in base_files(reach.base_model).items()}
+        expected_files = base_files(reach.base_model, with_code=lineage.base_model.with_code)
+        outside = {name: sha256_file(path) for name, path in expected_files.items()}
         findings.compare("base", str(reach.base_model), sha256_of_files(outside), expected)
     elif reach.base_model is not None:
         findings.not_reached("base", str(reach.base_model), "no such folder")

@@ -9,7 +9,7 @@ from components.export.package.package_layout import LINEAGE_FILE
 from components.shared.artifacts.evaluation_report import ReportRow
 from components.shared.errors import UserError
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 
 
 class _Link(BaseModel):
@@ -33,10 +33,16 @@ class DatasetLink(_Link):
 
 
 class BaseLink(_Link):
-    """The base model; ``sha256`` is over its folder's files, None if only its revision identifies it."""
+    """The base model.
+
+    Attributes:
+        with_code: whether its Python files count (``trust_remote_code``).
+        sha256: over the files that a package takes from its folder; None if only its revision identifies it.
+    """
 
     base_model: str
     revision: str | None
+    with_code: bool
     sha256: str | None
 
 
@@ -101,7 +107,7 @@ class ArchiveLink(_Link):
 class Lineage(_Link):
     """The links from shards to package; other keys are for human readers."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     name: str
     dataset: DatasetLink
     base_model: BaseLink

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from components.export.config import ExportConfig
 from components.export.package.inputs import PackageSources, evaluated_family
+from components.export.package.model_files import copy_base_files, copy_model_files
 from components.export.package.package_layout import (
     ADAPTER_CONFIG,
     BASE_FOLDER,
     EVIDENCE_FOLDER,
-    NOT_PACKED_OF_BASE,
     restored_adapter_config,
     write_json,
 )
@@ -25,7 +25,6 @@ from components.shared.reading.image_text_inputs import prompt_text, text_option
 
 _REQUIREMENTS = ("torch", "transformers", "peft", "pillow", "numpy")
 _SCRIPT = Path(standalone_inference.__file__)
-_NOT_PACKED_OF_ADAPTER = shutil.ignore_patterns("README.md", "checkpoint-*", ".*")
 
 
 def write_package_files(config: ExportConfig, sources: PackageSources, instruction: str | None, folder: Path) -> None:
@@ -33,7 +32,7 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
 
     ``instruction`` is the pages' own prompt; None uses the model family's.
     """
-    shutil.copytree(config.adapter_dir, folder, dirs_exist_ok=True, ignore=_NOT_PACKED_OF_ADAPTER)
+    copy_model_files(config.adapter_dir, folder, with_code=config.trust_remote_code)
     processor = load_fine_tuned_processor(
         config.base_model, config.adapter_dir, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
@@ -96,8 +95,7 @@ def _copy_base(config: ExportConfig, sources: PackageSources, target: Path) -> N
         from huggingface_hub import snapshot_download
 
         location = snapshot_download(location, revision=config.revision, local_files_only=not hub_is_reachable())
-    # Includes its licence file.
-    shutil.copytree(location, target, ignore=NOT_PACKED_OF_BASE)
+    copy_base_files(Path(location), target, with_code=config.trust_remote_code)
 
 
 def _point_at_base(path: Path, base_model: str, revision: str | None) -> None:

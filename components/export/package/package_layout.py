@@ -1,7 +1,6 @@
 """The names of a package's files, and how they relate to the originals."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,11 @@ MERGED_FOLDER = "merged"
 """The folder of merged weights, beside the package."""
 EVIDENCE_FOLDER = "lineage"
 """In the package: copies of the small files that ``lineage.json`` has digests of."""
-NOT_PACKED_OF_BASE = shutil.ignore_patterns(".*", "__pycache__", "*.py[co]")
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write an indented JSON file."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def base_files(folder: Path) -> dict[str, Path]:
-    """Return relative path -> file of what a package takes from a base's folder, in the order of ``sha256_folder``."""
-    files: dict[str, Path] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        parts = path.relative_to(folder).parts
-        if not NOT_PACKED_OF_BASE("", list(parts)):
-            files["/".join(parts)] = path
-    return files
 
 
 def restored_adapter_config(content: bytes, values: dict[str, Any]) -> bytes:

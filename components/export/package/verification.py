@@ -106,7 +106,7 @@ def _run_script(archive: Path, config: ExportConfig, sources: PackageSources, pa
         python = (
             fresh_python(folder / "requirements.txt", Path(scratch)) if config.fresh_environment else sys.executable
         )
-        command = [python, "inference.py", str(picture)]
+        command = [python, "-P", "inference.py", str(picture)]  # -P: no module of the package's folder is imported
         if config.trust_remote_code:
             command.append("--trust_remote_code")
         if sources.kind == "adapter" and sources.base_is_folder and not sources.include_base:

@@ -14,7 +14,7 @@ from components.shared.models.base_identity import base_identity
 from components.shared.models.base_models import base_model_location
 from components.shared.models.model_loading import load_model, load_processor
 from components.shared.models.standalone_inference import BASE_DIFFERENCES
-from components.shared.models.weight_files import check_weight_files, is_finite, not_finite
+from components.shared.models.weight_files import check_weight_files, is_finite, not_finite, refuse_pickled_weights
 
 AdapterKind = Literal["adapter", "model"]
 
@@ -122,6 +122,7 @@ def check_fine_tuned_weights(adapter_dir: Path) -> None:
     if adapter_kind(adapter_dir) == "adapter":
         check_weight_files([adapter_dir / _ADAPTER_WEIGHTS])
     else:
+        refuse_pickled_weights(adapter_dir)
         check_weight_files(sorted(adapter_dir.glob("*.safetensors")))
 
 

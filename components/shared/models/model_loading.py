@@ -20,6 +20,7 @@ from transformers.models.auto.processing_auto import processor_class_from_name
 from components.shared.errors import UserError
 from components.shared.models.base_models import base_model_location
 from components.shared.models.hub import hub_is_reachable
+from components.shared.models.weight_files import refuse_pickled_weights
 
 
 def load_processor(base_model: str, revision: str | None = None, trust_remote_code: bool = False) -> ProcessorMixin:
@@ -51,10 +52,11 @@ def load_model(
     """Load a model's weights in ``dtype`` onto ``device``; ``options`` go to ``from_pretrained``.
 
     Raises:
-        UserError: no such folder, no network for a hub model, an unknown architecture, unreadable weights, or a package
-            that the model asks for and that is not installed.
+        UserError: no such folder, no network for a hub model, an unknown architecture, unreadable or pickled weights,
+            or a package that the model asks for and that is not installed.
     """
     location = base_model_location(base_model)
+    refuse_pickled_weights(Path(location))
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             location,
@@ -62,6 +64,7 @@ def load_model(
             device_map={"": device} if device.type != "cpu" else None,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            use_safetensors=True,
             **_hub_options(location),
             **options,
         )

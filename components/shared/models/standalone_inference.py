@@ -3,11 +3,15 @@
 python inference.py page.png [page2.png ...] [--device auto|cpu|cuda] [--max_new_tokens N]
 """
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # this folder: a json.py in it must not be imported instead of Python's own
+
 import argparse
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +172,7 @@ def load_model(settings: dict, base_model: str | None, dtype: Any) -> Any:
 
     options = {"dtype": dtype, "trust_remote_code": settings["trust_remote_code"]}
     if settings["kind"] == "model":
-        return AutoModelForImageTextToText.from_pretrained(str(HERE), **options)
+        return AutoModelForImageTextToText.from_pretrained(str(HERE), use_safetensors=True, **options)
     from peft import PeftModel
 
     if base_model is None and settings["base_in_package"]:
@@ -176,7 +180,7 @@ def load_model(settings: dict, base_model: str | None, dtype: Any) -> Any:
     elif base_model is None or base_model == settings["base_model"]:
         base_model = settings["base_model"]
         options["revision"] = settings["revision"]
-    base = AutoModelForImageTextToText.from_pretrained(base_model, **options)
+    base = AutoModelForImageTextToText.from_pretrained(base_model, use_safetensors=True, **options)
     if not Path(base_model).is_dir():
         from transformers.utils import cached_file
 

@@ -81,9 +81,11 @@ def load_with_unsloth(
     from components.shared.models.adapter_loading import adapter_kind, with_adapter
     from components.shared.models.base_models import base_model_location
     from components.shared.models.model_loading import default_device
+    from components.shared.models.weight_files import refuse_pickled_weights
 
     whole = adapter_dir is not None and adapter_kind(adapter_dir) == "model"
     location = str(adapter_dir) if whole else base_model_location(base_model)
+    refuse_pickled_weights(Path(location))
     try:
         model, _ = vision_model.from_pretrained(
             location,

@@ -8,6 +8,8 @@ from safetensors import SafetensorError, safe_open
 
 from components.shared.errors import UserError
 
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
 
 def check_weight_files(files: Iterable[Path]) -> None:
     """Read every tensor of ``files``, one at a time.
@@ -28,6 +30,21 @@ def check_weight_files(files: Iterable[Path]) -> None:
             ) from error
         if bad:
             raise not_finite(bad, len(names), str(path))
+
+
+def refuse_pickled_weights(folder: Path) -> None:
+    """Check that a model's folder does not have its weights in pickles only: loading a pickle can run code.
+
+    Raises:
+        UserError: there are no safetensors but pickles.
+    """
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"the weights are pickles ({', '.join(pickles[:3])}), which can run code when they are loaded",
+            where=str(folder),
+            mend="convert them to safetensors (save_pretrained of transformers) on a machine that may run such code",
+        )
 
 
 def is_finite(weight: torch.Tensor) -> bool:

@@ -2,12 +2,14 @@
 
 # Unsloth patches transformers and peft when it is imported, so it comes before both.
 import unsloth  # isort: skip
+from pathlib import Path
 from typing import Any, Literal
 
 from components.shared.artifacts.training_record import BackendName
 from components.shared.errors import UserError
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import base_model_location, default_device, load_processor
+from components.shared.models.weight_files import refuse_pickled_weights
 from components.train.backends.adapter import start_adapter, target_expert_names, target_module_names
 from components.train.backends.protocol import TrainableModel
 from components.train.backends.standard import compute_dtype, model_details
@@ -57,6 +59,7 @@ def _checkpointing(config: TrainConfig) -> Literal["unsloth", False]:
 
 def _loaded(config: TrainConfig) -> Any:
     location = base_model_location(config.base_model)
+    refuse_pickled_weights(Path(location))
     try:
         model, _ = unsloth.FastVisionModel.from_pretrained(
             location,
