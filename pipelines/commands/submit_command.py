@@ -100,7 +100,7 @@ def run_parameters(
 ) -> dict[str, Any]:
     """Return the run's pipeline parameters from a checked configuration; warn of local paths, which no pod has."""
     from pipelines.settings.command_settings import checked_config
-    from pipelines.settings.pipeline_config import parameter_text
+    from pipelines.settings.parameter_text import parameter_text
 
     checked = checked_config(config, settings, runs_here=False, checkpoints=environment.checkpoints is not None)
     if checked.source.startswith(("./", "../", "~")) or (Path(checked.source).exists() and ":" not in checked.source):

@@ -30,7 +30,8 @@ from pipelines.local.process_group import ProcessGroup
 from pipelines.local.run_display import RunDisplay
 from pipelines.local.run_summary import build_summary
 from pipelines.local.runs_folder import CONFIG_FILE, FAILED, FOLDERS, LOG_FILE, tracking_uri
-from pipelines.settings.pipeline_config import SharedSettings, parameter_text
+from pipelines.settings.parameter_text import parameter_text
+from pipelines.settings.pipeline_config import SharedSettings
 from pipelines.task_side.run_events import EventReader, task_title
 
 JOB_FILE = "job.json"

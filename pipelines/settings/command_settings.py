@@ -4,9 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.shared.errors import UserError
+from components.shared.programs.yaml_text import parsed_yaml
 from components.train.presets import settings_beside_preset
 from pipelines.settings.pipeline_config import SharedSettings, config_values, pipeline_config, with_overrides
 
@@ -43,6 +42,6 @@ def parsed_setting(setting: str) -> tuple[str, Any]:
     if not separator or not key:
         raise UserError("must be KEY=VALUE, e.g. train.learning_rate=1e-4", where=f"--set {setting}")
     try:
-        return key.strip(), yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+        return key.strip(), parsed_yaml(text)
+    except ValueError as error:
         raise UserError(f"the value is not valid YAML ({error})", where=f"--set {setting}") from error

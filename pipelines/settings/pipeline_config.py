@@ -120,11 +120,3 @@ def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[st
             target = target[section]
         target[name] = value
     return dict(result)
-
-
-def parameter_text(value: Any) -> str:
-    """Return JSON for a KFP string parameter.
-
-    KFP's subprocess runner replaces ``python3`` anywhere in a task's arguments; its escaped spelling is equal JSON.
-    """
-    return json.dumps(value, ensure_ascii=True).replace("python3", "python\\u0033")

@@ -10,7 +10,8 @@ from components.shared.models.base_models import check_base_model_can_be_had
 from components.shared.programs.step_config import parse_config_text, validated
 from components.shared.tracking.model_registry import SOURCE_DIGEST_TAG, RegisteredAdapter, champion_of
 from components.shared.tracking.pipeline_run import tag_pipeline_run
-from pipelines.settings.pipeline_config import parameter_text, pipeline_config, quickstart_values, with_overrides
+from pipelines.settings.parameter_text import parameter_text, parameter_word
+from pipelines.settings.pipeline_config import pipeline_config, quickstart_values, with_overrides
 from pipelines.settings.pipeline_parameters import overrides
 from pipelines.settings.step_sections import STEP_CONFIGS
 from pipelines.task_side.persistent_folders import keeps_checkpoints
@@ -57,7 +58,7 @@ def resolve(config: str, parameters: dict[str, Any], *, skip_if_unchanged: bool 
         decision=decision,
         source_digest=digest,
         base_digest=base_digest(checked.base_model, checked.revision),
-        champion=str(champion or "none"),
+        champion=parameter_word(str(champion or "none")),
         **{step: parameter_text(values) for step, values in settings.items()},
     )
 

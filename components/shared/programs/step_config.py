@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.shared.errors import UserError
+from components.shared.programs.yaml_text import parsed_yaml
 
 
 class StepConfig(BaseModel):
@@ -37,11 +37,11 @@ def parse_config_text(text: str, where: str) -> dict[str, Any]:
     """Parse YAML or JSON text that holds one mapping; empty text is an empty mapping.
 
     Raises:
-        UserError: the text is not YAML, or not a mapping.
+        UserError: the text is not YAML, has a key twice, or is not a mapping.
     """
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+        value = parsed_yaml(text)
+    except ValueError as error:
         raise UserError(f"not valid YAML or JSON ({error})", where=where) from error
     if value is None:
         return {}

@@ -17,7 +17,8 @@ from components.shared.errors import UserError
 from components.shared.tracking.step_run import step_run
 from pipelines.definition.environment import code_tag
 from pipelines.settings.command_settings import checked_config
-from pipelines.settings.pipeline_config import parameter_text, pipeline_config, quickstart_values, with_overrides
+from pipelines.settings.parameter_text import parameter_text
+from pipelines.settings.pipeline_config import pipeline_config, quickstart_values, with_overrides
 from pipelines.task_side.resolution import resolve
 from tests.fixtures.mlflow_server import free_port
 
@@ -198,9 +199,3 @@ def test_a_preset_written_into_the_printed_settings_counts(tmp_path: Path) -> No
     changed.write_text(printed.replace("preset: null", "preset: high_capacity"))
     train = checked_config(changed, []).step_settings("train")
     assert (train["r"], train["lora_alpha"], train["lora_dropout"]) == (64, 5, 0.1)
-
-
-def test_parameter_text_survives_kfps_rewriting_of_python3() -> None:
-    text = parameter_text({"source": "/opt/python3/docs/python3.11"})
-    assert "python3" not in text
-    assert yaml.safe_load(text) == {"source": "/opt/python3/docs/python3.11"}

@@ -1,0 +1,53 @@
+"""Settings as YAML or JSON: a key that is there twice is an error with both lines."""
+
+from pathlib import Path
+
+import pytest
+
+from components.shared.errors import UserError
+from components.shared.programs.step_config import parse_config_text, read_config_file
+from pipelines.settings.command_settings import parsed_setting
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: {r: 8}\nseed: 1\ntrain: {r: 9}\n", "'train' is there twice, on lines 1 and 3"),
+        ("train:\n  r: 8\n  lora_alpha: 3\n  'r': 9\n", "'r' is there twice, on lines 2 and 4"),
+        ("train: {r: 8, r: 8}\n", "'r' is there twice, on lines 1 and 1"),
+        ('{"seed": 1,\n "seed": 1}', "'seed' is there twice, on lines 1 and 2"),
+        ('{"train": {"r": 1,\n\n "r": 1}}', "'r' is there twice, on lines 1 and 3"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said) as error:
+        read_config_file(path)
+    assert str(path) in str(error.value)
+
+
+def test_in_an_option_too() -> None:
+    with pytest.raises(UserError, match="'r' is there twice"):
+        parsed_setting("train={r: 1, r: 2}")
+
+
+def test_a_merged_mapping_may_be_overridden() -> None:
+    text = "base: &base {r: 8, seed: 1}\nmore: &more {<<: *base, r: 9}\ntrain: {<<: *more, r: 10}\n"
+    assert parse_config_text(text, "test")["train"] == {"r": 10, "seed": 1}
+    assert parse_config_text(text, "test")["more"] == {"r": 9, "seed": 1}
+
+
+def test_json_is_read_as_json() -> None:
+    assert parse_config_text('{"a": "\\ud83d\\ude00", "b": 1e-5, "c":\t[true]}', "t") == {
+        "a": "\U0001f600",
+        "b": 1e-5,
+        "c": [True],
+    }
+    assert parse_config_text("{a: b, c: [d]}", "test") == {"a": "b", "c": ["d"]}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 100_000, '{"a":' * 100_000])
+def test_text_that_is_nested_without_end_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(UserError, match="not valid YAML or JSON"):
+        parse_config_text(text, "test")
