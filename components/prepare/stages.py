@@ -13,6 +13,7 @@ from components.prepare.assembly.manifest import font_digests
 from components.prepare.config import PrepareConfig
 from components.prepare.drawing.document_drawing import Drawing, draw_documents, import_drawing
 from components.prepare.drawing.drawing_log import DrawingLog
+from components.prepare.drawing.reference_pages import pixel_variant
 from components.prepare.selection.dataset_sources import (
     SOURCE_DIGEST_FILE,
     select_from_sources,
@@ -93,10 +94,19 @@ def draw_pages(
     documents = selection.read_documents(first, end)
     with finished_folder(pages_dir) as folder:
         account = DrawingLog(folder, config.page_limits())
-        drawn = draw_documents(documents, Drawing(config, faces, folder), account.order_limits, pool)
+        drawing = Drawing(config, faces, folder, pixel_variant())
+        drawn = draw_documents(documents, drawing, account.order_limits, pool)
         for document in track(drawn, "draw documents", end - first):
             account.take(document)
-        account.finish(partition, partitions, choice.engine.name, font_digests(faces))
+        account.finish(partition, partitions, _engine_name(choice.engine.name, drawing.variant), font_digests(faces))
+
+
+def _engine_name(engine: str, variant: str) -> str:
+    """Return the engine's name; a variant is part of it, so partitions with different pixels are not mixed."""
+    if not variant:
+        return engine
+    log.warning("this processor draws or encodes pages differently from most (variant %s): see reliability.md", variant)
+    return f"{engine} pixels-{variant}"
 
 
 def assemble(

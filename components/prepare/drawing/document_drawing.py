@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.prepare.config import PrepareConfig
 from components.prepare.documents.drop_reasons import DropReason
+from components.prepare.drawing.reference_pages import pixel_variant
 from components.prepare.output.page_spool import PageFile, StoredPage
 from components.prepare.rendering.document_renderer import DocumentRenderer, FailedPage
 from components.prepare.selection.selected_document import SelectedDocument
@@ -15,17 +16,24 @@ from components.prepare.typesetting.fonts import FontFace
 from components.prepare.workers.memory_reuse import keep_freed_memory
 from components.prepare.workers.worker_pool import WorkerPool
 from components.shared.artifacts.dataset_manifest import Split
+from components.shared.errors import UserError
 
 _DOCUMENTS_PER_TASK = 16
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What all documents of one drawing share; the page files are written to ``folder``."""
+    """What all documents of one drawing share.
+
+    Attributes:
+        folder: the page files are written there.
+        variant: the ``pixel_variant`` of the process that started the drawing; all of its processes must have it.
+    """
 
     config: PrepareConfig
     faces: list[FontFace]
     folder: Path
+    variant: str
 
 
 @dataclass(frozen=True)
@@ -95,8 +103,18 @@ class _Workplace:
 
     def __init__(self, drawing: Drawing) -> None:
         keep_freed_memory()
+        _check_variant(drawing.variant)
         self.renderer = DocumentRenderer(drawing.config, drawing.faces)
         self.pages = PageFile(drawing.folder)
+
+
+def _check_variant(expected: str) -> None:
+    if (found := pixel_variant()) != expected:
+        raise UserError(
+            f"a worker process draws or encodes pages differently (variant {found or 'reference'}) from the process "
+            f"that started it (variant {expected or 'reference'})",
+            mend="run prepare again; if it fails again, check the machine's memory and processor",
+        )
 
 
 _workplaces: dict[Path, _Workplace] = {}

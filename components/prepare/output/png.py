@@ -18,8 +18,9 @@ from isal import isal_zlib
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = struct.pack(">I4sI", 0, b"IEND", isal_zlib.crc32(b"IEND"))
 _LOSSY_QUALITY = 90
-# Level 1 gives the same bytes on every x86-64 processor that was tried (Nehalem, Sandy Bridge, Haswell, EPYC and
-# AVX-512, emulated by qemu); level 3 does not, and a dataset's bytes must not depend on the machine.
+# A dataset's bytes must not depend on the machine. Level 1 gives the same bytes on x86-64 processors with SSE4.2 (qemu:
+# Nehalem, Sandy Bridge, Haswell, EPYC; AVX-512). Level 3 differs between AVX2 and AVX-512. Without SSE4.2 ISA-L hashes
+# differently, and so does its stream: reference_pages.py detects that.
 _DEFLATE_LEVEL = 1
 
 _LOSSY_OPTIONS: dict[str, Sequence[int]] = {

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from components.prepare.documents.drop_reasons import dropped_kind, explain_drop
+from components.prepare.workers.opencv_settings import make_opencv_reproducible
 from components.shared.artifacts.dataset_manifest import DatasetManifest
 from components.shared.datasets.page_decoding import decode_gray
 from components.shared.datasets.shard_reader import Sample, ShardDataset
@@ -267,6 +268,7 @@ def _picture(image_bytes: bytes, most_bytes: int) -> Picture | None:
         whole = decode_gray(image_bytes)
     except (OSError, Image.DecompressionBombError):
         return None
+    make_opencv_reproducible()
     height, width = whole.shape
     page: cv2.typing.MatLike = whole
     size = (width, height)

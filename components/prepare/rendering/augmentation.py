@@ -15,14 +15,10 @@ from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 from components.prepare.settings.augmentation_settings import AugmentationSettings
+from components.prepare.workers.opencv_settings import make_opencv_reproducible
 
 Gray = NDArray[np.uint8]
 Field = NDArray[np.float32]
-
-# One process per core draws pages; more threads in OpenCV would only compete with them.
-cv2.setNumThreads(1)
-# Intel's primitives (IPP) round differently on different processors, and save no time here.
-cv2.ipp.setUseIPP(False)
 
 _STREAMS = ("choice", "ink_bleed", "paper_texture", "shadow", "noise_std")
 _INK_MARGIN = 4
@@ -57,6 +53,7 @@ def augment(page: Gray, settings: AugmentationSettings, seed: int, paper: int) -
     """
     if settings.is_off:
         return Augmented(page, {})
+    make_opencv_reproducible()
     drawn = _drawn_values(settings, _random(seed, "choice"))
     if "rotation_degrees" in drawn or "skew_degrees" in drawn:
         page, used = _turned(page, drawn.pop("rotation_degrees", 0.0), drawn.pop("skew_degrees", 0.0), paper)
