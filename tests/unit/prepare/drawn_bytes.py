@@ -19,7 +19,10 @@ from components.prepare.typesetting.engine_choice import choose_engine
 from components.prepare.typesetting.fonts import find_fonts
 from components.prepare.typesetting.text_engine import PlacedLine, TextStyle
 
-WORDS = ["The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "while", "fifty", "ravens", "watch", "ffi", "fl", "Ångström", "déjà", "vu", "0123456789"]
+WORDS = [
+    *("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "while", "fifty"),
+    *("ravens", "watch", "ffi", "fl", "Ångström", "déjà", "vu", "0123456789"),
+]
 EFFECTS: dict[str, dict[str, Any]] = {
     "rotation": {"rotation_degrees": (-3, 3)},
     "skew": {"skew_degrees": (-2, 2)},
