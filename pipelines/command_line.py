@@ -31,6 +31,7 @@ from pipelines.settings.command_settings import checked_config
 
 if TYPE_CHECKING:
     from pipelines.local.docker_run import DockerRun
+    from pipelines.local.resumed_run import FailedRun
 
 EXIT_CODE_INTERRUPTED = 130
 
@@ -99,6 +100,14 @@ def run(
     runs_dir: RunsDir = Path("runs"),
     run_id: Annotated[str | None, typer.Option(help="The run's name. Default: the time in UTC.")] = None,
     prepare_partitions: PreparePartitions = 1,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with a run that failed or was interrupted: with its settings, its finished steps' outputs,"
+            " and its training's last checkpoint.",
+        ),
+    ] = None,
 ) -> None:
     """Run the whole pipeline on this machine, from documents to adapter, evaluation and package.
 
@@ -115,14 +124,17 @@ def run(
 
     - in containers, with the machine's GPU if it has one: `make images`, `deepsynth run --runner docker`
 
+    - after a failure, or Ctrl-C: `deepsynth run --resume 20261129-101500`
+
     The results are in `runs/<id>/`; `deepsynth config` lists every key with its meaning and default.
     """
     from pipelines.local.local_runner import run_pipeline
     from pipelines.local.run_summary import print_summary
     from pipelines.local.runs_folder import FAILED, tracking_uri
 
-    checked = checked_config(config, set_ or [])
-    name = run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    resumed = _resumed_run(runs_dir, resume, config, set_, run_id) if resume else None
+    checked = checked_config(resumed.config if resumed else config, set_ or [])
+    name = resume or run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError("may hold letters, digits, dots, - and _ only", where=f"--run-id {name!r}")
     if name.endswith(FAILED):
@@ -130,13 +142,31 @@ def run(
     try:
         docker = _docker_run(name, runs_dir, image) if runner is Runner.DOCKER else None
         with pipeline_span(name, "deepsynth-finetune"):
-            outcome = run_pipeline(checked, runs_dir, name, prepare_partitions, docker)
+            # A dataset that is taken over is there as a whole: no partitions.
+            outcome = run_pipeline(checked, runs_dir, name, 1 if resumed else prepare_partitions, docker, resumed)
     except KeyboardInterrupt as interrupt:
-        print("interrupted: no partial output was kept", file=sys.stderr)
+        notes = getattr(interrupt, "__notes__", []) or ["no step had finished, and nothing was kept"]
+        print("interrupted", *notes, sep="\n", file=sys.stderr)
         raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
     for warning in outcome.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print_summary(outcome.summary, outcome.folder, tracking_uri(runs_dir), _output())
+
+
+def _resumed_run(
+    runs_dir: Path, resume: str, config: Path | None, set_: list[str] | None, run_id: str | None
+) -> "FailedRun":
+    from pipelines.local.resumed_run import failed_run
+
+    if config or set_ or run_id:
+        raise UserError(
+            "a resumed run has its own settings and its own name",
+            where="--resume",
+            mend="leave out --config, --set and --run-id, or start a new run with them",
+        )
+    resumed = failed_run(runs_dir, resume)
+    print(f"resumed: {', '.join(resumed.finished_steps()) or 'no step'} finished before", file=sys.stderr)
+    return resumed
 
 
 def _docker_run(run_id: str, runs_dir: Path, image: str | None) -> "DockerRun":

@@ -1,7 +1,7 @@
 """``deepsynth run``: run the pipeline on this machine in KFP's subprocess or Docker runner, and show its progress.
 
 A run works in ``runs/.<id>.partial-<pid>``. The folder is renamed to ``runs/<id>`` when it is complete, or to
-``runs/<id>.failed`` if a step failed after others had finished.
+``runs/<id>.failed`` if a step failed, or the run was interrupted, after others had finished.
 """
 
 import json
@@ -27,15 +27,18 @@ from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
 from components.shared.telemetry.progress import PROGRESS_FILE_VARIABLE
 from pipelines.local.docker_run import DockerRun, configuration
 from pipelines.local.process_group import ProcessGroup
+from pipelines.local.resumed_run import FailedRun, checkpoints_root
 from pipelines.local.run_display import RunDisplay
 from pipelines.local.run_summary import build_summary
 from pipelines.local.runs_folder import CONFIG_FILE, FAILED, FOLDERS, LOG_FILE, tracking_uri
 from pipelines.settings.parameter_text import parameter_text
 from pipelines.settings.pipeline_config import SharedSettings
+from pipelines.task_side.persistent_folders import CHECKPOINTS_VARIABLE, KEPT_OUTPUTS_VARIABLE
 from pipelines.task_side.run_events import EventReader, task_title
 
 JOB_FILE = "job.json"
 _KFP_FOLDER = "kfp"
+_KEPT_FOLDER = "kept"
 _SECONDS_BETWEEN_LOOKS = 0.2
 # KFP's local runner continues with other tasks after one in a loop failed.
 _SECONDS_TO_END_AFTER_A_FAILURE = 5.0
@@ -109,18 +112,25 @@ class _Watched:
 
 
 def run_pipeline(
-    config: SharedSettings, runs_dir: Path, run_id: str, prepare_partitions: int = 1, docker: DockerRun | None = None
+    config: SharedSettings,
+    runs_dir: Path,
+    run_id: str,
+    prepare_partitions: int = 1,
+    docker: DockerRun | None = None,
+    resumed: FailedRun | None = None,
 ) -> RunOutcome:
     """Run the pipeline and create ``runs_dir/run_id``; ``prepare_partitions`` tasks draw its pages.
 
-    With ``docker`` each task is a container, otherwise a process.
+    With ``docker`` each task is a container, otherwise a process. With ``resumed`` the outputs of that run's finished
+    steps are taken over, and its training goes on from its last checkpoint.
 
-    If a step fails, ``<run_id>.failed.log`` keeps the log and ``<run_id>.failed`` the outputs of finished steps.
+    If a step fails or the run is interrupted, ``<run_id>.failed`` keeps the outputs of finished steps and
+    ``<run_id>.failed.log`` the log.
 
     Raises:
         UserError: the run exists, or a step found an error that the user can fix.
         StepFailedError: a step failed otherwise.
-        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the run's processes have ended and its folder is removed.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the run's processes have ended.
     """
     runs_dir = runs_dir.absolute()
     started = time.monotonic()
@@ -133,14 +143,21 @@ def run_pipeline(
             PROGRESS_FILE_VARIABLE: str(folder / _KFP_FOLDER / "events.jsonl"),
             "MLFLOW_TRACKING_URI": tracking_uri(runs_dir),
             "KFP_RUN_ID": run_id,
+            CHECKPOINTS_VARIABLE: os.environ.get(CHECKPOINTS_VARIABLE)
+            or str(checkpoints_root(runs_dir, run_id, resumed is not None)),
+            KEPT_OUTPUTS_VARIABLE: str(folder / _KFP_FOLDER / _KEPT_FOLDER),
         }
         _write_job(config, folder / _KFP_FOLDER, prepare_partitions, variables, docker)
+        if resumed:
+            resumed.link_outputs(folder / _KFP_FOLDER / _KEPT_FOLDER)
         watched = _Watched()
         with _kept_after_a_failure(folder, watched, failed):
             memory = _watch(watched, folder, variables, _tasks(prepare_partitions), docker)
         _gather_outputs(folder, watched)
         summary = build_summary(folder, run_id, watched.seconds, time.monotonic() - started, memory)
         summary.write(folder)
+    if resumed:
+        shutil.rmtree(resumed.folder)
     return RunOutcome(runs_dir / run_id, summary, watched.warnings)
 
 
@@ -229,10 +246,13 @@ def _gather_outputs(folder: Path, watched: _Watched) -> None:
 
 @contextmanager
 def _kept_after_a_failure(folder: Path, watched: _Watched, failed: Path) -> Iterator[None]:
-    """After a step's error keep the log and, if any step finished, rename ``folder`` to ``failed`` (replaced)."""
+    """After an error or an interrupt keep the log and, if any step finished, rename ``folder`` to ``failed``."""
     try:
         yield
-    except (UserError, StepFailedError) as error:
+    except (UserError, StepFailedError, KeyboardInterrupt) as error:
+        # Outputs that a resumed run had not come to yet are kept for the next attempt.
+        for kept in (folder / _KFP_FOLDER / _KEPT_FOLDER).glob("*/"):
+            watched.outputs.setdefault(kept.name, kept)
         # Rename the outputs first: they cost hours, and renaming works on a full disk; copying the log may fail there.
         if watched.outputs:
             _gather_outputs(folder, watched)
@@ -240,8 +260,10 @@ def _kept_after_a_failure(folder: Path, watched: _Watched, failed: Path) -> Iter
                 shutil.rmtree(failed)
             folder = folder.rename(failed)
             error.add_note(f"outputs of the finished steps: {failed}")
-        shutil.copyfile(folder / LOG_FILE, _failed_log(failed))
-        error.add_note(f"log: {_failed_log(failed)}")
+            error.add_note(f"go on with: deepsynth run --resume {failed.name.removesuffix(FAILED)}")
+        if watched.outputs or not isinstance(error, KeyboardInterrupt):
+            shutil.copyfile(folder / LOG_FILE, _failed_log(failed))
+            error.add_note(f"log: {_failed_log(failed)}")
         raise
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 
-_SECONDS_TO_END_IN_ORDER = 10.0
+# A training ends its step and writes a checkpoint.
+_SECONDS_TO_END_IN_ORDER = 30.0
 
 
 class ProcessGroup:

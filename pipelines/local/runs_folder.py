@@ -9,6 +9,8 @@ LOG_FILE = "pipeline.log"
 CONFIG_FILE = "config.yaml"
 FAILED = ".failed"
 """the suffix of a failed run's folder"""
+CHECKPOINTS_FOLDER = ".checkpoints"
+"""the checkpoints of trainings that have not ended, by run"""
 FOLDERS = {
     "prepare": "dataset",
     "train": "adapter",

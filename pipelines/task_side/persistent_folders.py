@@ -1,7 +1,8 @@
-"""Where a task keeps what must outlive its container: the checkpoints of a training that KFP may retry."""
+"""What outlives a task: checkpoints of a training that KFP may retry, and outputs of an earlier attempt."""
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,3 +36,20 @@ def kept_checkpoints(config: str) -> Iterator[str]:
     if folder != Path(root):
         with suppress(OSError):  # not empty, or never created
             folder.rmdir()
+
+
+KEPT_OUTPUTS_VARIABLE = "DEEPSYNTH_KEPT_OUTPUTS"
+"""The folder with the outputs of an earlier attempt at this run, by step: set by ``deepsynth run --resume``."""
+
+
+def kept_output(step: str) -> Path | None:
+    """Return the output folder that an earlier attempt at this run finished for ``step``, if there is one."""
+    root = os.environ.get(KEPT_OUTPUTS_VARIABLE)
+    kept = Path(root) / step if root else None
+    return kept if kept and kept.is_dir() else None
+
+
+def take_over(kept: Path, output_dir: Path) -> None:
+    """Make a kept output the output of this task."""
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(kept, output_dir)

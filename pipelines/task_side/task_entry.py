@@ -18,16 +18,22 @@ from components.shared.programs.step_config import parse_config_text, validated
 from components.shared.telemetry.logs import configure_logs, exit_code_of
 from components.shared.telemetry.tracing import step_span
 from pipelines.settings.step_sections import STEP_CONFIGS
+from pipelines.task_side.persistent_folders import kept_output, take_over
 from pipelines.task_side.run_events import tell
 
 
 def run_task(step: str, config: str, **folders: str) -> Any:
     """Run ``components.<step>`` with the settings in ``config`` (JSON) and its artifact folders; return its result.
 
-    An error that the user can mend ends the process with one line and exit code 2.
+    Where an earlier attempt at the run finished the step, take its output over and return None. An error that the user
+    can mend ends the process with one line and exit code 2.
     """
+    kept = kept_output(step)
     # Resolved: the local runner may have put a link, which is gone when the run has ended, into the path.
-    with task(step, output_dir=str(Path(folders["output_dir"]).resolve())):
+    output_dir = Path(folders["output_dir"]).resolve()
+    with task(step, part="kept" if kept else None, output_dir=str(output_dir)):
+        if kept:
+            return take_over(kept, output_dir)
         values = parse_config_text(config, step) | folders
         settings = validated(STEP_CONFIGS[step], values, step)
         with named_failures(step, settings):

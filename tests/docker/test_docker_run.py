@@ -109,7 +109,7 @@ def test_the_whole_pipeline_runs_as_the_calling_user(engine: docker.DockerClient
         *("dataset", "adapter", "evaluation", "benchmark", "gate", "package"),
         *("pipeline.log", "config.yaml", "summary.json"),
     }
-    assert {path.name for path in place.runs.iterdir()} == {"r1", "mlflow.db", "mlartifacts"}
+    assert {path.name for path in place.runs.iterdir()} - {".checkpoints"} == {"r1", "mlflow.db", "mlartifacts"}
 
     assert foreign_files(place.root / "work") == [] and foreign_files(place.root / "home") == []
     assert (folder / "adapter").stat().st_uid == user_id()
@@ -139,11 +139,13 @@ def test_a_training_whose_container_is_killed_goes_on_from_its_checkpoint(
     assert (
         "the container was killed (by SIGKILL, as the kernel does when memory runs out): it is started again" in words
     )
-    assert "interrupted: no partial output was kept" in words
+    assert "go on with: deepsynth run --resume r1" in words
     assert words.count("[3/7] train ...") == 2
     assert containers_of_runs(engine) == []
     # SQLite's journal stays where a writer was killed, for the next one.
-    assert {path.name for path in place.runs.iterdir()} <= {"mlflow.db", "mlflow.db-journal", "mlartifacts"}
+    kept = {"r1.failed", "r1.failed.log"}
+    assert {path.name for path in place.runs.iterdir()} - kept <= {"mlflow.db", "mlflow.db-journal", "mlartifacts"}
+    assert {"dataset", "adapter"} <= {path.name for path in (place.runs / "r1.failed").iterdir()}
     assert foreign_files(place.root / "work") == []
 
 

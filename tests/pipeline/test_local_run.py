@@ -1,6 +1,7 @@
 """The compiled pipeline for real, with every step, in KFP's subprocess runner; and runs that are interrupted."""
 
 import json
+import re
 import signal
 import zipfile
 from dataclasses import dataclass
@@ -156,7 +157,33 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
     assert left <= {"mlflow.db", "mlartifacts"}
     assert not list(scratch.glob("deepsynth-*"))
     error = said.read_text()
-    assert "interrupted: no partial output was kept" in error and "Traceback" not in error
+    assert "interrupted\nno step had finished, and nothing was kept" in error and "Traceback" not in error
+
+
+def test_a_run_interrupted_while_training_goes_on_where_it_was(model: Path, tmp_path: Path) -> None:
+    settings = SETTINGS | {"base_model": model, "train.max_steps": 100}
+    process, said = started(command(settings), tmp_path, until="train ...")
+    (events,) = tmp_path.glob("runs/.r1.partial-*/kfp/events.jsonl")
+    trained = re.compile(r'"description": "train", "done": [2-9]')
+    wait_for(lambda: trained.search(events.read_text()) is not None, seconds=120)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert "go on with: deepsynth run --resume r1" in said.read_text()
+    failed = tmp_path / "runs" / "r1.failed"
+    assert {"dataset", "config.yaml", "pipeline.log"} <= {path.name for path in failed.iterdir()}
+    manifest = (failed / "dataset" / "manifest.json").read_bytes()
+
+    changed = finish([DEEPSYNTH, "run", "--resume", "r1", "--set", "seed=1"], tmp_path)
+    assert changed.returncode == 2 and "a resumed run has its own settings" in changed.stderr
+    answer = finish([DEEPSYNTH, "run", "--resume", "r1"], tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "prepare (kept) done" in answer.stderr and "train (kept)" not in answer.stderr
+    training = json.loads((tmp_path / "runs" / "r1" / "adapter" / "training.json").read_text())
+    assert training["steps"] == 100 and training["resumed_after_steps"]
+    assert (tmp_path / "runs" / "r1" / "dataset" / "manifest.json").read_bytes() == manifest
+    assert not failed.exists() and not list((tmp_path / "runs").glob(".checkpoints/r1/*"))
+    again = finish([DEEPSYNTH, "run", "--resume", "r1"], tmp_path)
+    assert again.returncode == 2 and "this run ended well" in again.stderr
 
 
 def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_path: Path, scratch: Path) -> None:
@@ -189,3 +216,6 @@ def test_the_adapter_outlives_an_evaluation_that_is_killed(model: Path, tmp_path
     assert kept == {"dataset", "adapter", "config.yaml", "pipeline.log"}
     assert (failed / "adapter" / "adapter_model.safetensors").is_file()
     assert not list((tmp_path / "runs").glob(".r1.partial-*"))
+    answer = finish([DEEPSYNTH, "run", "--resume", "r1"], tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "train (kept) done" in answer.stderr and (tmp_path / "runs" / "r1" / "summary.json").is_file()

@@ -1,0 +1,74 @@
+"""``deepsynth run --resume``: a run that failed or was interrupted goes on with what its finished steps left.
+
+The outputs are in ``runs/<id>.failed``. The resumed run gets links to them, and their tasks take those instead of
+working again; the folder stays as it is until the resumed run has ended. A training goes on from its checkpoints in
+``runs/.checkpoints/<id>``.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.shared.errors import UserError
+from pipelines.local.runs_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, FAILED, FOLDERS
+
+_RUNS_WITH_CHECKPOINTS = 3
+# The gate takes seconds, and a package is the last output: both are made anew.
+TAKEN = ("prepare", "train", "evaluate", "benchmark")
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A run that did not end well: its folder and its settings file."""
+
+    folder: Path
+    config: Path
+
+    def finished_steps(self) -> list[str]:
+        """Return the steps whose outputs are taken over."""
+        return [step for step in TAKEN if (self.folder / FOLDERS[step]).is_dir()]
+
+    def link_outputs(self, kept: Path) -> None:
+        """Make ``kept/<step>`` for each finished step: hard links, or copies where the file system has none."""
+        for step in self.finished_steps():
+            shutil.copytree(self.folder / FOLDERS[step], kept / step, copy_function=_link_or_copy, symlinks=True)
+
+
+def failed_run(runs_dir: Path, run_id: str) -> FailedRun:
+    """Return the run to resume.
+
+    Raises:
+        UserError: it ended well, or nothing of it was kept.
+    """
+    folder = runs_dir.absolute() / f"{run_id}{FAILED}"
+    where = f"--resume {run_id}"
+    if (runs_dir / run_id).exists():
+        raise UserError("this run ended well", where=where, mend="start another one: deepsynth run")
+    if not (folder / CONFIG_FILE).is_file():
+        others = sorted(path.name.removesuffix(FAILED) for path in runs_dir.glob(f"*{FAILED}/") if path.is_dir())
+        known = f"these can be resumed: {', '.join(others)}" if others else "start it anew: deepsynth run"
+        raise UserError(f"nothing of such a run was kept in {runs_dir}", where=where, mend=known)
+    return FailedRun(folder, folder / CONFIG_FILE)
+
+
+def checkpoints_root(runs_dir: Path, run_id: str, resumed: bool) -> Path:
+    """Return the folder below which trainings keep their checkpoints by run, without those of runs long given up.
+
+    A run that is not resumed starts without checkpoints, also where an earlier one had its id.
+    """
+    root = runs_dir / CHECKPOINTS_FOLDER
+    if not resumed:
+        shutil.rmtree(root / run_id, ignore_errors=True)
+    others = [path for path in root.glob("*/") if path.name != run_id]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime)[: -_RUNS_WITH_CHECKPOINTS or None]:
+        shutil.rmtree(path, ignore_errors=True)
+    return root
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
