@@ -35,11 +35,14 @@ def check_base_model_can_be_had(base_model: str, revision: str | None) -> None:
     """Check, without loading anything, that the model is a folder, in the local hub cache, or on a hub in reach.
 
     Raises:
-        UserError: no such folder, or a hub model that is not in the cache while the hub cannot be reached, does not
-            know it, or refuses the token.
+        UserError: no such folder, a folder without a model, or a hub model that is not in the cache while the hub
+            cannot be reached, does not know it, or refuses the token.
     """
     location = base_model_location(base_model)
-    if Path(location).is_dir() or isinstance(try_to_load_from_cache(location, "config.json", revision=revision), str):
+    if Path(location).is_dir():
+        _check_folder(Path(location), base_model)
+        return
+    if isinstance(try_to_load_from_cache(location, "config.json", revision=revision), str):
         return
     if not hub_is_reachable():
         raise UserError(
@@ -49,3 +52,16 @@ def check_base_model_can_be_had(base_model: str, revision: str | None) -> None:
         )
     with named_refusals(f"base_model {base_model!r}"):
         HfApi().model_info(location, revision=revision)
+
+
+def _check_folder(folder: Path, base_model: str) -> None:
+    """Refuse a folder that transformers cannot load: it needs config.json and weights."""
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        problem, mend = "the folder holds an adapter, not a model", "give the model that the adapter was trained on"
+    elif not (folder / "config.json").is_file():
+        problem, mend = "the folder holds no model: it has no config.json", "give the folder that save_pretrained wrote"
+    elif not any(one.suffix in (".safetensors", ".bin") for one in folder.iterdir()):
+        problem, mend = "the folder holds no weights: no *.safetensors and no *.bin", "download or copy the whole model"
+    else:
+        return
+    raise UserError(problem, where=f"base_model {base_model!r}", mend=mend)

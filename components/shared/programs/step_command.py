@@ -26,6 +26,7 @@ class _CommandLine(BaseSettings):
         cli_implicit_flags=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,
+        cli_parse_none_str="null",
         use_attribute_docstrings=True,
     )
 

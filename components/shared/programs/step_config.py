@@ -1,13 +1,13 @@
 """The base class of every step's configuration, and how files and text are parsed into it."""
 
-import difflib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from components.shared.errors import UserError
+from components.shared.programs.setting_hints import problem_with_value, unknown_key_hint
 from components.shared.programs.yaml_text import parsed_yaml
 
 
@@ -15,6 +15,21 @@ class StepConfig(BaseModel):
     """A step's whole interface: unknown keys are errors, and field docstrings are the ``--help`` text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_leaves_it_to_the_machine(cls, values: Any) -> Any:
+        """Take null as the default of a field whose default the machine decides, such as a number of workers."""
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None or not _is_left_open(cls, name)}
+
+
+def _is_left_open(model: type[BaseModel], name: str) -> bool:
+    info = model.model_fields.get(name)
+    if info is None or info.default_factory is None:
+        return False
+    return type(None) not in get_args(info.annotation)
 
 
 ConfigModel = TypeVar("ConfigModel", bound=BaseModel)
@@ -68,26 +83,12 @@ def user_error(error: ValidationError, model: type[BaseModel], where: str) -> Us
     for entry in error.errors(include_url=False):
         key = ".".join(str(part) for part in entry["loc"]) or "config"
         if entry["type"] == "extra_forbidden":
-            lines.append(f"unknown key {key!r}{_nearest(model, entry['loc'])}")
+            lines.append(f"unknown key {key!r}{unknown_key_hint(model, entry['loc'])}")
         elif entry["type"] == "missing":
             lines.append(f"{key!r} is required")
         else:
-            message = entry["msg"].removeprefix("Value error, ")
-            given = f" (given: {json.dumps(entry['input'], default=str)[:80]})" if entry["loc"] else ""
-            lines.append(f"{key!r}: {message}{given}")
+            given = (
+                "" if isinstance(entry["input"], dict) else f" (given: {json.dumps(entry['input'], default=str)[:80]})"
+            )
+            lines.append(f"{key!r}: {problem_with_value(entry)}{given if entry['loc'] else ''}")
     return UserError(", ".join(lines), where=where, mend="see --help for the keys and their types")
-
-
-def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    names = list(_model_at(model, location[:-1]).model_fields)
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(names)})"
-
-
-def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
-    for part in location:
-        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return model
-        model = annotation
-    return model

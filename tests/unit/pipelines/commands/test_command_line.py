@@ -56,6 +56,12 @@ def test_the_printed_config_is_a_config_with_the_same_values(tmp_path: Path) -> 
         (["--set", "train.learning_rte=1e-4"], "unknown key 'train.learning_rte' (did you mean 'learning_rate'?)"),
         (["--set", "sorce=x"], "unknown key 'sorce' (did you mean 'source'?)"),
         (["--set", "train.r=many"], "'train.r'"),
+        (["--set", "train.lr=1e-4"], "unknown key 'train.lr' (did you mean 'learning_rate'?)"),
+        (["--set", "learning_rate=1e-4"], "unknown key 'learning_rate' (did you mean 'train.learning_rate'?)"),
+        (["--set", "max_steps=9"], "did you mean 'train.max_steps' or 'benchmark.max_steps'?"),
+        (["--set", "model=x"], "did you mean 'base_model'?"),
+        (["--set", "train.target_modules=q_proj"], "must be a list, written in brackets with commas, such as [q_proj]"),
+        (["--set", "train.preset=huge"], "'train': preset: there is no 'huge', the presets are minimal,"),
         (["--set", "train.r"], "must be KEY=VALUE"),
         (["--set", "train.output_dir=x"], "unknown key 'train.output_dir'"),
         (["--set", "prepare.ink=[9, 1]"], "ink: the first number must not be above the second"),
@@ -74,6 +80,14 @@ def test_bad_settings_are_one_line_before_anything_runs(tmp_path: Path, argument
     (line,) = answer.stderr.strip().splitlines()
     assert line.startswith("error: ") and said in line
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+def test_an_error_about_a_preset_dumps_no_settings(tmp_path: Path) -> None:
+    assert "{" not in deepsynth("config", "--set", "train.preset=huge", folder=tmp_path).stderr
+
+
+def test_null_leaves_a_setting_to_the_machine() -> None:
+    assert "workers" not in checked_config(None, ["prepare.workers=null"]).step_settings("prepare")
 
 
 def test_a_setting_replaces_a_wrong_value_of_the_file(tmp_path: Path) -> None:
