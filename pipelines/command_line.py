@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from components.shared.errors import UserError
 from components.shared.programs.machine_failures import named_failures
 from components.shared.programs.step_config import StepConfig
 from components.shared.telemetry.logs import configure_logs, exit_code_of, logs_are_json
+from components.shared.telemetry.terminal import output_console
 from components.shared.telemetry.tracing import pipeline_span
 from pipelines.commands.adapters_command import adapters
 from pipelines.commands.compare_command import compare
@@ -150,7 +150,7 @@ def run(
         raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
     for warning in outcome.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print_summary(outcome.summary, outcome.folder, tracking_uri(runs_dir), _output())
+    print_summary(outcome.summary, outcome.folder, tracking_uri(runs_dir), output_console())
 
 
 def _resumed_run(
@@ -203,7 +203,7 @@ def ui(
         raise UserError(
             f"the runs are tracked at {uri}", where="MLFLOW_TRACKING_URI", mend="open that, or unset the variable"
         )
-    _output().print(f"MLflow UI: http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
+    output_console().print(f"MLflow UI: http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
     sys.stdout.flush()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [*command, "--backend-store-uri", uri])
@@ -271,12 +271,3 @@ def _is_left_open(config: StepConfig, name: str) -> bool:
     set_by_presets = {key for preset in presets().values() for key in preset.settings}
     fields = type(config).model_fields
     return fields[name].default_factory is not None or ("preset" in fields and name in set_by_presets)
-
-
-def _output() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=100)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,10 +2,12 @@
 
 import os
 import re
+import unicodedata
 from urllib.parse import unquote
 
 EXIT_CODE_USER_ERROR = 2
 _HIDDEN = "***"
+_JOINERS = "\u200c\u200d"  # invisible, and part of the spelling of Persian, Hindi and emoji
 _UP_TO_THE_LAST_AT = re.compile(r"(?<=//)\S*(?=@)")
 _SECRET_VARIABLES = (
     *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
@@ -18,7 +20,8 @@ _SHORTEST_SECRET = 4
 class UserError(Exception):
     """Something the user can fix: a wrong option, a missing file, a corrupt shard.
 
-    Programs print it on one line and exit with code 2, without a traceback. Passwords in its texts are hidden.
+    Programs print it on one line and exit with code 2, without a traceback. Passwords in its texts are hidden, and
+    control characters escaped.
 
     Args:
         problem: what is wrong, e.g. ``"the shard's sha256 is not the manifest's"``.
@@ -32,7 +35,7 @@ class UserError(Exception):
         self.mend = without_passwords(mend) if mend else mend
         prefix = f"{self.where}: " if where else ""
         suffix = f"; {self.mend}" if mend else ""
-        super().__init__(" ".join(f"{prefix}{self.problem}{suffix}".split()))
+        super().__init__(printable(" ".join(f"{prefix}{self.problem}{suffix}".split())))
 
 
 def first_line(error: BaseException) -> str:
@@ -42,6 +45,22 @@ def first_line(error: BaseException) -> str:
     ('odd', 'KeyError')
     """
     return without_passwords((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Return ``text`` with control, bidirectional and other invisible characters as escapes, except those in ``keep``.
+
+    File names, settings and texts of strangers may hold terminal commands, or marks that turn a line around.
+
+    >>> printable("a\x1b[2Jb\u202egnp.exe"), printable("two\nlines", keep="\n")
+    ('a\\x1b[2Jb\\u202egnp.exe', 'two\nlines')
+    """
+    return "".join(
+        sign
+        if sign.isprintable() or sign in keep or sign in _JOINERS or unicodedata.category(sign) == "Zs"
+        else sign.encode("unicode_escape").decode("ascii")
+        for sign in text
+    )
 
 
 def without_passwords(text: str) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from components.shared.errors import UserError
+from components.shared.errors import UserError, printable
+from components.shared.telemetry.terminal import output_console
 from components.shared.tracking import model_registry
 from components.shared.tracking.mlflow_connection import missing_store
 from components.shared.tracking.model_registry import CHAMPION, RegisteredAdapter
@@ -36,13 +36,14 @@ def list_adapters(
     names = [name] if name else model_registry.names(uri=uri)
     versions = [version for one in names for version in model_registry.versions_of(one, uri=uri)]
     if not versions:
-        _console().print(Text(f"nothing is registered{f' as {name}' if name else ''}"))
+        said = Text(f"nothing is registered{f' as {name}' if name else ''}")
+        output_console(_NOT_TERMINAL_WIDTH, highlight=False).print(said)
         return
     table = _table("name", "version", "aliases", "registered (UTC)", *_LISTED_TAGS.values())
     for version in versions:
         tags = [version.tags.get(tag, "–") for tag in _LISTED_TAGS]
         _add(table, [version.name, str(version.version), _aliases(version), _time(version), *tags])
-    _console().print(table)
+    output_console(_NOT_TERMINAL_WIDTH, highlight=False).print(table)
 
 
 @adapters.command()
@@ -65,7 +66,7 @@ def compare(
     _add_compared(table, "registered (UTC)", [_time(version) for version in chosen])
     for tag in sorted({tag for version in chosen for tag in version.tags}):
         _add_compared(table, tag, [version.tags.get(tag, "–") for version in chosen])
-    _console().print(table)
+    output_console(_NOT_TERMINAL_WIDTH, highlight=False).print(table)
 
 
 @adapters.command()
@@ -86,11 +87,11 @@ def delete(
         if not sys.stdin.isatty():
             raise UserError("deleting needs a yes", where=str(found), mend="add --yes")
         if not typer.confirm(f"Delete {found}{f' ({_aliases(found)})' if found.aliases else ''}?"):
-            _console().print(Text("nothing was deleted"))
+            output_console(_NOT_TERMINAL_WIDTH, highlight=False).print(Text("nothing was deleted"))
             return
         found = _deletable(name, version, uri, force)  # a run may have made it the champion meanwhile
     model_registry.delete_version(found, uri=uri)
-    _console().print(Text(f"deleted {found}"))
+    output_console(_NOT_TERMINAL_WIDTH, highlight=False).print(Text(f"deleted {found}"))
 
 
 def _uri(runs_dir: Path) -> str:
@@ -142,7 +143,7 @@ def _add_compared(table: Table, name: str, values: list[str]) -> None:
 
 def _add(table: Table, cells: Iterable[str]) -> None:
     # Anybody can write tags: allow no markup and no terminal control characters.
-    table.add_row(*(Text("".join(letter if letter.isprintable() else "?" for letter in cell)) for cell in cells))
+    table.add_row(*(Text(printable(cell)) for cell in cells))
 
 
 def _table(*columns: str) -> Table:
@@ -158,8 +159,3 @@ def _aliases(version: RegisteredAdapter) -> str:
 
 def _time(version: RegisteredAdapter) -> str:
     return datetime.datetime.fromtimestamp(version.created / 1000, datetime.UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_NOT_TERMINAL_WIDTH)

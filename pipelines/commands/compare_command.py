@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from components.shared.errors import UserError
+from components.shared.errors import UserError, printable
+from components.shared.telemetry.terminal import output_console
 from components.shared.tracking.mlflow_connection import missing_store
 from pipelines.comparison.compared_run import ComparedRun
 from pipelines.comparison.local_runs import local_folder, read_local_run
@@ -70,7 +71,7 @@ def compare(
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
-    console = _console()
+    console = output_console(_NOT_TERMINAL_WIDTH, highlight=False)
     _print(console, compared, found, pairings)
     console.print(f"{output} is ready", markup=False, highlight=False, soft_wrap=True)
     if log:
@@ -116,15 +117,15 @@ def _print(console: Console, runs: Sequence[ComparedRun], found: Sequence[Table]
         shown = RichTable(title=table.title, title_justify="left", caption=table.note or None, caption_justify="left")
         shown.add_column("")
         for name in ("", *(run.name for run in runs)):
-            shown.add_column(Text(_printable(name)), overflow="fold")
+            shown.add_column(Text(printable(name)), overflow="fold")
         for row in table.rows:
             cells = ("≠" if row.differs else "", row.label, *row.cells)
-            shown.add_row(*(Text(_printable(cell)) for cell in cells))
+            shown.add_row(*(Text(printable(cell)) for cell in cells))
         console.print(shown)
     for pairing in pairings:
-        console.print(Text(_printable(f"{pairing.first} against {pairing.other}")))
+        console.print(Text(printable(f"{pairing.first} against {pairing.other}")))
         for line in _lines(pairing):
-            console.print(Text(_printable(f"  {line}")), soft_wrap=True)
+            console.print(Text(printable(f"  {line}")), soft_wrap=True)
 
 
 def _lines(pairing: Pairing) -> list[str]:
@@ -171,13 +172,3 @@ def _saved(uri: str, page: Path, runs: Sequence[ComparedRun], pairings: Sequence
 
 def _metric_name(text: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in text)[:250]
-
-
-def _printable(text: str) -> str:
-    # Anybody can write settings and reasons: allow no terminal control characters.
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_NOT_TERMINAL_WIDTH)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from components.shared.programs.step_config import validated
+from components.shared.telemetry.terminal import output_console
 
 _GIB = 2**30
 
@@ -21,7 +21,7 @@ def presets() -> None:
     table = Table("preset", "purpose", "settings")
     for row in preset_table():
         table.add_row(*row.values())
-    _console().print(table)
+    output_console(120).print(table)
 
 
 def estimate(
@@ -60,7 +60,7 @@ def estimate(
     pages = Pages(page_width, page_height, tokens)
     backend = "standard" if config.backend == "standard" or config.peft == "none" else "unsloth"
     predicted = estimate_memory(config, pages, backend)
-    console = _console()
+    console = output_console(120)
     console.print(_parts_table(predicted, config, pages))
     rows: list[Any] = []
     if limits:
@@ -115,8 +115,3 @@ def _limits_table(rows: list[Any], positions: int) -> Table:
         f" {positions:,}. A T4 has no bfloat16 units and is slow in it."
     )
     return table
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=120)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.shared.errors import UserError
+from components.shared.errors import UserError, printable
 from pipelines.commands.cluster_options import EnvironmentFile, Host, cluster_environment, connected
-from pipelines.commands.submit_command import EXIT_CODE_INTERRUPTED, PollSeconds, printable
+from pipelines.commands.submit_command import EXIT_CODE_INTERRUPTED, PollSeconds
 from pipelines.definition.task_titles import TASK_TITLES
 
 if TYPE_CHECKING:
@@ -138,5 +138,5 @@ def _follow(api: "KfpApi", sources: "RunSources", run_id: str, step: str, second
 def _print(lines: list[str]) -> None:
     for line in lines:
         for part in line.splitlines():
-            print(printable(part))
+            print(printable(part, keep="\t"))
     sys.stdout.flush()

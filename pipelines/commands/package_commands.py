@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from components.shared.errors import UserError
+from components.shared.errors import UserError, printable
 from pipelines.commands.adapters_command import RunsDir
 
 EXIT_CODE_DIFFERS = 1
@@ -88,7 +88,7 @@ def push(
 
 
 def _print_line(text: str) -> None:
-    Console(soft_wrap=True, highlight=False, markup=False).print(_printable(text))
+    Console(soft_wrap=True, highlight=False, markup=False).print(printable(text))
 
 
 def _print(findings: list[Any]) -> None:
@@ -104,11 +104,4 @@ def _print(findings: list[Any]) -> None:
         console.print(f"{link + ':':<12}{counts}")
         for finding in of_link:
             if finding.state != "matches":
-                console.print(f"{'':<12}{_printable(f'{finding.state}: {finding.subject}: {finding.detail}')}")
-
-
-def _printable(text: str) -> str:
-    """Escape control characters: the file names in a package are untrusted input."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )
+                console.print(f"{'':<12}{printable(f'{finding.state}: {finding.subject}: {finding.detail}')}")

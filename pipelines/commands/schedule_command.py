@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from components.shared.errors import UserError
+from components.shared.telemetry.terminal import output_console
 from pipelines.commands.cluster_options import (
     ConfigFile,
     EnvironmentFile,
@@ -95,8 +95,7 @@ def show(host: Host = None, environment: EnvironmentFile = None) -> None:
         table.add_column(column, overflow="fold")
     for recurring in _all(api):
         table.add_row(*described(api, recurring, settings.scheduler_timezone))
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    output_console(160).print(table)
 
 
 @schedule.command()

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from components.shared.errors import UserError
+from components.shared.errors import UserError, printable
+from components.shared.telemetry.terminal import output_console
 from pipelines.commands.cluster_options import (
     ConfigFile,
     EnvironmentFile,
@@ -159,8 +159,7 @@ def follow_to_the_end(
     if run.state != "SUCCEEDED":
         _print_ending(diagnosis.ending(run), api, run_id, file)
         raise typer.Exit(EXIT_CODE_RUN_FAILED)
-    console = Console()
-    print_results(run_id, environment, console if console.is_terminal else Console(width=100))
+    print_results(run_id, environment, output_console())
 
 
 def _print_ending(ending: "Ending", api: "KfpApi", run_id: str, file: Path | None) -> None:
@@ -172,11 +171,6 @@ def _print_ending(ending: "Ending", api: "KfpApi", run_id: str, file: Path | Non
     print(f"its page: {api.run_page(run_id)}", file=sys.stderr)
     if ending.step:
         print(f"its log: deepsynth logs {run_id} {ending.step} {_server_options(api, file)}", file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """Return text without control characters: logs and messages may hold anything."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _follow_command(api: "KfpApi", run_id: str, environment: Path | None) -> str:

@@ -6,10 +6,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from components.export.config import ExportConfig
 from components.export.package.inputs import PackageSources
 from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationReport, ReportRow
+from components.shared.artifacts.markdown import markdown_code, markdown_text
 
 _TEMPLATE = "model_card.md.jinja"
 _PIPELINE_TAG = "image-text-to-text"
@@ -38,8 +40,10 @@ def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) 
         trim_blocks=True,
         keep_trailing_newline=True,
         lstrip_blocks=True,
-        autoescape=False,  # Markdown
+        autoescape=False,  # Markdown: finalize escapes
+        finalize=lambda value: value if isinstance(value, Markup) else markdown_text(value),
     )
+    environment.filters["code"] = lambda value: Markup(markdown_code(value))
     environment.filters["percent"] = lambda rate: f"{100 * rate:.2f} %"
     body = environment.get_template(_TEMPLATE).render(
         name=sources.name,

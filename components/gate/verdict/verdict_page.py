@@ -1,6 +1,7 @@
 """``verdict.md``: the verdict as a page that KFP and MLflow show."""
 
 from components.shared.artifacts.gate_verdict import GateVerdict
+from components.shared.artifacts.markdown import markdown_code, markdown_text
 from components.shared.scoring.statistics import Interval
 
 PAGE_FILE = "verdict.md"
@@ -9,13 +10,16 @@ PAGE_FILE = "verdict.md"
 def verdict_page(verdict: GateVerdict) -> str:
     """Return the verdict as Markdown: the decision and why, the figures, the rules."""
     metric = verdict.metric.upper()
-    rules = [f"| {rule.rule} | {'passed' if rule.passed else 'failed'} | {rule.finding} |" for rule in verdict.rules]
+    rules = [
+        f"| {rule.rule} | {'passed' if rule.passed else 'failed'} | {markdown_text(rule.finding)} |"
+        for rule in verdict.rules
+    ]
     model = verdict.reference_model.model_dump(exclude_none=True)
-    reference = ", ".join(f"{name} {value}" for name, value in model.items())
+    reference = ", ".join(f"{name} {markdown_text(value)}" for name, value in model.items())
     lines = [
         f"# {verdict.decision.capitalize()}",
         "",
-        f"{verdict.reason[0].upper()}{verdict.reason[1:]}.",
+        f"{markdown_text(verdict.reason[0].upper() + verdict.reason[1:])}.",
         "",
         f"| | adapter | {verdict.reference} | improvement | 95 % interval of the improvement |",
         "|---|---|---|---|---|",
@@ -41,7 +45,7 @@ def verdict_page(verdict: GateVerdict) -> str:
         "",
         *_unknown_training(verdict),
         f"Reference: the {verdict.reference}{f' ({reference})' if reference else ''}. "
-        f"Adapter sha256: `{verdict.adapter_sha256}`. Dataset: `{verdict.dataset_digest}`.",
+        f"Adapter sha256: {markdown_code(verdict.adapter_sha256)}. Dataset: {markdown_code(verdict.dataset_digest)}.",
         "",
     ]
     return "\n".join(lines)

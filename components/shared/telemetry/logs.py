@@ -10,7 +10,7 @@ import traceback
 import warnings
 from types import TracebackType
 
-from components.shared.errors import EXIT_CODE_USER_ERROR, UserError, without_passwords
+from components.shared.errors import EXIT_CODE_USER_ERROR, UserError, printable, without_passwords
 from components.shared.telemetry import json_logs
 
 logger = logging.getLogger(__name__)
@@ -22,12 +22,12 @@ _TEXT_FORMAT = "%(levelname)s %(name)s: %(message)s"
 
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return without_passwords(super().format(record))
+        return printable(without_passwords(super().format(record)), keep="\n\t")
 
 
 def _print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     text = "".join(traceback.format_exception(kind, error, trace))
-    print(without_passwords(text), end="", file=sys.stderr, flush=True)
+    print(printable(without_passwords(text), keep="\n\t"), end="", file=sys.stderr, flush=True)
 
 
 def configure_logs(step: str | None = None) -> None:

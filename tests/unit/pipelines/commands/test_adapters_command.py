@@ -59,13 +59,13 @@ def test_list_shows_the_newest_first_with_aliases_and_verdict(runs: Path) -> Non
         assert [row.split("│")[2].strip() for row in rows] == ["3", "2", "1"]
         assert "@challenger" in rows[0] and "@champion" in rows[1] and "@" not in rows[2]
         assert all("promoted" in row and "tiny-base" in row for row in rows)
-        assert "[red]?[31m0.04" in rows[0] and "\x1b[31m0.04" not in output, "a tag is text and nothing else"
+        assert "[red]\\x1b[31m0.04" in rows[0] and "\x1b[31m0.04" not in output, "a tag is text and nothing else"
 
 
 def test_compare_shows_champion_and_newest_side_by_side(runs: Path) -> None:
     output = adapters(runs, "compare", NAME).output
     assert line_with("version 2", output.replace("┃", "│"))[-2:] == ["version 2", "version 3"]
-    assert line_with(" cer ", output) == ["≠", "cer", "0.05", "[red]?[31m0.04"]
+    assert line_with(" cer ", output) == ["≠", "cer", "0.05", "[red]\\x1b[31m0.04"]
     assert line_with(" gate ", output)[-3:] == ["gate", "promoted", "promoted"]
     assert line_with(" gate ", output)[0] != "≠"
     chosen = adapters(runs, "compare", NAME, "1", "2").output
