@@ -53,6 +53,7 @@ class Unreadable:
         source_id: named like a document's, e.g. ``"below/report.pdf"`` or ``"rows.jsonl:17"``.
         problem: what is wrong, in words.
         reason: the reason that it is counted under; ``output.drop_reasons`` explains each.
+        count: how many are counted, e.g. of words.
         kind: for ``file_kind_not_read``: the suffix, e.g. ``".docx"``.
     """
 
@@ -60,6 +61,7 @@ class Unreadable:
     problem: str
     reason: DropReason = "file_unreadable"
     kind: str = ""
+    count: int = 1
 
 
 def printable(name: str) -> str:

@@ -37,6 +37,8 @@ DropReason = Literal[
     "page_does_not_fit",
     "page_empty",
     "page_text_unmapped",
+    "page_text_hidden",
+    "word_without_ink",
     "page_picture_unreadable",
     "page_picture_too_large",
     "page_over_max_train_pages",
@@ -72,6 +74,8 @@ class _Explanations(TypedDict):
     page_does_not_fit: str
     page_empty: str
     page_text_unmapped: str
+    page_text_hidden: str
+    word_without_ink: str
     page_picture_unreadable: str
     page_picture_too_large: str
     page_over_max_train_pages: str
@@ -111,6 +115,8 @@ _EXPLANATIONS: _Explanations = {
     "page_does_not_fit": _DOES_NOT_FIT,
     "page_empty": "Nothing is drawn on the page, or its text is unknown.",
     "page_text_unmapped": "The PDF's fonts do not map glyphs to characters: the text layer is not what one sees.",
+    "page_text_hidden": "The PDF's text layer has many words that the page does not show.",
+    "word_without_ink": "A word in a PDF's text layer that the page does not show (invisible, white, clipped, …).",
     "page_picture_unreadable": "The page's picture is damaged, or is not a picture.",
     "page_picture_too_large": "The page's picture has more pixels than max_picture_pixels.",
     "page_over_max_train_pages": "Above the limit: max_train_pages were picked evenly over all documents.",
@@ -149,7 +155,7 @@ OF_PAGE: _OfPage = {
     "picture_too_large": "page_picture_too_large",
 }
 
-_KINDS = {"file": "files", "document": "documents", "paragraph": "paragraphs", "page": "pages"}
+_KINDS = {"file": "files", "document": "documents", "paragraph": "paragraphs", "page": "pages", "word": "words"}
 
 
 def explain_drop(reason: str) -> str:

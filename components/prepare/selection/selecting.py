@@ -124,11 +124,11 @@ def _read(intake: Intake, source: str, documents: Iterable[Examined], evaluated:
     start, read = len(intake.positions), 0
     dropped = DropTable()
     for document in documents:
-        read += 1
+        read += document.count if isinstance(document, Unreadable) else 1
         if isinstance(document, Unreadable):
             if document.problem and not document.kind and dropped.wants_name(document.reason):
                 log.warning("%s is skipped: %s", document.source_id, document.problem)
-            dropped.add(document.reason, document.source_id, document.kind)
+            dropped.add(document.reason, document.source_id, document.kind, document.count)
         elif reason := intake.take(document, evaluated):
             dropped.add(reason, read_record(document.line)["source_id"] if dropped.wants_name(reason) else None)
     _log_dropped(source, dropped)

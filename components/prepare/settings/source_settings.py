@@ -32,6 +32,8 @@ class SourceSettings(StepConfig):
     """hub datasets: split to read"""
     source_revision: str | None = None
     """hub datasets: commit, tag or branch"""
+    keep_invisible_text: bool = False
+    """PDFs: take an invisible text layer, such as the OCR of a scan, as label; false: leave it out, count its words"""
     encoding: str = "utf-8"
     """encoding of text files (.txt, .md, .csv, .tsv, .jsonl, texts in .tar and beside scans); a text in another one is
     left out, named with the encoding that it probably has, and counted"""

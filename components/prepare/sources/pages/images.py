@@ -1,5 +1,6 @@
 """Reads scans: pictures with their text files beside them."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ _TEXT_READERS: dict[str, Callable[[bytes, str], str]] = {
 Kraken and Tesseract's training."""
 _VARIANTS = (".bin", ".nrm", ".dew", ".raw")
 """OCRopus and Kraken name the binarized picture of a line ``l.bin.png``; its text is ``l.gt.txt``."""
+_SOFT_HYPHENS_AT_LINE_END = re.compile("\xad+(?=[ \t]*(?:\n|$))")
+"""A soft hyphen is drawn at the end of a line, and nowhere else."""
 
 
 def is_picture(name: str) -> bool:
@@ -59,7 +62,7 @@ def read_image(file: SourceFile, reading: SourceReading) -> Iterator[Document | 
 
 def scan(path: Path, name: str, text: str, reading: SourceReading, lang: str | None = None) -> Document:
     """Return a picture with its text as a document of one page."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _SOFT_HYPHENS_AT_LINE_END.sub("-", text.replace("\r\n", "\n").replace("\r", "\n"))
     picture = PagePicture(str(path.absolute()), None, text, reading.settings.on_unreadable)
     return Document(name, text, lang=lang or reading.settings.lang, pictures=(picture,))
 

@@ -1,6 +1,5 @@
 """Reads born-digital PDFs: the text of every page, and a reference to its picture."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,15 +9,12 @@ import pypdfium2.raw
 from components.prepare.documents.document import Document, PagePicture, Unreadable, printable
 from components.prepare.documents.source_reading import SourceReading
 from components.prepare.documents.unreadable import unreadable
+from components.prepare.sources.pages.pdf_text import PageText, page_text
 
-# PDFium writes these for a hyphen at the end of a line and joins the lines; the page shows a hyphen.
-_LINE_END_HYPHEN = re.compile("[\x02\ufffe](?:\r\n)?")
-
-# Word's code points for the bullets of the fonts Symbol and Wingdings.
-_BULLETS = str.maketrans({"\uf0b7": "•", "\uf0a7": "▪", "\uf0d8": "➢", "\uf0fc": "✓"})
-
-# Control characters, private use and U+FFFD: a glyph is drawn, but its character is unknown.
-_NO_LETTER = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd\ufffe\uffff\ue000-\uf8ff\U000f0000-\U0010ffff]")
+_MOST_HIDDEN = 0.25
+"""Above this share of hidden words a page is dropped: its text layer is not about the picture."""
+_FEW_WORDS = 3
+_NAMED_WORDS = 5
 
 
 def open_pdf(path: Path | str) -> pypdfium2.PdfDocument:
@@ -42,8 +38,9 @@ def read_pdf(path: Path, name: str, reading: SourceReading) -> Iterator[Document
     """Yield a PDF as one document with a picture per page, and a marker for each page whose text cannot be trusted.
 
     The text of a page is what PDFium finds inside the page's box, in drawing order. This is the reading order in files
-    from word processors, browsers and TeX. A page without text (a scan) keeps its place with an empty text. A page is
-    left out if a font does not map its glyphs to characters.
+    from word processors, browsers and TeX. A page without text (a scan) keeps its place with an empty text. Words that
+    the page does not show are left out. A page is left out if a font does not map its glyphs to characters, or if more
+    than a quarter of its words are not shown.
     """
     settings, where = reading.settings, printable(str(path))
     try:
@@ -59,25 +56,30 @@ def read_pdf(path: Path, name: str, reading: SourceReading) -> Iterator[Document
     for index in range(count):
         page_id = f"{name}#page={index + 1}"
         try:
-            text, unmapped = _page_text(pdf, index)
+            page = page_text(pdf[index], settings.keep_invisible_text)
         except pypdfium2.PdfiumError as error:
             yield unreadable(settings, page_id, f"a broken page ({error})", where=f"{where}, page {index + 1}")
             continue
-        if unmapped:
-            problem = f"{unmapped} glyphs of fonts that do not map them to characters"
-            yield Unreadable(page_id, problem, "page_text_unmapped")
-            continue
-        pictures.append(PagePicture(str(path.absolute()), index, text, settings.on_unreadable))
+        dropped, marker = _check(page, page_id)
+        if marker is not None:
+            yield marker
+        if not dropped:
+            pictures.append(PagePicture(str(path.absolute()), index, page.text, settings.on_unreadable))
     if pictures:
         text = "\n\n".join(picture.text for picture in pictures if picture.text)
         yield Document(name, text, lang=settings.lang, pictures=tuple(pictures))
 
 
-def _page_text(pdf: pypdfium2.PdfDocument, index: int) -> tuple[str, int]:
-    """Return the text of a page, with ``\\n`` as line break, and the number of glyphs without a character."""
-    textpage = pdf[index].get_textpage()
-    raw = textpage.get_text_bounded()
-    text = _LINE_END_HYPHEN.sub("-\n", raw).replace("\r\n", "\n").replace("\r", "\n").translate(_BULLETS).strip()
-    characters = range(textpage.count_chars())
-    guessed = sum(pypdfium2.raw.FPDFText_HasUnicodeMapError(textpage, number) == 1 for number in characters)
-    return text, guessed + len(_NO_LETTER.findall(text))
+def _check(page: PageText, page_id: str) -> tuple[bool, Unreadable | None]:
+    """Return whether the page is dropped, and what to count of it."""
+    if page.unmapped:
+        problem = f"{page.unmapped} glyphs of fonts that do not map them to characters"
+        return True, Unreadable(page_id, problem, "page_text_unmapped")
+    if not page.hidden:
+        return False, None
+    hidden = len(page.hidden)
+    named = ", ".join(map(repr, page.hidden[:_NAMED_WORDS])) + (", …" if hidden > _NAMED_WORDS else "")
+    problem = f"{hidden} of {page.words} words of the text layer are not shown: {named}"
+    if hidden == page.words or (hidden > _FEW_WORDS and hidden > _MOST_HIDDEN * page.words):
+        return True, Unreadable(page_id, problem, "page_text_hidden")
+    return False, Unreadable(page_id, problem, "word_without_ink", count=hidden)

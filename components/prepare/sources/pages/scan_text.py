@@ -1,13 +1,19 @@
 """Reads the text of a scanned page from ALTO and hOCR, the formats of OCR engines and archives."""
 
 from collections.abc import Iterable
+from itertools import groupby
 
 from lxml import etree
 
 from components.prepare.documents.text_decoding import UTF_8, decode_text
 
-_HOCR_LINES = ("ocr_line", "ocrx_line", "ocr_header", "ocr_footer", "ocr_caption", "ocr_textfloat")
-_HOCR_BLOCKS = ("ocr_par", "ocr_carea", "ocrx_block")
+_HOCR_LINES = frozenset(
+    f"ocr_{name}" for name in ("line", "header", "footer", "caption", "textfloat", "pageno", "title", "author")
+) | {"ocrx_line"}
+_SECTIONS = ("abstract", "blockquote", "display", "linear", "part", "chapter", "section", "subsection", "subsubsection")
+_AREAS = ("page", "column", "carea", "par", "float", "table")
+_HOCR_BLOCKS = _HOCR_LINES | {f"ocr_{name}" for name in (*_SECTIONS, *_AREAS)} | {"ocrx_block"}
+"""The classes of hOCR 1.2 that hold lines; some of them are lines themselves in files of some engines."""
 
 
 class ScanTextError(Exception):
@@ -30,12 +36,15 @@ def alto_text(content: bytes, encoding: str = UTF_8) -> str:
     pages = root.findall(".//{*}Layout/{*}Page")
     if len(pages) != 1:
         raise ScanTextError(f"{len(pages)} pages in one ALTO file, one is needed")
-    blocks = _in_reading_order(root, list(pages[0].iter("{*}TextBlock")))
-    return _paragraphs([_alto_line(line) for line in block.iter("{*}TextLine")] for block in blocks)
+    lines: dict[etree._Element, list[str]] = {}
+    for line in pages[0].iter("{*}TextLine"):
+        block = next(line.iterancestors("{*}TextBlock"), line.getparent())
+        lines.setdefault(block, []).append(_alto_line(line))
+    return _paragraphs(lines[block] for block in _in_reading_order(root, list(lines)))
 
 
 def hocr_text(content: bytes, encoding: str = UTF_8) -> str:
-    """Return the text of an hOCR file of one page: a line per ``ocr_line``, a blank line between paragraphs.
+    """Return the text of an hOCR file of one page: a line per line element, a blank line between paragraphs.
 
     Raises:
         WrongEncodingError: not in ``encoding``.
@@ -51,15 +60,33 @@ def hocr_text(content: bytes, encoding: str = UTF_8) -> str:
     pages = [] if root is None else [element for element in root.iter() if "ocr_page" in _classes(element)]
     if len(pages) != 1:
         raise ScanTextError(f"{len(pages)} elements of class ocr_page, one is needed")
-    lines = [element for element in pages[0].iter() if not _classes(element).isdisjoint(_HOCR_LINES)]
-    if not lines and any("ocrx_word" in _classes(element) for element in pages[0].iter()):
+    page = pages[0]
+    classes = [_classes(element) for element in page.iter()]
+    if any("ocrx_word" in names for names in classes) and all(names.isdisjoint(_HOCR_LINES) for names in classes):
         raise ScanTextError("words, but no element of class ocr_line")
-    blocks: dict[int, list[str]] = {}
-    order = {element: number for number, element in enumerate(pages[0].iter())}
-    for line in lines:
-        block = next((above for above in line.iterancestors() if not _classes(above).isdisjoint(_HOCR_BLOCKS)), root)
-        blocks.setdefault(order.get(block, -1), []).append(" ".join("".join(line.itertext()).split()))
-    return _paragraphs(blocks.values())
+    groups = groupby(_hocr_lines(page), key=lambda line: line[0])
+    return _paragraphs([" ".join(text.split()) for _, text in group] for _, group in groups)
+
+
+def _hocr_lines(page: etree._Element) -> list[tuple[etree._Element, str]]:
+    """Return the block and the text of each line, in file order.
+
+    A piece of text belongs to the innermost element around it that can be a line or a block, so no container repeats
+    the text of a line in it.
+    """
+    lines: list[tuple[etree._Element, str]] = []
+    last = None
+    for piece in page.xpath(".//text()"):
+        owner = piece.getparent().getparent() if piece.is_tail else piece.getparent()
+        line = next(above for above in (owner, *owner.iterancestors()) if not _classes(above).isdisjoint(_HOCR_BLOCKS))
+        if line is last and lines:
+            lines[-1] = (lines[-1][0], lines[-1][1] + piece)
+        elif not piece.isspace():
+            is_line = not _classes(line).isdisjoint(_HOCR_LINES)
+            around = (above for above in line.iterancestors() if not _classes(above).isdisjoint(_HOCR_BLOCKS))
+            lines.append((next(around, line) if is_line else line, str(piece)))
+            last = line
+    return lines
 
 
 def _parsed_xml(content: bytes) -> etree._Element:

@@ -15,7 +15,7 @@ from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.opening import read_documents, source_digest
 from components.prepare.sources.pages.scan_text import ScanTextError, alto_text, hocr_text
 from components.shared.errors import UserError
-from tests.fixtures.pdf_files import pdf_of_objects, pdf_with_password, pdf_with_text, write_pdf
+from tests.fixtures.pdf_files import one_page_pdf, pdf_of_objects, pdf_with_password, pdf_with_text, write_pdf
 
 
 def read(source: str | Path, **values: object) -> list[Document | Unreadable]:
@@ -254,3 +254,112 @@ def test_foreign_bytes_as_pdf_are_read_or_refused(content: bytes, cut: int) -> N
             (Path(folder) / "foreign.pdf").write_bytes(foreign)
             for item in read(folder, on_unreadable="skip"):
                 assert item.source_id.startswith("foreign.pdf")
+
+
+FONT = b"/Font<</F<</Type/Font/Subtype/Type1/BaseFont/Helvetica/Encoding/WinAnsiEncoding>>>>"
+SHOWN = b"BT /F 20 Tf 100 700 Td (Twelve words that everybody sees on the page at the very top) Tj ET "
+SHOWN_TEXT = "Twelve words that everybody sees on the page at the very top"
+HIDDEN = {
+    "white": b"BT 1 1 1 rg /F 20 Tf 100 600 Td (Hidden words) Tj ET",
+    "invisible": b"BT 3 Tr /F 20 Tf 100 600 Td (Hidden words) Tj ET",
+    "clip only": b"BT 7 Tr /F 20 Tf 100 600 Td (Hidden words) Tj ET",
+    "clipped": b"q 0 0 50 50 re W n BT /F 20 Tf 100 600 Td (Hidden words) Tj ET Q",
+    "tiny": b"BT /F 0.1 Tf 100 600 Td (Hidden words) Tj ET",
+    "scaled down": b"BT /F 20 Tf 0.01 0 0 0.01 100 600 Tm (Hidden words) Tj ET",
+    "covered": b"BT /F 20 Tf 100 600 Td (Hidden words) Tj ET 1 g 50 550 400 100 re f",
+}
+
+
+@pytest.mark.parametrize("how", HIDDEN)
+def test_words_that_a_page_does_not_show_are_left_out_and_counted(how: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(one_page_pdf(SHOWN + HIDDEN[how], FONT, box=b"0 0 800 800"))
+    marker, document = read(tmp_path / "a.pdf")
+    assert isinstance(document, Document) and document.text == SHOWN_TEXT
+    assert isinstance(marker, Unreadable)
+    assert (marker.source_id, marker.reason, marker.count) == ("a.pdf#page=1", "word_without_ink", 2)
+    assert "'Hidden', 'words'" in marker.problem
+
+
+def test_white_words_on_black_are_shown(tmp_path: Path) -> None:
+    dark = b"0 g 50 550 400 100 re f " + HIDDEN["white"]
+    (tmp_path / "a.pdf").write_bytes(one_page_pdf(dark, FONT))
+    assert only_document(tmp_path / "a.pdf").text == "Hidden words"
+
+
+def test_a_page_with_many_hidden_words_is_dropped(tmp_path: Path) -> None:
+    few = b"BT /F 20 Tf 100 700 Td (Three words seen) Tj ET BT 3 Tr /F 20 Tf 100 600 Td (but five are not seen) Tj ET"
+    (tmp_path / "a.pdf").write_bytes(one_page_pdf(few, FONT))
+    (marker,) = read(tmp_path / "a.pdf")
+    assert isinstance(marker, Unreadable) and (marker.reason, marker.count) == ("page_text_hidden", 1)
+    assert "5 of 8 words" in marker.problem
+
+
+def test_the_invisible_text_over_a_scan_is_a_label_only_on_request(tmp_path: Path) -> None:
+    scanned = b"0 g 100 600 120 15 re f 230 600 120 15 re f " + HIDDEN["invisible"]
+    (tmp_path / "a.pdf").write_bytes(one_page_pdf(scanned + b" BT 3 Tr 100 300 Td (nothing) Tj ET", FONT))
+    (marker,) = read(tmp_path / "a.pdf")
+    assert isinstance(marker, Unreadable) and marker.reason == "page_text_hidden"
+    marker, document = read(tmp_path / "a.pdf", keep_invisible_text=True)
+    assert isinstance(document, Document) and document.text == "Hidden words"
+    assert isinstance(marker, Unreadable) and (marker.reason, marker.count) == ("word_without_ink", 1)
+
+
+def test_a_hyphen_that_the_font_calls_a_soft_one_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf_with_text(b"Part 01\\2552301\\255XXX"))  # 0xAD is the hyphen of WinAnsi
+    assert only_document(tmp_path / "a.pdf").text == "Part 01-2301-XXX"
+
+
+TURNED = {  # text matrix of lines that follow each other, by the turn of their letters
+    0: [b"1 0 0 1 100 %d" % y for y in (700, 670, 640)],
+    90: [b"0 1 -1 0 %d 100" % x for x in (100, 130, 160)],
+    180: [b"-1 0 0 -1 500 %d" % y for y in (100, 130, 160)],
+    270: [b"0 -1 1 0 %d 700" % x for x in (500, 470, 440)],
+}
+
+
+@pytest.mark.parametrize("turn", TURNED)
+@pytest.mark.parametrize("rotate", [0, 90, 180, 270])
+def test_lines_come_in_reading_order_however_page_and_letters_are_turned(
+    turn: int, rotate: int, tmp_path: Path
+) -> None:
+    lines = zip(TURNED[turn], (b"First line", b"Second line", b"Third line"), strict=True)
+    content = b" ".join(b"BT /F 20 Tf %b Tm (%b) Tj ET" % line for line in lines)
+    pdf = one_page_pdf(content, FONT, box=b"0 0 600 800]/Rotate %d/CropBox[0 0 600 800" % rotate)
+    (tmp_path / "a.pdf").write_bytes(pdf)
+    assert only_document(tmp_path / "a.pdf").text == "First line\nSecond line\nThird line"
+
+
+@pytest.mark.parametrize("name", ["s.txt", "s.hocr", "s.xml"])
+def test_soft_hyphens_at_line_ends_beside_a_scan_are_hyphens(name: str, tmp_path: Path) -> None:
+    contents = {
+        "s.txt": "Zei\xad\nle, Mit\xadte, En\xad\nde",
+        "s.hocr": "<div class='ocr_page'><span class='ocr_line'>Zei\xad</span><span class='ocr_line'>le, Mit\xadte, "
+        "En\xad</span><span class='ocr_line'>de</span></div>",
+        "s.xml": "<alto><Layout><Page><TextBlock><TextLine><String CONTENT='Zei\xad'/></TextLine><TextLine>"
+        "<String CONTENT='le, Mit\xadte, En\xad'/></TextLine><TextLine><String CONTENT='de'/></TextLine></TextBlock>"
+        "</Page></Layout></alto>",
+    }
+    Image.new("L", (8, 8), 255).save(tmp_path / "s.png")
+    (tmp_path / name).write_text(contents[name], encoding="utf-8")
+    assert only_document(f"images:{tmp_path}").text == "Zei-\nle, Mit\xadte, En-\nde"
+
+
+CONTAINERS = ["ocr_header", "ocr_caption", "ocr_textfloat", "ocr_footer", "ocr_pageno", "ocr_float", "ocrx_block"]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("line", ["ocr_line", "ocrx_line"])
+def test_each_line_of_hocr_comes_once_and_in_file_order(container: str, line: str) -> None:
+    def element(name: str, text: str, inner: str) -> str:
+        return f"<div class='{name}'><span class='{inner}'><span class='ocrx_word'>{text}</span></span></div>"
+
+    page = element(container, "Head", line) + element("ocr_par", "Body", line) + element(container, "Foot", line)
+    assert hocr_text(f"<div class='ocr_page'>{page}</div>".encode()) == "Head\n\nBody\n\nFoot"
+    nested = f"<div class='ocr_page'><div class='ocr_carea'>{page}</div></div>"
+    assert hocr_text(nested.encode()) == "Head\n\nBody\n\nFoot"
+
+
+def test_a_line_of_alto_outside_of_a_block_is_read() -> None:
+    lines = [f"<TextLine><String CONTENT='{text}'/></TextLine>" for text in ("alone", "one", "two")]
+    page = f"<PrintSpace>{lines[0]}<TextBlock>{lines[1]}{lines[2]}</TextBlock></PrintSpace>"
+    assert alto_text(f"<alto><Layout><Page>{page}</Page></Layout></alto>".encode()) == "alone\n\none\ntwo"
