@@ -27,27 +27,30 @@ class UploadedVersion:
     reused: bool
 
 
-def write_package(path: Path, environment: Environment | None, prepare_partitions: int, **manifest: Any) -> None:
+def write_package(
+    path: Path, environment: Environment | None, prepare_partitions: int, *, cache: bool = True, **manifest: Any
+) -> None:
     """Compile the pipeline into ``path`` (.yaml); ``manifest`` holds the compiler's options for Kubernetes objects."""
     from kfp.compiler import Compiler
 
     from pipelines.definition.finetune import finetune_pipeline
 
-    Compiler().compile(finetune_pipeline(prepare_partitions, environment=environment), str(path), **manifest)
+    pipeline = finetune_pipeline(prepare_partitions, environment=environment, cache=cache)
+    Compiler().compile(pipeline, str(path), **manifest)
 
 
-def upload(api: KfpApi, environment: Environment, prepare_partitions: int) -> UploadedVersion:
+def upload(api: KfpApi, environment: Environment, prepare_partitions: int, *, cache: bool = True) -> UploadedVersion:
     """Upload this code as a version of the pipeline, named by the images' tag; reuse an equal version.
 
-    If the tag's version has other content (another environment or number of partitions, changed code), the new
-    version's name also has its digest.
+    If the tag's version has other content (another environment or number of partitions, no ``cache``, changed code),
+    the new version's name also has its digest.
 
     Raises:
         UserError: the server refuses, or the images' tag is unknown.
     """
     with TemporaryDirectory(prefix="deepsynth-package-") as scratch:
         path = Path(scratch) / f"{PIPELINE_NAME}.yaml"
-        write_package(path, environment, prepare_partitions)
+        write_package(path, environment, prepare_partitions, cache=cache)
         digest = sha256_file(path)
         pipeline_id = _pipeline(api)
         for name in (environment.version, f"{environment.version}-{digest[:_DIGITS]}"):

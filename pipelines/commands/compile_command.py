@@ -15,7 +15,10 @@ def compile_pipeline(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write (.yaml).")] = Path("pipeline.yaml"),
     image: Annotated[
         str | None,
-        typer.Option(envvar="DEEPSYNTH_IMAGE", help="Without an environment: the steps' image, with an immutable tag."),
+        typer.Option(
+            envvar="DEEPSYNTH_IMAGE",
+            help="Without an environment: the steps' image, with an immutable tag. Default: what `make images` built.",
+        ),
     ] = None,
     environment: EnvironmentFile = None,
     prepare_partitions: PreparePartitions = 1,
@@ -47,11 +50,15 @@ def compile_pipeline(
         raise UserError("the file's name must end in .yaml", where=f"--output {output}")
     if not output.absolute().parent.is_dir():
         raise UserError("no such folder", where=str(output.absolute().parent))
-    if environment is None and image:
-        _check_tag(image)
-        os.environ["DEEPSYNTH_IMAGE"] = image
+    from pipelines.definition.environment import CPU_IMAGE, code_tag, read_environment
+
+    if environment is None:
+        if image:
+            _check_tag(image)
+        else:
+            image = f"{CPU_IMAGE}:{code_tag()}"  # as `make images` names it
+        os.environ["DEEPSYNTH_IMAGE"] = image  # before the components, which read it, are imported
     from pipelines.cluster.pipeline_package import write_package
-    from pipelines.definition.environment import code_tag, read_environment
 
     settings = read_environment(environment) if environment else None
     options: dict[str, Any] = {}

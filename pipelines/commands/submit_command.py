@@ -47,6 +47,10 @@ def submit(
         typer.Option("--skip-if-unchanged", help="Skip training if the champion was trained on the same documents."),
     ] = False,
     prepare_partitions: PreparePartitions = 1,
+    no_cache: Annotated[
+        bool,
+        typer.Option("--no-cache", help="Run every step, e.g. if artifacts that KFP's cache names were deleted."),
+    ] = False,
     poll_seconds: PollSeconds = _SECONDS_BETWEEN_LOOKS,
 ) -> None:
     """Start a run of the pipeline on a Kubeflow Pipelines server.
@@ -71,7 +75,7 @@ def submit(
     settings = cluster_environment(environment, experiment)
     parameters = run_parameters(settings, config, set_ or [], skip_if_unchanged)
     api = connected(host, settings)
-    version = uploaded_version(api, settings, prepare_partitions)
+    version = uploaded_version(api, settings, prepare_partitions, cache=not no_cache)
     name = run_name or f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{config.stem if config else 'quickstart'}"
     run_id = start_run(api, settings, version, name, parameters)
     print(f"run {name} ({run_id}): {api.run_page(run_id)}")
@@ -113,14 +117,14 @@ def run_parameters(
     return {"config": text, "skip_if_unchanged": skip_if_unchanged}
 
 
-def uploaded_version(api: "KfpApi", environment: "Environment", prepare_partitions: int) -> Any:
+def uploaded_version(api: "KfpApi", environment: "Environment", prepare_partitions: int, *, cache: bool = True) -> Any:
     """Upload the pipeline of this code, and print which version the run uses."""
     from pipelines.cluster.pipeline_package import uncommitted_changes, upload
 
     if environment.tag is None and uncommitted_changes():
         note = f"note: this code has uncommitted changes, which the images {environment.version} lack"
         print(note, file=sys.stderr)
-    version = upload(api, environment, prepare_partitions)
+    version = upload(api, environment, prepare_partitions, cache=cache)
     print(f"pipeline version {version.name}: {'the one that is there' if version.reused else 'uploaded'}")
     return version
 

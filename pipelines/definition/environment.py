@@ -19,6 +19,8 @@ from components.shared.versions import git_commit, tool_version
 PIPELINE_NAME = "deepsynth-finetune"
 CPU_IMAGE = "deepsynth-pipelines-python"
 GPU_IMAGE = "deepsynth-pipelines-python-cuda"
+IMAGE_USER = 10001
+"""User and group of the images and of the volumes that manifests/ makes."""
 _COMMIT_DIGITS = 12
 _IN_IMAGE_TAG = r"[\w][\w.-]{0,127}"
 _REGISTRY = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
@@ -162,10 +164,10 @@ class SecretEnv(StepConfig):
 
 
 class Retries(StepConfig):
-    """KFP's retry policy: of every task but configure, whose errors are the configuration's."""
+    """Retries of all tasks but configure. With KFP's stock settings only lost pods are retried, not failed programs."""
 
     num_retries: int = Field(2, ge=0)
-    """further attempts of a task that failed; KFP cannot tell an error of the user's (exit code 2) from a lost node"""
+    """further attempts of a task; KFP does not look at exit codes"""
     backoff_duration: Duration = "60s"
     """the wait before the first of them"""
     backoff_factor: float = Field(2.0, ge=1)
@@ -188,10 +190,10 @@ class Limits(StepConfig):
 class SecurityContext(StepConfig):
     """``securityContext`` of the tasks' containers; KFP itself forbids privilege escalation and drops capabilities."""
 
-    run_as_user: int | None = Field(None, ge=1)
-    """a user id other than the image's, 10001"""
-    run_as_group: int | None = Field(None, ge=0)
-    """a group id other than the image's, 10001"""
+    run_as_user: int | None = Field(IMAGE_USER, ge=1)
+    """the user id; null: the image's. 10001 is the images' user"""
+    run_as_group: int | None = Field(IMAGE_USER, ge=0)
+    """the group id, to which the volumes belong. null: Kubernetes takes the group of the image's /etc/passwd, else 0"""
     run_as_non_root: bool | None = None
     """true: Kubernetes refuses to start a container as root"""
 

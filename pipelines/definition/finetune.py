@@ -16,7 +16,11 @@ _KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 def finetune_pipeline(
-    prepare_partitions: int = 1, drawn_at_once: int | None = None, environment: Environment | None = None
+    prepare_partitions: int = 1,
+    drawn_at_once: int | None = None,
+    environment: Environment | None = None,
+    *,
+    cache: bool = True,
 ) -> Any:
     """Return the pipeline.
 
@@ -29,8 +33,9 @@ def finetune_pipeline(
         drawn_at_once: partitions that are drawn at the same time; None: as many as the cluster has room for.
         environment: the cluster's images, resources, volumes and addresses; None: images by DEEPSYNTH_IMAGE and
             DEEPSYNTH_GPU_IMAGE, and no Kubernetes settings but the run's id.
+        cache: let KFP answer for tasks whose inputs are those of an earlier one.
     """
-    steps = _Steps(environment)
+    steps = _Steps(environment, cache)
 
     def finetune(*given: Any) -> None:
         # KFP passes the parameters in the order of the signature below; configure's inputs have the same names. It is
@@ -85,8 +90,9 @@ def _docstring() -> str:
 class _Steps:
     """The tasks of the six steps, each with the environment's settings for its kind."""
 
-    def __init__(self, environment: Environment | None) -> None:
+    def __init__(self, environment: Environment | None, cache: bool) -> None:
         self._environment = environment
+        self._cache = cache
 
     def add(self, settings: Any, prepare_partitions: int, drawn_at_once: int | None) -> None:
         """Add all tasks; ``settings`` are the outputs of configure."""
@@ -155,4 +161,6 @@ class _Steps:
     def described(self, task: Any, kind: Kind) -> Any:
         """Give a task its title and the environment's settings for its kind."""
         apply_settings(task, kind, self._environment)
+        if not self._cache:
+            task.set_caching_options(False)
         return task.set_display_name(TASK_TITLES[task.name])

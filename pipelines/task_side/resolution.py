@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from components.shared.errors import UserError
 from components.shared.models.base_content import base_digest
 from components.shared.models.base_models import check_base_model_can_be_had
 from components.shared.programs.step_config import parse_config_text, validated
@@ -14,6 +13,7 @@ from pipelines.settings.parameter_text import parameter_text, parameter_word
 from pipelines.settings.pipeline_config import pipeline_config, quickstart_values, with_overrides
 from pipelines.settings.pipeline_parameters import overrides
 from pipelines.settings.step_sections import STEP_CONFIGS
+from pipelines.task_side.late_refusals import check_late_steps
 from pipelines.task_side.persistent_folders import keeps_checkpoints
 from pipelines.task_side.step_settings import TRAIN, UNCHANGED, StepSettings
 from pipelines.task_side.task_entry import task
@@ -47,7 +47,7 @@ def resolve(config: str, parameters: dict[str, Any], *, skip_if_unchanged: bool 
     values = with_overrides(values, given)
     checked = pipeline_config(values, "config and parameters" if given else "config", checkpoints=keeps_checkpoints())
     settings = {step: checked.step_settings(step) for step in STEP_CONFIGS}
-    _check_late_steps(settings)
+    check_late_steps(settings)
     check_base_model_can_be_had(checked.base_model, checked.revision)
     digest = sources_digest(validated(PrepareConfig, settings["prepare"] | {"output_dir": "."}, "prepare"))
     # Asked now, so that an unreachable registry costs no training.
@@ -61,20 +61,6 @@ def resolve(config: str, parameters: dict[str, Any], *, skip_if_unchanged: bool 
         champion=parameter_word(str(champion or "none")),
         **{step: parameter_text(values) for step, values in settings.items()},
     )
-
-
-def _check_late_steps(settings: dict[str, dict[str, Any]]) -> None:
-    """Refuse now the settings that gate and export would refuse hours later."""
-    from components.export.publication.hub_upload import required_token
-
-    if settings["evaluate"]["split"] == "train":
-        raise UserError(
-            "the gate promotes nothing by the pages of the training itself",
-            where="evaluate.split 'train'",
-            mend="set it to 'eval', or run the evaluate step alone: python -m components.evaluate",
-        )
-    if settings["export"].get("push_to_hub"):
-        required_token()
 
 
 def _decision(digest: str, champion: RegisteredAdapter | None) -> str:

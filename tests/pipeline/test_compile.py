@@ -1,5 +1,6 @@
 """The compiled pipeline: what a cluster is told."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from kfp.components import load_component_from_file
 
+from pipelines.definition.environment import code_tag
 from pipelines.definition.task_titles import TASK_TITLES
 
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
@@ -227,6 +229,15 @@ def test_what_is_cached_in_partitions(in_partitions: tuple[dict, dict]) -> None:
         "source_digest": "pipelinechannel--configure-source_digest",
     }
     assert all(task["taskInfo"]["name"] != name for name, task in tasks.items()), "every task has a display name"
+
+
+def test_without_an_image_it_names_the_one_that_make_images_builds(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DEEPSYNTH_")}
+    path = tmp_path / "pipeline.yaml"
+    subprocess.run([DEEPSYNTH, "compile", "-o", str(path)], check=True, capture_output=True, env=environment)
+    spec, _ = yaml.safe_load_all(path.read_text())
+    images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
+    assert images == {f"deepsynth-pipelines-python:{code_tag()}"}
 
 
 def test_one_partition_is_the_pipeline_without_a_loop(package: Path, tmp_path: Path) -> None:

@@ -126,7 +126,9 @@ def test_train_alone_has_the_checkpoints_and_the_steps_have_the_cache(package: C
         if task == "train":
             expected |= {"/checkpoints": "deepsynth-checkpoints"}
         assert package.mounts(task) == expected
-        assert package.variables(task).get("DEEPSYNTH_CHECKPOINTS") == ("/checkpoints" if task == "train" else None)
+        # configure checks settings that need checkpoints, and mounts nothing.
+        told = "/checkpoints" if task in ("train", "configure") else None
+        assert package.variables(task).get("DEEPSYNTH_CHECKPOINTS") == told
         assert package.variables(task).get("HF_HOME") == ("/cache/huggingface" if expected else None)
         assert package.variables(task).get("XDG_CACHE_HOME") == ("/cache" if expected else None)
 
@@ -197,7 +199,7 @@ def test_further_settings_become_what_their_docstrings_say(tmp_path: Path) -> No
     for task, settings in package.kubernetes.items():
         assert settings["imagePullSecret"][0]["secretName"] == "registry-credentials"
         assert package.mounts(task) == {"/documents": "scanned-documents"}
-        assert settings["securityContext"] == {"runAsUser": "1000", "runAsNonRoot": True}
+        assert settings["securityContext"] == {"runAsUser": "1000", "runAsGroup": "10001", "runAsNonRoot": True}
         assert package.variables(task)["HTTPS_PROXY"] == "http://proxy:3128"
         assert package.variables(task)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel:4318"
         assert "MLFLOW_TRACKING_URI" not in package.variables(task), "left to KFP's MLflow plugin"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -74,6 +75,32 @@ def test_the_version_is_named_by_the_images_tag_and_used_again(shell: Shell, kfp
         "registry.example/team/deepsynth-pipelines-python:1.2.3-abc",
         "registry.example/team/deepsynth-pipelines-python-cuda:1.2.3-abc",
     }
+
+
+def test_without_the_cache_every_task_runs(shell: Shell, kfp: FakeKfp) -> None:
+    submit(shell, kfp)
+    assert submit(shell, kfp, "--no-cache").code == 0
+    with_cache, without = ([*_cached(spec)] for spec, _ in kfp.packages.values())
+    assert any(with_cache) and without and not any(without)
+
+
+def _cached(spec: dict[str, Any]) -> Iterator[bool]:
+    """Yield whether KFP's cache may answer, for each task of a step."""
+    for holder in (spec["root"], *spec["components"].values()):
+        for task in holder.get("dag", {}).get("tasks", {}).values():
+            if "executorLabel" in spec["components"][task["componentRef"]["name"]]:
+                yield bool(task.get("cachingOptions", {}).get("enableCache"))
+
+
+def test_save_steps_needs_no_folder_where_the_cluster_keeps_checkpoints(shell: Shell, kfp: FakeKfp) -> None:
+    refused = submit(shell, kfp, "--set", "train.save_steps=4")
+    assert refused.code == 2 and "save_steps needs a checkpoint_dir" in refused.err
+    with (shell.folder / "environment.yaml").open("a") as file:
+        file.write("\ncheckpoints: {claim: checkpoints, mount_path: /checkpoints}\n")
+    answer = submit(shell, kfp, "--set", "train.save_steps=4")
+    assert answer.code == 0, answer.err
+    (run,) = kfp.runs.values()
+    assert json.loads(run["runtime_config"]["parameters"]["config"])["train"]["save_steps"] == 4
 
 
 def test_waiting_shows_each_steps_states_once_and_ends_well(shell: Shell, kfp: FakeKfp) -> None:
