@@ -128,6 +128,7 @@ def run(
 
     The results are in `runs/<id>/`; `deepsynth config` lists every key with its meaning and default.
     """
+    from components.shared.tracking.pipeline_run import kill_pipeline_run
     from pipelines.local.local_runner import run_pipeline
     from pipelines.local.run_summary import print_summary
     from pipelines.local.runs_folder import FAILED, tracking_uri
@@ -145,6 +146,7 @@ def run(
             # A dataset that is taken over is there as a whole: no partitions.
             outcome = run_pipeline(checked, runs_dir, name, 1 if resumed else prepare_partitions, docker, resumed)
     except KeyboardInterrupt as interrupt:
+        kill_pipeline_run(name, tracking_uri(runs_dir))
         notes = getattr(interrupt, "__notes__", []) or ["no step had finished, and nothing was kept"]
         print("interrupted", *notes, sep="\n", file=sys.stderr)
         raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
@@ -194,6 +196,7 @@ def ui(
 ) -> None:
     """Open the MLflow UI on the runs' store: loss curves, metrics, reports, packages."""
     from components.shared.tracking.mlflow_connection import missing_store, store_file
+    from pipelines.local.mlflow_ui import open_when_it_answers, runs_page
     from pipelines.local.runs_folder import tracking_uri
 
     uri = tracking_uri(runs_dir)
@@ -203,8 +206,10 @@ def ui(
         raise UserError(
             f"the runs are tracked at {uri}", where="MLFLOW_TRACKING_URI", mend="open that, or unset the variable"
         )
-    output_console().print(f"MLflow UI: http://127.0.0.1:{port} (Ctrl-C ends it)", highlight=False)
+    address = f"http://127.0.0.1:{port}{runs_page(uri)}"
+    output_console().print(f"MLflow UI: {address} (Ctrl-C ends it)", highlight=False, soft_wrap=True)
     sys.stdout.flush()
+    open_when_it_answers(address, port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [*command, "--backend-store-uri", uri])
 

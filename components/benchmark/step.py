@@ -15,6 +15,7 @@ from components.shared.artifacts.dataset_manifest import read_manifest
 from components.shared.artifacts.output_folder import finished_folder
 from components.shared.errors import UserError
 from components.shared.telemetry.progress import track
+from components.shared.tracking import headline
 from components.shared.tracking.step_run import TrackedRun, step_run
 from components.shared.versions import software_versions
 
@@ -81,5 +82,6 @@ def _log_figures(tracked: TrackedRun, report: BenchmarkReport, folder: Path) -> 
         step, pages = row.figures["median_step_seconds"].median, row.figures["samples_per_second"].median
         log.info("%s: %.3f s/step, %.2f pages/s", row.contender, step, pages)
     tracked.log_metrics({f"ratio_to_{ratio.baseline}/{ratio.quantity}": ratio.median for ratio in report.ratios})
+    tracked.summarize(headline.of_benchmark(report))
     for path in (folder / BenchmarkReport.FILE, folder / PAGE_FILE):
         tracked.log_artifact(path)

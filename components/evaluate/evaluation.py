@@ -29,6 +29,7 @@ from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.models.adapter_loading import check_base_of_adapter, check_fine_tuned_weights
 from components.shared.scoring.statistics import DocumentBootstrap
 from components.shared.scoring.text_normalization import normalizer
+from components.shared.tracking import headline
 from components.shared.tracking.step_run import TrackedRun, step_run
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ def _check_fine_tuned(config: EvaluateConfig) -> None:
 def _track(tracked: TrackedRun, report: EvaluationReport, folder: Path) -> None:
     for row in report.rows:
         tracked.log_metrics({f"{row.name}_{name}": value for name, value in row.figures().items()})
+    tracked.summarize(headline.of_evaluation(report))
     if to_base := report.comparison("base"):
         tracked.log_metrics({"cer_difference": to_base.cer.difference})
         if to_base.cer.ratio is not None:

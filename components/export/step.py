@@ -75,6 +75,7 @@ def run(config: ExportConfig) -> ExportResult:
         result = replace(result, registered=_registered(config), pushed=_pushed(config))
         if result.registered:
             tracked.set_tags({"registered": str(result.registered)})
+            tracked.summarize({}, {"registered": str(result.registered)})
         if result.pushed:
             tracked.set_tags({"pushed": result.pushed})
     return result

@@ -13,6 +13,7 @@ from components.gate.verdict.rules import judged
 from components.gate.verdict.verdict_page import PAGE_FILE, verdict_page
 from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.artifacts.output_folder import finished_folder
+from components.shared.tracking import headline
 from components.shared.tracking.step_run import TrackedRun, step_run
 
 logger = logging.getLogger(__name__)
@@ -60,5 +61,6 @@ def _track(tracked: TrackedRun, verdict: GateVerdict, pages: PairedPages, folder
         low, high = verdict.improvement_interval
         figures |= {"improvement_low": low, "improvement_high": high}
     tracked.log_metrics(figures)
+    tracked.summarize(headline.of_verdict(verdict), headline.tags_of_verdict(verdict))
     for name in (verdict.FILE, PAGE_FILE):
         tracked.log_artifact(folder / name)

@@ -13,6 +13,7 @@ from components.shared.artifacts.output_folder import finished_folder
 from components.shared.artifacts.training_record import BackendName, BaseIdentity, TrainingRecord
 from components.shared.errors import first_line
 from components.shared.telemetry.tracing import span
+from components.shared.tracking import headline
 from components.shared.tracking.step_run import TRACKING_OFF, TrackedRun, step_run
 from components.shared.versions import software_versions
 from components.train.backends.choice import choose_backend
@@ -99,6 +100,7 @@ def _run(config: TrainConfig) -> TrainResult:
                 _save(trainable, config, folder)
             written = training.write(folder)
             tracked.log_metrics({"steps": training.steps, **final_loss})
+            tracked.summarize(headline.of_training(training))
             tracked.log_artifact(written)
     distributed.part()
     loss = "".join(f", loss {value:.4f}" for value in final_loss.values())

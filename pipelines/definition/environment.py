@@ -237,8 +237,8 @@ class Environment(StepConfig):
     mlflow_direct_artifacts: bool = False
     """MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD and _UPLOAD: whether steps fetch and send files of MLflow's artifact store
     by presigned addresses of S3, past MLflow's server; only where pods reach S3 at the address that the server uses"""
-    mlflow_experiment: str = Field(PIPELINE_NAME, min_length=1)
-    """MLFLOW_EXPERIMENT_NAME: one experiment for all runs of the pipeline"""
+    mlflow_experiment: str = Field("deepsynth", min_length=1)
+    """MLFLOW_EXPERIMENT_NAME: one experiment for all runs of the pipeline; local runs use the same name"""
     otlp_endpoint: HttpAddress | None = None
     """OTEL_EXPORTER_OTLP_ENDPOINT: where the steps' spans go; null: nowhere"""
     log_format: Literal["json", "text"] = "json"

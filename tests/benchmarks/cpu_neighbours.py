@@ -66,13 +66,18 @@ def main() -> None:
                     {"round": number, "policy": policy, "neighbours": neighbours, "load_before": round(load, 2)}
                     | {"median_step_seconds": seconds, "step_seconds": [round(step, 3) for step in steps]}
                 )
+                written(measurements, arguments.json, arguments.markdown)
                 print(f"{policy}, {neighbours} neighbours: {seconds} s a step (load before: {load:.1f})", flush=True)
-    result = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}", "machine": machine(), "measurements": measurements}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.markdown:
-        arguments.markdown.write_text(page(result, sys.argv[1:]))
     print(table(measurements))
+
+
+def written(measurements: list[dict[str, Any]], data: Path | None, markdown: Path | None) -> None:
+    """Write what was measured so far: an interrupted run keeps it."""
+    result = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}", "machine": machine(), "measurements": measurements}
+    if data:
+        data.write_text(json.dumps(result, indent=1) + "\n")
+    if markdown:
+        markdown.write_text(page(result, sys.argv[1:]))
 
 
 def program(step: str, flags: tuple[str, ...], variables: dict[str, str]) -> None:
@@ -123,6 +128,9 @@ def table(measurements: list[dict[str, Any]]) -> str:
                 for one in measurements
                 if (one["policy"], one["neighbours"]) == (policy, neighbours)
             ]
+            if not found:
+                cells.append("not measured")
+                continue
             spread = f" ({min(found):.2f} – {max(found):.2f})" if len(found) > 1 else ""
             cells.append(f"{statistics.median(found):.2f}{spread}")
         lines.append(f"| {neighbours} | {' | '.join(cells)} |")

@@ -90,6 +90,9 @@ def tracked_runs(root: Path) -> TrackedRuns:
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     # The benchmark has runs of its own below its run, one per trainer.
     steps = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    nested = {run.info.run_name: run for run in steps}
+    assert {run.info.run_name for run in steps} == {
+        f"{run.data.tags['kfp.run_id']} · {run.data.tags['deepsynth.step']}" for run in steps
+    }
+    nested = {run.data.tags["deepsynth.step"]: run for run in steps}
     assert len(steps) == len(nested)
     return TrackedRuns(client, list(runs), parent, nested)

@@ -137,7 +137,7 @@ def test_addresses_and_formats_are_variables_and_secrets_are_references(package:
     for task in TASKS:
         variables = package.variables(task)
         assert variables["MLFLOW_TRACKING_URI"] == "http://mlflow.deepsynth:5000"
-        assert variables["MLFLOW_EXPERIMENT_NAME"] == "deepsynth-finetune"
+        assert variables["MLFLOW_EXPERIMENT_NAME"] == "deepsynth"
         assert variables["DEEPSYNTH_LOG"] == "json"
         assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in variables, "null in both environments"
         assert not [name for name in variables if re.search("TOKEN|PASSWORD|SECRET|KEY", name)]

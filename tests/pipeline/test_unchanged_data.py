@@ -107,6 +107,6 @@ def test_the_exit_task_closes_the_run_of_a_pipeline_that_failed(config: str, tmp
     answer = pipeline_run(tmp_path, config=json.dumps({"source": str(tmp_path / "page.txt")}))
     assert answer.returncode != 0 and "Inner task failed" in answer.stderr
     assert "close-run" in tasks_of(tmp_path) and "train" not in tasks_of(tmp_path)
-    runs = {run.info.run_name: run.info.status for run in runs_of("deepsynth")}
+    runs = {run.data.tags.get("deepsynth.step", run.info.run_name): run.info.status for run in runs_of("deepsynth")}
     assert runs == {"prepare": "FAILED", **{name: "FAILED" for name in runs if name.startswith("pipeline ")}}
     assert len(runs) == 2

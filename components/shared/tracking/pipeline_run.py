@@ -69,7 +69,7 @@ def _close(client: Any, pipeline_run: str, status: str | None) -> str | None:
         return None
     tracking_runs.kill_running(client, experiment.experiment_id, parent)
     if status is None:
-        return tracking_runs.settle_parent(client, parent)
+        return tracking_runs.settle_parent(client, parent, ended=True)
     client.set_terminated(parent, status=status)
     logger.info("the run %s is %s", parent, status)
     return status
@@ -89,3 +89,9 @@ def _attempt(action: Callable[[Any, str], T], failure: str) -> T | None:
 
 def _experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+
+
+def kill_pipeline_run(pipeline_run: str, uri: str) -> None:
+    """Mark an interrupted local run, and its steps that have not ended, as KILLED in the store at ``uri``."""
+    os.environ.update({"KFP_RUN_ID": pipeline_run, "MLFLOW_TRACKING_URI": uri})
+    close_pipeline_run("CANCELED")

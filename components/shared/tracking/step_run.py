@@ -75,7 +75,24 @@ class TrackedRun:
         MLflow keeps 36 characters of a digest; the tag ``deepsynth.dataset_digest`` has all of them.
         """
         self._annotate({"dataset_digest": digest})
-        self._attempt(lambda: tracking_runs.log_dataset(self._client, self.run_id, digest, source, context))
+        for run_id in (self.run_id, self._parent_id if self._owns_parent else None):
+            if run_id:
+                self._attempt(partial(tracking_runs.log_dataset, self._client, run_id, digest, source, context))
+
+    def summarize(self, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None) -> None:
+        """Log figures, and tags, of the whole pipeline run: on its parent run, by which runs are compared.
+
+        A parent that this project did not create is left as it is.
+        """
+        if self.run_id is None or not (self._parent_id and self._owns_parent):
+            return
+        from mlflow.entities import Metric, RunTag
+
+        now = int(time.time() * 1000)
+        logged = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
+        marks = [RunTag(name, without_passwords(value)[:_LONGEST_VALUE]) for name, value in (tags or {}).items()]
+        parent = self._parent_id
+        self._attempt(lambda: self._client.log_batch(parent, metrics=logged, tags=marks, synchronous=True))
 
     def log_artifact(self, path: Path) -> None:
         """Upload a file, or a folder under its own name.
@@ -122,6 +139,8 @@ class TrackedRun:
         set_log_context(mlflow_run_id=run_id)
         self._annotate({"mlflow_run_id": run_id})
         self._attempt(lambda: tracking_runs.log_parameters(self._client, run_id, parameters, _LONGEST_VALUE))
+        if parent := self._parent_id if self._owns_parent else None:
+            self._attempt(lambda: tracking_runs.log_settings(self._client, parent, step, parameters, _LONGEST_VALUE))
         self._attempt(self._start_monitor)
 
     def _open(self, client: Any, step: str) -> str:
@@ -144,7 +163,8 @@ class TrackedRun:
                 client.update_run(self._parent_id, status="RUNNING")
         if self._parent_id:
             tags["mlflow.parentRunId"] = self._parent_id
-        return str(client.create_run(experiment_id, tags=tags, run_name=step).info.run_id)
+        name = tracking_runs.nested_name(pipeline_run, step)
+        return str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
 
     def _start_monitor(self) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -169,7 +189,8 @@ class TrackedRun:
     def _close(self, status: str) -> None:
         self._client.set_terminated(self.run_id, status=status)
         if self._parent_id and self._owns_parent:
-            tracking_runs.settle_parent(self._client, self._parent_id)
+            tracking_runs.settle_parent(self._client, self._parent_id, ended=False)
+            tracking_runs.describe_parent(self._client, self._parent_id)
 
     def _send_metrics(self) -> None:
         from mlflow.entities import Metric

@@ -9,10 +9,16 @@ from typing import Any
 
 from components.shared.errors import without_passwords
 from components.shared.tracking.mlflow_connection import store_file, transferred
+from components.shared.tracking.run_description import description
+from components.shared.versions import git_commit, tool_version
 
 PIPELINE_RUN_TAG = "kfp.run_id"
+_OPENS_ON_ITS_RUNS = {"mlflow.experimentKind": "custom_model_development"}
+"""Without a kind MLflow's UI opens an experiment on its GenAI page."""
 _LONGEST_DIGEST = 36
 _PARAMETERS_PER_BATCH = 100
+SHARED_SETTINGS = ("source", "base_model", "revision", "trust_remote_code", "seed")
+"""Settings that stand once at the top of a pipeline's configuration."""
 
 
 def experiment(client: Any, uri: str, name: str) -> str:
@@ -24,7 +30,7 @@ def experiment(client: Any, uri: str, name: str) -> str:
     file = store_file(uri)
     location = (file.parent / "mlartifacts").as_uri() if file else None
     try:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=_OPENS_ON_ITS_RUNS))
     except MlflowException:
         # Another step may have created it in the meantime.
         if found := client.get_experiment_by_name(name):
@@ -39,7 +45,9 @@ def parent_run(client: Any, experiment_id: str, pipeline_run: str) -> str:
     """
     if found := _parents(client, experiment_id, pipeline_run):
         return found[0]
-    tags = {PIPELINE_RUN_TAG: pipeline_run, "deepsynth.pipeline": "true"}
+    tags = {PIPELINE_RUN_TAG: pipeline_run, "deepsynth.pipeline": "true", "deepsynth.version": tool_version()}
+    if commit := git_commit():
+        tags["mlflow.source.git.commit"] = commit
     created = client.create_run(experiment_id, tags=tags, run_name=_parent_name(pipeline_run)).info.run_id
     oldest = _parents(client, experiment_id, pipeline_run)[0]
     if oldest != created:
@@ -87,17 +95,18 @@ def kill_running(client: Any, experiment_id: str, parent_id: str) -> None:
             client.set_terminated(run.info.run_id, status="KILLED")
 
 
-def settle_parent(client: Any, parent_id: str) -> str:
-    """Set the parent's status from the latest nested run of each step, and return it; a retried step counts once."""
+def settle_parent(client: Any, parent_id: str, *, ended: bool) -> str:
+    """Set the parent's status from the latest nested run of each step, and return it; a retried step counts once.
+
+    Only a pipeline that has ``ended`` is FINISHED: between two steps, and for ever if it is interrupted there, its
+    parent is RUNNING.
+    """
     experiment_id = client.get_run(parent_id).info.experiment_id
     latest: dict[str, str] = {}
     for run in _nested(client, experiment_id, parent_id):
         latest[run.data.tags.get("deepsynth.step", run.info.run_id)] = run.info.status
-    for status in ("RUNNING", "FAILED", "KILLED"):
-        if status in latest.values():
-            break
-    else:
-        status = "FINISHED"
+    order = ("RUNNING", "FAILED", "KILLED")
+    status = next((one for one in order if one in latest.values()), "FINISHED" if ended else "RUNNING")
     if status == "RUNNING":
         client.update_run(parent_id, status=status)
     else:
@@ -105,15 +114,70 @@ def settle_parent(client: Any, parent_id: str) -> str:
     return status
 
 
-def log_parameters(client: Any, run_id: str, parameters: Mapping[str, Any], longest: int) -> None:
-    """Log ``parameters``, each cut at ``longest`` characters; the artifact ``config.json`` has them in full."""
-    from mlflow.entities import Param
+def nested_name(pipeline_run: str | None, step: str) -> str:
+    """Return the name of a step's run: in a list of many runs it says whose step it is."""
+    return f"{pipeline_run} · {step}" if pipeline_run else step
 
-    entities = [Param(name, without_passwords(str(value))[:longest]) for name, value in parameters.items()]
-    for start in range(0, len(entities), _PARAMETERS_PER_BATCH):
-        client.log_batch(run_id, params=entities[start : start + _PARAMETERS_PER_BATCH], synchronous=True)
+
+def describe_parent(client: Any, parent_id: str) -> None:
+    """Write the parent's description from its figures, its tags and its nested runs."""
+    parent = client.get_run(parent_id)
+    if "deepsynth.decision" in parent.data.tags:  # configure wrote why nothing is trained
+        return
+    if text := description(parent, _nested(client, parent.info.experiment_id, parent_id)):
+        client.set_tag(parent_id, "mlflow.note.content", text)
+
+
+def log_parameters(client: Any, run_id: str, parameters: Mapping[str, Any], longest: int) -> None:
+    """Log ``parameters``, each cut at ``longest`` characters; the artifact ``config.json`` has them in full.
+
+    Folders are only in the artifact: they are temporary, and would differ between any two runs.
+    """
+    _log_missing(client, run_id, {name: value for name, value in parameters.items() if not is_folder(name)}, longest)
     text = json.dumps(dict(parameters), indent=2, default=str)
     transferred(lambda: client.log_text(run_id, without_passwords(text), "config.json"), "the upload of config.json")
+
+
+def log_settings(client: Any, parent_id: str, step: str, parameters: Mapping[str, Any], longest: int) -> None:
+    """Log a step's settings as parameters of the pipeline's run, flat and without folders.
+
+    Those of train, and those that the steps share, keep their Hugging Face or PEFT names; the others get their step's
+    name before theirs: ``learning_rate``, ``seed``, ``prepare.augmentation.noise_std``.
+    """
+    settings = {
+        name if step == "train" or name in SHARED_SETTINGS else f"{step}.{name}": value
+        for name, value in _flat(parameters).items()
+        if not (step == "benchmark" and name.startswith("train"))  # the copy that the benchmark trains with
+    }
+    _log_missing(client, parent_id, settings, longest)
+
+
+def is_folder(name: str) -> bool:
+    """Return whether a setting names a folder of this machine."""
+    return name.endswith("_dir")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{name}.")
+        elif not is_folder(name):
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _log_missing(client: Any, run_id: str, parameters: Mapping[str, Any], longest: int) -> None:
+    """Log the parameters that the run does not have: MLflow rejects the whole batch for one that has another value."""
+    from mlflow.entities import Param
+
+    known = client.get_run(run_id).data.params
+    named = {re.sub(r"[^\w./ -]", "_", name): value for name, value in parameters.items()}  # what MLflow allows
+    entities = [
+        Param(name, without_passwords(str(value))[:longest]) for name, value in named.items() if name not in known
+    ]
+    for start in range(0, len(entities), _PARAMETERS_PER_BATCH):
+        client.log_batch(run_id, params=entities[start : start + _PARAMETERS_PER_BATCH], synchronous=True)
 
 
 def log_dataset(client: Any, run_id: str | None, digest: str, source: str, context: str) -> None:

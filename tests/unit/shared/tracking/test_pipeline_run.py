@@ -31,7 +31,7 @@ def parent_and_nested(client: MlflowClient) -> tuple[Run, dict[str, Run]]:
     experiment = client.get_experiment_by_name("deepsynth-finetune").experiment_id
     runs = client.search_runs([experiment])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    return parent, {run.info.run_name: run for run in runs if run is not parent}
+    return parent, {run.data.tags["deepsynth.step"]: run for run in runs if run is not parent}
 
 
 def killed_step(name: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from components.shared.tracking.step_run import step_run
+from components.shared.versions import git_commit
 from tests.fixtures.mlflow_server import end, free_port, mlflow_server
 
 
@@ -67,12 +68,13 @@ def test_the_steps_of_one_pipeline_run_share_one_parent(store: MlflowClient, mon
         with step_run(step, {"seed": 1}):
             statuses.append(all_runs(store)["pipeline 20261120-201530"].info.status)
         statuses.append(all_runs(store)["pipeline 20261120-201530"].info.status)
-    assert statuses == ["RUNNING", "FINISHED", "RUNNING", "FINISHED"]
+    assert statuses == ["RUNNING"] * 4  # a run that is interrupted here is not finished
     runs = all_runs(store)
     parent = runs.pop("pipeline 20261120-201530")
-    assert set(runs) == {"prepare", "train"}
+    assert set(runs) == {"20261120-201530 · prepare", "20261120-201530 · train"}
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
-    assert parent.data.params == {}
+    assert parent.data.params == {"seed": "1"}
+    assert parent.data.tags["mlflow.source.git.commit"] == git_commit()
     assert parent.data.tags["kfp.run_id"] == "20261120-201530"
 
 
@@ -85,13 +87,52 @@ def test_an_error_fails_the_run_and_its_parent_until_the_step_is_done_again(
     with step_run("benchmark", {}):
         pass
     assert {name: run.info.status for name, run in all_runs(store).items()} == {
-        "train": "FAILED",
-        "benchmark": "FINISHED",
+        "r1 · train": "FAILED",
+        "r1 · benchmark": "FINISHED",
         "pipeline r1": "FAILED",
     }
     with step_run("train", {}):
         pass
-    assert all_runs(store)["pipeline r1"].info.status == "FINISHED"
+    assert all_runs(store)["pipeline r1"].info.status == "RUNNING"
+
+
+def test_the_parent_carries_what_runs_are_compared_by(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "r1")
+    settings = {"learning_rate": 1e-4, "seed": 3, "checkpoint_dir": "/tmp/x", "dataset_dir": "/tmp/y"}
+    with step_run("train", settings) as tracked:
+        tracked.log_dataset("ab" * 32, "rows.jsonl", "training")
+        tracked.summarize({"train_seconds": 12.0, "train_steps": 3.0})
+    train = tracked.run_id
+    with step_run("evaluate", {"seed": 3, "max_new_tokens": 7, "text": {"a b": 1}, "output_dir": "/tmp/z"}) as tracked:
+        tracked.summarize({"adapter_cer": 0.031, "adapter_cer_low": 0.02, "adapter_cer_high": 0.05, "base_cer": 0.4})
+    with step_run("gate", {}) as gate:
+        gate.summarize({"cer_improvement": 0.37}, {"gate": "promoted", "gate.reason": "better <b>|by</b> far"})
+    parent = all_runs(store)["pipeline r1"]
+    assert parent.data.params == {
+        **{"learning_rate": "0.0001", "seed": "3", "evaluate.max_new_tokens": "7", "evaluate.text.a b": "1"},
+    }
+    assert parent.data.metrics["adapter_cer"] == 0.031 and parent.data.metrics["cer_improvement"] == 0.37
+    assert [one.dataset.digest for one in parent.inputs.dataset_inputs] == [("ab" * 32)[:36]]
+    assert parent.data.tags["gate"] == "promoted"
+    page = parent.data.tags["mlflow.note.content"]
+    assert "| adapter | 3.1% (2.0% – 5.0%) | – | – | – | – |" in page and "| base | 40.0% |" in page
+    assert r"**promoted**: better &lt;b&gt;\|by&lt;/b&gt; far" in page
+    assert f"runs/{tracked.run_id}/artifacts/report.html" in page and "Training: 3 steps in 12 s." in page
+    assert train and store.get_run(train).data.params == {"learning_rate": "0.0001", "seed": "3"}
+    experiment = store.get_experiment(parent.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_setting_with_another_value_costs_no_other_setting(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KFP's MLflow plugin, or a retry with a smaller batch, may have logged a parameter first."""
+    monkeypatch.setenv("KFP_RUN_ID", "r1")
+    for batch in (8, 4):
+        with step_run("train", {"per_device_train_batch_size": batch, "r": 16, f"only_{batch}": 1}):
+            pass
+    params = all_runs(store)["pipeline r1"].data.params
+    assert params == {"per_device_train_batch_size": "8", "r": "16", "only_8": "1", "only_4": "1"}
 
 
 def test_a_given_run_becomes_the_parent(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +141,7 @@ def test_a_given_run_becomes_the_parent(store: MlflowClient, monkeypatch: pytest
     monkeypatch.setenv("KFP_RUN_ID", "r1")
     with step_run("train", {}):
         pass
-    (run,) = [run for run in store.search_runs([parent.info.experiment_id]) if run.info.run_name == "train"]
+    (run,) = [run for run in store.search_runs([parent.info.experiment_id]) if run.info.run_name == "r1 · train"]
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert store.get_run(parent.info.run_id).info.status == "RUNNING"
 

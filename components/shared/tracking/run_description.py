@@ -1,0 +1,77 @@
+"""The description of a pipeline run in MLflow: a Markdown page from the figures and tags of its parent run."""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from components.shared.tracking.headline import READERS
+
+_COLUMNS = {"cer": "CER", "wer": "WER", "rougeL": "ROUGE-L", "bleu": "BLEU", "loop_rate": "loop rate"}
+_RATES = ("cer", "wer", "loop_rate")
+REPORT = "report.html"
+
+
+def description(parent: Any, children: Sequence[Any]) -> str:
+    """Return the page: the table of models, the verdict, the training, and links to the report and the package.
+
+    Args:
+        parent: the MLflow run of the pipeline.
+        children: its nested runs, one per step.
+    """
+    metrics, tags = parent.data.metrics, parent.data.tags
+    parts = [_models(metrics), _verdict(metrics, tags), _training(metrics), _links(parent, children)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _models(metrics: Mapping[str, float]) -> str:
+    rows = [reader for reader in READERS if f"{reader}_cer" in metrics]
+    if not rows:
+        return ""
+    lines = [f"| model | {' | '.join(_COLUMNS.values())} |", f"| --- {'| --- ' * len(_COLUMNS)}|"]
+    lines += [f"| {reader} | {' | '.join(_cell(metrics, reader, name) for name in _COLUMNS)} |" for reader in rows]
+    return "\n".join([*lines, "", "On the held-out pages, with 95 % intervals."])
+
+
+def _cell(metrics: Mapping[str, float], reader: str, name: str) -> str:
+    key = f"{reader}_{name}"
+    if key not in metrics:
+        return "–"
+    shown = [f"{metrics[one]:.1%}" if name in _RATES else f"{metrics[one]:.3g}" for one in _known(metrics, key)]
+    return shown[0] if len(shown) == 1 else f"{shown[0]} ({shown[1]} – {shown[2]})"
+
+
+def _known(metrics: Mapping[str, float], key: str) -> list[str]:
+    return [one for one in (key, f"{key}_low", f"{key}_high") if one in metrics]
+
+
+def _verdict(metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
+    if "gate" not in tags:
+        return ""
+    return f"**{plain(tags['gate'])}**: {plain(tags.get('gate.reason', ''))}"
+
+
+def _training(metrics: Mapping[str, float]) -> str:
+    if "train_seconds" not in metrics:
+        return ""
+    text = f"Training: {metrics.get('train_steps', 0):.0f} steps in {metrics['train_seconds']:.0f} s"
+    if "train_samples_per_second" in metrics:
+        text += f", {metrics['train_samples_per_second']:.2f} pages/s"
+    return f"{text}."
+
+
+def _links(parent: Any, children: Sequence[Any]) -> str:
+    lines = []
+    for child in children:
+        if child.data.tags.get("deepsynth.step") == "evaluate":
+            page = f"#/experiments/{child.info.experiment_id}/runs/{child.info.run_id}/artifacts/{REPORT}"
+            lines = [f"- [report of the evaluation]({page})"]
+    if registered := re.fullmatch(r"(.+) version (\d+)", parent.data.tags.get("registered", "")):
+        name, version = registered.groups()
+        lines.append(f"- registered: [{plain(name)} version {version}](#/models/{name}/versions/{version})")
+    return "\n".join(lines)
+
+
+def plain(text: str) -> str:
+    """Return ``text`` so that Markdown and HTML show it as it is."""
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
