@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -14,17 +14,16 @@ from markupsafe import Markup
 from components.evaluate.readers.pages import EvaluationPages
 from components.evaluate.report.cer_plot import COLOURS, cer_plot
 from components.evaluate.report.character_diff import Run, character_diff
+from components.evaluate.report.example_pages import example_pages
+from components.evaluate.report.headline import decisive_comparison, headline, percent
 from components.evaluate.scoring.scores import ModelScores
-from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationReport
+from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationReport, Trait
 from components.shared.datasets.shard_reader import Sample
-from components.shared.scoring.statistics import TELLING_DOCUMENTS
 
 HTML_FILE = "report.html"
-_BEST_PAGES = 3
-_LOOPING_PAGES = 3
 _LISTED_VALUES = 20
 """Rows of a breakdown; if there are more values, those with the most pages are shown."""
-_TRAIT_NAMES = {"lang": "language", "task": "task", "font": "font", "resolution": "resolution"}
+_TRAIT_NAMES: dict[Trait, str] = {trait: trait for trait in get_args(Trait)} | {"lang": "language"}
 _WIDEST_PICTURE = 900  # pixels; twice what a phone shows
 
 
@@ -54,15 +53,11 @@ class ShownPage:
 def write_html(
     path: Path, report: EvaluationReport, models: Sequence[ModelScores], pages: EvaluationPages, worst_pages: int
 ) -> None:
-    """Write the report; the pages it shows are those of the adapter, or of the base where it is alone.
-
-    A page of a repetition loop that is among the worst is not shown twice.
-    """
-    judged = next((scores for scores in models if scores.name == CANDIDATE), models[0])
-    order = sorted(range(len(pages)), key=lambda position: (-judged.pages[position].characters.rate, position))
-    worst = order[:worst_pages]
-    best = order[len(worst) :][::-1][:_BEST_PAGES]
-    loops = [position for position in order[len(worst) :] if judged.pages[position].loop and position not in best]
+    """Write the report; the pages it shows are chosen by the scores of the adapter, or of the base if it is alone."""
+    by_name = {scores.name: scores for scores in models}
+    judged = by_name.get(CANDIDATE, models[0])
+    decisive = decisive_comparison(report)
+    reference = by_name[decisive.against] if decisive else None
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -70,10 +65,10 @@ def write_html(
     environment.filters["chance"] = chance
     text = environment.get_template("report.html.jinja").render(
         report=report,
+        headline=headline(report),
         judged=judged.name,
         with_bertscore=report.rows[0].bertscore is not None,
         colours=COLOURS,
-        telling_documents=TELLING_DOCUMENTS,
         # matplotlib's output, drawn only from numbers and our row names: nothing in it comes from a page.
         plot=Markup(cer_plot({scores.name: [page.characters.rate for page in scores.pages] for scores in models})),
         breakdowns=[
@@ -82,23 +77,11 @@ def write_html(
             if len(values) > 1
         ],
         groups=[
-            ("Worst pages", [_shown(position, models, pages) for position in worst]),
-            ("More repetition loops", [_shown(position, models, pages) for position in loops[:_LOOPING_PAGES]]),
-            ("Best pages", [_shown(position, models, pages) for position in best]),
+            (title, [_shown(position, models, pages) for position in positions])
+            for title, positions in example_pages(judged, reference, worst_pages)
         ],
     )
     path.write_text(text, encoding="utf-8")
-
-
-def percent(rate: float | None) -> str:
-    r"""Return a rate as percent; small rates get a second decimal.
-
-    >>> percent(0.1234), percent(-0.00123), percent(None)
-    ('12.3\xa0%', '-0.12\xa0%', '–')
-    """
-    if rate is None:
-        return "–"
-    return f"{100 * rate:.{2 if 0 < abs(rate) < 0.1 else 1}f}\N{NO-BREAK SPACE}%"
 
 
 def chance(p_value: float) -> str:

@@ -164,7 +164,8 @@ def definitions(config: EvaluateConfig) -> dict[str, str]:
         "sign_test": "pages on which the adapter makes fewer (better) and more (worse) character edits than the other "
         "row, and the two-sided p-value of the exact binomial test; it treats all pages as independent, the bootstrap "
         "does not",
-        "breakdowns": "the pages of each language, task, font and resolution on their own; intervals as above",
+        "breakdowns": "the same figures for the pages of each source (a file with many documents), folder, language, "
+        "script (of most of the label's letters), task, font and resolution; intervals as above",
         "champion": "the registered version that bears the alias champion, read with the same base",
         "training_documents": "whether documents of these pages were trained on: of the dataset, between its two "
         "splits; of adapter and champion, if they were trained on this dataset",

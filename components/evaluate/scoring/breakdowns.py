@@ -1,4 +1,4 @@
-"""The figures by language, task, font and resolution."""
+"""The figures by source, folder, language, script, task, font and resolution."""
 
 from collections.abc import Sequence
 

@@ -11,6 +11,7 @@ from components.evaluate.readers.pages import EvaluationPages
 from components.evaluate.scoring.bert_score import BertScorer
 from components.evaluate.scoring.metrics import ROUGE_TYPES, bleu, chrf, rouge
 from components.evaluate.scoring.repetition import is_loop
+from components.evaluate.scoring.traits import traits_of
 from components.shared.artifacts.evaluation_report import ReportRow, RowName, Trait
 from components.shared.errors import UserError
 from components.shared.reading.transcriber import Prediction
@@ -25,7 +26,7 @@ TRAITS: tuple[Trait, ...] = get_args(Trait)
 
 @dataclass(frozen=True)
 class Label:
-    """A page's label and origin; ``traits`` are its language, task, font and resolution, as far as known."""
+    """A page's label and origin; ``traits`` are its language, font and so on, as far as known."""
 
     key: str
     source_id: str
@@ -76,7 +77,7 @@ def labels_of(pages: EvaluationPages, normalise: Callable[[str], str]) -> list[L
             page=int(sample.metadata.get("page", 0)),
             text=sample.text,
             normalised=normalise(sample.text),
-            traits={name: str(sample.metadata[name]) for name in TRAITS if sample.metadata.get(name) is not None},
+            traits=traits_of(sample.metadata, sample.text),
         )
         for sample in samples
     ]

@@ -11,8 +11,8 @@ from components.shared.scoring.text_normalization import Profile
 
 RowName = Literal["base", "adapter", "champion", "tesseract", "rapidocr"]
 """A row of the report: who read the pages."""
-Trait = Literal["lang", "task", "font", "resolution"]
-"""A property of a page, from the dataset, by which the figures are broken down."""
+Trait = Literal["source", "folder", "lang", "script", "task", "font", "resolution"]
+"""A property of a page by which the figures are broken down."""
 TrainingDocuments = Literal[
     "none among these pages",
     "not checked: no shards of the train split",
@@ -21,7 +21,7 @@ TrainingDocuments = Literal[
     "these are the pages",
 ]
 """Whether documents of the evaluated pages were trained on."""
-CANDIDATE = "adapter"
+CANDIDATE: Literal["adapter"] = "adapter"
 """The row that every other row is compared with."""
 
 
@@ -154,7 +154,7 @@ class BreakdownFigures(FileContent):
 
 
 class BreakdownValue(FileContent):
-    """The pages of one language, task, font or resolution."""
+    """The pages that share a value of a trait, such as a language or a font."""
 
     value: str
     pages: int

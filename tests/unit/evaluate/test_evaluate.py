@@ -169,7 +169,10 @@ def test_every_other_row_is_compared_with_the_adapter_and_tested_page_by_page(re
 
 def test_breakdowns_split_the_pages_and_their_edits(result: EvaluateResult) -> None:
     report = json.loads((result.folder / "report.json").read_text(encoding="utf-8"))
-    assert list(report["breakdowns"]) == ["lang", "task", "font", "resolution"]
+    assert list(report["breakdowns"]) == ["source", "folder", "lang", "script", "task", "font", "resolution"]
+    assert [(entry["value"], entry["pages"]) for entry in report["breakdowns"]["script"]] == [
+        ("Latin", 5), ("(no letters)", 1), ("Arabic", 1),
+    ]  # fmt: skip
     assert [(entry["value"], entry["pages"]) for entry in report["breakdowns"]["lang"]] == [("en", 6), ("ar", 1)]
     english, arabic = report["breakdowns"]["lang"]
     assert english["documents"] == 5 and english["models"]["base"]["cer_interval"] is not None
@@ -180,7 +183,7 @@ def test_breakdowns_split_the_pages_and_their_edits(result: EvaluateResult) -> N
         assert english["models"][name]["cer"] == expected
     assert {(entry["value"], entry["pages"]) for entry in report["breakdowns"]["font"]} == {("serif", 2), ("test", 5)}
     html = (result.folder / "report.html").read_text(encoding="utf-8")
-    assert "By language" in html and "By font" in html
+    assert "By language" in html and "By font" in html and "By script" in html
     assert "By task" not in html  # all pages are of one task: its figures are those of the whole
 
 
