@@ -1,0 +1,77 @@
+"""``deepsynth list``: the runs of a folder, finished, failed and under way."""
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from components.shared.artifacts.run_summary import RunSummary
+from components.shared.errors import UserError
+from components.shared.telemetry.terminal import output_console
+from pipelines.local.resumed_run import FailedRun
+from pipelines.local.runs_folder import CONFIG_FILE, FAILED
+
+_WORKING = re.compile(r"\.(?P<run>.+)\.partial-(?P<pid>\d+)")
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """One line of the list: the run's name, its state, and what is known of its result."""
+
+    name: str
+    state: str
+    verdict: str = "–"
+    base_cer: str = "–"
+    adapter_cer: str = "–"
+    seconds: str = "–"
+
+
+def list_runs(runs_dir: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs")) -> None:
+    """List this machine's runs: their state, the gate's verdict, and the CER of base and adapter."""
+    runs = sorted(listed(runs_dir), key=lambda run: run.name)
+    if not runs:
+        raise UserError("no runs yet", where=str(runs_dir), mend="start one with: deepsynth run")
+    table = Table("run", "state", "verdict", "CER of the base", "of the adapter", "seconds")
+    for run in runs:
+        cells = (run.name, run.state, run.verdict, run.base_cer, run.adapter_cer, run.seconds)
+        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
+    output_console().print(table)
+    if any(run.state.startswith(("failed", "interrupted")) for run in runs):
+        print("go on with one that did not end well: deepsynth run --resume RUN", file=sys.stderr)
+
+
+def listed(runs_dir: Path) -> list[ListedRun]:
+    """Return the runs of a folder; what is no run is passed over."""
+    found = []
+    for path in runs_dir.glob("*/") if runs_dir.is_dir() else []:
+        if (path / RunSummary.FILE).is_file():
+            found.append(_finished(path))
+        elif path.name.endswith(FAILED) and (path / CONFIG_FILE).is_file():
+            steps = FailedRun(path, path / CONFIG_FILE).finished_steps()
+            state = f"failed or interrupted after {', '.join(steps)}" if steps else "failed or interrupted"
+            found.append(ListedRun(path.name.removesuffix(FAILED), state))
+        elif (match := _WORKING.fullmatch(path.name)) and (path / CONFIG_FILE).is_file():
+            found.append(ListedRun(match["run"], "running" if psutil.pid_exists(int(match["pid"])) else "killed"))
+    return found
+
+
+def _finished(folder: Path) -> ListedRun:
+    try:
+        summary = RunSummary.read(folder)
+    except UserError as error:  # one of an older version is no reason to list none
+        return ListedRun(folder.name, f"finished; {error.problem}")
+    cer = {row.name: f"{row.cer:.2%}" for row in summary.rows}
+    return ListedRun(
+        folder.name,
+        "finished",
+        summary.gate.decision,
+        cer.get("base", "–"),
+        cer.get("adapter", "–"),
+        f"{summary.seconds_total:.0f}",
+    )

@@ -1,0 +1,150 @@
+"""``deepsynth run``: the whole pipeline on this machine."""
+
+import datetime
+import re
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from components.shared.errors import UserError
+from components.shared.telemetry.terminal import output_console
+from components.shared.telemetry.tracing import pipeline_span
+from pipelines.commands.compile_command import PreparePartitions
+from pipelines.local.runs_folder import FAILED
+from pipelines.settings.command_settings import checked_config
+
+if TYPE_CHECKING:
+    from pipelines.local.docker_run import DockerRun
+    from pipelines.local.local_runner import RunOutcome
+    from pipelines.local.resumed_run import FailedRun
+
+EXIT_CODE_INTERRUPTED = 130
+
+
+class Runner(StrEnum):
+    """Where the steps of a local run execute."""
+
+    SUBPROCESS = "subprocess"
+    DOCKER = "docker"
+
+
+RunsDir = Annotated[Path, typer.Option(help="The folder of all runs and of their MLflow store.")]
+
+
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting. May be repeated.")
+]
+
+
+def run(
+    config: Annotated[Path | None, typer.Option(help="A YAML or JSON file. Default: the quickstart's.")] = None,
+    set_: Settings = None,
+    runner: Annotated[
+        Runner,
+        typer.Option(help="subprocess: each step in a process of this Python; docker: each in a container, as you."),
+    ] = Runner.SUBPROCESS,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DEEPSYNTH_IMAGE",
+            help="--runner docker: the steps' image. Default: what `make images` built from this code.",
+        ),
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    run_id: Annotated[str | None, typer.Option(help="The run's name. Default: the time in UTC.")] = None,
+    prepare_partitions: PreparePartitions = 1,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with a run that failed or was interrupted: with its settings, its finished steps' outputs,"
+            " and its training's last checkpoint.",
+        ),
+    ] = None,
+) -> None:
+    """Run the whole pipeline on this machine, from documents to adapter, evaluation and package.
+
+    **Examples**
+
+    - the quickstart, without network or GPU: `deepsynth run`
+
+    - your own documents: `deepsynth run --set source=scans/texts --set prepare.max_documents=500`
+
+    - another model: `deepsynth run --set base_model=deepseek-community/DeepSeek-OCR-2 --set train.learning_rate=1e-4`
+
+    - a settings file: `deepsynth config > my.yaml`, edit, `deepsynth run --config my.yaml`
+
+    - in containers, with the machine's GPU if it has one: `make images`, `deepsynth run --runner docker`
+
+    - after a failure, or Ctrl-C: `deepsynth run --resume 20261129-101500`
+
+    The results are in `runs/<id>/`; `deepsynth config` lists every key with its meaning and default.
+    """
+    from pipelines.local.local_runner import run_pipeline
+
+    resumed = _resumed_run(runs_dir, resume, config, set_, run_id) if resume else None
+    checked = checked_config(resumed.config if resumed else config, set_ or [])
+    name = resume or _checked_name(run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S"))
+    try:
+        docker = _docker_run(name, runs_dir, image) if runner is Runner.DOCKER else None
+        with pipeline_span(name, "deepsynth-finetune"):
+            # A dataset that is taken over is there as a whole: no partitions.
+            outcome = run_pipeline(checked, runs_dir, name, 1 if resumed else prepare_partitions, docker, resumed)
+    except KeyboardInterrupt as interrupt:
+        _say_interrupted(interrupt, name, runs_dir)
+        raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
+    _show(outcome, runs_dir)
+
+
+def _say_interrupted(interrupt: KeyboardInterrupt, run_id: str, runs_dir: Path) -> None:
+    from components.shared.tracking.pipeline_run import kill_pipeline_run
+    from pipelines.local.runs_folder import tracking_uri
+
+    kill_pipeline_run(run_id, tracking_uri(runs_dir))
+    notes = getattr(interrupt, "__notes__", []) or ["no step had finished, and nothing was kept"]
+    print("interrupted", *notes, sep="\n", file=sys.stderr)
+
+
+def _show(outcome: "RunOutcome", runs_dir: Path) -> None:
+    from pipelines.local.run_summary import print_summary
+    from pipelines.local.runs_folder import tracking_uri
+
+    for warning in outcome.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print_summary(outcome.summary, outcome.folder, tracking_uri(runs_dir), output_console())
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError("may hold letters, digits, dots, - and _ only", where=f"--run-id {name!r}")
+    if name.endswith(FAILED):
+        raise UserError(f"must not end in {FAILED}, which marks a failed run's folder", where=f"--run-id {name!r}")
+    return name
+
+
+def _resumed_run(
+    runs_dir: Path, resume: str, config: Path | None, set_: list[str] | None, run_id: str | None
+) -> "FailedRun":
+    from pipelines.local.resumed_run import failed_run
+
+    if config or set_ or run_id:
+        raise UserError(
+            "a resumed run has its own settings and its own name",
+            where="--resume",
+            mend="leave out --config, --set and --run-id, or start a new run with them",
+        )
+    resumed = failed_run(runs_dir, resume)
+    print(f"resumed: {', '.join(resumed.finished_steps()) or 'no step'} finished before", file=sys.stderr)
+    return resumed
+
+
+def _docker_run(run_id: str, runs_dir: Path, image: str | None) -> "DockerRun":
+    from pipelines.local.docker_run import docker_run
+
+    run = docker_run(run_id, runs_dir.absolute(), image)
+    for warning in run.images.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return run

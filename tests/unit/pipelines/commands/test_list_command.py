@@ -1,0 +1,39 @@
+"""``deepsynth list`` over a folder with runs of every state."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pipelines.commands.list_command import listed
+from tests.fixtures.finished_runs import finished_run
+
+DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
+
+
+def test_each_state_of_a_run_is_told(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    finished_run(runs, "good", [100, 100, 100])
+    (runs / "broken.failed" / "dataset").mkdir(parents=True)
+    (runs / "broken.failed" / "config.yaml").write_text("seed: 0\n")
+    for name in (f".now.partial-{os.getpid()}", ".gone.partial-4194300", "no-run"):
+        (runs / name).mkdir()
+    for name in (f".now.partial-{os.getpid()}", ".gone.partial-4194300"):
+        (runs / name / "config.yaml").write_text("seed: 0\n")
+    found = {run.name: run for run in listed(runs)}
+    assert {name: run.state for name, run in found.items()} == {
+        "good": "finished",
+        "broken": "failed or interrupted after prepare",
+        "now": "running",
+        "gone": "killed",
+    }
+    assert found["good"].verdict in ("promoted", "not promoted") and found["good"].adapter_cer.endswith("%")
+
+    answer = subprocess.run([DEEPSYNTH, "list"], cwd=tmp_path, capture_output=True, text=True)
+    assert answer.returncode == 0 and "deepsynth run --resume RUN" in answer.stderr
+    assert all(name in answer.stdout for name in found)
+
+
+def test_no_runs_are_an_error_with_the_way_to_one(tmp_path: Path) -> None:
+    answer = subprocess.run([DEEPSYNTH, "list"], cwd=tmp_path, capture_output=True, text=True)
+    assert answer.returncode == 2 and answer.stderr == "error: runs: no runs yet; start one with: deepsynth run\n"
