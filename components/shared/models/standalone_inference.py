@@ -1,6 +1,6 @@
 """Transcribe pages with the model in this folder; needs only the packages in requirements.txt.
 
-python inference.py page.png [page2.png ...] [--device auto|cpu|cuda] [--max_new_tokens N]
+python inference.py page.png|scan.pdf|FOLDER ... [--json] [--device auto|cpu|cuda] [--max_new_tokens N]
 """
 
 import sys
@@ -23,6 +23,8 @@ HERE = Path(__file__).resolve().parent
 # These depend on the program that saved a model and on its location: copies of the same model can differ in them.
 NOT_OF_THE_MODEL = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "_commit_hash"}
 PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # TIFF's tag PhotometricInterpretation
+READ = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".pdf"}
+PDF_SCALE = 150 / 72  # pixels for each of a PDF's points: 150 dpi
 BASE_DIFFERENCES = {
     "config_sha256": "its config.json describes another model",
     "weights_sample_sha256": "its weights differ",
@@ -32,31 +34,27 @@ BASE_DIFFERENCES = {
 def main() -> int:
     settings = json.loads((HERE / "inference_config.json").read_text(encoding="utf-8"))
     arguments = parse_arguments(settings)
-    missing = [page for page in arguments.pages if not Path(page).is_file()]
-    if missing:
-        print(f"error: no such file: {', '.join(missing)}", file=sys.stderr)
-        return 2
+    files = listed(arguments.pages)
     if settings["trust_remote_code"] and not arguments.trust_remote_code:
-        print("error: this model brings its own Python code; read it, then add --trust_remote_code", file=sys.stderr)
-        return 2
+        refuse("this model brings its own Python code; read it, then add --trust_remote_code")
     if settings["kind"] == "adapter" and settings["base_model"] is None and arguments.base_model is None:
-        print("error: the base model is not in this package: add --base_model FOLDER", file=sys.stderr)
-        return 2
-    if settings["kind"] == "adapter":
-        folder = Path(arguments.base_model or HERE / (settings["base_model"] or ""))
-        if folder.is_dir():  # a hub model is checked after its download
-            check_base(settings["base"], folder, str(folder))
+        refuse("the base model is not in this package: add --base_model FOLDER")
+    folder = Path(arguments.base_model or HERE / (settings["base_model"] or ""))
+    if settings["kind"] == "adapter" and folder.is_dir():  # a hub model is checked after its download
+        check_base(settings["base"], folder, str(folder))
     reader = PageReader(settings, arguments)
-    for page in arguments.pages:
-        if len(arguments.pages) > 1:
-            print(f"--- {page}")
-        print(reader.read(page), flush=True)
+    for file, number, image in (page for each in files for page in pictures(each)):
+        text = reader.read(image)
+        head = f"--- {file} page {number}\n" if len(files) > 1 or file.suffix.lower() == ".pdf" else ""
+        line = json.dumps({"file": str(file), "page": number, "text": text}, ensure_ascii=False)
+        print(line if arguments.json else head + text, flush=True)
     return 0
 
 
 def parse_arguments(settings: dict) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Transcribe pages.")
-    parser.add_argument("pages", nargs="+", help="picture files, e.g. PNG or JPEG")
+    parser.add_argument("pages", nargs="+", help="pictures, PDFs (with pypdfium2), or folders of them")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each page: file, page, text")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--max_new_tokens", type=int, default=settings["max_new_tokens"])
     parser.add_argument(
@@ -87,16 +85,12 @@ class PageReader:
         self.model = self.model.to(device).eval()
         self.end_tokens = end_tokens(self.model, self.processor.tokenizer)
 
-    def read(self, page: str) -> str:
-        """Return the transcription of a picture file, decoded greedily."""
+    def read(self, image: Any) -> str:
+        """Return the transcription of a page, decoded greedily."""
         import torch
 
         inputs = self.processor(
-            images=[opened_page(page)],
-            text=[self.prompt],
-            return_tensors="pt",
-            **self.text_options,
-            **self.image_options,
+            images=[image], text=[self.prompt], return_tensors="pt", **self.text_options, **self.image_options
         ).to(self.model.device, self.model.dtype)
         pad = self.processor.tokenizer.pad_token_id
         with torch.inference_mode():
@@ -114,8 +108,34 @@ class PageReader:
         return self.processor.tokenizer.decode(answer[:end], skip_special_tokens=True)
 
 
-def opened_page(path: str) -> Any:
-    """Return a picture file as the model saw pages during training."""
+def listed(names: list) -> list:
+    """Return the files, and those of the folders, in order."""
+    if missing := [name for name in names if not Path(name).exists()]:
+        refuse(f"no such file: {', '.join(missing)}")
+    files: list = []
+    for name in map(Path, names):
+        files += sorted(file for file in name.iterdir() if file.suffix.lower() in READ) if name.is_dir() else [name]
+    return files or refuse(f"no pictures or PDFs: {', '.join(names)}")
+
+
+def pictures(path: Path) -> Any:
+    """Yield (file, page number, picture) for each page, as the model saw pages during training."""
+    if path.suffix.lower() != ".pdf":
+        yield path, 1, opened_page(path)
+        return
+    try:
+        import pypdfium2
+
+        for number, page in enumerate(pypdfium2.PdfDocument(path), start=1):
+            yield path, number, page.render(scale=PDF_SCALE).to_pil().convert("L").convert("RGB")
+    except ImportError:
+        refuse("PDFs are read with pypdfium2: pip install pypdfium2")
+    except RuntimeError as error:
+        refuse(f"{path}: cannot be read as a PDF ({error})")
+
+
+def opened_page(path: str | Path) -> Any:
+    """Return a picture file in 8-bit grey, as RGB."""
     from PIL import Image
 
     try:
@@ -123,8 +143,7 @@ def opened_page(path: str) -> Any:
         with Path(path).open("rb") as stream, Image.open(stream) as image:
             return gray_page(image).convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        print(f"error: {path}: cannot be read as a picture ({error})", file=sys.stderr)
-        sys.exit(2)
+        refuse(f"{path}: cannot be read as a picture ({error})")
 
 
 def gray_page(image: Any) -> Any:
@@ -247,7 +266,7 @@ def weights_sample(folder: Path) -> str | None:
     return hashlib.sha256(json.dumps(sorted(tensors)).encode()).hexdigest()
 
 
-def refuse(message: str) -> None:
+def refuse(message: str) -> Any:
     """End the program with one line and exit code 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

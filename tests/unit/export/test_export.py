@@ -153,7 +153,7 @@ def test_the_script_imports_nothing_of_this_project(unpacked: Path) -> None:
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     outside = {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names)
-    assert outside == {"torch", "transformers", "peft", "PIL", "numpy"}
+    assert outside == {"torch", "transformers", "peft", "PIL", "numpy", "pypdfium2"}, "the last one only for PDFs"
 
 
 def test_the_script_refuses_a_missing_file_in_one_line(unpacked: Path) -> None:

@@ -1,5 +1,6 @@
 """Adapters and bases from strangers: what else is in their folders is neither run, nor packed, nor followed."""
 
+import json
 import logging
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from components.shared.models.adapter_loading import check_fine_tuned_weights
 from components.shared.models.model_loading import load_model
 from tests.fixtures.dataset_fixture import drawn
 from tests.fixtures.export_fixture import export_config, make_sources, write_evaluation
+from tests.fixtures.pdf_files import write_pdf
 
 CODE = "from pathlib import Path\nPath({marker!r}).touch()\nraise SystemExit('foreign code ran')\n"
 MODULES = ("json.py", "hashlib.py", "argparse.py", "torch.py", "peft.py", "sitecustomize.py")
@@ -91,6 +93,26 @@ def test_a_module_beside_the_script_is_not_imported_even_without_p(made: Path, t
     answer = subprocess.run(command, cwd=tmp_path / "reader", capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_script_reads_folders_and_pdfs_and_writes_json_lines(made: Path, tmp_path: Path) -> None:
+    exported(made, tmp_path, shutil.copytree(made / "adapter", tmp_path / "adapter"), include_base_model=True)
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "b.png").write_bytes(drawn("one boat"))
+    (pages / "notes.txt").write_text("no page")
+    write_pdf(pages / "a.pdf", ["one", "two"], size=(1.0, 0.5))
+    command = [sys.executable, "inference.py", "--json", "--max_new_tokens", "2", str(pages), str(pages / "b.png")]
+    answer = subprocess.run(command, cwd=tmp_path / "reader", capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    lines = [json.loads(line) for line in answer.stdout.splitlines()]
+    read = [(Path(line["file"]).name, line["page"]) for line in lines]
+    assert read == [("a.pdf", 1), ("a.pdf", 2), ("b.png", 1), ("b.png", 1)]
+    assert lines[2]["text"] == lines[3]["text"] and all(isinstance(line["text"], str) for line in lines)
+    (pages / "broken.pdf").write_bytes(b"%PDF-1.4 cut")
+    for page, said in ((pages / "broken.pdf", "cannot be read as a PDF"), (made / "evaluation", "no pictures or PDFs")):
+        refused = subprocess.run([*command[:2], str(page)], cwd=tmp_path / "reader", capture_output=True, text=True)
+        assert refused.returncode == 2 and said in refused.stderr.strip().splitlines()[-1]
 
 
 def test_weights_that_are_a_link_out_of_the_folder_are_refused(made: Path, tmp_path: Path) -> None:
