@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from components.export.config import ExportConfig
 from components.export.package.inputs import PackageSources
+from components.export.package.trained_pages import trained_pages
 from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationReport, ReportRow
 from components.shared.artifacts.markdown import markdown_code, markdown_text
 
@@ -55,6 +56,8 @@ def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) 
         settings=_settings(sources.training.config),
         manifest=sources.manifest,
         verdict=sources.verdict,
+        base_argument=Markup(_base_argument(config, sources)),
+        pages=trained_pages(config.dataset_dir, sources.manifest) if sources.trained_on_this_dataset else None,
     )
     path.write_text(f"---\n{data.to_yaml()}\n---\n\n{body}", encoding="utf-8")
     if ModelCard.load(path).data.to_dict() != data.to_dict():
@@ -89,6 +92,16 @@ def _front_matter(config: ExportConfig, sources: PackageSources) -> ModelCardDat
         model_name=sources.name,
         eval_results=results,
     )
+
+
+def _base_argument(config: ExportConfig, sources: PackageSources) -> str:
+    """Return the arguments of ``from_pretrained`` for the base, as Python code."""
+    if sources.include_base:
+        return '"base_model"'
+    if sources.base_is_folder:
+        return '"FOLDER"'
+    revision = f", revision={json.dumps(sources.base.revision)}" if sources.base.revision else ""
+    return f"{json.dumps(config.base_model)}{revision}"
 
 
 def _arguments(report: EvaluationReport, row: ReportRow, metric: str) -> dict[str, Any]:

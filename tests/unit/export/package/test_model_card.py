@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from components.export.step import run
+from components.shared.artifacts.dataset_manifest import read_manifest
 from components.shared.artifacts.evaluation_report import EvaluationReport
+from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.digests import sha256_folder
-from tests.fixtures.export_fixture import export_config, make_sources, write_evaluation, write_gate
+from tests.fixtures.dataset_fixture import Page, write_dataset
+from tests.fixtures.export_fixture import TEXTS, export_config, make_sources, write_evaluation, write_gate
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,3 +92,30 @@ def test_the_verdict_and_the_base_stand_in_the_card(made: Path, tmp_path: Path) 
     gate = write_gate(made, tmp_path / "gate", promoted=False)
     text = ModelCard.load(card_of(made, tmp_path / "two", gate_dir=gate)).text
     assert "The gate compared it with the base and decided: not promoted (for the test)." in text
+
+
+def test_the_card_says_what_pages_it_was_trained_on_and_how_to_load_it(made: Path, tmp_path: Path) -> None:
+    sources = shutil.copytree(made, tmp_path / "made")
+    shutil.rmtree(sources / "dataset")
+    training = [Page("one", "a", lang="en", font="Serif.ttf"), Page("two", "b", lang="fa", font="Serif.ttf")]
+    digest = write_dataset(sources / "dataset", [Page(text, text) for text in TEXTS], training)
+    record = TrainingRecord.read(sources / "adapter")
+    record.model_copy(update={"dataset_digest": digest}).write(sources / "adapter")
+    shutil.rmtree(sources / "evaluation")
+    write_evaluation(sources / "evaluation", digest, sha256_folder(sources / "adapter"))
+    text = ModelCard.load(card_of(sources, tmp_path / "out")).text
+    assert "| languages (pages) | en (1), fa (1) |" in text and "| fonts (pages) | Serif.ttf (2) |" in text
+    assert text.index("<details>") < text.index("| `learning_rate` | `0.01` |") < text.index("</details>")
+    code = text.split("```python\n", 1)[1].split("```", 1)[0]
+    compile(code, "card", "exec")
+    assert 'base = AutoModelForImageTextToText.from_pretrained("FOLDER")' in code
+
+
+def test_of_an_adapter_trained_elsewhere_the_pages_are_not_known(made: Path, tmp_path: Path) -> None:
+    sources = shutil.copytree(made, tmp_path / "made")
+    digest = read_manifest(sources / "dataset").digest
+    TrainingRecord.read(sources / "adapter").model_copy(update={"dataset_digest": "0" * 64}).write(sources / "adapter")
+    shutil.rmtree(sources / "evaluation")
+    write_evaluation(sources / "evaluation", digest, sha256_folder(sources / "adapter"))
+    text = ModelCard.load(card_of(sources, tmp_path / "out")).text
+    assert "Trained on another dataset" in text and "fonts (pages)" not in text
