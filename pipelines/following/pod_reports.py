@@ -13,13 +13,12 @@ from typing import Any
 from pipelines.definition.environment import Environment
 from pipelines.following.reason import Reason, deadline, out_of_memory, resources_key, with_known_mend
 from pipelines.following.workflow_nodes import step_of_node
+from pipelines.task_side.ended_pods import Ending, pod_ending
 
 _NODE_NAME = "workflows.argoproj.io/node-name"
 _MAIN = "main"
 _IMAGE_REASONS = ("ErrImageNeverPull", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageInspect")
 _VOLUME_EVENTS = ("FailedMount", "FailedAttachVolume")
-_TERMINATED, _KILLED = 143, 137
-_NODE_LOSSES = ("NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "UnexpectedAdmissionError")
 
 
 @dataclass(frozen=True)
@@ -99,53 +98,36 @@ def failure_of_pod(pod: StepPod, environment: Environment) -> Reason | None:
     """Return why a pod failed; None if it did not fail, or says nothing."""
     if pod.phase not in ("Failed", "Unknown"):
         return None
-    return _failure_of_status(pod, environment) or _failure_of_container(pod, environment)
+    ending = pod_ending(pod.raw)
+    return _in_terms_of_the_environment(pod, ending, environment) if ending else _message_of_the_step(pod)
 
 
-def _failure_of_status(pod: StepPod, environment: Environment) -> Reason | None:
-    """Return the reason that the kubelet or the control plane gave for the whole pod."""
-    status = pod.raw.get("status", {})
-    reason, message = status.get("reason") or "", " ".join((status.get("message") or "").split())
-    if reason == "Evicted":
-        key = "ephemeral-storage" if "ephemeral-storage" in message else "memory_request"
-        mend = (
-            "use nodes with larger disks, or smaller partitions"
-            if key == "ephemeral-storage"
-            else f"raise {resources_key(pod.step)}.{key}, so that it gets a node with room"
-        )
-        return Reason(f"evicted from its node: {message}", mend)
-    if reason == "DeadlineExceeded":
-        return deadline(pod.step, pod.raw.get("spec", {}).get("activeDeadlineSeconds"), environment)
-    disrupted = [one for one in status.get("conditions", []) if one.get("type") == "DisruptionTarget"]
-    if reason in _NODE_LOSSES or disrupted or pod.phase == "Unknown":
-        said = message or (" ".join((disrupted[0].get("message") or "").split()) if disrupted else "")
-        node = pod.raw.get("spec", {}).get("nodeName") or "unknown"
-        return Reason(f"its node {node} was lost or drained{f' ({said})' if said else ''}", "KFP tries lost pods again")
-    return None
+def _in_terms_of_the_environment(pod: StepPod, ending: Ending, environment: Environment) -> Reason:
+    match ending.cause:
+        case "memory":
+            return out_of_memory(pod.step, ending.detail or None)
+        case "evicted" if "ephemeral-storage" in ending.detail:
+            return Reason(str(ending), "use nodes with larger disks, or smaller partitions")
+        case "evicted":
+            return Reason(
+                str(ending), f"raise {resources_key(pod.step)}.memory_request, so that it gets a node with room"
+            )
+        case "deadline":
+            return deadline(pod.step, pod.raw.get("spec", {}).get("activeDeadlineSeconds"), environment)
+        case "node":
+            node = pod.raw.get("spec", {}).get("nodeName") or "unknown"
+            said = f" ({ending.detail})" if ending.detail else ""
+            return Reason(f"its node {node} was lost or drained{said}", "KFP tries lost pods again")
+        case "killed" | "terminated":
+            return Reason(str(ending), "its pod was deleted, or its node was drained")
 
 
-def _failure_of_container(pod: StepPod, environment: Environment) -> Reason | None:
+def _message_of_the_step(pod: StepPod) -> Reason | None:
     for container in pod.raw.get("status", {}).get("containerStatuses", []):
-        ended = container.get("state", {}).get("terminated")
-        if not ended or not ended.get("exitCode"):
-            continue
-        if ended.get("reason") == "OOMKilled":
-            return out_of_memory(pod.step, memory_limit(pod))
-        if container["name"] != _MAIN:
-            continue
-        if ended.get("message"):
-            return with_known_mend(_without_step(ended["message"], pod.step))
-        if ended["exitCode"] == _KILLED:
-            return Reason("killed from outside (SIGKILL): its node was drained, or its pod was deleted by force")
-        if ended["exitCode"] == _TERMINATED:
-            return Reason("terminated from outside (SIGTERM): its pod was deleted, or its node was drained")
+        message = (container.get("state", {}).get("terminated") or {}).get("message")
+        if container["name"] == _MAIN and message:
+            return with_known_mend(_without_step(message, pod.step))
     return None
-
-
-def memory_limit(pod: StepPod) -> str | None:
-    """Return the memory limit of the step's container, as Kubernetes writes it: 1Gi."""
-    limit = _main_container(pod).get("resources", {}).get("limits", {}).get("memory")
-    return str(limit) if limit else None
 
 
 def _main_container(pod: StepPod) -> dict[str, Any]:

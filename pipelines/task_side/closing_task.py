@@ -1,7 +1,10 @@
 """The pipeline's last task, KFP's exit task: MLflow learns how the pipeline ended."""
 
+import os
+
 from components.shared.telemetry.logs import configure_logs
 from components.shared.tracking.pipeline_run import close_pipeline_run
+from pipelines.task_side.ended_pods import endings_of_run
 
 
 def close_run(state: str) -> None:
@@ -10,4 +13,6 @@ def close_run(state: str) -> None:
     It tells the watcher of a local run nothing: it is no step, and after a failure the first error counts.
     """
     configure_logs("close")
-    close_pipeline_run(state)
+    # A step that ran out of memory or was killed could not tell MLflow itself.
+    endings = endings_of_run(os.environ["KFP_RUN_ID"]) if os.environ.get("KFP_RUN_ID") else {}
+    close_pipeline_run(state, endings)

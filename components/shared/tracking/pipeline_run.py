@@ -43,13 +43,16 @@ def tag_pipeline_run(tags: Mapping[str, str]) -> None:
         _attempt(tag, f"the tags {dict(tags)} were not set")
 
 
-def close_pipeline_run(state: str) -> str | None:
+def close_pipeline_run(state: str, errors: Mapping[str, str] | None = None) -> str | None:
     """Give the parent run of the pipeline run ``KFP_RUN_ID`` its final status and return the status.
 
     Steps whose status is still RUNNING become KILLED: no task runs any more, and a step that ran out of memory could
     not report it. If ``state`` is not final (KFP may not have settled it yet), the steps' statuses decide. None if
     there is nothing to close: no such run, tracking is off, or ``MLFLOW_RUN_ID`` shows that the run has another owner,
     such as KFP's MLflow plugin.
+
+    ``errors`` says for a step why it ended, if it could not say so itself: its last run gets the tag
+    ``deepsynth.error`` unless it has one or succeeded.
     """
     pipeline_run = os.environ.get("KFP_RUN_ID")
     if os.environ.get("MLFLOW_RUN_ID"):
@@ -58,21 +61,32 @@ def close_pipeline_run(state: str) -> str | None:
     if not pipeline_run or mlflow_connection.missing_store(mlflow_connection.store_uri()):
         return None
     status = _STATUS.get(state.upper())
-    return _attempt(lambda client, _: _close(client, pipeline_run, status), "the run's final state was not written")
+    return _attempt(
+        lambda client, _: _close(client, pipeline_run, status, errors or {}), "the run's final state was not written"
+    )
 
 
-def _close(client: Any, pipeline_run: str, status: str | None) -> str | None:
+def _close(client: Any, pipeline_run: str, status: str | None, errors: Mapping[str, str]) -> str | None:
     experiment = client.get_experiment_by_name(_experiment_name())
     parent = tracking_runs.existing_parent(client, experiment.experiment_id, pipeline_run) if experiment else None
     if parent is None:
         logger.info("no step of this run was tracked: there is no run to close")
         return None
+    _tag_errors(client, pipeline_run, errors)
     tracking_runs.kill_running(client, experiment.experiment_id, parent)
     if status is None:
         return tracking_runs.settle_parent(client, parent, ended=True)
     client.set_terminated(parent, status=status)
     logger.info("the run %s is %s", parent, status)
     return status
+
+
+def _tag_errors(client: Any, pipeline_run: str, errors: Mapping[str, str]) -> None:
+    last = {run.data.tags.get("deepsynth.step"): run for run in tracking_runs.runs_of_pipeline(client, pipeline_run)}
+    for step, error in errors.items():
+        run = last.get(step)
+        if run and run.info.status != "FINISHED" and "deepsynth.error" not in run.data.tags:
+            client.set_tag(run.info.run_id, "deepsynth.error", error)
 
 
 def _attempt(action: Callable[[Any, str], T], failure: str) -> T | None:
