@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from components.shared.errors import UserError
+from components.shared.programs.parent_watch import end_with_parent
 from components.shared.telemetry.logs import configure_logs
 
 _TASKS_PER_WORKER = 3
@@ -19,6 +20,11 @@ _TASKS_PER_WORKER = 3
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+def _set_up_worker() -> None:
+    end_with_parent()
+    configure_logs("prepare")
 
 
 class WorkerPool:
@@ -37,9 +43,7 @@ class WorkerPool:
     def __enter__(self) -> Self:
         if self.workers > 1:
             # Spawn, not fork: the thread of the progress bar may hold a lock during a fork.
-            self._pool = ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("spawn"), configure_logs, ("prepare",)
-            )
+            self._pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), _set_up_worker)
             with _processes_that_ignore_ctrl_c():
                 self._starting = [self._pool.submit(self._warm_up) for _ in range(self.workers)]
         return self

@@ -1,34 +1,143 @@
-"""Output folders that appear complete or not at all."""
+"""Output folders that appear complete or not at all, written by one process at a time."""
 
+import errno
+import fcntl
+import hashlib
+import logging
 import os
+import re
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from components.shared.errors import UserError
 
+log = logging.getLogger(__name__)
+
+_HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
+_held: set[Path] = set()
+"""This process's locks: POSIX locks do not exclude its other threads."""
+_held_access = threading.Lock()
+
 
 @contextmanager
 def finished_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``target``; it is renamed to ``target`` if the block ends without an error.
 
-    An error, Ctrl-C or a kill inside the block leaves no ``target``. The temporary folder (``.<name>.partial-<pid>``)
-    is removed, unless the process was killed with SIGKILL.
+    An error, Ctrl-C or a kill inside the block leaves no ``target``. The temporary folder
+    (``.<name>.partial-<pid>-<host>``) is removed. After SIGKILL or a power cut it stays, and the next
+    ``finished_folder`` of the same target on the same host removes it. ``.<name>.lock`` keeps other processes away
+    from ``target`` during the block.
 
     Raises:
-        UserError: ``target`` exists and is not an empty folder.
+        UserError: ``target`` exists and is not an empty folder, another process is writing it, or the finished folder
+            cannot be renamed; then its content is kept, and the error says where.
     """
     target = Path(target).absolute()
+    _check_is_free(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target):
+        _check_is_free(target)  # another process may have finished it in between
+        _remove_leftovers(target)
+        partial = target.with_name(f"{_partial_prefix(target)}{os.getpid()}-{_host()}")
+        partial.mkdir()
+        try:
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _rename(partial, target)
+
+
+def _check_is_free(target: Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(
             "the output folder exists and is not empty", where=str(target), mend="remove it or name another output_dir"
         )
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Hold the lock on ``target``; the kernel releases it when this process ends, however it ends.
+
+    A POSIX lock, not flock: forked children, such as data workers, would inherit that and may outlive a killed step.
+    """
+    path = target.with_name(f".{target.name}.lock")
+    with _held_access:
+        if path in _held:
+            raise _being_written(target, f"process {os.getpid()}")
+        _held.add(path)
     try:
-        yield partial
-        partial.replace(target)
+        descriptor = _opened_lock(path, target)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # before the lock is released
+            os.close(descriptor)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with _held_access:
+            _held.discard(path)
+
+
+def _opened_lock(path: Path, target: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+            if error.errno in _HELD_BY_ANOTHER:
+                os.close(descriptor)
+                raise _being_written(target, holder or "another process") from error
+            log.warning("%s: the file system has no locks (%s): nothing keeps others away", path, error.strerror)
+            return descriptor
+        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".ljust(100).encode(), 0)
+            return descriptor
+        os.close(descriptor)  # its last holder removed the file after it was opened here
+
+
+def _being_written(target: Path, holder: str) -> UserError:
+    return UserError(
+        f"{holder} is writing this output folder",
+        where=str(target),
+        mend="wait until it has finished, or name another output_dir",
+    )
+
+
+def _partial_prefix(target: Path) -> str:
+    return f".{target.name}.partial-"
+
+
+def _host() -> str:
+    """Return a short name of this host for file names."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed processes of this host left; the lock is held, so none of them lives."""
+    ours = re.compile(re.escape(_partial_prefix(target)) + r"[0-9]+-" + _host())
+    for leftover in target.parent.iterdir():
+        if ours.fullmatch(leftover.name):
+            shutil.rmtree(leftover, ignore_errors=True)
+            removed = not leftover.exists()
+            log.warning("%s what a killed process left: %s", "removed" if removed else "cannot remove", leftover)
+
+
+def _rename(partial: Path, target: Path) -> None:
+    try:
+        partial.replace(target)
+    except OSError as error:
+        kept = target.with_name(f"{target.name}.kept-{os.getpid()}")
+        try:
+            partial.rename(kept)  # away from the next run, which removes leftovers
+        except OSError:
+            kept = partial
+        raise UserError(
+            f"the finished output cannot be moved to its place ({error.strerror}); it is kept in {kept}",
+            where=str(target),
+            mend=f"remove the obstacle and rename {kept.name} to {target.name} before the next run",
+        ) from error

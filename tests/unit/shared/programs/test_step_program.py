@@ -163,7 +163,7 @@ def test_a_folder_that_may_not_be_written_is_named_with_the_user(tmp_path: Path,
     answer = subprocess.run(command, capture_output=True, text=True)
     assert answer.returncode == 2 and "Traceback" not in answer.stderr, answer.stderr
     line = answer.stderr.splitlines()[-1]
-    assert line.startswith(f"error: {tmp_path}/theirs/.out.partial-")
+    assert line.startswith(f"error: {tmp_path}/theirs/.out.lock")
     who = f"(for the user {os.getuid()}, group {os.getgid()})"
     assert f": permission denied {who}; give this user the right to use it" in line
     assert message.read_text() == "prepare: " + line.removeprefix("error: ")
