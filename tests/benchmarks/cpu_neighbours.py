@@ -149,7 +149,8 @@ Medians of the rounds, with their range. Before: OpenMP's waiting threads spin. 
 every program of this project sets unless `OMP_WAIT_POLICY`, `GOMP_SPINCOUNT` or `KMP_BLOCKTIME` is set.
 
 {known["processor"]}, {known["cores"]} cores, Python {known["python"]}, {result["date"]} UTC. Load of the machine before
-the measurements: {min(loads)} to {max(loads)} (0 is an idle machine; other work than the neighbours counts).
+the measurements: {min(loads)} to {max(loads)} (0 is an idle machine; other work than the neighbours counts). Where
+it is far above 0, other work ran beside all six cases: compare the two columns, not the rows.
 
     python -m tests.benchmarks.cpu_neighbours {" ".join(arguments)}
 """

@@ -1,9 +1,11 @@
 """How this project connects to MLflow: the store's address, time limits, and which exceptions mean that it is down."""
 
+import fcntl
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,22 +72,39 @@ def connect(uri: str) -> Any:
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
 
-    if file := store_file(uri):
-        file.parent.mkdir(parents=True, exist_ok=True)
     for noisy in ("mlflow", "urllib3.connectionpool"):  # the second logs each retry
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    return MlflowClient(uri)
+    file = store_file(uri)
+    if file is None:
+        return MlflowClient(uri)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _only_one(file.parent):
+        return MlflowClient(uri)
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Let one process at a time create the tables of a new store: MLflow's migrations fail when two run at once."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: as MLflow alone
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def store_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions that MLflow's client and its stores raise when they are down or refuse.
 
-    OSError covers requests' exceptions and a local store's disk; boto3 is installed only where artifacts go to S3.
+    OSError covers requests' exceptions and a local store's disk, ImportError a missing driver of a database; boto3 is
+    installed only where artifacts go to S3.
     """
+    from alembic.util.exc import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    errors: list[type[Exception]] = [MlflowException, OSError, SQLAlchemyError]
+    errors: list[type[Exception]] = [MlflowException, OSError, SQLAlchemyError, CommandError, ImportError]
     try:
         errors.append(import_module("boto3.exceptions").Boto3Error)
         errors += [import_module("botocore.exceptions").BotoCoreError, import_module("botocore.exceptions").ClientError]

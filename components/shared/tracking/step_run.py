@@ -44,7 +44,6 @@ class TrackedRun:
         """The nested run's id; None if nothing is tracked."""
         self._uri = uri
         self._client: Any = None
-        self._errors: tuple[type[Exception], ...] = ()
         self._parent_id: str | None = None
         self._owns_parent = False
         self._monitor: Any = None
@@ -127,11 +126,6 @@ class TrackedRun:
             annotate_step(attributes)
 
     def _start(self, step: str, parameters: Mapping[str, Any]) -> None:
-        try:
-            self._errors = mlflow_connection.store_errors()
-        except ImportError as error:
-            self._warn(error)
-            return
         run_id = self._attempt(lambda: self._open(mlflow_connection.connect(self._uri), step), starting=True)
         if run_id is None:
             return
@@ -211,7 +205,7 @@ class TrackedRun:
             return None
         try:
             return action()
-        except self._errors as error:
+        except Exception as error:  # whatever the store's libraries raise: results are on disk, the step goes on
             self._next_attempt = time.monotonic() + _SECONDS_BETWEEN_ATTEMPTS
             self._warn(error)
             return None
