@@ -43,7 +43,7 @@ class Candidate:
         line: the document as ``document_line`` stores it.
         digest, position: those of its fingerprint.
         signature: its MinHash; None if near copies are not searched for.
-        letters: the distinct characters of its text.
+        letters: the distinct characters of its text that must be drawn; none for page pictures.
     """
 
     line: bytes
@@ -102,7 +102,8 @@ def examine(document: Document, settings: SelectionSettings) -> Candidate | Drop
         digest=own.digest,
         position=own.position,
         signature=minhash_signature(own.folded, settings.seed) if near else None,
-        letters="".join(set(text)),
+        # Pages that exist as pictures need no font.
+        letters="" if document.pictures else "".join(set(text)),
     )
 
 
