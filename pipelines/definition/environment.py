@@ -19,8 +19,7 @@ from components.shared.versions import git_commit, tool_version
 PIPELINE_NAME = "deepsynth-finetune"
 CPU_IMAGE = "deepsynth-pipelines-python"
 GPU_IMAGE = "deepsynth-pipelines-python-cuda"
-IMAGE_USER = 10001
-"""User and group of the images and of the volumes that manifests/ makes."""
+IMAGE_USER = 10001  # user and group of the images and of the volumes that manifests/ makes
 _COMMIT_DIGITS = 12
 _IN_IMAGE_TAG = r"[\w][\w.-]{0,127}"
 _REGISTRY = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
