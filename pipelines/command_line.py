@@ -18,6 +18,7 @@ from pipelines.commands.compare_command import compare
 from pipelines.commands.compile_command import compile_pipeline
 from pipelines.commands.doctor_command import doctor
 from pipelines.commands.estimate_command import estimate, presets
+from pipelines.commands.init_command import init
 from pipelines.commands.list_command import list_runs
 from pipelines.commands.logs_command import logs
 from pipelines.commands.package_commands import push, register, verify
@@ -98,6 +99,7 @@ def ui(
 
 app.command()(run)
 app.command("list")(list_runs)
+app.command()(init)
 app.command("compile")(compile_pipeline)
 app.command()(submit)
 app.command()(follow)

@@ -1,6 +1,7 @@
 """``deepsynth compile``: write the pipeline to a file, as KFP's IR or as Kubernetes objects."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,13 +66,17 @@ def compile_pipeline(
     if kubernetes_manifest:
         version = settings.version if settings else image.rpartition(":")[2] if image else code_tag()
         options = _kubernetes_options(version, settings.namespace if settings else None)
+    _write(output, lambda path: write_package(path, settings, prepare_partitions, **options))
+    Console().print(f"{output} is ready", markup=False, highlight=False, soft_wrap=True)
+
+
+def _write(output: Path, write: Callable[[Path], None]) -> None:
     partial = output.with_name(f".{output.stem}.partial-{os.getpid()}.yaml")
     try:
-        write_package(partial, settings, prepare_partitions, **options)
+        write(partial)
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
-    Console().print(f"{output} is ready", markup=False, highlight=False, soft_wrap=True)
 
 
 def _check_tag(image: str) -> None:

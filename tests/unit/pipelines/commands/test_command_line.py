@@ -82,6 +82,18 @@ def test_bad_settings_are_one_line_before_anything_runs(tmp_path: Path, argument
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
 
 
+def test_the_starter_file_is_short_and_valid_and_never_overwrites(tmp_path: Path) -> None:
+    assert "my.yaml is ready" in deepsynth("init", "my.yaml", folder=tmp_path).stdout
+    written = (tmp_path / "my.yaml").read_text()
+    values = yaml.safe_load(written)
+    keys = sum(len(value) if isinstance(value, dict) else 1 for value in values.values())
+    assert keys <= 15 and written.startswith("# ")
+    assert checked_config(tmp_path / "my.yaml", []).step_settings("train")["r"] == values["train"]["r"]
+    again = deepsynth("init", "my.yaml", folder=tmp_path)
+    assert again.returncode == 2 and "my.yaml: the file exists" in again.stderr
+    assert (tmp_path / "my.yaml").read_text() == written
+
+
 def test_an_error_about_a_preset_dumps_no_settings(tmp_path: Path) -> None:
     assert "{" not in deepsynth("config", "--set", "train.preset=huge", folder=tmp_path).stderr
 
