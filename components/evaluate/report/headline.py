@@ -48,7 +48,8 @@ def headline(report: EvaluationReport) -> Headline | None:
 def _change(ratio: float | None, interval: Interval | None) -> str:
     if ratio is None or interval is None:
         return ""
-    return f"{fewer_errors(ratio)} ({' to '.join(sorted(map(_share, interval)))})"
+    bounds = sorted(interval, key=lambda bound: abs(1 - bound))
+    return f"{fewer_errors(ratio)} ({' to '.join(map(_share, bounds))})"
 
 
 def fewer_errors(ratio: float) -> str:
