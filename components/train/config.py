@@ -45,9 +45,10 @@ class TrainConfig(StepConfig):
     loftq_iter: int = Field(1, ge=1)
     """with loftq: how often quantisation and adapter are fitted to each other; 1 leaves the quantised weights alone"""
     target_modules: list[str] | None = None
-    """names of the modules that LoRA adapts; without it, the projections of the language model"""
+    """full names of the modules that LoRA adapts, or ends of their names; an end means modules of the language model
+    where there are such. Without it, the projections of the language model"""
     finetune_vision_layers: bool = False
-    """adapt the vision encoder and the projector as well; ignored where target_modules is given"""
+    """adapt the vision encoder and the projector as well; with target_modules, those of their modules that it names"""
     load_in_4bit: bool = False
     """load the frozen weights in 4 bits (nf4, double quantisation); needs bitsandbytes"""
     load_in_8bit: bool = False
@@ -162,7 +163,7 @@ class TrainConfig(StepConfig):
     def _kept_vision_features_do_not_change(self) -> Self:
         if self.vision_features_dir and self.peft == "none":
             raise ValueError("vision_features_dir needs a frozen vision encoder, and peft: none trains all weights")
-        if self.vision_features_dir and self.finetune_vision_layers and not self.target_modules:
+        if self.vision_features_dir and self.finetune_vision_layers:
             raise ValueError("vision_features_dir needs a frozen vision encoder: leave finetune_vision_layers off")
         return self
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from components.shared.models.base_content import base_digest
 from components.shared.models.base_models import check_base_model_can_be_had
+from components.shared.models.refused_families import check_family_is_supported
 from components.shared.programs.step_config import parse_config_text, validated
 from components.shared.tracking.model_registry import SOURCE_DIGEST_TAG, RegisteredAdapter, champion_of
 from components.shared.tracking.pipeline_run import tag_pipeline_run
@@ -49,6 +50,7 @@ def resolve(config: str, parameters: dict[str, Any], *, skip_if_unchanged: bool 
     settings = {step: checked.step_settings(step) for step in STEP_CONFIGS}
     check_late_steps(settings)
     check_base_model_can_be_had(checked.base_model, checked.revision)
+    check_family_is_supported(checked.base_model, checked.revision)
     digest = sources_digest(validated(PrepareConfig, settings["prepare"] | {"output_dir": "."}, "prepare"))
     # Asked now, so that an unreachable registry costs no training.
     name = settings["evaluate"].get("champion")

@@ -1,9 +1,14 @@
 """What differs between families of vision-language models; everything else is one code path."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
+LANGUAGE_MODEL = "language_model|text_model"
+"""Alternatives of a regular expression: the language model's name among the modules of a model; Idefics3, SmolVLM and
+Kosmos-2.5 call it ``text_model``."""
 _LANGUAGE_PROJECTIONS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+_OTHER_PROJECTIONS = "gate_up_proj|qkv_proj|out_proj|fc1|fc2"  # GLM's fused MLP, Phi's attention, Kosmos-2.5's layers
 
 
 @dataclass(frozen=True)
@@ -12,7 +17,10 @@ class ModelFamily:
 
     Attributes:
         prompt: the text that asks for a plain transcription, without the image token.
-        prompt_template: for processors without a chat template: how the image token and ``{prompt}`` are joined.
+        prompt_template: for processors without a chat template: how ``{image}``, the processor's image token, and
+            ``{prompt}`` are joined.
+        processor_adds_image: the processor writes the image tokens itself, so that the prompt has none.
+        flat_images: the processor takes one list of pictures; others take a list of pictures for each text.
         image_options: keyword arguments of the processor's image side.
         language_modules: regular expression of the module names that LoRA adapts by default.
         vision_rows_are_pictures: the vision encoder's input has one picture, or one tile of one, in each row.
@@ -22,9 +30,11 @@ class ModelFamily:
 
     name: str
     prompt: str = "Transcribe the text in this image."
-    prompt_template: str | None = None
+    prompt_template: str = "{image}\n{prompt}"
+    processor_adds_image: bool = False
+    flat_images: bool = False
     image_options: dict[str, Any] = field(default_factory=dict)
-    language_modules: str = rf".*language_model\..*\.({_LANGUAGE_PROJECTIONS})"
+    language_modules: str = rf".*({LANGUAGE_MODEL})\..*\.({_LANGUAGE_PROJECTIONS}|{_OTHER_PROJECTIONS})"
     vision_modules: str = (
         r".*(visual|vision_tower|vision_model)\..*\.(qkv|proj|q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
         r"|.*(projector|connector|merger)\..*(linear_1|linear_2|proj|mlp\.0|mlp\.2)"
@@ -33,12 +43,22 @@ class ModelFamily:
     answer_token_type: int = 0
 
 
-_OTHER = ModelFamily(name="other")
+_GOT_PROMPT = (
+    "<|im_start|>system\nYou should follow the instructions carefully and explain your answers in detail.<|im_end|>"
+    "<|im_start|>user\n<img>{image}</img>\n{prompt}<|im_end|><|im_start|>assistant\n"
+)
+"""As transformers' GotOcr2Processor writes it where it is given no text."""
 
 FAMILIES = {
     # Type 0 is the prefix, whose tokens see each other; an answer of that type would see what it is to predict.
     "paligemma": ModelFamily(name="paligemma", answer_token_type=1),
-    "paddleocr_vl": ModelFamily(name="paddleocr_vl", prompt="OCR:"),
+    "paddleocr_vl": ModelFamily(name="paddleocr_vl", prompt="OCR:", flat_images=True),
+    "got_ocr2": ModelFamily(name="got_ocr2", prompt="OCR: ", prompt_template=_GOT_PROMPT, flat_images=True),
+    "qianfan_ocr": ModelFamily(name="qianfan_ocr", flat_images=True),
+    "pp_chart2table": ModelFamily(name="pp_chart2table", flat_images=True),
+    "kosmos-2.5": ModelFamily(
+        name="kosmos-2.5", prompt="<ocr>", prompt_template="{prompt}", processor_adds_image=True, flat_images=True
+    ),
     # The prompt of the model card's examples; the space at its end is stripped by the code published with the
     # checkpoint, and a tokenizer that joins spaces to words would write it as a token of its own.
     # In transformers 5.17 the processor counts the image tokens of size (1024 px) even with crop_to_patches=False,
@@ -46,7 +66,7 @@ FAMILIES = {
     "deepseek_ocr2": ModelFamily(
         name="deepseek_ocr2",
         prompt="Free OCR.",
-        prompt_template="<image>\n{prompt}",
+        flat_images=True,
         language_modules=rf".*language_model\..*\.({_LANGUAGE_PROJECTIONS})",
         vision_rows_are_pictures=True,
         vision_modules=(rf".*vision_tower\..*\.(qkv|proj|lin1|lin2|{_LANGUAGE_PROJECTIONS})|.*multi_modal_projector.*"),
@@ -55,5 +75,14 @@ FAMILIES = {
 
 
 def family_of(model_type: str) -> ModelFamily:
-    """Return the family of a config's ``model_type``; one that needs nothing of its own is ``other``."""
-    return FAMILIES.get(model_type, _OTHER)
+    """Return the family of a config's ``model_type``; one without an entry has the defaults."""
+    return FAMILIES.get(model_type) or ModelFamily(name=model_type)
+
+
+def in_language_model(name: str) -> bool:
+    """Return whether a module or weight of this full name belongs to the language model.
+
+    >>> in_language_model("model.text_model.layers.0.mlp.up_proj"), in_language_model("model.visual.blocks.0.attn.proj")
+    (True, False)
+    """
+    return re.search(rf"(^|\.)({LANGUAGE_MODEL})\.", name) is not None

@@ -20,6 +20,7 @@ from transformers.models.auto.processing_auto import processor_class_from_name
 from components.shared.errors import UserError
 from components.shared.models.base_models import base_model_location
 from components.shared.models.hub import hub_is_reachable
+from components.shared.models.refused_families import check_family_is_supported
 from components.shared.models.weight_files import refuse_pickled_weights
 
 
@@ -29,6 +30,7 @@ def load_processor(base_model: str, revision: str | None = None, trust_remote_co
     Raises:
         UserError: no such folder, no network for a hub model, or files that are no processor's.
     """
+    check_family_is_supported(base_model, revision)
     location = base_model_location(base_model)
     options = {**_hub_options(location), "revision": revision, "trust_remote_code": trust_remote_code}
     try:
@@ -36,7 +38,7 @@ def load_processor(base_model: str, revision: str | None = None, trust_remote_co
             return AutoProcessor.from_pretrained(location, **options)
         except ImportError:
             return _assembled_processor(location, options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         raise _loading_error(base_model, error) from error
 
 
@@ -81,6 +83,7 @@ def load_model(
 
 def model_type_of(base_model: str, revision: str | None = None, trust_remote_code: bool = False) -> str:
     """Return the ``model_type`` in a model's config, without loading its weights."""
+    check_family_is_supported(base_model, revision)
     location = base_model_location(base_model)
     try:
         config = AutoConfig.from_pretrained(
@@ -131,4 +134,8 @@ def _loading_error(base_model: str, error: Exception) -> UserError:
     mend = "check the folder; a hub id needs a network, or the model in the local hub cache"
     if isinstance(error, ImportError):
         mend = "install what it names; FlashAttention is not needed: write sdpa where the model's config.json names it"
+    if "orchvision" in said:
+        mend = (
+            "install torchvision (for a CPU: pip install torchvision --index-url https://download.pytorch.org/whl/cpu)"
+        )
     return UserError(f"the model cannot be loaded ({said})", where=f"base_model {base_model!r}", mend=mend)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
-from components.shared.errors import UserError
+from components.shared.errors import UserError, first_line
 from components.shared.models.model_families import ModelFamily
 
 IGNORED_LABEL = -100
@@ -23,7 +23,8 @@ def prompt_text(processor: ProcessorMixin, family: ModelFamily, instruction: str
     """Return the text before the answer, with the image token in it; without an instruction the family's prompt.
 
     Raises:
-        UserError: the instruction holds the image token, which stands for one picture more.
+        UserError: the instruction holds the image token, which stands for one more picture, or the chat template
+            leaves it out.
     """
     prompt = instruction or family.prompt
     token = getattr(processor, "image_token", None)
@@ -34,10 +35,17 @@ def prompt_text(processor: ProcessorMixin, family: ModelFamily, instruction: str
             mend="prepare them again with an instruction that is text alone",
         )
     if processor.chat_template is None:
-        template = family.prompt_template or "<image>\n{prompt}"
-        return template.format(prompt=prompt)
-    content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
-    return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+        text = family.prompt_template.format(image=token or "<image>", prompt=prompt)
+    else:
+        content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
+        text = str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+    if token and token not in text and not family.processor_adds_image:
+        raise UserError(
+            f"the prompt {text!r} has no image token ({token!r}), so the model would not see the page",
+            where=f"base_model of the family {family.name}",
+            mend="correct the processor's chat template",
+        )
+    return text
 
 
 def generation_inputs(
@@ -143,12 +151,23 @@ def _processed(
     padding_side: str,
 ) -> BatchFeature:
     processor.tokenizer.padding_side = padding_side
-    return processor(
-        images=[image.convert("RGB") for image in images],
-        text=texts,
-        padding=True,
-        padding_side=padding_side,  # some processors have a default of their own, which beats the tokenizer's
-        return_tensors="pt",
-        **text_options(processor, texts),
-        **family.image_options,
-    )
+    pictures = [image.convert("RGB") for image in images]
+    try:
+        return processor(
+            images=pictures if family.flat_images else [[picture] for picture in pictures],
+            text=texts,
+            padding=True,
+            padding_side=padding_side,  # some processors have a default of their own, which beats the tokenizer's
+            return_tensors="pt",
+            **text_options(processor, texts),
+            **family.image_options,
+        )
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # anything, StopIteration included, which would end a data loader silently
+        raise UserError(
+            f"the processor {type(processor).__name__} of the family {family.name} fails on a page"
+            f" ({type(error).__name__}: {first_line(error)})",
+            where="base_model",
+            mend="choose a family of docs/models.md, or report the page and the processor's message",
+        ) from error

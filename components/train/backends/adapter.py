@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
 from components.shared.errors import UserError
-from components.shared.models.model_families import ModelFamily
+from components.shared.models.model_families import ModelFamily, in_language_model
 from components.train.backends.experts import expert_weights, fused_experts
 from components.train.backends.protocol import AdapterStart
 from components.train.config import TrainConfig
@@ -42,7 +42,8 @@ def target_module_names(config: TrainConfig, model: PreTrainedModel, family: Mod
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     if config.target_modules:
         _check_each_is_found(config.target_modules, [*linear, *target_expert_names(config, model)])
-        names = [name for name in linear if any(_ends_with(name, given) for given in config.target_modules)]
+        chosen = {name for given in config.target_modules for name in _named(given, linear, config)}
+        names = [name for name in linear if name in chosen]
     else:
         pattern = "|".join([family.language_modules, *([family.vision_modules] * config.finetune_vision_layers)])
         names = [name for name in linear if re.fullmatch(pattern, name)]
@@ -56,6 +57,18 @@ def _check_each_is_found(given: list[str], names: list[str]) -> None:
     if lost := [each for each in given if not any(_ends_with(name, each) for name in names)]:
         problem = f"no linear module of the model is named {' or '.join(lost)}"
         raise UserError(problem, where=f"target_modules {given}", mend=_MEND_NAMES)
+
+
+def _named(given: str, linear: list[str], config: TrainConfig) -> list[str]:
+    """Return which of ``linear`` the end of a name means: those of the language model, where there are such.
+
+    The vision encoder often uses the same names; it is adapted with ``finetune_vision_layers`` or by full names.
+    """
+    found = [name for name in linear if _ends_with(name, given)]
+    in_language = [name for name in found if in_language_model(name)]
+    if given in found or config.finetune_vision_layers:
+        return found
+    return in_language or found
 
 
 def _ends_with(name: str, given: str) -> bool:

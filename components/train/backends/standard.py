@@ -10,7 +10,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from components.shared.artifacts.training_record import BackendName
 from components.shared.errors import UserError
-from components.shared.models.model_families import family_of
+from components.shared.models.model_families import LANGUAGE_MODEL, family_of
 from components.shared.models.model_loading import default_device, default_dtype, load_model, load_processor
 from components.train.backends.adapter import lora_config, start_adapter
 from components.train.backends.experts import fused_experts
@@ -20,9 +20,9 @@ from components.train.config import TrainConfig
 
 log = logging.getLogger(__name__)
 
-# Every module whose name lacks "language_model" stays in 16 bits, as with Unsloth: the vision encoder's errors would
+# Every module outside the language model stays in 16 bits, as with Unsloth: the vision encoder's errors would
 # be in every token, and bitsandbytes' 8-bit product refuses the four-dimensional inputs of DeepSeek's encoder.
-_OUTSIDE_THE_LANGUAGE_MODEL = r"(?!.*language_model)"
+_OUTSIDE_THE_LANGUAGE_MODEL = rf"(?!.*({LANGUAGE_MODEL}))"
 
 
 class StandardBackend:

@@ -12,7 +12,7 @@ from transformers.initialization import no_init_weights
 from components.shared.errors import UserError, first_line
 from components.shared.models.base_models import base_model_location
 from components.shared.models.hub import hub_is_reachable
-from components.shared.models.model_families import family_of
+from components.shared.models.model_families import family_of, in_language_model
 from components.train.backends.adapter import lora_config
 from components.train.backends.experts import expert_weights, fused_experts
 from components.train.backends.quantization import PackedWeight, dequantize_once_per_pass, packed_bits
@@ -132,7 +132,7 @@ def scale_bytes(config: TrainConfig, model: torch.nn.Module) -> int:
 
 def _pack(base: PreTrainedModel, bits: Literal[4, 8], config: TrainConfig, backend: str, dtype: torch.dtype) -> None:
     for name, module in list(base.named_modules()):
-        if "language_model" not in name:
+        if not in_language_model(f"{name}."):
             continue
         for child_name, child in list(module.named_children()):
             if type(child) is torch.nn.Linear:

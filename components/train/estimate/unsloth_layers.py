@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.utils import parametrize
 
+from components.shared.models.model_families import in_language_model
 from components.train.backends.quantization import PackedWeight
 
 _PROJECTIONS = ("gate_up_proj", "down_proj")
@@ -18,7 +19,7 @@ _GATED_LAYER = ("gate_proj", "up_proj", "down_proj", "act_fn")
 def compile_layers(model: torch.nn.Module) -> None:
     """Let the language model's norms, gated layers and mixtures of experts keep what Unsloth's compiled ones do."""
     for name, module in model.named_modules():
-        if "language_model" not in name:
+        if not in_language_model(f"{name}."):
             continue
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = _CompiledNorm.apply

@@ -10,6 +10,8 @@ import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 
 from components.shared.datasets.shard_reader import ShardDataset
+from components.shared.errors import UserError
+from components.shared.models.model_families import in_language_model
 from components.shared.telemetry.progress import ProgressReport
 from components.shared.tracking.step_run import TrackedRun
 from components.train.backends.protocol import TrainableModel
@@ -23,7 +25,7 @@ from components.train.loop.measurements import MeasuringCallback, TrainingMeasur
 from components.train.loop.page_trainer import MEASUREMENTS_FILE, PageTrainer, ResumeCallback, TerminationCallback
 from components.train.loop.utilization import peak_flops
 from components.train.loop.vision_features import kept_vision_features
-from components.train.processes.distributed import from_first, is_first, process_count
+from components.train.processes.distributed import from_first, in_any_process, is_first, process_count
 from components.train.processes.termination import Termination
 from components.train.vision.frozen_vision import run_frozen_parts_without_gradients
 
@@ -69,9 +71,30 @@ def train(
         trainer.add_callback(MeasuringCallback(measurements, tracked, progress, _peak_flops(trainer)))
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except UserError as error:
+            raise _without_worker_traceback(error) from error
         finally:
             trainer.end_data_workers()
+        _check_all_steps_were_made(trainer.state.global_step, planned, config, measurements, termination)
     return measurements
+
+
+def _without_worker_traceback(error: UserError) -> UserError:
+    """Return a data worker's error in its own words: PyTorch raises it again with the traceback as its text."""
+    _, found, said = str(error).rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")
+    return UserError(said) if found else error
+
+
+def _check_all_steps_were_made(
+    made: int, planned: int, config: TrainConfig, measurements: TrainingMeasurements, termination: Termination
+) -> None:
+    may_stop_early = config.early_stopping_patience is not None and measurements.eval_steps
+    if made < planned and not may_stop_early and not in_any_process(termination.requested):
+        raise UserError(
+            f"the training ended after {made} of {planned} steps, without early stopping or termination",
+            where="train",
+            mend="see the warnings above; data loading ended too soon, and nothing was written",
+        )
 
 
 def _peak_flops(trainer: PageTrainer) -> float | None:
@@ -158,7 +181,7 @@ def _a_step_may_leave_weights_out(model: torch.nn.Module) -> bool:
     some for crops alone, for instance.
     """
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
-    return any("language_model" not in name or ".experts." in name for name in trained)
+    return any(not in_language_model(name) or ".experts." in name for name in trained)
 
 
 class OneDeviceArguments(TrainingArguments):

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from components.shared.models.model_families import in_language_model
 from components.shared.reading.vision_forwards import install_vision_forwards
 from components.train.vision.recorded_vision import recorded
 
@@ -27,9 +28,10 @@ def parts_before_the_language_model(model: PreTrainedModel | PeftModel) -> dict[
     Empty where the model is not divided like that.
     """
     inner = inner_model(model)
-    if not hasattr(inner, "language_model"):
+    parts = dict(inner.named_children())
+    if not (language := [name for name in parts if in_language_model(f"{name}.")]):
         return {}
-    return {name: part for name, part in inner.named_children() if name != "language_model"}
+    return {name: part for name, part in parts.items() if name not in language}
 
 
 def run_frozen_parts_without_gradients(model: PreTrainedModel | PeftModel) -> list[str]:

@@ -182,7 +182,8 @@ def test_vision_layers_are_adapted_where_asked(made: Path, lora: TrainResult, tm
     [
         (["language_model.layers.0.self_attn.q_proj"], 1),
         (["down_proj"], 5),
-        (["self_attn.q_proj"], 5 + 3),  # five layers of the language model and three of the vision encoder
+        (["self_attn.q_proj"], 5),  # the language model's five layers, not the vision encoder's three of the same name
+        (["self_attn.q_proj", "visual.vision_model.encoder.layers.0.self_attn.q_proj"], 6),
     ],
 )
 def test_target_modules_are_found_by_the_end_of_their_name(

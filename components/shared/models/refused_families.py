@@ -1,0 +1,62 @@
+"""Models that this project cannot train, told by their config alone and before anything is loaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+from components.shared.errors import UserError
+from components.shared.models.base_models import base_model_location
+from components.shared.models.hub import hub_is_reachable, named_refusals
+
+_CONFIG = "config.json"
+_ENCODER_DECODERS = {
+    *("florence2", "donut", "donut-swin", "vision-encoder-decoder", "pix2struct", "nougat", "udop", "t5gemma2"),
+    *("pp_formulanet", "instructblip", "instructblipvideo"),
+}
+"""Values of ``model_type``; the image goes into an encoder, and labels are a decoder's own sequence."""
+_FIRST_DEEPSEEK_OCR = {"deepseek-ai/DeepSeek-OCR", "unsloth/DeepSeek-OCR"}
+_FIRST_DEEPSEEK_OCR_CLASS = "DeepseekOCRForCausalLM"
+
+
+def check_family_is_supported(base_model: str, revision: str | None = None) -> None:
+    """Refuse a model whose family is known not to work, by its name or its ``config.json``.
+
+    A config that is not here and cannot be downloaded passes: loading the model reports that.
+
+    Raises:
+        UserError: the first DeepSeek-OCR, or an encoder-decoder.
+    """
+    location = base_model_location(base_model)
+    config = _config_of(location, revision, base_model) if location not in _FIRST_DEEPSEEK_OCR else {}
+    where = f"base_model {base_model!r}"
+    if location in _FIRST_DEEPSEEK_OCR or _FIRST_DEEPSEEK_OCR_CLASS in config.get("architectures", []):
+        raise UserError(
+            "the first DeepSeek-OCR has no class in transformers, and its published code does not load with version 5",
+            where=where,
+            mend="use DeepSeek-OCR-2: deepseek-community/DeepSeek-OCR-2",
+        )
+    model_type = str(config.get("model_type"))
+    if model_type in _ENCODER_DECODERS or config.get("is_encoder_decoder"):
+        raise UserError(
+            f"{model_type} is an encoder-decoder; supported are models that read a page as tokens of the prompt",
+            where=where,
+            mend="choose a family of docs/models.md, for instance deepseek-community/DeepSeek-OCR-2 or PaddleOCR-VL",
+        )
+
+
+def _config_of(location: str, revision: str | None, base_model: str) -> dict[str, Any]:
+    path: Any = Path(location) / _CONFIG
+    if not Path(location).is_dir():
+        path = try_to_load_from_cache(location, _CONFIG, revision=revision)
+        if not isinstance(path, str):
+            if not hub_is_reachable():
+                return {}
+            with named_refusals(f"base_model {base_model!r}"):
+                path = hf_hub_download(location, _CONFIG, revision=revision)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # loading the model reports it
+    return content if isinstance(content, dict) else {}
