@@ -1,6 +1,7 @@
 """Processors and models by name or folder: one code path for every family that transformers knows."""
 
 import gc
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def _loading_error(base_model: str, error: Exception) -> UserError:
     mend = "check the folder; a hub id needs a network, or the model in the local hub cache"
     if isinstance(error, ImportError):
         mend = "install what it names; FlashAttention is not needed: write sdpa where the model's config.json names it"
-    if "orchvision" in said:
+    if find_spec("torchvision") is None and ("orchvision" in said or "video_processor" in said):
         mend = (
             "install torchvision (for a CPU: pip install torchvision --index-url https://download.pytorch.org/whl/cpu)"
         )
