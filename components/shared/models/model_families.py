@@ -19,7 +19,7 @@ class ModelFamily:
         prompt: the text that asks for a plain transcription, without the image token.
         prompt_template: for processors without a chat template: how ``{image}``, the processor's image token, and
             ``{prompt}`` are joined.
-        processor_adds_image: the processor writes the image tokens itself, so that the prompt has none.
+        processor_adds_image: the processor writes the image tokens itself; the prompt has none, or another placeholder.
         flat_images: the processor takes one list of pictures; others take a list of pictures for each text.
         image_options: keyword arguments of the processor's image side.
         language_modules: regular expression of the module names that LoRA adapts by default.
@@ -54,7 +54,7 @@ FAMILIES = {
     "paligemma": ModelFamily(name="paligemma", answer_token_type=1),
     "paddleocr_vl": ModelFamily(name="paddleocr_vl", prompt="OCR:", flat_images=True),
     "got_ocr2": ModelFamily(name="got_ocr2", prompt="OCR: ", prompt_template=_GOT_PROMPT, flat_images=True),
-    "qianfan_ocr": ModelFamily(name="qianfan_ocr", flat_images=True),
+    "qianfan_ocr": ModelFamily(name="qianfan_ocr", processor_adds_image=True, flat_images=True),
     "pp_chart2table": ModelFamily(name="pp_chart2table", flat_images=True),
     "kosmos-2.5": ModelFamily(
         name="kosmos-2.5", prompt="<ocr>", prompt_template="{prompt}", processor_adds_image=True, flat_images=True
