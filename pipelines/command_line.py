@@ -162,3 +162,7 @@ def _is_left_open(config: StepConfig, name: str) -> bool:
     set_by_presets = {key for preset in presets().values() for key in preset.settings}
     fields = type(config).model_fields
     return fields[name].default_factory is not None or ("preset" in fields and name in set_by_presets)
+
+
+if __name__ == "__main__":
+    main()

@@ -35,6 +35,9 @@ _MODELS = ("adapter", "champion", "base", "tesseract", "rapidocr")
 _GIB = 2**30
 _INTERVALS = "in brackets: 95 % intervals over documents, for the figures that have one"
 
+# Where a run kept its checkpoints says nothing of its result, and a run has that place from where it runs.
+_OF_THE_PLACE = {"train.checkpoint_dir"}
+
 
 def _report(run: ComparedRun) -> EvaluationReport | None:
     return run.files.report
@@ -138,7 +141,9 @@ def _configuration(runs: Sequence[ComparedRun]) -> list[Row]:
     def setting(key: str) -> Row:
         return _row(key, runs, lambda run: _setting(run.config[key]))
 
-    return [setting(key) for key in dict.fromkeys(key for run in runs for key in run.config)]
+    return [
+        setting(key) for key in dict.fromkeys(key for run in runs for key in run.config) if key not in _OF_THE_PLACE
+    ]
 
 
 def _data(runs: Sequence[ComparedRun]) -> list[Row]:

@@ -67,7 +67,11 @@ def test_the_run_folder_holds_everything_and_nothing_else(finished: FinishedRun)
         "config.yaml",
         "summary.json",
     }
-    assert {path.name for path in (finished.root / "runs").iterdir()} == {"r1", "mlflow.db", "mlartifacts"}
+    assert {path.name for path in (finished.root / "runs").iterdir()} - {".checkpoints"} == {
+        "r1",
+        "mlflow.db",
+        "mlartifacts",
+    }
     config = yaml.safe_load((finished.folder / "config.yaml").read_text())
     assert config["train"]["max_steps"] == 2 and config["base_model"] == str(finished.model)
     training = json.loads((finished.folder / "adapter" / "training.json").read_text())
@@ -79,7 +83,7 @@ def test_the_folder_and_mlflow_say_the_same_of_the_run(finished: FinishedRun) ->
     answer = finish([DEEPSYNTH, "compare", "r1", parent, "-o", str(finished.model.parent / "r1.html")], finished.root)
     assert answer.returncode == 0, answer.stderr
     for title in ("Configuration", "Data", "Versions"):
-        assert f"{title}: no difference is known" in answer.stdout
+        assert f"{title}: no difference is known" in answer.stdout, answer.stdout
     # Of what is shown, only where it was read from and the times, which processes take to start, differ.
     differing = [line.split("│")[2].strip() for line in answer.stdout.splitlines() if line.startswith("│ ≠")]
     assert set(differing) <= {"read from", "finished (UTC)", *STEPS, "total"}

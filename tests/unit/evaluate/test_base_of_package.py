@@ -106,7 +106,7 @@ def test_the_script_refuses_another_base(bare: Path, made: Path, tmp_path: Path)
     assert answer.returncode == 2
     assert answer.stderr.strip().splitlines()[-1] == (
         f"error: {tmp_path / 'weights'} is not this adapter's base model: its weights differ."
-        " The adapter fits base and nothing else"
+        " The adapter fits only base"
     )
 
 

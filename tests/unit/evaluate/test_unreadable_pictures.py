@@ -70,7 +70,7 @@ def test_a_page_that_pillow_refuses_fails_alone(
             bootstrap_resamples=100,
         )
     )
-    rows = {row.name: row for row in found.rows}
+    rows = {row.name: row for row in found.report.rows}
     assert rows["base"].failure_rate == rows["tesseract"].failure_rate == 1 / 3
     samples = pq.read_table(found.folder / "samples.parquet").to_pylist()
     for model in ("base", "tesseract"):

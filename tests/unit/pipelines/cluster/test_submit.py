@@ -110,6 +110,9 @@ def test_waiting_shows_each_steps_states_once_and_ends_well(shell: Shell, kfp: F
     answer = submit(shell, kfp, "--wait")
     assert answer.code == 0, answer.err
     said = [line.partition(" ")[2] for line in answer.out.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+    (note,) = [line for line in said if line.startswith("note: ")]
+    assert "reasons and logs come from MLflow and KFP only" in note
+    said.remove(note)
     assert said == [
         "configure: running",
         "configure: succeeded",

@@ -63,7 +63,11 @@ def test_what_the_finished_steps_made_outlives_a_later_steps_failure(
     assert (failed / "adapter" / "made.txt").read_text() == "x"
     assert {path.name for path in failed.parent.iterdir()} == {"r1.failed", "r1.failed.log"}
     assert "evaluate's last words" in (failed.parent / "r1.failed.log").read_text()
-    assert error.__notes__ == [f"outputs of the finished steps: {failed}", f"log: {failed}.log"]
+    assert error.__notes__ == [
+        f"outputs of the finished steps: {failed}",
+        "go on with: deepsynth run --resume r1",
+        f"log: {failed}.log",
+    ]
 
 
 def test_a_later_failure_of_the_same_id_takes_the_place_only_where_a_step_finished(

@@ -79,7 +79,7 @@ def test_records_keep_level_logger_and_extra_fields(talk: tuple[int, list[dict[s
 def test_lines_name_the_mlflow_run_while_it_runs(talk: tuple[int, list[dict[str, Any]], Path]) -> None:
     run_id = line_of(talk, "7 pages")["mlflow_run_id"]
     run = MlflowClient(f"sqlite:///{talk[2] / 'mlflow.db'}").get_run(run_id)
-    assert run.info.run_name == "train"
+    assert run.info.run_name == "run-7 · train"
     assert "mlflow_run_id" not in line_of(talk, "printed")
 
 
