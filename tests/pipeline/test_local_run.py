@@ -164,6 +164,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
     assert "interrupted\nno step had finished, and nothing was kept" in error and "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_while_training_goes_on_where_it_was(model: Path, tmp_path: Path) -> None:
     settings = SETTINGS | {"base_model": model, "train.max_steps": 100}
     process, said = started(command(settings), tmp_path, until="train ...")

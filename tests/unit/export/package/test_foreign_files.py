@@ -95,6 +95,7 @@ def test_a_module_beside_the_script_is_not_imported_even_without_p(made: Path, t
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_the_script_reads_folders_and_pdfs_and_writes_json_lines(made: Path, tmp_path: Path) -> None:
     exported(made, tmp_path, shutil.copytree(made / "adapter", tmp_path / "adapter"), include_base_model=True)
     pages = tmp_path / "pages"
