@@ -5,11 +5,11 @@ import math
 import time
 from pathlib import Path
 
-from components.benchmark.comparison import compare
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.contender import check_train_settings, measure
-from components.benchmark.nested_runs import log_contenders
-from components.benchmark.page import benchmark_page
+from components.benchmark.contenders.contender import check_train_settings, measure
+from components.benchmark.report.comparison import compare
+from components.benchmark.report.nested_runs import log_contenders
+from components.benchmark.report.page import benchmark_page
 from components.shared.artifacts.benchmark_report import BenchmarkReport, Measurement
 from components.shared.artifacts.dataset_manifest import read_manifest
 from components.shared.artifacts.output_folder import finished_folder

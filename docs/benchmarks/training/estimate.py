@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components.benchmark.full_size_model import save_without_weights
+from components.benchmark.contenders.full_size_model import save_without_weights
 from components.train.config import TrainConfig
 from components.train.estimate.memory_estimate import Pages, estimate_memory
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from components.benchmark.contender import steady_figures
+from components.benchmark.contenders.contender import steady_figures
 
 ATTENTION = [f"self_attn.{name}_proj" for name in "qkvo"]
 

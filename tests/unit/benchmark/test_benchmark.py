@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from PIL import Image
 
-from components.benchmark.comparison import compare
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.contender import measure, steady_figures, train_settings
-from components.benchmark.page import benchmark_page
-from components.benchmark.probes import PROBES, character_error_rate, probe_figures
+from components.benchmark.contenders.contender import measure, steady_figures, train_settings
+from components.benchmark.contenders.probes import PROBES, character_error_rate, probe_figures
+from components.benchmark.report.comparison import compare
+from components.benchmark.report.page import benchmark_page
 from components.prepare.config import PrepareConfig
 from components.prepare.step import run as prepare
 from components.shared.artifacts.benchmark_report import Measurement

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.page import benchmark_page
+from components.benchmark.report.page import benchmark_page
 from components.export.step import run
 from components.gate.verdict.verdict_page import verdict_page
 from components.shared.artifacts.benchmark_report import BenchmarkReport, ContenderRow

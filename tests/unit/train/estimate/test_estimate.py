@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.benchmark.full_size_model import save_without_weights
+from components.benchmark.contenders.full_size_model import save_without_weights
 from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.errors import UserError
 from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr2

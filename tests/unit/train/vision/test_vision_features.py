@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.contender import train_settings
+from components.benchmark.contenders.contender import train_settings
 from components.shared.datasets.shard_reader import Sample, ShardDataset
 from components.shared.errors import UserError
 from components.shared.models.model_families import family_of

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.module_process import OUT_OF_TIME, run_module, seconds_until
-from components.benchmark.probes import probe
+from components.benchmark.contenders.module_process import OUT_OF_TIME, run_module, seconds_until
+from components.benchmark.contenders.probes import probe
 from components.shared.artifacts.benchmark_report import Contender, Measurement
 from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.errors import UserError
@@ -41,8 +41,8 @@ def measure(
 ) -> Measurement:
     """Train with ``contender`` and return its figures; one that cannot run says why. Its output goes into ``logs``.
 
-    In the first repeat its model is then probed, see ``components.benchmark.probes``. ``deadline`` is a value of
-    ``time.monotonic``.
+    In the first repeat its model is then probed, see ``components.benchmark.contenders.probes``. ``deadline`` is a
+    value of ``time.monotonic``.
     """
     reason = _cannot_run(contender) or (OUT_OF_TIME if time.monotonic() >= deadline else None)
     if reason:

@@ -6,7 +6,7 @@ import jinja2
 from markupsafe import Markup
 
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.plots import COLOURS, plots
+from components.benchmark.report.plots import COLOURS, plots
 from components.shared.artifacts.benchmark_report import BenchmarkReport
 
 _TEMPLATE = Path(__file__).with_name("benchmark.html.jinja")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.benchmark.config import BenchmarkConfig
-from components.benchmark.module_process import run_module, seconds_until
+from components.benchmark.contenders.module_process import run_module, seconds_until
 from components.shared.artifacts.benchmark_report import ProbeResult
 from components.shared.scoring.edit_counts import character_edits, error_rate
 from components.shared.scoring.text_normalization import Profile, normalizer

@@ -1,6 +1,6 @@
 """A full-size DeepSeek-OCR-2 with random weights, for speed and memory, which do not depend on the weights.
 
-    python -m components.benchmark.full_size_model FOLDER
+    python -m components.benchmark.contenders.full_size_model FOLDER
 
 3.39 billion parameters in bfloat16, 6.8 GB on disk. The shapes are those of the published checkpoint's config.json
 (huggingface.co/deepseek-ai/DeepSeek-OCR-2). The tokenizer is one of bytes: a token per UTF-8 byte instead of one per

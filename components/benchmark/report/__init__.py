@@ -1,0 +1,1 @@
+"""What the contenders' figures say: comparison, ratios, plots, page, MLflow runs."""
