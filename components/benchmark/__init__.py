@@ -1,1 +1,1 @@
-"""The benchmark step: the trainers compared on the same data, each in a process of its own."""
+"""The benchmark step: compares the trainers on the same data, each in its own process."""

@@ -12,7 +12,7 @@ _CHOSEN_BY_THE_BENCHMARK = {"dataset_dir", "base_model", "output_dir", "backend"
 
 
 class BenchmarkConfig(ProbeSettings):
-    """Compare the training backends: the same shards, seed and settings, each in a process of its own."""
+    """Compare the training backends with the same shards, seed and settings, each in its own process."""
 
     dataset_dir: Path
     """the folder that the prepare step made"""
@@ -23,17 +23,17 @@ class BenchmarkConfig(ProbeSettings):
     train: dict[str, Any] = Field(default_factory=dict)
     """the train step's settings, the same for all contenders"""
     contenders: list[Contender] = Field(default=["standard", "unsloth"], min_length=1)
-    """standard: transformers and PEFT as this project sets them up; unsloth; stock: transformers and PEFT as their own
-    guide has it (prepare_model_for_kbit_training: fused experts not quantised, all that is not quantised in float32),
-    which differs from standard in 4 and 8 bits"""
+    """standard: transformers and PEFT as this project sets them up; unsloth; stock: transformers and PEFT as in PEFT's
+    guide (prepare_model_for_kbit_training: fused experts are not quantised, everything that is not quantised is in
+    float32), which differs from standard in 4 and 8 bits"""
     max_steps: int = Field(8, ge=1)
     """optimizer steps of each contender"""
     warmup_steps: int = Field(2, ge=0)
-    """first steps that are left out of the figures: compilation, memory allocation, cold caches"""
+    """number of first steps to leave out of the figures: compilation, memory allocation, cold caches"""
     repeats: int = Field(1, ge=1)
     """how often each contender trains; the contenders take turns"""
     time_limit_minutes: float | None = Field(None, gt=0)
-    """what runs when these minutes are over is ended and what is left is skipped, each a row that says so"""
+    """time limit in minutes: a contender that is still running is stopped, the rest are skipped; their rows say so"""
 
     @model_validator(mode="after")
     def _is_measurable(self) -> Self:

@@ -1,4 +1,4 @@
-"""The benchmark step: let the contenders take turns, compare what they measured, write the report."""
+"""The benchmark step: run the contenders in turns, compare their measurements, write the report."""
 
 import logging
 import math
@@ -29,7 +29,8 @@ def run(config: BenchmarkConfig) -> BenchmarkReport:
     """Compare the trainers, write ``config.output_dir`` and return its report.
 
     Raises:
-        UserError: there is no dataset, ``train`` has a wrong setting, the output folder is in use, or no contender ran.
+        UserError: the dataset is missing, ``train`` has a wrong setting, the output folder is in use, or no contender
+            ran.
     """
     manifest = read_manifest(config.dataset_dir)
     check_train_settings(config)
@@ -56,7 +57,7 @@ def run(config: BenchmarkConfig) -> BenchmarkReport:
 
 
 def _measured_in_turns(config: BenchmarkConfig, logs: Path) -> list[Measurement]:
-    """Run each contender once, then each once more, and so on; one that failed at first is not tried again."""
+    """Run each contender once, then each again, and so on; one that failed in the first round is not run again."""
     deadline = time.monotonic() + 60 * (config.time_limit_minutes or math.inf)
     turns = [(contender, repeat) for repeat in range(1, config.repeats + 1) for contender in config.contenders]
     measurements: list[Measurement] = []

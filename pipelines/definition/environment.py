@@ -1,8 +1,8 @@
 """One small YAML file per environment: where the pipeline runs, and what its tasks get from Kubernetes.
 
-``manifests/environments/production.yaml`` is one to copy. Each field says which Kubernetes setting it becomes;
-``pipelines/definition/kubernetes_settings.py`` applies them. What differs from cluster to cluster stands in that YAML
-file, never in code.
+Start from a copy of ``manifests/environments/production.yaml``. Each field names the Kubernetes setting that it sets;
+``pipelines/definition/kubernetes_settings.py`` applies them. Everything that differs between clusters belongs in that
+YAML file, never in code.
 """
 
 import re
@@ -27,7 +27,7 @@ _DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
 DnsLabel = Annotated[str, StringConstraints(pattern=rf"^{_DNS_LABEL}$")]
 DnsName = Annotated[str, StringConstraints(pattern=rf"^{_DNS_LABEL}(\.{_DNS_LABEL})*$", max_length=253)]
-# What KFP's compiler accepts, a part of Kubernetes' own notation.
+# What KFP's compiler accepts: a subset of Kubernetes' notation.
 Cpu = Annotated[str, StringConstraints(pattern=r"^(\d+(\.\d+)?|\d+m)$")]
 Bytes = Annotated[str, StringConstraints(pattern=r"^\d+(E|Ei|P|Pi|T|Ti|G|Gi|M|Mi|K|Ki)?$")]
 Duration = Annotated[str, StringConstraints(pattern=r"^\d+(s|m|h)?$")]
@@ -84,13 +84,13 @@ class Toleration(StepConfig):
     """One entry of ``spec.tolerations``."""
 
     key: LabelKey | None = None
-    """the taint's key; null: every taint"""
+    """the taint's key; null: tolerate every taint"""
     operator: Literal["Exists", "Equal"] = "Exists"
-    """Exists: whatever the taint's value; Equal: with this value"""
+    """Exists: any value of the taint; Equal: this value only"""
     value: LabelValue | None = None
-    """the taint's value, with Equal"""
+    """the taint's value; only with Equal"""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """the taint's effect; null: every effect"""
+    """the taint's effect; null: tolerate every effect"""
 
     @model_validator(mode="after")
     def _as_kubernetes_wants_it(self) -> Self:
@@ -118,13 +118,13 @@ class Resources(StepConfig):
     """``resources.requests`` and ``resources.limits`` of one kind of task, and how long it may take."""
 
     cpu_request: Cpu | None = None
-    """cores, or thousandths of one with m: 500m"""
+    """cores, or thousandths of a core with the suffix m: 500m"""
     cpu_limit: Cpu | None = None
-    """a task that wants more waits for it"""
+    """a task that tries to use more is throttled"""
     memory_request: Bytes | None = None
     """bytes, or with a unit: 4Gi"""
     memory_limit: Bytes | None = None
-    """a task that takes more is killed, with exit code 137"""
+    """a task that uses more is killed, with exit code 137"""
     timeout_seconds: Seconds | None = None
     """spec.activeDeadlineSeconds of the pod: a task that takes longer fails"""
 
@@ -139,7 +139,7 @@ class TaskResources(StepConfig):
     gpu: Resources = Resources()
     """train, evaluate and benchmark"""
     export: Resources = Resources()
-    """export: it loads the model with and without the adapter"""
+    """export, which loads the model with and without the adapter"""
 
 
 class Volume(StepConfig):
@@ -157,20 +157,20 @@ class SecretEnv(StepConfig):
     name: DnsName
     """the Secret's name"""
     keys: dict[str, EnvName]
-    """the Secret's key: the variable's name"""
+    """a mapping from the Secret's keys to variable names"""
     optional: bool = True
-    """tasks start without the Secret too"""
+    """true: tasks start even if the Secret is missing"""
 
 
 class Retries(StepConfig):
     """Retries of all tasks but configure. With KFP's stock settings only lost pods are retried, not failed programs."""
 
     num_retries: int = Field(2, ge=0)
-    """further attempts of a task; KFP does not look at exit codes"""
+    """further attempts after a lost pod; after a failed program (any exit code) only if Argo's retryPolicy is Always"""
     backoff_duration: Duration = "60s"
-    """the wait before the first of them"""
+    """the wait before the first further attempt"""
     backoff_factor: float = Field(2.0, ge=1)
-    """each further wait is longer by this"""
+    """each further wait is longer by this factor"""
     backoff_max_duration: Duration = "1h"
     """no attempt is started later than this"""
 
@@ -179,9 +179,9 @@ class Limits(StepConfig):
     """``dsl.PipelineConfig``: how long a run may take, and how long its Workflow object and pods are kept."""
 
     active_deadline_seconds: Seconds | None = None
-    """a run that takes longer is ended, as failed"""
+    """a run that takes longer is stopped and counts as failed"""
     ttl_seconds_after_success: Seconds | None = None
-    """a run's Workflow object and pods, and so their logs, are removed so long after a success"""
+    """how long after a success the run's Workflow object and pods, with their logs, are removed"""
     ttl_seconds_after_failure: Seconds | None = None
     """the same after a failure"""
 
@@ -190,9 +190,9 @@ class SecurityContext(StepConfig):
     """``securityContext`` of the tasks' containers; KFP itself forbids privilege escalation and drops capabilities."""
 
     run_as_user: int | None = Field(IMAGE_USER, ge=1)
-    """the user id; null: the image's. 10001 is the images' user"""
+    """the user id; null: the image's user. Our images use 10001"""
     run_as_group: int | None = Field(IMAGE_USER, ge=0)
-    """the group id, to which the volumes belong. null: Kubernetes takes the group of the image's /etc/passwd, else 0"""
+    """the id of the group that owns the volumes; null: Kubernetes uses the group in the image's /etc/passwd, else 0"""
     run_as_non_root: bool | None = None
     """true: Kubernetes refuses to start a container as root"""
 
@@ -201,15 +201,15 @@ class Environment(StepConfig):
     """Everything that differs between two clusters."""
 
     host: HttpAddress | None = None
-    """the KFP API's address; --host wins"""
+    """the KFP API's address; --host overrides it"""
     registry: Registry = ""
-    """what stands before the images' names, e.g. ghcr.io/OWNER; empty: images that the nodes have already"""
+    """the prefix of the images' names, e.g. ghcr.io/OWNER; empty: images that are already on the nodes"""
     tag: ImageTag | None = None
-    """both images' tag; without it, version-commit of this code"""
+    """the tag of both images; default: version-commit of this code"""
     namespace: DnsLabel = "deepsynth"
-    """where runs and their pods are: kubeflow in a standalone KFP, the profile in a multi-user one"""
+    """the namespace of the runs and their pods: kubeflow in a standalone KFP, the profile's in a multi-user one"""
     experiment: str = Field(PIPELINE_NAME, min_length=1)
-    """KFP's experiment of the runs; --experiment wins"""
+    """the KFP experiment of the runs; --experiment overrides it"""
     service_account: DnsName = "deepsynth-pipeline"
     """spec.serviceAccountName of the tasks"""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
@@ -219,29 +219,29 @@ class Environment(StepConfig):
     gpu: Gpu = Gpu()
     resources: TaskResources = TaskResources()
     checkpoints: Volume | None = None
-    """train's checkpoints (DEEPSYNTH_CHECKPOINTS): a training that is tried again resumes; null: it starts anew"""
+    """train's checkpoints (DEEPSYNTH_CHECKPOINTS), from which a retried training resumes; null: it starts again"""
     cache: Volume | None = None
-    """models and datasets of the hub (HF_HOME) and compiled kernels (XDG_CACHE_HOME), shared by all runs"""
+    """models and datasets from the hub (HF_HOME) and compiled kernels (XDG_CACHE_HOME), shared by all runs"""
     volumes: list[Volume] = Field(default_factory=list)
     """further claims, mounted in all tasks: documents (then source: /documents/...), base models"""
     shared_memory: Bytes | None = None
-    """/dev/shm of train, evaluate and benchmark: an emptyDir in memory, which counts against their memory_limit"""
+    """size of /dev/shm in train, evaluate and benchmark: an emptyDir in memory that counts towards memory_limit"""
     secrets: list[SecretEnv] = Field(default_factory=list)
     """keys of Secrets as environment variables (valueFrom.secretKeyRef) of all tasks"""
     env: dict[EnvName, str] = Field(default_factory=dict)
-    """further environment variables of all tasks, e.g. a proxy's; no secrets"""
+    """further environment variables of all tasks, e.g. for a proxy; not for secrets"""
     security_context: SecurityContext = SecurityContext()
     mlflow_tracking_uri: Annotated[HttpAddress | Literal["off"] | None, BeforeValidator(_off)] = None
-    """MLFLOW_TRACKING_URI; off: nothing is tracked; null: KFP's MLflow plugin sets it, and is told mlflow_experiment"""
+    """MLFLOW_TRACKING_URI; off: no tracking; null: KFP's MLflow plugin sets it and gets mlflow_experiment"""
     mlflow_direct_artifacts: bool = False
-    """MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD and _UPLOAD: whether steps fetch and send files of MLflow's artifact store
-    by presigned addresses of S3, past MLflow's server; only where pods reach S3 at the address that the server uses"""
+    """MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD and _UPLOAD: true: steps transfer artifact files directly to and from S3
+    with presigned URLs, not through MLflow's server; pods must reach S3 at the address that the server uses"""
     mlflow_experiment: str = Field("deepsynth", min_length=1)
     """MLFLOW_EXPERIMENT_NAME: one experiment for all runs of the pipeline; local runs use the same name"""
     otlp_endpoint: HttpAddress | None = None
-    """OTEL_EXPORTER_OTLP_ENDPOINT: where the steps' spans go; null: nowhere"""
+    """OTEL_EXPORTER_OTLP_ENDPOINT: where the steps send their spans; null: they send none"""
     log_format: Literal["json", "text"] = "json"
-    """DEEPSYNTH_LOG: how the steps log"""
+    """DEEPSYNTH_LOG: the format of the steps' logs"""
     retries: Retries = Retries()
     limits: Limits = Limits()
     scheduler_timezone: TimeZone = "UTC"
@@ -258,7 +258,7 @@ class Environment(StepConfig):
 
     @property
     def version(self) -> str:
-        """The images' tag, which is the pipeline version's name too."""
+        """The images' tag, which is also the name of the pipeline version."""
         return self.tag or code_tag()
 
     @property
@@ -288,7 +288,7 @@ def code_tag() -> str:
     """Return version and commit of this code as an image's tag: 0.1.0-86349badd219.
 
     Raises:
-        UserError: no commit is known, so two builds could bear one tag.
+        UserError: no commit is known, so two builds could have the same tag.
     """
     commit = git_commit()
     if commit is None:

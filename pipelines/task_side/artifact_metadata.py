@@ -1,4 +1,4 @@
-"""What KFP's own pages show of an artifact: digests and figures as metadata, reports as pages of their own."""
+"""What KFP's pages show for an artifact: digests and figures as metadata, reports as separate pages."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def describe_selection(selection: Any, source_digest: str) -> None:
 
 @failing_in_order("prepare")
 def describe_partition(pages: Any, partition: int, partitions: int) -> None:
-    """Note which part of how many these pages are, for ``partition_folders``."""
+    """Note the partition's number and the number of partitions, for ``partition_folders``."""
     pages.metadata["partition"] = partition
     pages.metadata["partitions"] = partitions
 
@@ -42,11 +42,11 @@ def describe_partition(pages: Any, partition: int, partitions: int) -> None:
 def partition_folders(pages: Sequence[Any]) -> list[Path]:
     """Return the folders of all partitions' pages, by partition.
 
-    Counted because KFP 2.17 promises no order, and hands a list of artifacts over with all but the last one missing
-    where it crosses a sub-pipeline (kubeflow/pipelines#13900).
+    They are checked because KFP 2.17 does not guarantee an order, and a list of artifacts that crosses a sub-pipeline
+    arrives with the last one only (kubeflow/pipelines#13900).
 
     Raises:
-        UserError: a partition is missing or there twice.
+        UserError: a partition is missing or occurs twice.
     """
     partitions = int(pages[0].metadata["partitions"]) if pages else 0
     folders = sorted((int(artifact.metadata["partition"]), Path(artifact.path)) for artifact in pages)
@@ -68,7 +68,7 @@ def describe_adapter(adapter: Any, metrics: Any) -> None:
     adapter.metadata["dataset_digest"] = training.dataset_digest
     adapter.metadata["base_model"] = training.base_model
     adapter.metadata["backend"] = training.backend
-    for final_loss in training.losses[-1:]:  # a training that stopped early and was then killed may know none
+    for final_loss in training.losses[-1:]:  # empty if a training stopped early and was then killed
         metrics.log_metric("final_loss", final_loss)
     metrics.log_metric("steps", training.steps)
 

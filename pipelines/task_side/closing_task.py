@@ -1,4 +1,4 @@
-"""The pipeline's last task, KFP's exit task: MLflow learns how the pipeline ended."""
+"""The pipeline's last task, KFP's exit task: it tells MLflow how the pipeline ended."""
 
 import os
 
@@ -8,9 +8,9 @@ from pipelines.task_side.ended_pods import endings_of_run
 
 
 def close_run(state: str) -> None:
-    """Close the MLflow parent run of this pipeline run; ``state`` is that of ``PipelineTaskFinalStatus``.
+    """Close the MLflow parent run of this pipeline run; ``state`` comes from ``PipelineTaskFinalStatus``.
 
-    It tells the watcher of a local run nothing: it is no step, and after a failure the first error counts.
+    It sends no events to a local run's watcher: it is not a step, and after a failure the first error counts.
     """
     configure_logs("close")
     # A step that ran out of memory or was killed could not tell MLflow itself.

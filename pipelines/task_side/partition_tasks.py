@@ -1,7 +1,7 @@
-"""The three tasks that prepare the dataset where its pages are drawn in partitions, each by a machine of its own.
+"""The three tasks that prepare the dataset when its pages are drawn in partitions, each on its own machine.
 
-The settings travel inside the selection: KFP 2.17's local runner replaces every parameter that a loop's tasks get from
-an earlier task by the loop's item, and so no partition can be drawn with other settings than the rest.
+The settings are stored in the selection. KFP 2.17's local runner replaces every parameter that a loop's tasks get from
+an earlier task with the loop's item; and this way all partitions are drawn with the same settings.
 """
 
 import json
@@ -38,7 +38,7 @@ def draw_pages(selection_dir: str, pages_dir: str, partition: int, partitions: i
 
 def assemble_dataset(selection_dir: str, pages: Sequence[Any], dataset_dir: str) -> None:
     """Make the dataset from the pages of all partitions, KFP artifacts that ``draw_pages`` made."""
-    # Resolved: the local runner may have put a link, which is gone when the run has ended, into the path.
+    # Resolved: the local runner may put a link into the path that is gone when the run has ended.
     with task(_STEP, "assemble the dataset", output_dir=str(Path(dataset_dir).resolve())):
         from components.prepare.stages import assemble
 

@@ -1,4 +1,4 @@
-"""What a running step tells the process that shows the run: JSON lines in the file of the progress bar.
+"""Events that a running step sends to the process that displays the run: JSON lines in the progress bar's file.
 
 A line with ``event`` is a step's start, end or error; all others are the progress of a piece of work.
 """
@@ -14,7 +14,7 @@ from components.shared.telemetry.progress import PROGRESS_FILE_VARIABLE
 
 
 def tell(event: str, step: str, **details: Any) -> None:
-    """Append an event, where somebody listens; on a cluster nobody does, and the orchestrator shows the tasks."""
+    """Append an event if a process displays the run; on a cluster none does: the orchestrator shows the tasks."""
     if path := os.environ.get(PROGRESS_FILE_VARIABLE):
         said = {name: without_passwords(value) if isinstance(value, str) else value for name, value in details.items()}
         line = {"event": event, "step": step, "time": time.time(), **said}
@@ -23,7 +23,7 @@ def tell(event: str, step: str, **details: Any) -> None:
 
 
 def task_title(event: dict[str, Any]) -> str:
-    """Return how an event's task is called: the step, and which part of it where it has several tasks."""
+    """Return the name of an event's task: the step, and its part if the step has several tasks."""
     part = event.get("part")
     return f"{event['step']} ({part})" if part else str(event["step"])
 
@@ -36,7 +36,7 @@ class EventReader:
         self._offset = 0
 
     def new_lines(self) -> list[dict[str, Any]]:
-        """Return the complete new lines; one that is still being written waits for the next call."""
+        """Return the complete new lines; an incomplete last line is left for the next call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as stream:

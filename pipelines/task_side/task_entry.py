@@ -25,11 +25,11 @@ from pipelines.task_side.run_events import tell
 def run_task(step: str, config: str, **folders: str) -> Any:
     """Run ``components.<step>`` with the settings in ``config`` (JSON) and its artifact folders; return its result.
 
-    Where an earlier attempt at the run finished the step, take its output over and return None. An error that the user
-    can mend ends the process with one line and exit code 2.
+    If an earlier attempt at the run finished the step, reuse its output and return None. An error that the user can
+    fix ends the process with one line and exit code 2.
     """
     kept = kept_output(step)
-    # Resolved: the local runner may have put a link, which is gone when the run has ended, into the path.
+    # Resolved: the local runner may put a link into the path that is gone when the run has ended.
     output_dir = Path(folders["output_dir"]).resolve()
     with task(step, part="kept" if kept else None, output_dir=str(output_dir)):
         if kept:
@@ -42,9 +42,9 @@ def run_task(step: str, config: str, **folders: str) -> Any:
 
 @contextmanager
 def task(step: str, part: str | None = None, **details: Any) -> Iterator[None]:
-    """Tell the run's watcher about start, end or error of ``step``; ``details`` go with the end.
+    """Send the start and the end or error of ``step`` to the run's watcher; ``details`` are part of the end event.
 
-    ``part`` says in words which of its tasks this is, where a step has several.
+    ``part`` names the task in words if the step has several.
     """
     with failing_in_order(step, part):
         configure_logs(step)
@@ -60,9 +60,9 @@ def task(step: str, part: str | None = None, **details: Any) -> Iterator[None]:
 
 @contextmanager
 def failing_in_order(step: str, part: str | None = None) -> Iterator[None]:
-    """Tell the run's watcher, Kubernetes and the log of an error; also a decorator.
+    """Report an error to the run's watcher, Kubernetes and the log; also works as a decorator.
 
-    An error that the user can mend ends the process with one line and exit code 2.
+    An error that the user can fix ends the process with one line and exit code 2.
     """
     try:
         with ends_in_order(f"{step} ({part})" if part else step):
@@ -76,13 +76,13 @@ def failing_in_order(step: str, part: str | None = None) -> Iterator[None]:
 
 
 def _largest_process() -> int:
-    """Return the highest resident memory, in bytes, of this process or of one of its children."""
+    """Return the peak resident memory in bytes: the larger of this process's and of its largest child's."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return max(usage.ru_maxrss for usage in usages) * 1024
 
 
 class _WarningEvents(logging.Handler):
-    """Passes on what our own loggers warn of: nobody reads the log of a run that ended well."""
+    """Forwards the warnings of our own loggers as events: nobody reads the log of a successful run."""
 
     def __init__(self, step: str) -> None:
         super().__init__(logging.WARNING)

@@ -1,4 +1,4 @@
-"""One contender's run: the train step in a fresh process, and the figures of its steady steps."""
+"""One contender's run: the train step in a new process, and the figures of its steady steps."""
 
 import importlib.util
 import math
@@ -21,7 +21,7 @@ BACKENDS: dict[Contender, dict[str, Any]] = {
     "unsloth": {"backend": "unsloth"},
     "stock": {"backend": "standard", "quantize_experts": False, "upcast_unquantized": True},
 }
-"""Contender -> the train step's settings that make it one."""
+"""Contender -> the train step's settings that define it."""
 NOT_COMPARED = {
     "checkpoint_dir",
     "resume_from_checkpoint",
@@ -32,16 +32,16 @@ NOT_COMPARED = {
     "metric_for_best_model",
     "early_stopping_patience",
 }
-"""Settings of the train step that would put other work between the timed steps, or let one contender go on where the
-other stopped."""
+"""Settings of the train step that would put other work between the timed steps, or let one contender resume from
+another's checkpoint."""
 
 
 def measure(
     contender: Contender, repeat: int, config: BenchmarkConfig, logs: Path, deadline: float = math.inf
 ) -> Measurement:
-    """Train with ``contender`` and return its figures; one that cannot run says why. Its output goes into ``logs``.
+    """Train with ``contender`` and return its figures, or the reason why it cannot run. Its output goes into ``logs``.
 
-    In the first repeat its model is then probed, see ``components.benchmark.contenders.probes``. ``deadline`` is a
+    In the first repeat the model is probed afterwards (``components.benchmark.contenders.probes``). ``deadline`` is a
     value of ``time.monotonic``.
     """
     reason = _cannot_run(contender) or (OUT_OF_TIME if time.monotonic() >= deadline else None)
@@ -65,7 +65,7 @@ def measure(
 
 
 def check_train_settings(config: BenchmarkConfig) -> None:
-    """Let the train step check the settings of ``config.train`` before anything is measured.
+    """Have the train step check the settings in ``config.train`` before anything is measured.
 
     Raises:
         UserError: a key is unknown or a value is wrong.
@@ -79,10 +79,10 @@ def check_train_settings(config: BenchmarkConfig) -> None:
 
 
 def train_settings(contender: Contender, config: BenchmarkConfig, adapter: Path) -> dict[str, Any]:
-    """Return the train step's settings: those of the config, the same for all, and the contender's own.
+    """Return the train step's settings: those of the config, which are the same for all, and the contender's own.
 
-    Vision features are kept beside the adapter instead of where the config says: each training makes its own, or the
-    second contender would profit from the first one's pass over the pages.
+    Vision features are stored beside the adapter instead of in the configured folder: each training computes its own,
+    because otherwise the second contender would reuse what the first one computed.
     """
     shared = {name: value for name, value in config.train.items() if name not in NOT_COMPARED}
     if shared.get("vision_features_dir"):

@@ -1,10 +1,10 @@
-"""A full-size DeepSeek-OCR-2 with random weights, for speed and memory, which do not depend on the weights.
+"""A full-size DeepSeek-OCR-2 with random weights, to measure speed and memory, which do not depend on the weights.
 
     python -m components.benchmark.contenders.full_size_model FOLDER
 
 3.39 billion parameters in bfloat16, 6.8 GB on disk. The shapes are those of the published checkpoint's config.json
-(huggingface.co/deepseek-ai/DeepSeek-OCR-2). The tokenizer is one of bytes: a token per UTF-8 byte instead of one per
-3 to 4 letters, so give it pages with as many bytes as the real one would have tokens.
+(huggingface.co/deepseek-ai/DeepSeek-OCR-2). The tokenizer makes one token per UTF-8 byte instead of one per 3 to 4
+letters, so use pages with as many bytes as the real tokenizer would make tokens.
 """
 
 import argparse
@@ -48,17 +48,17 @@ _VISION_ENCODER = {
 
 
 def full_size_config(end_token: int, pad_token: int, image_token: int) -> DeepseekOcr2Config:
-    """Return the published architecture with the byte tokenizer's token numbers."""
+    """Return the config of the published architecture with the byte tokenizer's token ids."""
     return DeepseekOcr2Config(
         text_config={**_TEXT, "bos_token_id": None, "eos_token_id": end_token, "pad_token_id": pad_token},
-        # The default spread of SAM's weights is 1e-10: random, it would see nothing.
+        # SAM's default initializer_range is 1e-10: random weights that small would ignore the picture.
         vision_config={"sam_config": {"initializer_range": 0.02}, "encoder_config": _VISION_ENCODER},
         image_token_id=image_token,
     )
 
 
 def save_full_size_deepseek_ocr2(folder: Path, seed: int = 0) -> None:
-    """Write the model and its processor into ``folder``; on a GPU in seconds, on a CPU in minutes."""
+    """Write the model and its processor into ``folder``; takes seconds on a GPU, minutes on a CPU."""
     processor, config = _processor_and_config()
     torch.manual_seed(seed)
     dtype = torch.get_default_dtype()
@@ -76,7 +76,7 @@ def save_full_size_deepseek_ocr2(folder: Path, seed: int = 0) -> None:
 
 
 def save_without_weights(folder: Path) -> None:
-    """Write the model's config and processor only, which is what a memory estimate reads."""
+    """Write only the model's config and processor, which is what a memory estimate reads."""
     processor, config = _processor_and_config()
     config.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -90,7 +90,7 @@ def _processor_and_config() -> tuple[DeepseekOcr2Processor, DeepseekOcr2Config]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the model into the folder that ``arguments`` name and return the exit code."""
+    """Write the model into the folder given in ``arguments`` and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="new or empty")
     try:

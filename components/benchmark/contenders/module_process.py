@@ -1,4 +1,4 @@
-"""A part of the product as a process of its own: it starts with fresh memory, and its death is only its own."""
+"""Runs a module in its own process: it starts with fresh memory, and a crash does not end the benchmark."""
 
 import json
 import math
@@ -27,14 +27,15 @@ def run_module(
     *,
     check_only: bool = False,
 ) -> str | None:
-    """Run ``python -m module --config settings_file`` and return why it failed, None where it ended well.
+    """Run ``python -m module --config settings_file`` and return why it failed; None if it succeeded.
 
-    After ``seconds`` it is killed. With ``check_only`` it checks the settings and does nothing else.
+    It is killed after ``seconds``. With ``check_only`` it only checks the settings.
     """
     settings_file.write_text(json.dumps(settings), encoding="utf-8")
     command = [sys.executable, "-m", module, "--config", str(settings_file)]
     command += ["--check_only"] * check_only
-    # Only the benchmark itself is tracked, and has last words: the contenders' would look like those of a train step.
+    # Only the benchmark itself is tracked and writes a termination message: a contender's would look like that of a
+    # train step.
     apart = {"MLFLOW_TRACKING_URI": "off", FILE_VARIABLE: os.devnull, FORMAT_VARIABLE: "text"}  # people read its log
     environment = os.environ | apart | below_this_span()
     with log.open("w", encoding="utf-8") as output:
@@ -48,7 +49,7 @@ def run_module(
 
 
 def seconds_until(deadline: float) -> float | None:
-    """Return the seconds until a value of ``time.monotonic``, at least a moment; None where it is infinite."""
+    """Return the seconds until a value of ``time.monotonic``, always above 0; None if it is infinite."""
     return None if math.isinf(deadline) else max(0.001, deadline - time.monotonic())
 
 

@@ -1,4 +1,4 @@
-"""What a contender's model does beside the timed training: it reads pages, generates, and fills the capped memory."""
+"""Probes of a contender's model besides the timed training: reading pages, generation, the limits of capped memory."""
 
 import json
 import math
@@ -13,15 +13,15 @@ from components.shared.scoring.text_normalization import Profile, normalizer
 
 PROBES = ("reading", "generation", "largest_batch", "longest_context")
 NORMALIZATION: Profile = "nfkc-ws-v1"
-"""What is done to label and prediction before they are compared; evaluate's default."""
+"""How label and prediction are normalised before they are compared; evaluate's default."""
 
 
 def probe(
     config: BenchmarkConfig, train: dict[str, Any], scratch: Path, log: Path, deadline: float = math.inf
 ) -> dict[str, Any]:
-    """Probe the model that the settings ``train`` made, in a process of its own; return fields of ``Measurement``.
+    """Probe the model trained with the settings ``train`` in a separate process; return fields of ``Measurement``.
 
-    A process that dies fails the part it was at and those behind it, in its own last words.
+    If the process dies, its current part and all later ones fail, with the end of its log as the reason.
     """
     if not (config.cer_pages or config.generation_tokens or config.memory_cap_gib):
         return {}
@@ -35,7 +35,7 @@ def probe(
 
 
 def probe_figures(probes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the fields of ``Measurement`` that the raw results hold; those of a part that is not ``ok`` stay None."""
+    """Return the fields of ``Measurement`` from the raw results; fields of a part that is not ``ok`` stay None."""
     figures: dict[str, Any] = {"probes": {name: ProbeResult(**result) for name, result in probes.items()}}
     if (reading := probes["reading"])["status"] == "ok":
         figures["cer"] = character_error_rate(reading["labels"], reading["texts"])
@@ -54,7 +54,7 @@ def probe_figures(probes: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def character_error_rate(labels: list[str], texts: list[str]) -> float | None:
-    """Return the pages' edits over their labels' characters, both normalised; None where the labels are empty.
+    """Return the pages' edits divided by their labels' characters, both normalised; None if the labels are empty.
 
     >>> character_error_rate(["kitten", "a  b"], ["sitting", "a b"])
     0.3333333333333333

@@ -1,4 +1,4 @@
-"""What may be said about the contenders: one row each, ratios with their spread, and whether it was fair."""
+"""The comparison of the contenders: one row each, ratios with their spread, and notes on whether it was fair."""
 
 import statistics
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Kind = Literal["cost", "gain"]
 Figure = Callable[[Measurement], float | list[float] | None]
 
 BASELINES: tuple[Contender, ...] = ("standard", "stock")
-"""Unsloth is compared with each of them."""
+"""Unsloth is compared with each of these."""
 COSTS: Kind = "cost"
 GAINS: Kind = "gain"
 
@@ -39,7 +39,7 @@ QUANTITIES: tuple[_Quantity, ...] = (
     ("largest_batch_samples_per_second", GAINS, lambda run: run.largest_batch_samples_per_second),
     ("longest_context", GAINS, lambda run: run.longest_context),
 )
-"""What is compared; each ratio is formed so that above 1 Unsloth is the better one."""
+"""The compared quantities; each ratio is defined so that a value above 1 means that Unsloth is better."""
 _ROW_ONLY: tuple[_Quantity, ...] = (
     ("compile_seconds", COSTS, lambda run: run.compile_seconds),
     ("data_wait_share", COSTS, lambda run: run.data_wait_share),
@@ -60,7 +60,7 @@ class Comparison:
 
 
 def compare(measurements: list[Measurement]) -> Comparison:
-    """Make a row per contender, and pair the repeats; a ratio is made only of two runs that both ended well."""
+    """Make a row per contender, and pair the repeats; a ratio needs two successful runs."""
     pairs = {baseline: _pairs(measurements, baseline) for baseline in BASELINES}
     names = dict.fromkeys(run.contender for run in measurements)
     return Comparison(

@@ -1,4 +1,4 @@
-"""The contenders in MLflow: one run each, nested below the benchmark's."""
+"""The contenders in MLflow: one run each, nested under the benchmark's run."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _ATTACH = "MLFLOW_RUN_ID"
 
 
 def log_contenders(tracked: TrackedRun, report: BenchmarkReport, parameters: dict[str, Any]) -> None:
-    """Log each contender's medians, and its first run's losses and step times, as a run of its own."""
+    """Log each contender's medians, and the losses and step times of its first repeat, as a separate run."""
     if tracked.run_id is None:
         return
     with _attached_to(tracked.run_id):
@@ -35,7 +35,7 @@ def _log_contender(row: ContenderRow, runs: list[Measurement], parameters: dict[
 
 @contextmanager
 def _attached_to(run_id: str) -> Iterator[None]:
-    """Let ``step_run`` nest below ``run_id``."""
+    """Make ``step_run`` nest its run under ``run_id``."""
     before = os.environ.get(_ATTACH)
     os.environ[_ATTACH] = run_id
     try:

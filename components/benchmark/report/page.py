@@ -1,4 +1,4 @@
-"""``benchmark.html``: one row per contender, ratios and pictures, in one file without scripts or links."""
+"""``benchmark.html``: one row per contender, ratios and plots, in one file without scripts or links."""
 
 from pathlib import Path
 
@@ -65,13 +65,13 @@ def benchmark_page(config: BenchmarkConfig, comparison: BenchmarkReport) -> str:
         ],
         names={**TRAINING, **BEYOND_TRAINING},
         probe_names=PROBE_NAMES,
-        # matplotlib's own output, drawn from numbers and the contenders' names only.
+        # Safe as Markup: matplotlib's output, drawn only from numbers and the contenders' names.
         plots=[(caption, Markup(svg)) for caption, svg in plots(ran, config.warmup_steps)],
     )
 
 
 def shown(quantity: str, value: float) -> str:
-    r"""Return one value with its unit and as many places as a reader can use.
+    r"""Return one value with its unit, rounded to the digits that are useful to a reader.
 
     >>> shown("peak_reserved_bytes", 3 * 2**29), shown("median_step_seconds", 0.33149), shown("tokens_per_second", 9876)
     ('1.50\xa0GiB', '0.331', '9,876')

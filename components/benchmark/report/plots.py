@@ -1,4 +1,4 @@
-"""The benchmark's pictures, as SVG that takes the colours of the page around it."""
+"""The benchmark's plots, as SVG that takes the colours of the surrounding page."""
 
 import io
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from components.shared.artifacts.benchmark_report import Measurement
 
-# The same in light and dark: each has a contrast of at least 3 to white and to #16191d.
+# Used on light and dark pages: each has a contrast of at least 3 to white and to #16191d.
 COLOURS = {"standard": "#c2741a", "unsloth": "#2f80d8", "stock": "#8a6fb8"}
 _INK = "#010203"  # stands for the colour of the surrounding text
 _GIB = 2**30
@@ -20,7 +20,7 @@ _Draw = Callable[[Any, list[Measurement]], None]
 
 
 def plots(runs: list[Measurement], warmup_steps: int) -> list[tuple[str, str]]:
-    """Return (caption, inline ``<svg>``) of what ``runs``, which all ended well, can show."""
+    """Return (caption, inline ``<svg>``) of each plot that ``runs`` has data for; all of them must be successful."""
     step_times = partial(_step_times, warmup_steps=warmup_steps)
     drawn: list[tuple[str, _Draw]] = [
         ("Seconds per optimizer step: each steady step is a dot, the bar is their median.", step_times),
@@ -54,7 +54,7 @@ def _memory(axes: Any, runs: list[Measurement]) -> None:
 def _losses(axes: Any, runs: list[Measurement]) -> None:
     for run in runs:
         losses = run.losses or []
-        # Alike trainings lie on top of each other: dashes let the first be seen below the second.
+        # Similar loss curves overlap: with dashes the lower curve stays visible.
         style = {"standard": "-", "unsloth": "--", "stock": ":"}[run.contender]
         label = run.contender if run.repeat == 1 else None
         axes.plot(
@@ -93,7 +93,7 @@ def _svg(number: int, draw: _Draw, runs: list[Measurement]) -> str:
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(_INK)
     stream = io.StringIO()
-    # Text stays text; ids are the same in every run, and differ from those of the page's other pictures.
+    # Text is kept as text; ids are the same in every run and differ from those of the page's other plots.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"benchmark {number}"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
