@@ -35,7 +35,7 @@ test-docker: $(INSTALLED_TESTS) ## build the images, run the pipeline in them; r
 	$(BIN)/python -m pytest -m docker tests/docker
 
 test-slow: $(INSTALLED_TESTS) ## run the tests that `make test` leaves out: whole runs, resumed trainings, memory estimates
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED_TESTS) ## ruff and mypy
 	$(BIN)/ruff check components pipelines tests docs
