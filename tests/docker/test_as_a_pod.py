@@ -89,7 +89,7 @@ def test_the_whole_pipeline_with_a_champion_whose_store_the_pods_cannot_reach(
             code, said = pod.step(name, *flags)
             assert code == 0, f"{name}: {said[-3000:]}"
         report = json.loads((pod.volume / "second" / "evaluation" / "report.json").read_text())
-        assert {row["name"] for row in report["models"]} >= {"base", "adapter", "champion"}
+        assert {row["name"] for row in report["rows"]} >= {"base", "adapter", "champion"}
         verdict = json.loads((pod.volume / "second" / "gate" / "verdict.json").read_text())
         assert verdict["reference"] == "champion"
 
