@@ -1,1 +1,1 @@
-"""Step train: pages and a base model become an adapter, or a fully fine-tuned model."""
+"""The train step: turns pages and a base model into an adapter or a fully fine-tuned model."""

@@ -7,7 +7,7 @@ from components.train.config import TrainConfig
 
 
 def _run(config: TrainConfig) -> None:
-    # Imported late: torch and transformers take seconds, and --help needs neither.
+    # Imported late: torch and transformers take seconds to import, and --help needs neither.
     from components.train.step import run
 
     run(config)

@@ -1,4 +1,4 @@
-"""The train step's interface; names are those of transformers' TrainingArguments and PEFT's LoraConfig."""
+"""The train step's settings, named as in transformers' TrainingArguments and PEFT's LoraConfig."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,23 +13,24 @@ class TrainConfig(StepConfig):
     """Fine-tune a vision-language model on prepared pages with LoRA, or all of its weights."""
 
     dataset_dir: Path
-    """the folder that the prepare step made"""
+    """the dataset folder that the prepare step wrote"""
     output_dir: Path
-    """the folder to make; it must not exist, or be empty"""
+    """the folder to create; it must not exist, or be empty"""
     preset: str | None = None
-    """settings by name, see presets.yaml: minimal, standard, high_capacity, qlora_4bit, qlora_8bit, unsloth_4bit,
-    unsloth_long_context; every setting given beside it wins (but deepsynth's --set train.preset wins over a file)"""
+    """a named set of settings, see presets.yaml: minimal, standard, high_capacity, qlora_4bit, qlora_8bit,
+    unsloth_4bit, unsloth_long_context; explicit settings override it (but deepsynth's --set train.preset overrides
+    those of a config file)"""
     base_model: str = "tiny-base"
     """a model folder, a hub id such as deepseek-community/DeepSeek-OCR-2, or tiny-base (bundled)"""
     revision: str | None = None
     """hub models: the commit, tag or branch"""
     trust_remote_code: bool = False
-    """run code that comes with the model; only with a pinned revision"""
+    """run code that comes with the model; hub models need a pinned revision"""
     backend: Literal["auto", "unsloth", "standard"] = "auto"
-    """who trains: auto is Unsloth where the package and a CUDA device are there (of compute capability 8.0 or more,
-    unless dtype is float32), else transformers and PEFT"""
+    """the training library: auto uses Unsloth if the package is installed and there is a CUDA device (of compute
+    capability 8.0 or more, unless dtype is float32), else transformers and PEFT (standard)"""
     peft: Literal["lora", "none"] = "lora"
-    """lora: an adapter; none: all weights are trained and the whole model is written"""
+    """lora: train an adapter; none: train all weights and write the whole model"""
     r: int = Field(16, ge=1)
     """rank of the adapter's matrices"""
     lora_alpha: int = Field(32, ge=1)
@@ -37,36 +38,36 @@ class TrainConfig(StepConfig):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """dropout on the adapter's input"""
     use_rslora: bool = False
-    """scale by lora_alpha / sqrt(r) instead"""
+    """scale the adapter's output by lora_alpha / sqrt(r) instead"""
     init_lora_weights: Literal["default", "loftq"] = "default"
-    """the adapter's first values. default: no effect; loftq: what load_in_4bit took from the weights, as far as rank r
-    can hold it. The base is read a second time, in 16 bits, into host memory; the adapter is saved as what training
-    added, with twice the rank, so that it fits the base in 16 bits"""
+    """the adapter's initial values. default: the adapter has no effect at first; loftq: the best rank-r approximation
+    of load_in_4bit's quantisation error. loftq reads the base a second time, in 16 bits, into host memory, and saves
+    the adapter as the difference from its initial values, with twice the rank, so that it fits the 16-bit base"""
     loftq_iter: int = Field(1, ge=1)
-    """with loftq: how often quantisation and adapter are fitted to each other; 1 leaves the quantised weights alone"""
+    """with loftq: how many times quantisation and adapter are alternately fitted; 1 keeps the quantised weights"""
     target_modules: list[str] | None = None
-    """full names of the modules that LoRA adapts, or ends of their names; an end means modules of the language model
-    where there are such. Without it, the projections of the language model"""
+    """names of the modules that LoRA adapts: full names, or suffixes. A suffix selects modules of the language model
+    if any match. Default: the projections of the language model"""
     finetune_vision_layers: bool = False
-    """adapt the vision encoder and the projector as well; with target_modules, those of their modules that it names"""
+    """adapt the vision encoder and the projector as well; with target_modules, only their modules that it names"""
     load_in_4bit: bool = False
     """load the frozen weights in 4 bits (nf4, double quantisation); needs bitsandbytes"""
     load_in_8bit: bool = False
     """load the frozen weights in 8 bits; needs a CUDA device"""
     quantize_experts: bool = True
-    """in 4 and 8 bits: quantise the fused weights of a mixture of experts too, which bitsandbytes leaves alone; off,
-    they stay in 16 bits (with Unsloth, Unsloth decides)"""
+    """with load_in_4bit or load_in_8bit: also quantise the fused weights of a mixture of experts, which bitsandbytes
+    does not quantise; if false, they stay in 16 bits (with the Unsloth backend, Unsloth decides)"""
     upcast_unquantized: bool = False
-    """in 4 and 8 bits: turn the weights that are not quantised into float32, as PEFT's
-    prepare_model_for_kbit_training does; more memory (standard backend)"""
+    """with load_in_4bit or load_in_8bit: convert the weights that are not quantised to float32, as PEFT's
+    prepare_model_for_kbit_training does; needs more memory (standard backend only)"""
     adapt_experts: bool = False
-    """adapt the fused weights of a mixture of experts as well; they then stay unquantised in the standard backend"""
+    """adapt the fused weights of a mixture of experts as well; the standard backend then does not quantise them"""
     gradient_checkpointing: bool = False
-    """compute activations twice instead of keeping them: less memory, slower"""
+    """recompute activations in the backward pass instead of keeping them: less memory, slower"""
     num_gpus: int = Field(1, ge=1)
-    """train on so many CUDA devices of this machine, each with the whole model and pages of its own (data parallel);
-    a step takes per_device_train_batch_size x num_gpus x gradient_accumulation_steps pages. For several machines, call
-    torchrun -m components.train on each, with checkpoint_dir on a volume that all share"""
+    """number of CUDA devices of this machine to train on, each with the whole model and its own pages (data parallel);
+    a step takes per_device_train_batch_size x num_gpus x gradient_accumulation_steps pages. For several machines, run
+    torchrun -m components.train on each, with checkpoint_dir on a shared volume"""
     per_device_train_batch_size: int = Field(8, ge=1)
     """pages per device and step"""
     gradient_accumulation_steps: int = Field(1, ge=1)
@@ -76,7 +77,7 @@ class TrainConfig(StepConfig):
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     """shape of the learning rate over the run"""
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
-    """share of the steps in which the learning rate rises to its highest"""
+    """share of the steps in which the learning rate rises to its maximum"""
     weight_decay: float = Field(0.0, ge=0)
     """decoupled weight decay of AdamW"""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -84,51 +85,52 @@ class TrainConfig(StepConfig):
     optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit"] = "adamw_torch"
     """the optimizer"""
     num_train_epochs: float = Field(1.0, gt=0)
-    """passes over the training pages; max_steps wins"""
+    """passes over the training pages; max_steps overrides it"""
     max_steps: int | None = Field(None, ge=1)
-    """optimizer steps"""
+    """number of optimizer steps"""
     max_length: int = Field(4096, ge=16)
-    """tokens per page, image tokens included; longer pages lose the end of their label and are counted"""
+    """most tokens per page, image tokens included; the labels of longer pages are cut at the end, and the pages
+    counted"""
     pad_to_multiple_of: int | None = Field(None, ge=1)
-    """the rows of a batch are padded to a multiple of so many tokens: on a GPU kernels are planned anew for each new
-    length, which takes longer than the padding; 64 on a GPU and 1 on a CPU unless given"""
+    """pad the rows of a batch to a multiple of this many tokens: a GPU plans its kernels anew for each new length,
+    which takes longer than computing the padding; default: 64 on a GPU, 1 on a CPU"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """number format of the computation: auto is bfloat16 on a GPU and float32 on a CPU"""
     dataloader_num_workers: int = Field(0, ge=0)
-    """processes that read and preprocess pages, for each GPU; 0: the training process does it"""
+    """processes per GPU that read and preprocess pages; 0: the training process does it"""
     logging_steps: int = Field(1, ge=1)
     """steps between two points of the loss curve"""
     group_by_length: bool = False
-    """fill batches with pages of like length, so that less padding is computed; the order stays the seed's"""
+    """batch pages of similar length, so that less padding is computed; the order still depends on the seed only"""
     checkpoint_dir: Path | None = None
-    """keep checkpoints here, on a volume for instance, until the adapter is written; a training with the same settings
-    and data goes on from them"""
+    """keep checkpoints in this folder (a volume, for instance) until the adapter is written; a training with the same
+    settings and data resumes from them"""
     save_steps: int | None = Field(None, ge=1)
-    """steps between two checkpoints: 100 unless given, eval_steps with early stopping; SIGTERM writes one as well"""
+    """steps between two checkpoints; default: 100, or eval_steps with early stopping. SIGTERM also writes one"""
     resume_from_checkpoint: str = "auto"
-    """auto: the newest whole checkpoint of this training in checkpoint_dir; never: delete them and start anew; or the
-    path of one checkpoint"""
+    """auto: resume from the newest undamaged checkpoint of this training in checkpoint_dir; never: delete them and
+    start from the first step; or the path of a checkpoint"""
     eval_steps: int | None = Field(None, ge=1)
-    """steps between two evaluations on held-out pages; without it there is none while training"""
+    """steps between two evaluations on held-out pages; without it, training does not evaluate"""
     max_eval_samples: int = Field(64, ge=1)
-    """held-out pages, drawn with the seed, whose loss is measured"""
+    """number of held-out pages, drawn with the seed, to compute the evaluation loss on"""
     eval_pages: int = Field(8, ge=0)
-    """how many of them are read as well, for CER and WER"""
+    """how many of these pages are also transcribed, for CER and WER"""
     early_stopping_patience: int | None = Field(None, ge=1)
-    """stop after so many evaluations without a better metric_for_best_model, and take the best weights"""
+    """stop after this many evaluations without a better metric_for_best_model, and use the best weights"""
     metric_for_best_model: Literal["eval_loss", "eval_cer"] = "eval_loss"
-    """what early stopping looks at"""
+    """the metric of early stopping"""
     ignore_memory_estimate: bool = False
-    """on a GPU: go on where the memory estimate says that the training does not fit"""
+    """on a GPU: train even if the memory estimate says that the training does not fit"""
     compile_cache_dir: Path | None = None
-    """keep compiled kernels here for later runs, on a volume for instance; without it, in the user's cache folder"""
+    """keep compiled kernels for later runs in this folder (a volume, for instance); default: the user's cache folder"""
     vision_features_dir: Path | None = None
-    """keep what the frozen vision encoder makes of a page here, on a volume for instance: it is computed once, before
-    the first step, and reused in later epochs and later trainings"""
+    """keep the frozen vision encoder's output for each page in this folder (a volume, for instance): it is computed
+    once, before the first step, and reused in later epochs and later trainings"""
     vision_features_gib: float = Field(50.0, gt=0)
-    """GiB that vision_features_dir may take; pages beyond are computed in each step"""
+    """the most GiB that vision_features_dir may take; the features of pages without room are computed in each step"""
     seed: int = 0
-    """the seed of the data order, the adapter's first weights and dropout"""
+    """the seed of the data order, the adapter's initial weights and dropout"""
 
     @model_validator(mode="before")
     @classmethod

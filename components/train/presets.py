@@ -1,4 +1,4 @@
-"""Training presets: sets of settings by name, kept as data in ``presets.yaml``."""
+"""Training presets: named sets of settings, defined in ``presets.yaml``."""
 
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ class Preset(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     purpose: str
-    """when to take it, in a few words"""
+    """when to use it, in a few words"""
     settings: dict[str, Any]
     """fields of TrainConfig and their values"""
 
@@ -29,13 +29,13 @@ def presets() -> dict[str, Preset]:
 
 
 def with_preset(values: Any) -> Any:
-    """Return ``values`` on top of the settings of the preset that they name under ``preset``; as they are without one.
+    """Return ``values`` merged over the settings of the preset that ``values["preset"]`` names; unchanged without one.
 
     Raises:
         ValueError: there is no preset of that name.
     """
     name = values.get("preset") if isinstance(values, dict) else None
-    if not isinstance(name, str):  # None, or a value of another type, which the field's validation refuses
+    if not isinstance(name, str):  # None, or another type, which the field's validation rejects
         return values
     if name not in presets():
         raise ValueError(f"preset: there is no {name!r}, the presets are {', '.join(presets())}")
@@ -43,7 +43,7 @@ def with_preset(values: Any) -> Any:
 
 
 def without_preset_settings(values: dict[str, Any], name: Any) -> dict[str, Any]:
-    """Return ``values`` without those that the preset ``name`` sets; all of them where there is no such preset.
+    """Return ``values`` without those that the preset ``name`` sets; all of them if there is no such preset.
 
     >>> without_preset_settings({"r": 16, "max_steps": 9}, "high_capacity")
     {'max_steps': 9}
@@ -52,7 +52,7 @@ def without_preset_settings(values: dict[str, Any], name: Any) -> dict[str, Any]
 
 
 def settings_beside_preset(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return which of ``values`` differ from the preset that they name: name, value and the preset's value.
+    """Return the ``values`` that differ from the preset they name: name -> (value, the preset's value).
 
     >>> settings_beside_preset({"preset": "minimal", "r": 16, "lora_alpha": 8})
     {'r': (16, 4)}
@@ -62,7 +62,7 @@ def settings_beside_preset(values: dict[str, Any]) -> dict[str, tuple[Any, Any]]
 
 
 def _settings_of(name: Any) -> dict[str, Any]:
-    """Return a preset's settings; none where there is no such preset, which the validation refuses."""
+    """Return a preset's settings; empty for an unknown preset, which validation rejects."""
     return presets()[name].settings if isinstance(name, str) and name in presets() else {}
 
 

@@ -1,4 +1,4 @@
-"""The train step: choose the backend, load, train, write the adapter and what was measured."""
+"""The train step: choose the backend, load, train, write the adapter and the measurements."""
 
 import logging
 import sys
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the adapter (or model) lies, and the content of its ``training.json``."""
+    """The folder of the adapter (or model), and the content of its ``training.json``."""
 
     folder: Path
     training: TrainingRecord
 
 
 def run(config: TrainConfig) -> TrainResult:
-    """Train on ``config.dataset_dir`` and write ``config.output_dir``; on several GPUs, in a process for each.
+    """Train on ``config.dataset_dir`` and write ``config.output_dir``; with several GPUs, start one process per GPU.
 
-    Below torchrun this is one of its processes, and only the first one writes.
+    Under torchrun this is one of its processes, and only the first process writes.
 
     Raises:
         UserError: the dataset, the model or a setting is not usable on this machine, or loss or weights became nan.
@@ -93,7 +93,7 @@ def _run(config: TrainConfig) -> TrainResult:
         training = _record(
             config, backend.name, reason, base, dataset.manifest.digest, trainable, loading, measurements
         )
-        # Early stopping decides after its checkpoint is written: one that is taken as the result may have no loss yet.
+        # Early stopping decides after the checkpoint is written: a checkpoint used as the result may have no loss yet.
         final_loss = {"final_loss": measurements.losses[-1]} if measurements.losses else {}
         if first:
             with span("save the adapter"):
@@ -140,7 +140,7 @@ def _record(
 
 
 def _base(config: TrainConfig) -> BaseIdentity | None:
-    """Return which base was loaded; None where it is not in the hub's cache by its own name, as Unsloth may have it."""
+    """Return the base's identity; None if the hub's cache lacks it by this name (Unsloth may load it by another)."""
     from components.shared.models.base_identity import base_identity
     from components.shared.models.base_models import base_model_location
 
@@ -159,7 +159,7 @@ def _tracked(config: TrainConfig, first: bool) -> AbstractContextManager[Tracked
 
 @contextmanager
 def _by_the_first(folder: Callable[[], AbstractContextManager[Path]]) -> Iterator[Path]:
-    """Yield, in every process, the folder that the first one makes, and keeps or removes."""
+    """Yield in every process the folder that the first process creates; only the first one keeps or removes it."""
     from components.train.processes import distributed
 
     with folder() if distributed.is_first() else nullcontext(Path()) as made:
@@ -180,7 +180,7 @@ def _model_facts(trainable: TrainableModel) -> dict[str, Any]:
 
 
 def _memory_facts(loading: list[dict[str, int | None]], training: list[dict[str, int | None]]) -> dict[str, Any]:
-    """Return the highest peaks of all processes; with several, also each one's while training."""
+    """Return the highest peaks over all processes; with several processes, also each one's peak while training."""
     from components.train.loop.measurements import highest_peak
 
     highest = {"peak_memory_bytes": highest_peak(training), "loading_peak_memory_bytes": highest_peak(loading)}
@@ -198,7 +198,7 @@ def _save(trainable: TrainableModel, config: TrainConfig, folder: Path) -> None:
 
         subtract_start(folder, trainable.start.values)
     trainable.processor.save_pretrained(folder)
-    # PEFT writes a model card of its own, filled with "[More Information Needed]"; the export step writes a real one.
+    # PEFT writes a model card full of "[More Information Needed]"; the export step writes the real one.
     (folder / "README.md").unlink(missing_ok=True)
 
 
@@ -212,5 +212,5 @@ def _leave(config: TrainConfig, checkpoints: Path) -> NoReturn:
             f"{kept} is kept, the same settings go on from it" if kept else "nothing is kept without a checkpoint_dir"
         )
         print(f"terminated: {rest}", file=sys.stderr, flush=True)
-    distributed.wait_for_all()  # torchrun ends those that are left when one has ended like this
+    distributed.wait_for_all()  # torchrun ends the remaining processes as soon as one exits with an error
     raise SystemExit(EXIT_CODE)

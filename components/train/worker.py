@@ -17,11 +17,11 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(folder: Path) -> int:
-    """Train with the config in ``folder`` and return the exit code; an error is left there for the parent to tell."""
-    # A parent that is killed outright, for its memory for instance, sends nothing, and torchrun put this process into a
-    # session of its own: let the kernel send what the parent would have.
+    """Train with the config in ``folder`` and return the exit code; an error is written there for the parent."""
+    # A parent killed by SIGKILL (out of memory, for instance) cannot send a signal, and torchrun started this process
+    # in its own session: let the kernel send SIGTERM when the parent dies.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # PyTorch takes all cores in each process else. Before it is imported: it reads the variable once.
+    # Otherwise each process's PyTorch uses all cores. Set it before the import: PyTorch reads the variable once.
     limit_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     from components.train.processes.launch import CONFIG_FILE, error_file
     from components.train.step import run

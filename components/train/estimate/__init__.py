@@ -1,1 +1,7 @@
-"""Memory of a training, predicted without weights."""
+"""Predicts how much GPU memory a training needs, without loading weights.
+
+Reading order: ``memory_estimate`` sums the parts and is the entry point. ``model_on_meta`` builds the model that is
+measured, ``step_trace`` counts the bytes of one training step, and ``vision_part``, ``unsloth_layers`` and
+``unsloth_step`` replace those parts of the step that use another amount of memory on a GPU. ``gpu_limits`` and
+``preflight`` use the estimate: the first finds which GPUs fit, the second checks the free memory before a training.
+"""

@@ -1,4 +1,8 @@
-"""Which GPUs a training fits on, and how far its batch or its context could grow there."""
+"""Finds which GPUs a training fits on, and the largest batch and the longest context there.
+
+The estimate is computed for doubled batch sizes and context lengths until the largest GPU is full (``_ladder``); each
+GPU's limits are interpolated between these (``_largest``).
+"""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -9,14 +13,14 @@ from components.train.estimate.memory_estimate import MemoryEstimate, Pages, est
 
 # The largest error of the estimate that docs/benchmarks/training/estimate.md leaves unexplained, rounded up.
 KNOWN_ERROR = 0.10
-# Not measured here. Of a T4's "16 GB" PyTorch shows 14.56 to 14.76 GiB, by the driver, as out-of-memory messages in
-# public issues have it; of an L4's "24 GB" nvidia-smi reports 22.5 GiB (modal-labs/modal-client#2797). About the
-# smaller of the two shares, for all of them.
+# Not measured here. For a T4 with "16 GB", PyTorch reports 14.56 to 14.76 GiB depending on the driver (out-of-memory
+# messages in public issues); for an L4 with "24 GB", nvidia-smi reports 22.5 GiB (modal-labs/modal-client#2797). All
+# GPUs use about the smaller of these two shares.
 _SHARE_SHOWN = 0.92
 _CONTEXT_BYTES = 2**29
 _LARGEST_BATCH = 512
 
-# Gigabytes as the GPUs are sold.
+# Nominal gigabytes, as in the product names.
 GPUS = {
     "T4": 16,
     "RTX 3090": 24,
@@ -32,7 +36,7 @@ GPUS = {
 
 @dataclass(frozen=True)
 class GpuLimits:
-    """One GPU type: bytes that a training can use, whether the config's fits, and the limits (None: not even one)."""
+    """One GPU type: usable bytes, whether the config fits, and the limits (None: not even the smallest fits)."""
 
     gpu: str
     usable_bytes: int
@@ -42,7 +46,7 @@ class GpuLimits:
 
 
 def usable_bytes(gigabytes: int) -> int:
-    """Return what a training can allocate on a GPU that is sold with ``gigabytes``."""
+    """Return the bytes that a training can allocate on a GPU with nominally ``gigabytes``."""
     return int(gigabytes * _SHARE_SHOWN * 2**30) - _CONTEXT_BYTES
 
 
@@ -55,9 +59,9 @@ def gpu_limits(
 ) -> list[GpuLimits]:
     """Return the limits on each of ``gpus`` (names and gigabytes), with ``KNOWN_ERROR`` as the margin.
 
-    The batch grows with the rows' tokens as they are, the context (tokens in a row) with one page a batch, to
-    ``longest_known``, the model's largest position. Between two powers of two the peak is taken to be a straight
-    line: it is the largest of sums that grow at least linearly, so that the line lies above it.
+    The batch limit keeps the tokens per row; the context limit (tokens per row, at most ``longest_known``, the model's
+    largest position) is for one page per batch. Between two powers of two the peak is interpolated linearly. The peak
+    is the maximum of sums that grow at least linearly, so the interpolation is not below it.
     """
     budgets = {name: usable_bytes(size) for name, size in gpus.items()}
     highest = max(budgets.values())

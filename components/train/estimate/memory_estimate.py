@@ -1,10 +1,22 @@
-"""How much memory a training takes, from the config alone: the step is traced on the meta device, without weights.
+"""Predicts a training's peak memory from its config: one step is traced on the meta device, without weights.
 
-    python -m components.train.estimate.memory_estimate < train.json
+``estimate_memory`` runs these stages in order:
 
-reads the config of a train step (JSON) and prints its estimate (JSON). Validated against measured peaks in
-docs/benchmarks/training/estimate.md. With ``vision_features_dir`` it is that of a batch whose pictures' features are
-all kept.
+1. Build the model on the meta device, with the backend's number formats and the adapter (``model_on_meta``).
+2. Build a full batch of the largest pages (``_batch_on_meta``).
+3. Sum the static parts, which stay for the whole training: frozen weights with their quantisation scales, trained
+   weights, optimizer states, workspaces and recordings, and the gradient buckets of several GPUs.
+4. Trace a step (``_traced``): forward and backward passes of the real modules, with gradient checkpointing, kept
+   features and Unsloth's layers and loss where the config uses them. The result is the peak of activations, logits and
+   gradients.
+5. Compute the memory of the optimizer step: gradients, and one temporary float32 value per weight.
+6. The peak is the static parts plus the larger of 4 and 5. The loading peak is computed apart (``_loading_peak``).
+
+    python -m components.train.estimate.memory_estimate < request.json
+
+reads the config of a train step, the pages and the backend (JSON) and prints the estimate (JSON). The estimate is
+compared with measured peaks in docs/benchmarks/training/estimate.md. With ``vision_features_dir`` it assumes that the
+features of all pictures in the batch are stored.
 """
 
 import contextlib
@@ -36,15 +48,15 @@ from components.train.estimate.unsloth_step import ChunkedLoss, offload_layer_in
 from components.train.estimate.vision_part import encode_each_shape_once, recording_bytes, serve_kept_features
 from components.train.vision.frozen_vision import run_frozen_parts_without_gradients
 
-# What cuBLAS takes on a Hopper GPU for its own use; less on older ones.
+# cuBLAS's workspace on a Hopper GPU; older GPUs use less.
 WORKSPACE_BYTES = 32 * 2**20
-# Rows are filled up with a token that is read and answered; 0 is no picture's.
+# Rows are padded with tokens that are attended to and labelled; 0 in the other tensors does not mark an image token.
 _PADDED_WITH_ONES = {"labels", "attention_mask"}
 
 
 @dataclass(frozen=True)
 class Pages:
-    """What a batch holds: pages of ``width`` × ``height`` pixels and rows of ``tokens`` tokens, image ones included."""
+    """A batch's pages: ``width`` × ``height`` pixels each, in rows of ``tokens`` tokens (image tokens included)."""
 
     width: int
     height: int
@@ -53,30 +65,30 @@ class Pages:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Parameters and predicted bytes; ``parts`` sum to ``peak_bytes`` and are those of the moment of the peak."""
+    """Parameter counts and predicted bytes; ``parts`` are the bytes at the peak and sum to ``peak_bytes``."""
 
     backend: str
     parameters: int
     trainable_parameters: int
     page_tokens: int
-    """the picture's, the prompt's and the end"""
+    """tokens of the picture, the prompt and the end of a page"""
     weight_bytes: dict[str, int]
-    """by number format, as in training.json; without the scales of packed weights"""
+    """bytes by number format, as in training.json; the scales of packed weights are not included"""
     parts: dict[str, int]
     loading_peak_bytes: int
     peak_bytes: int
-    """of PyTorch's allocator; its fragments and the CUDA context come on top"""
+    """bytes that PyTorch's allocator hands out; fragmentation and the CUDA context come on top"""
     upper_bound: bool
-    """the real peak may lie below: Unsloth's layers keep less than is known here, which is so without gradient
-    checkpointing and with adapted experts"""
+    """the real peak may be lower: without gradient checkpointing and with adapted experts, Unsloth's layers keep less
+    than this model of them"""
 
 
 def estimate_memory(config: TrainConfig, pages: Pages, backend: str) -> MemoryEstimate:
     """Return the estimate for ``config`` on a GPU with ``backend`` (``standard`` or ``unsloth``) and full batches.
 
     Raises:
-        UserError: the model's config or processor cannot be had, the pages do not fit into the tokens, or the model
-            does what cannot be traced without values.
+        UserError: the model's config or processor cannot be loaded, the pages do not fit into the tokens, or the
+            model's step depends on tensor values and cannot be traced.
     """
     architecture = load_architecture(config)
     compute = torch.float32 if config.dtype == "float32" else torch.bfloat16
@@ -91,12 +103,12 @@ def estimate_memory(config: TrainConfig, pages: Pages, backend: str) -> MemoryEs
         "adapter" if config.peft == "lora" else "trained weights": _bytes(trainable),
         "optimizer": trained * (2 if config.optim == "adamw_8bit" else 8),
         "workspace": WORKSPACE_BYTES + recording_bytes(model, batch, WORKSPACE_BYTES),
-        # Between several GPUs, gradients go through copies of them.
+        # DistributedDataParallel copies the gradients into buckets to reduce them over several GPUs.
         **({"gradient buckets": _bytes(trainable)} if config.num_gpus > 1 else {}),
     }
     total = sum(values for values, _, _ in _plain_and_packed(model))
     traced = _traced(model, batch, config, backend, None if compute == torch.float32 else compute)
-    # adamw_torch works on all weights at once (foreach), with one float32 value for each in between.
+    # adamw_torch updates all weights at once (foreach) and needs one temporary float32 value for each.
     stepping = {"gradients": 4 * trained, "activations": 4 * trained if config.optim == "adamw_torch" else 0}
     moving = max(traced, stepping, key=lambda parts: sum(parts.values()))
     parts = {**static, **{name: size for name, size in moving.items() if size}}
@@ -114,15 +126,15 @@ def estimate_memory(config: TrainConfig, pages: Pages, backend: str) -> MemoryEs
 
 
 def _batch_on_meta(model: PreTrainedModel | PeftModel, config: TrainConfig, pages: Pages) -> tuple[dict[str, Any], int]:
-    """Return a batch as the collator's, its large tensors without values, and the tokens of one page's picture."""
+    """Return a batch like the collator's and the tokens that one page needs; large tensors are on the meta device."""
     processor = load_processor(config.base_model, config.revision, config.trust_remote_code)
     family = family_of(model.config.model_type)
     picture = Image.new("RGB", (pages.width, pages.height), "white")
     one_page = training_inputs(processor, family, [picture], [None], [""])
-    # Pictures, patches and grids all have a page's share of the first dimension.
+    # Rows, pictures, patches and grids are all stacked along the first dimension, so repeat one page's tensors.
     count = config.per_device_train_batch_size
     batch = {
-        # Pixels lose their values first: those of 512 pages are 40 GB.
+        # Move pixels to the meta device before repeating them: those of 512 pages are 40 GB.
         name: (value.to("meta") if value.is_floating_point() else value).repeat(count, *(1 for _ in value.shape[1:]))
         for name, value in one_page.items()
     }
@@ -147,7 +159,10 @@ def _batch_on_meta(model: PreTrainedModel | PeftModel, config: TrainConfig, page
 def _traced(
     model: PreTrainedModel | PeftModel, batch: dict[str, Any], config: TrainConfig, backend: str, low: Any
 ) -> dict[str, int]:
-    """Return the bytes by part at the peak of a step, without what is there before and after it."""
+    """Return the bytes by part at the peak of a step, without weights and buffers, which are counted as static.
+
+    Two accumulated batches are enough: gradients of the first exist while the second runs, and later ones repeat it.
+    """
     gpu = GpuOnMeta(low)
     encode_each_shape_once(model)
     run_frozen_parts_without_gradients(model)
@@ -156,7 +171,7 @@ def _traced(
         compile_layers(model)
     if config.gradient_checkpointing:
         _checkpoint(model, gpu)
-        if backend == "unsloth":  # with DDP too, in another way (NonReentrantActivationOffloader)
+        if backend == "unsloth":  # Unsloth offloads with DDP too, through NonReentrantActivationOffloader
             offload_layer_inputs(model, gpu)
     bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     trace = MemoryTrace(bare.config.get_text_config().vocab_size)
@@ -167,7 +182,7 @@ def _traced(
     if config.vision_features_dir:
         serve_kept_features(model, trace)
     gc.collect()
-    gc.disable()  # so that the peak does not depend on when the collector runs
+    gc.disable()  # the peak must not depend on when the collector runs
     try:
         with trace, gpu:
             inputs = _inputs(batch, config, trace)
@@ -176,7 +191,7 @@ def _traced(
                 torch.autograd.backward([loss])
                 del loss
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        # What models raise that look at values: a meta tensor has none, and turns up as any of these.
+        # A model that reads the values of a meta tensor raises any of these.
         raise UserError(
             f"a step of this model cannot be traced without values ({first_line(error)})",
             where=f"base_model {config.base_model!r}",
@@ -189,7 +204,7 @@ def _traced(
 def _inputs(batch: dict[str, Any], config: TrainConfig, trace: MemoryTrace) -> dict[str, Any]:
     pixels = [name for name in batch if config.vision_features_dir and name.startswith("pixel_values")]
     with trace.not_counting():
-        kept = {name: _fresh(batch[name]) for name in pixels}  # only their shapes are asked for
+        kept = {name: _fresh(batch[name]) for name in pixels}  # with stored features, only the shapes are used
     return {name: _fresh(value) for name, value in batch.items() if name not in kept} | kept
 
 
@@ -202,8 +217,8 @@ def _loss(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
 
 def _unsloth_loss(bare: Any, inputs: dict[str, Any]) -> torch.Tensor:
     given = {name: value for name, value in inputs.items() if name != "labels"}
-    # Rows are filled up at their end, and Unsloth lets attention be causal without a mask. transformers makes one of
-    # tokens x tokens unless it is given one of four dimensions.
+    # Rows are padded at the end, so Unsloth uses causal attention without a mask. transformers would build a mask of
+    # tokens x tokens unless it gets a four-dimensional one.
     given["attention_mask"] = torch.empty((1, 1, 1, 1), dtype=torch.bool, device="meta")
     loss: torch.Tensor = ChunkedLoss.apply(bare.model(**given)[0], bare.get_output_embeddings().weight)
     return loss
@@ -217,14 +232,14 @@ def _checkpoint(model: PreTrainedModel | PeftModel, gpu: GpuOnMeta) -> None:
 
 
 def _loading_peak(model: torch.nn.Module, config: TrainConfig, backend: str, weights: int) -> int:
-    """Experts are loaded in 16 bits and packed afterwards, in the standard backend."""
+    """Return the peak while loading: the standard backend loads experts in 16 bits and packs them afterwards."""
     if backend == "unsloth" or not packed_bits(config) or not packs_experts(config, backend):
         return weights
     return weights + sum(2 * values - size for values, size, expert in _plain_and_packed(model) if expert)
 
 
 def _plain_and_packed(model: torch.nn.Module) -> list[tuple[int, int, bool]]:
-    """Return of each weight its number of values, of stored elements, and whether it is an expert's."""
+    """Return for each weight its number of values, its number of stored elements, and whether it is a packed expert."""
     shapes: dict[int, int] = {}
     for stored in model.modules():
         if isinstance(stored, parametrize.ParametrizationList) and isinstance(stored[0], PackedWeight):

@@ -1,4 +1,10 @@
-"""The model that a config trains, on the meta device: shapes, number formats and adapter, but no weights."""
+"""Builds the model that a config trains on the meta device: shapes, number formats and adapter, but no weights.
+
+``load_architecture`` reads the model's ``config.json``; ``model_on_meta`` builds the model from it, replaces quantised
+weights by packed ones of the same size, and adds the adapter with PEFT. ``_PackedLinear`` imitates bitsandbytes' linear
+layers; experts use the product's own ``PackedWeight``. ``scale_bytes`` adds the quantisation scales, which the packed
+weights on the meta device do not have.
+"""
 
 import math
 from typing import Any, Literal
@@ -22,7 +28,7 @@ _PACKED_BYTES = {4: 0.5, 8: 1.0}
 
 
 class _ReadPacked(torch.autograd.Function):
-    """bitsandbytes' product: the weight is unpacked for the forward pass and once more for the backward pass."""
+    """Imitates bitsandbytes' matrix product, which unpacks the weight in the forward and again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
@@ -57,7 +63,7 @@ def load_architecture(config: TrainConfig) -> Any:
     """Return the transformers config of ``config.base_model``; reads its ``config.json`` only.
 
     Raises:
-        UserError: there is no such folder, or the hub's file cannot be had.
+        UserError: there is no such folder, or the hub's file cannot be read.
     """
     location = base_model_location(config.base_model)
     offline = not hub_is_reachable()
@@ -79,9 +85,9 @@ def model_on_meta(
 ) -> PreTrainedModel | PeftModel:
     """Return the model that ``backend`` would train, on the meta device.
 
-    ``dtype`` is the number format of the computation. Formats of the weights are those of the backends: with
-    ``load_in_4bit`` and ``load_in_8bit`` the language model's linear layers are packed, and its experts where the
-    config asks for it; Unsloth leaves the experts in 16 bits with ``load_in_8bit``.
+    ``dtype`` is the number format of the computation. Weights have the formats that the backend gives them: with
+    ``load_in_4bit`` and ``load_in_8bit`` the language model's linear layers are packed, and its experts where
+    ``packs_experts`` says so; Unsloth leaves the experts in 16 bits with ``load_in_8bit``.
     """
     full = config.peft == "none"
     default = torch.get_default_dtype()
@@ -118,8 +124,8 @@ def packs_experts(config: TrainConfig, backend: str) -> bool:
 def scale_bytes(config: TrainConfig, model: torch.nn.Module) -> int:
     """Return the bytes of the packed weights' scales.
 
-    nf4 with double quantisation: a byte per 64 values and 4 bytes per 256 of those (Dettmers et al., 2023, "QLoRA");
-    8 bits: 4 bytes per row of a linear layer, per 256 values of an expert.
+    nf4 with double quantisation: 1 byte per block of 64 values and 4 bytes per 256 blocks (Dettmers et al., 2023,
+    "QLoRA"). 8 bits: 4 bytes per row of a linear layer, and 4 bytes per 256 values of an expert.
     """
     linear = sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, _PackedLinear))
     rows = sum(m.out_features for m in model.modules() if isinstance(m, _PackedLinear))

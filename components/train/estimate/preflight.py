@@ -1,4 +1,8 @@
-"""Before anything is loaded: would this training fit into the GPU's free memory?"""
+"""Checks before loading whether a training fits into the GPU's free memory.
+
+``largest_pages`` samples the dataset for the largest page, ``_estimate_elsewhere`` runs ``memory_estimate`` on it in a
+separate process, and ``check_memory`` compares the result with the free memory: it logs, warns or raises.
+"""
 
 import json
 import logging
@@ -26,21 +30,21 @@ _SECONDS = 300
 
 
 def check_free_memory(config: TrainConfig, dataset: ShardDataset, backend: str) -> None:
-    """Do ``check_memory`` with what is free on the first CUDA device; nothing on a machine without one."""
+    """Run ``check_memory`` with the free memory of the first CUDA device; do nothing on a machine without one."""
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         check_memory(config, dataset, backend, free)
 
 
 def check_memory(config: TrainConfig, dataset: ShardDataset, backend: str, free_bytes: int) -> MemoryEstimate | None:
-    """Return the estimate of a training on ``dataset``; None, with a warning, where none can be made.
+    """Return the memory estimate of a training on ``dataset``; if it fails, log a warning and return None.
 
-    It is made in a process of its own: Unsloth has changed transformers in this one.
+    The estimate runs in a separate process, because Unsloth has patched transformers in this one.
 
     Raises:
         UserError: the estimate exceeds ``free_bytes`` by more than its known error, and
-            ``config.ignore_memory_estimate`` is off. An estimate that is only an upper bound warns instead, as one
-            within its known error of what is free does.
+            ``config.ignore_memory_estimate`` is off. If the estimate is only an upper bound, or within its known error
+            of the free memory, a warning is logged instead.
     """
     try:
         estimate = _estimate_elsewhere(config, largest_pages(config, dataset), backend)
@@ -64,7 +68,7 @@ def check_memory(config: TrainConfig, dataset: ShardDataset, backend: str, free_
 
 
 def largest_pages(config: TrainConfig, dataset: ShardDataset) -> Pages:
-    """Return the largest picture and the longest row among some pages of ``dataset``, spread evenly over it."""
+    """Return the size of the largest picture and the longest row in an evenly spread sample of ``dataset``."""
     step = max(1, len(dataset) // _PAGES_LOOKED_AT)
     samples = [dataset[index] for index in range(0, len(dataset), step)]
     largest = max(samples, key=lambda sample: sample.image.width * sample.image.height)
@@ -86,7 +90,7 @@ def _estimate_elsewhere(config: TrainConfig, pages: Pages, backend: str) -> Memo
             text=True,
             check=False,
             timeout=_SECONDS,
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},  # the estimate must not take what it measures
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},  # the estimate must not use GPU memory itself
         )
     except subprocess.TimeoutExpired as error:
         raise UserError(f"it took more than {_SECONDS} s") from error

@@ -1,8 +1,13 @@
-"""A training step on the meta device: the real modules run, nothing is computed, and every byte is counted.
+"""Counts the bytes of a training step on the meta device: the real modules run, but nothing is computed.
 
-Autograd, PEFT and gradient checkpointing run as they do on a GPU, so what they keep alive is not guessed. What a GPU
-does otherwise than the meta device is put in its place: the casts of autocast, and the fused attention kernels, which
-keep the queries, keys, values, the output and one float32 number a row.
+Two modes are active together. ``MemoryTrace`` counts every meta tensor from its creation until it is freed and keeps
+the sums at the peak. ``GpuOnMeta`` makes the meta device allocate as a GPU does: it applies the casts of autocast and
+replaces attention by a stand-in for the fused kernels, which keep the queries, keys, values, the output and one float32
+number per row. Autograd, PEFT and gradient checkpointing run unchanged, so what they keep alive needs no model.
+
+The stand-ins here and in the files beside it are ``autograd.Function``s. They allocate, in the same order, what the
+real operation allocates, and save what it saves. Locals with a leading underscore are temporary buffers: they exist to
+be counted.
 """
 
 import weakref
@@ -20,7 +25,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 _ALLOCATION_BYTES = 512
 
 _functional = torch.nn.functional
-# PyTorch's lists, docs/stable/amp.html, "CUDA Ops that can autocast": those that occur in vision-language models.
+# From PyTorch's lists (docs/stable/amp.html, "CUDA Ops that can autocast"): the operations that vision-language models
+# use.
 _LOW_PRECISION = {
     *(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.bmm, torch.Tensor.bmm),
     *(torch.addmm, torch.baddbmm, torch.einsum, torch.conv1d, torch.conv2d, torch.conv3d, _functional.linear),
@@ -49,7 +55,7 @@ class _FusedAttention(torch.autograd.Function):
 
 
 class _GroupedProduct(torch.autograd.Function):
-    """Of float32 rows with their experts' weights: on the meta device PyTorch knows the bfloat16 one only."""
+    """Product of float32 rows with their experts' weights; PyTorch's meta device supports bfloat16 only."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -65,7 +71,7 @@ class _GroupedProduct(torch.autograd.Function):
 
 
 class GpuOnMeta(TorchFunctionMode):
-    """Meta tensors take the path of a GPU: fused attention, and autocast to ``low_precision`` unless that is None."""
+    """Makes meta tensors behave as on a GPU: fused attention, and autocast to ``low_precision`` unless it is None."""
 
     def __init__(self, low_precision: torch.dtype | None) -> None:
         super().__init__()
@@ -94,9 +100,9 @@ class GpuOnMeta(TorchFunctionMode):
 class MemoryTrace(TorchDispatchMode):
     """Counts the bytes of the meta tensors that are alive, by part.
 
-    ``peak`` holds the bytes by part at the moment of the highest sum: ``logits`` (the last dimension is the
-    vocabulary's), ``gradients`` (those that were given to ``count_as_gradient``) and ``activations`` (the rest,
-    temporary values included). Tensors given to ``leave_out`` are not counted.
+    ``peak`` holds the bytes by part when their sum was highest: ``logits`` (tensors whose last dimension is the
+    vocabulary size), ``gradients`` (passed to ``count_as_gradient``) and ``activations`` (all others, temporary values
+    included). Tensors passed to ``leave_out`` are not counted.
     """
 
     def __init__(self, vocabulary: int) -> None:
@@ -121,7 +127,7 @@ class MemoryTrace(TorchDispatchMode):
             self._counting = True
 
     def count_as_gradient(self, weight: torch.Tensor) -> None:
-        """Count the gradient of ``weight``, which is there for as long as the step lasts, as one."""
+        """Move the gradient of ``weight``, which lives until the end of the step, from its part to ``gradients``."""
         assert weight.grad is not None
         storage = weight.grad.untyped_storage()
         if part := self._parts.get(storage):
@@ -133,13 +139,13 @@ class MemoryTrace(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten._is_all_true.default:  # a model checks its inputs: they are as it wants them
+        if func is torch.ops.aten._is_all_true.default:  # a model's check of its inputs: it passes
             return torch.ones((), dtype=torch.bool)
         leaves = tree_leaves((args, kwargs))
         on_meta = any(isinstance(leaf, torch.Tensor) and leaf.device.type == "meta" for leaf in leaves)
         if func is torch.ops.aten._local_scalar_dense.default and on_meta:
-            return False  # such as "is every token attended to?"; the masks are kept
-        if on_meta:  # numbers such as a picture's grid are real, and meet values that are not
+            return False  # for "is every token attended to?", False keeps the mask
+        if on_meta:  # tensors with values, such as a picture's grid, cannot be combined with meta tensors
             args, kwargs = tree_map(_moved_to_meta, (args, kwargs or {}))
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result) if self._counting else ():

@@ -1,7 +1,9 @@
-"""What Unsloth's compiled layers keep for the backward pass, and need in it, for the meta device.
+"""Imitates on the meta device what Unsloth's compiled layers keep for the backward pass and allocate in it.
 
-Read from unsloth_zoo 2026.10.9 (temporary_patches/moe_utils.py, moe_experts_interface.py) and from what was alive at
-the peaks of training steps on a GPU (docs/benchmarks/training/run-24-peaks.json).
+``compile_layers`` replaces the forward functions of three kinds of layers in the language model: norms, gated MLPs and
+mixtures of experts. The stand-ins follow unsloth_zoo 2026.10.9 (temporary_patches/moe_utils.py,
+moe_experts_interface.py) and the tensors alive at the peaks of training steps on a GPU
+(docs/benchmarks/training/run-24-peaks.json).
 """
 
 from typing import Any
@@ -17,7 +19,7 @@ _GATED_LAYER = ("gate_proj", "up_proj", "down_proj", "act_fn")
 
 
 def compile_layers(model: torch.nn.Module) -> None:
-    """Let the language model's norms, gated layers and mixtures of experts keep what Unsloth's compiled ones do."""
+    """Make the language model's norms, gated MLPs and mixtures of experts keep what Unsloth's compiled ones keep."""
     for name, module in model.named_modules():
         if not in_language_model(f"{name}."):
             continue
@@ -30,7 +32,7 @@ def compile_layers(model: torch.nn.Module) -> None:
 
 
 class _CompiledNorm(torch.autograd.Function):
-    """A norm that keeps its input as it is: eager ones keep a float32 copy."""
+    """A norm that saves its input unchanged; the eager norm saves a float32 copy."""
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -52,7 +54,7 @@ def _gated_layer(module: Any) -> Any:
 
 
 class _GatedActivation(torch.autograd.Function):
-    """The activation of one product times the other: both are kept, and their gradients take their place."""
+    """activation(gate) · up: saves both inputs; the backward pass writes their gradients into the same memory."""
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -85,10 +87,10 @@ def _shape(module: Any, name: str) -> torch.Size:
 
 
 class _Experts(torch.autograd.Function):
-    """A mixture of frozen experts: ``routed`` rows are tokens times the experts of each.
+    """A mixture of frozen experts; ``routed`` rows are the tokens times the experts that each token visits.
 
-    Packed weights are unpacked for one product and again in the backward pass, and the routing's gradient needs no
-    outputs. Experts in 16 bits keep their outputs for it, and weigh them in float32.
+    Packed weights are unpacked for each product, and again in the backward pass; the gradient of the routing does not
+    need the experts' outputs. Experts in 16 bits keep their outputs for that gradient, and weight them in float32.
     """
 
     @staticmethod

@@ -1,7 +1,8 @@
-"""What Unsloth does otherwise than transformers, as far as memory goes, for the meta device.
+"""Imitates on the meta device how Unsloth's training step uses memory, where transformers' step differs.
 
-Read from unsloth_zoo 2026.10.9: checkpointed layers keep their inputs in host memory (gradient_checkpointing.py), and
-the loss is computed in chunks that bring the hidden states' gradient with them (fused_losses/fused_linear.py).
+Two differences, from unsloth_zoo 2026.10.9. ``offload_layer_inputs``: checkpointed layers keep their inputs in host
+memory (gradient_checkpointing.py). ``ChunkedLoss``: the loss is computed in chunks, and the forward pass computes the
+hidden states' gradient as well, so that the logits of all rows never exist at once (fused_losses/fused_linear.py).
 """
 
 import math
@@ -11,22 +12,22 @@ from typing import Any
 
 import torch
 
-# fused_linear.py of unsloth_zoo: _MIN_LOGITS, _MAX_ROWS (also the least rows that go through tiles, on a GPU of more
-# than 24.5 GiB) and _BWD_TILE_BYTES. Logits are float32.
+# _MIN_LOGITS, _MAX_ROWS and _BWD_TILE_BYTES of unsloth_zoo's fused_linear.py. On a GPU of more than 24.5 GiB, tiles are
+# used from _MAX_ROWS rows on. Logits are float32.
 _LEAST_LOGITS = 512 * 151_936
 _MOST_ROWS = 4096
 _TILE_BYTES = 256 * 2**20
 
 
 class ChunkedLoss(torch.autograd.Function):
-    """The fused loss: hidden states of shape (pages, tokens, size) and the output layer's weight to a scalar.
+    """The fused loss: hidden states of shape (pages, tokens, size) and the output layer's weight give a scalar.
 
-    The unlabelled rows, which Unsloth leaves out, are counted as labelled.
+    Unsloth skips rows without a label; here all rows count as labelled.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, output_weight: torch.Tensor) -> torch.Tensor:
-        """Hold one buffer of float32 logits, which the gradients replace, and the hidden states' gradient."""
+        """Allocate the hidden states' gradient, one buffer of float32 logits (reused for their gradient), and rows."""
         rows, size, vocabulary = hidden.shape[0] * hidden.shape[1], hidden.shape[2], output_weight.shape[0]
         chunk = _rows_of_a_chunk(rows, size, vocabulary)
         logits = chunk * vocabulary if rows < _MOST_ROWS else min(chunk * vocabulary, _TILE_BYTES // 4)
@@ -39,14 +40,18 @@ class ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Return the gradient that the forward pass left."""
+        """Return the gradient from the forward pass."""
         gradient = ctx.gradient
         del ctx.gradient
         return gradient, None
 
 
 def _rows_of_a_chunk(rows: int, size: int, vocabulary: int) -> int:
-    """A power of two: as many rows as logits take the room of the hidden states, but at least 2^26 logits or so."""
+    """Return the rows of a chunk, a power of two unless there are fewer rows.
+
+    A chunk has about as many logits as there are values in the hidden states, but at least about 2^26 logits (512 rows
+    or more) and at most ``_MOST_ROWS`` rows.
+    """
     least = min(max(_power_of_two_below(_LEAST_LOGITS / vocabulary), 512), _MOST_ROWS)
     chunk = min(max(_power_of_two_below(rows * size / vocabulary), least), _MOST_ROWS)
     return max(1, min(chunk, rows))
@@ -72,7 +77,7 @@ class _Offloaded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
-        hidden = ctx.buffer.detach().requires_grad_()  # the values were in host memory
+        hidden = ctx.buffer.detach().requires_grad_()  # the values come back from host memory into the buffer
         with torch.enable_grad(), ctx.mode:
             output = ctx.layer(hidden, *ctx.rest)
         torch.autograd.backward(output if isinstance(output, torch.Tensor) else output[0], gradients[0])
@@ -80,9 +85,10 @@ class _Offloaded(torch.autograd.Function):
 
 
 def offload_layer_inputs(model: torch.nn.Module, mode: AbstractContextManager[Any]) -> None:
-    """Checkpoint every layer of ``model`` that transformers can checkpoint, with its input in host memory.
+    """Checkpoint every layer of ``model`` that transformers can checkpoint, and keep its input in host memory.
 
-    The inputs come back into two buffers, which stay. ``mode`` is entered when a layer runs for the second time.
+    For the backward pass, inputs are copied into two buffers per shape, which are never freed. ``mode`` is entered when
+    a layer runs for the second time.
     """
     buffers: dict[torch.Size, list[torch.Tensor]] = {}
 

@@ -1,4 +1,9 @@
-"""A frozen vision part on the meta device: recordings, one microbatch in the place of many, and kept features."""
+"""Traces a frozen vision encoder on the meta device as the training runs it.
+
+Three differences from a plain forward pass: CUDA graph recordings keep memory (``recording_bytes``, a static part of
+the estimate), the encoder runs in microbatches, of which one per shape is traced (``encode_each_shape_once``), and with
+``vision_features_dir`` the features come with the batch, so that the encoder is not counted (``serve_kept_features``).
+"""
 
 import functools
 from typing import Any
@@ -13,9 +18,10 @@ from components.train.vision.frozen_vision import inner_model
 
 
 def recording_bytes(model: PreTrainedModel | PeftModel, batch: dict[str, Any], workspace: int) -> int:
-    """Return what the recordings of a frozen encoder keep: pictures, and ``workspace`` for each of two more streams.
+    """Return the bytes that CUDA graph recordings of a frozen encoder keep; 0 without a frozen encoder.
 
-    ``batch`` is the model's input; pictures are its tensors of shape (pictures, channels, height, width).
+    They are one microbatch of pictures and ``workspace`` bytes for each of two additional streams. ``batch`` is the
+    model's input; pictures are its tensors of shape (pictures, channels, height, width).
     """
     encoder = encoder_of_pictures(model)
     if encoder is None or any(weight.requires_grad for weight in encoder.parameters()):
@@ -27,9 +33,10 @@ def recording_bytes(model: PreTrainedModel | PeftModel, batch: dict[str, Any], w
 
 
 def encode_each_shape_once(model: PreTrainedModel | PeftModel) -> None:
-    """Trace the encoder for the first microbatch of a shape only: others take as much, and 512 pages are 128 of them.
+    """Trace the encoder only for the first microbatch of each shape: all need the same, and 512 pages make 128.
 
-    To be called before the encoder is made to take its pictures in microbatches. With gradients nothing changes.
+    Call it before ``run_frozen_parts_without_gradients`` splits the pictures into microbatches. A pass with gradients
+    is not changed.
     """
     encoder = encoder_of_pictures(model)
     if encoder is None:
@@ -45,7 +52,7 @@ def encode_each_shape_once(model: PreTrainedModel | PeftModel) -> None:
             kind, shapes = traced[pixel_values.shape]
             return kind(**{name: _same_size(value) for name, value in shapes.items()})
         output = forward(pixel_values, *inputs, **options)
-        # Shapes alone: tensors would count for as long as the trace lasts.
+        # Keep shapes only: a kept tensor would count until the trace ends.
         traced[pixel_values.shape] = type(output), {name: _shape_only(value) for name, value in output.items()}
         return output
 
@@ -66,7 +73,7 @@ def _same_size(kept: Any) -> Any:
 
 
 def serve_kept_features(model: PreTrainedModel | PeftModel, trace: MemoryTrace) -> None:
-    """Let the batch have its pictures' features, which stay as long as it does, and count no vision part."""
+    """Serve the pictures' features as a part of the batch, alive as long as the batch; do not count the encoder."""
     inner = inner_model(model)
     compute = inner.get_image_features
     features: list[torch.Tensor] = []
