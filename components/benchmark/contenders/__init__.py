@@ -1,1 +1,1 @@
-"""One contender measured: its training process and its probes, and the full-size model to measure with."""
+"""How one contender is measured: its training process, its probes, and the full-size model for measurements."""

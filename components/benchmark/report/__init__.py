@@ -1,1 +1,1 @@
-"""What the contenders' figures say: comparison, ratios, plots, page, MLflow runs."""
+"""The results of all contenders: comparison, ratios, plots, page, MLflow runs."""

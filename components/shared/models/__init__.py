@@ -1,1 +1,1 @@
-"""Which model, where it is, and how it is loaded."""
+"""Model families, where models are stored, and how they are loaded."""

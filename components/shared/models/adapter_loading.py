@@ -1,4 +1,4 @@
-"""What the train step made, as a model: a PEFT adapter on its base, or a whole model after full fine-tuning."""
+"""Loads the train step's result: a PEFT adapter on its base, or a full model after full fine-tuning."""
 
 import json
 import warnings
@@ -26,10 +26,10 @@ _MEND = "point adapter_dir at a folder that the train step made"
 
 
 def adapter_kind(adapter_dir: Path) -> AdapterKind:
-    """Return whether the folder holds a PEFT ``adapter`` or a whole ``model``.
+    """Return ``adapter`` for a folder with a PEFT adapter, ``model`` for one with a full model.
 
     Raises:
-        UserError: it holds neither, or an adapter without its weights.
+        UserError: the folder holds neither, or an adapter without its weights.
     """
     if (adapter_dir / _ADAPTER_CONFIG).is_file():
         if not (adapter_dir / _ADAPTER_WEIGHTS).is_file():
@@ -43,14 +43,14 @@ def adapter_kind(adapter_dir: Path) -> AdapterKind:
 
 
 def check_base_of_adapter(base_model: str, revision: str | None, adapter_dir: Path) -> None:
-    """Compare the base that the adapter was trained on with the one that it is to be put on, which may be elsewhere.
+    """Check that ``base_model`` is the base that the adapter was trained on; its location may differ.
 
     Hub ids (and ``tiny-base``) are compared by name and revision, and every base by the digests that the train step
-    or the package wrote down; nothing else tells another checkpoint of the same architecture. What was not written
-    down, or a whole model, passes.
+    or the package recorded; only these distinguish checkpoints of the same architecture. An adapter without recorded
+    values passes, and so does a full model.
 
     Raises:
-        UserError: it is another base, or it cannot be found.
+        UserError: it is a different base, or it cannot be found.
     """
     if adapter_kind(adapter_dir) == "model":
         return
@@ -96,7 +96,7 @@ def _check_fingerprint(recorded: Any, base_model: str, revision: str | None, ada
 
 
 def _packaged_base(folder: Path) -> Any:
-    """Return the base that a package names in its ``inference_config.json``; None in a folder that is no package."""
+    """Return the base named in a package's ``inference_config.json``; None if the folder is not a package."""
     path = folder / _PACKAGED
     if not path.is_file():
         return None
@@ -114,10 +114,10 @@ def _is_folder(base_model: str) -> bool:
 
 
 def check_fine_tuned_weights(adapter_dir: Path) -> None:
-    """Read an adapter's weights, or a whole model's, without its base, and see that they are whole and finite.
+    """Check that the weights of an adapter or a full model are complete and finite; the base is not needed.
 
     Raises:
-        UserError: no folder of a fine-tuned model, a truncated or corrupt file, or NaN or infinite weights.
+        UserError: not a folder of a fine-tuned model, a truncated or corrupt file, or NaN or infinite weights.
     """
     if adapter_kind(adapter_dir) == "adapter":
         check_weight_files([adapter_dir / _ADAPTER_WEIGHTS])
@@ -137,12 +137,11 @@ def load_fine_tuned(
 ) -> PreTrainedModel:
     """Load the fine-tuned model in ``dtype`` onto ``device``, ready for generation.
 
-    An adapter stays an adapter on top of ``base_model``: it is not merged. For a whole model ``base_model`` and
-    ``revision`` play no part.
+    An adapter is not merged into ``base_model``. For a full model, ``base_model`` and ``revision`` are ignored.
 
     Raises:
         UserError: the folder holds neither adapter nor model, an adapter that does not fit ``base_model``, or
-            weights that are cut, NaN or infinite.
+            weights that are truncated, NaN or infinite.
     """
     if adapter_kind(adapter_dir) == "model":
         model = load_model(str(adapter_dir.absolute()), dtype=dtype, device=device, trust_remote_code=trust_remote_code)
@@ -157,7 +156,7 @@ def load_fine_tuned(
 def load_fine_tuned_processor(
     base_model: str, adapter_dir: Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> ProcessorMixin:
-    """Load the processor that was saved with the fine-tuned model, or the base's where none was."""
+    """Load the processor saved with the fine-tuned model, or the base's if none was saved."""
     if (adapter_dir / "tokenizer_config.json").is_file() and any(
         (adapter_dir / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")
     ):
@@ -169,7 +168,7 @@ def with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> P
     """Put the adapter in ``adapter_dir`` on ``base``, which was loaded from ``base_model``.
 
     Raises:
-        UserError: it does not fit, or its weights are cut, NaN or infinite.
+        UserError: it does not fit, or its weights are truncated, NaN or infinite.
     """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
@@ -180,7 +179,7 @@ def with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> P
     stored = load_file(adapter_dir / _ADAPTER_WEIGHTS)
     try:
         with warnings.catch_warnings():
-            # Missing keys are a warning to PEFT; below they are an error.
+            # PEFT only warns about missing keys; the check below makes them an error.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             model = PeftModel.from_pretrained(base, str(adapter_dir))
         # PEFT 0.21 with transformers 5.17 renames the keys of some families as if they were an old checkpoint's
@@ -200,5 +199,5 @@ def with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> P
             where=where,
             mend=mend,
         )
-    # A PeftModel is no PreTrainedModel, but passes generate, device, dtype and config on to the one inside.
+    # A PeftModel is not a PreTrainedModel, but forwards generate, device, dtype and config to the one that it wraps.
     return cast(PreTrainedModel, model)

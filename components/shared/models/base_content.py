@@ -1,4 +1,4 @@
-"""What a base model's name stands for now, in one text: KFP's cache, which compares inputs, notices another content."""
+"""A digest of what a base model's name resolves to now, so that KFP's cache, which compares inputs, notices changes."""
 
 import hashlib
 import json
@@ -16,19 +16,19 @@ from components.shared.models.standalone_inference import base_fingerprint
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
-# Above it are weights alone: Gemma 3's tokenizer, of 262,000 entries, has 33 MB.
+# Only weights are larger: Gemma 3's tokenizer with 262,000 entries has 33 MB.
 _READ_WHOLE_BYTES = 64 * 2**20
 
 
 def base_digest(base_model: str, revision: str | None) -> str:
-    """Return a folder's digest, or the commit that ``revision`` of a hub model is now, without downloading anything.
+    """Return a folder's digest, or the commit that ``revision`` of a hub model points to now, without a download.
 
-    Of a folder are read: every file of up to 64 MiB, as configuration, tokenizer and code; of larger ones name, size
-    and time of change, and the first bytes of each tensor. Hidden files and folders are not the model's. Where the hub
-    does not answer, it is the commit in the local cache, which is what the steps then load; else ``unknown``.
+    A folder's digest covers the content of files up to 64 MiB (configuration, tokenizer, code), and for larger files
+    name, size, time of change and the first bytes of each tensor. Hidden files and folders are ignored. If the hub
+    does not answer, the result is the commit in the local cache, which the steps then load, or else ``unknown``.
 
     Raises:
-        UserError: no such folder, or one with a file that cannot be read.
+        UserError: no such folder, or a file in it cannot be read.
     """
     location = base_model_location(base_model)
     if Path(location).is_dir():

@@ -1,4 +1,4 @@
-"""Where a base model lies: a folder, the hub, or the one bundled here; light, so that it can be asked early."""
+"""Where a base model is: a folder, the hub, or the bundled one. Imports little, so it is cheap to call early."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def base_model_location(base_model: str) -> str:
     """Return the folder or hub id of ``base_model``; ``tiny-base`` is the model bundled with this package.
 
     Raises:
-        UserError: ``base_model`` looks like a path (it is absolute or starts with a dot) and is no folder.
+        UserError: ``base_model`` is neither a folder nor a hub id.
     """
     if base_model == TINY_BASE:
         return str(TINY_BASE_FOLDER)
@@ -32,11 +32,11 @@ def base_model_location(base_model: str) -> str:
 
 
 def check_base_model_can_be_had(base_model: str, revision: str | None) -> None:
-    """Check, without loading anything, that the model is a folder, in the local hub cache, or on a hub in reach.
+    """Check, without loading anything, that the model is a folder, in the local hub cache, or on a reachable hub.
 
     Raises:
-        UserError: no such folder, a folder without a model, or a hub model that is not in the cache while the hub
-            cannot be reached, does not know it, or refuses the token.
+        UserError: no such folder, a folder without a model, or a hub model that is not in the cache and that the hub
+            does not have or does not give to this token, or the hub cannot be reached.
     """
     location = base_model_location(base_model)
     if Path(location).is_dir():
@@ -55,7 +55,7 @@ def check_base_model_can_be_had(base_model: str, revision: str | None) -> None:
 
 
 def _check_folder(folder: Path, base_model: str) -> None:
-    """Refuse a folder that transformers cannot load: it needs config.json and weights."""
+    """Reject a folder that transformers cannot load: it needs config.json and weights."""
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         problem, mend = "the folder holds an adapter, not a model", "give the model that the adapter was trained on"
     elif not (folder / "config.json").is_file():

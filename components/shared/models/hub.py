@@ -1,4 +1,4 @@
-"""The Hugging Face hub: whether it can be reached, asked once and quickly, and what it refuses."""
+"""The Hugging Face hub: one quick check whether it is reachable, and errors for refused requests."""
 
 import os
 import socket
@@ -20,8 +20,8 @@ _SECONDS_TO_CONNECT = 5.0
 def hub_is_reachable() -> bool:
     """Return whether the hub's endpoint accepts a connection.
 
-    huggingface_hub itself retries each file for half a minute; a machine without a network gets its answer here
-    at once. Behind an HTTP proxy the question is left to the proxy.
+    huggingface_hub retries each file for half a minute; this check fails at once on a machine without a network.
+    Behind an HTTP proxy it does not check and returns True.
     """
     if constants.HF_HUB_OFFLINE:
         return False
@@ -38,10 +38,10 @@ def hub_is_reachable() -> bool:
 
 @contextmanager
 def named_refusals(where: str) -> Iterator[None]:
-    """Turn a refusal of the hub within the block into an error that says whether the token is at fault.
+    """Turn a refused hub request within the block into an error that says whether the token is the cause.
 
     Raises:
-        UserError: the hub answered with an error's status, or not at all; ``where`` is what was asked for.
+        UserError: the hub answered with an error status or did not answer; ``where`` names what was requested.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What differs between families of vision-language models; everything else is one code path."""
+"""Differences between families of vision-language models; all other code is the same for every family."""
 
 import re
 from dataclasses import dataclass, field
@@ -23,9 +23,9 @@ class ModelFamily:
         flat_images: the processor takes one list of pictures; others take a list of pictures for each text.
         image_options: keyword arguments of the processor's image side.
         language_modules: regular expression of the module names that LoRA adapts by default.
-        vision_rows_are_pictures: the vision encoder's input has one picture, or one tile of one, in each row.
+        vision_rows_are_pictures: each row of the vision encoder's input is one picture or one tile of a picture.
         answer_token_type: the value of ``token_type_ids`` over the answer.
-        vision_modules: likewise of the vision encoder and the projector, where those are to be trained as well.
+        vision_modules: the same for the vision encoder and the projector, used if these are trained too.
     """
 
     name: str
@@ -47,10 +47,10 @@ _GOT_PROMPT = (
     "<|im_start|>system\nYou should follow the instructions carefully and explain your answers in detail.<|im_end|>"
     "<|im_start|>user\n<img>{image}</img>\n{prompt}<|im_end|><|im_start|>assistant\n"
 )
-"""As transformers' GotOcr2Processor writes it where it is given no text."""
+"""The prompt that transformers' GotOcr2Processor writes if it gets no text."""
 
 FAMILIES = {
-    # Type 0 is the prefix, whose tokens see each other; an answer of that type would see what it is to predict.
+    # Type 0 is the prefix, whose tokens attend to each other; an answer of type 0 could see the tokens to predict.
     "paligemma": ModelFamily(name="paligemma", answer_token_type=1),
     "paddleocr_vl": ModelFamily(name="paddleocr_vl", prompt="OCR:", flat_images=True),
     "got_ocr2": ModelFamily(name="got_ocr2", prompt="OCR: ", prompt_template=_GOT_PROMPT, flat_images=True),
@@ -59,10 +59,10 @@ FAMILIES = {
     "kosmos-2.5": ModelFamily(
         name="kosmos-2.5", prompt="<ocr>", prompt_template="{prompt}", processor_adds_image=True, flat_images=True
     ),
-    # The prompt of the model card's examples; the space at its end is stripped by the code published with the
-    # checkpoint, and a tokenizer that joins spaces to words would write it as a token of its own.
-    # In transformers 5.17 the processor counts the image tokens of size (1024 px) even with crop_to_patches=False,
-    # where the picture has tile_size: so crops stay on.
+    # The prompt of the model card's examples without its final space: the code published with the checkpoint strips
+    # it too, and a tokenizer that joins spaces to words would make it a separate token.
+    # In transformers 5.17 the processor counts the image tokens for size (1024 px) even with crop_to_patches=False,
+    # although the picture then has tile_size: so crops stay on.
     "deepseek_ocr2": ModelFamily(
         name="deepseek_ocr2",
         prompt="Free OCR.",
@@ -75,12 +75,12 @@ FAMILIES = {
 
 
 def family_of(model_type: str) -> ModelFamily:
-    """Return the family of a config's ``model_type``; one without an entry has the defaults."""
+    """Return the family of a config's ``model_type``; a type without an entry gets the defaults."""
     return FAMILIES.get(model_type) or ModelFamily(name=model_type)
 
 
 def in_language_model(name: str) -> bool:
-    """Return whether a module or weight of this full name belongs to the language model.
+    """Return whether the module or weight with this full name belongs to the language model.
 
     >>> in_language_model("model.text_model.layers.0.mlp.up_proj"), in_language_model("model.visual.blocks.0.attn.proj")
     (True, False)

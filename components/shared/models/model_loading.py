@@ -1,4 +1,4 @@
-"""Processors and models by name or folder: one code path for every family that transformers knows."""
+"""Loads processors and models by name or folder, with one code path for every family in transformers."""
 
 import gc
 from importlib.util import find_spec
@@ -29,7 +29,7 @@ def load_processor(base_model: str, revision: str | None = None, trust_remote_co
     """Load a model's processor.
 
     Raises:
-        UserError: no such folder, no network for a hub model, or files that are no processor's.
+        UserError: no such folder, no network for a hub model, or files that are not a processor.
     """
     check_family_is_supported(base_model, revision)
     location = base_model_location(base_model)
@@ -96,19 +96,19 @@ def model_type_of(base_model: str, revision: str | None = None, trust_remote_cod
 
 
 def release_memory() -> None:
-    """Give back what deleted models and batches held on the device, for the next one to take."""
+    """Free the device memory of deleted models and batches so that the next one can use it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def default_device() -> torch.device:
-    """Return the process's CUDA device where there is one (the first unless another was set), else the CPU."""
+    """Return the process's current CUDA device (the first unless another was set), or the CPU if there is none."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 on a GPU, float32 on a CPU, where bfloat16 made the tiny base's training no faster."""
+    """Return bfloat16 for a GPU and float32 for a CPU, where bfloat16 did not speed up the tiny base's training."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
@@ -130,7 +130,7 @@ def _assembled_processor(location: str, options: dict[str, Any]) -> ProcessorMix
 
 
 def _loading_error(base_model: str, error: Exception) -> UserError:
-    # The first line alone may be "There was a specific connection error"; the second says 401.
+    # Several lines, because the first may be only "There was a specific connection error" and the second say 401.
     said = " ".join(str(error).split())[:300] or type(error).__name__
     mend = "check the folder; a hub id needs a network, or the model in the local hub cache"
     if isinstance(error, ImportError):

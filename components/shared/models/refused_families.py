@@ -1,4 +1,4 @@
-"""Models that this project cannot train, told by their config alone and before anything is loaded."""
+"""Models that this project cannot train, recognised by their config before anything is loaded."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,15 @@ _ENCODER_DECODERS = {
     *("florence2", "donut", "donut-swin", "vision-encoder-decoder", "pix2struct", "nougat", "udop", "t5gemma2"),
     *("pp_formulanet", "instructblip", "instructblipvideo"),
 }
-"""Values of ``model_type``; the image goes into an encoder, and labels are a decoder's own sequence."""
+"""Values of ``model_type``; the image goes into an encoder, and the labels are a separate sequence of the decoder."""
 _FIRST_DEEPSEEK_OCR = {"deepseek-ai/DeepSeek-OCR", "unsloth/DeepSeek-OCR"}
 _FIRST_DEEPSEEK_OCR_CLASS = "DeepseekOCRForCausalLM"
 
 
 def check_family_is_supported(base_model: str, revision: str | None = None) -> None:
-    """Refuse a model whose family is known not to work, by its name or its ``config.json``.
+    """Reject a model whose family is known not to work, by its name or its ``config.json``.
 
-    A config that is not here and cannot be downloaded passes: loading the model reports that.
+    A config that is not local and cannot be downloaded passes: loading the model reports that.
 
     Raises:
         UserError: the first DeepSeek-OCR, or an encoder-decoder.

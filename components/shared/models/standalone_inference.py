@@ -6,7 +6,7 @@ python inference.py page.png|scan.pdf|FOLDER ... [--json] [--device auto|cpu|cud
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    del sys.path[0]  # this folder: a json.py in it must not be imported instead of Python's own
+    del sys.path[0]  # this folder: a json.py in it must not replace Python's json module
 
 import argparse
 import hashlib
@@ -15,16 +15,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-# OpenMP's waiting threads spin by default and slow each other down beside other work; read when PyTorch loads.
+# OpenMP's waiting threads spin by default, which is slow on a busy machine. Read when PyTorch loads, so set before.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 HERE = Path(__file__).resolve().parent
-# These depend on the program that saved a model and on its location: copies of the same model can differ in them.
+# These depend on the program that saved a model and on where it is stored: copies of one model can differ in them.
 NOT_OF_THE_MODEL = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "_commit_hash"}
 PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # TIFF's tag PhotometricInterpretation
 READ = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".pdf"}
-PDF_SCALE = 150 / 72  # pixels for each of a PDF's points: 150 dpi
+PDF_SCALE = 150 / 72  # pixels per PDF point: 150 dpi
 BASE_DIFFERENCES = {
     "config_sha256": "its config.json describes another model",
     "weights_sample_sha256": "its weights differ",
@@ -79,7 +79,7 @@ class PageReader:
         self.image_options = settings["image_options"]
         self.text_options = settings["text_options"]
         self.processor = load_processor(settings)
-        for name, value in self.image_options.items():  # it counts a picture's tokens from its own attributes
+        for name, value in self.image_options.items():  # the processor counts image tokens by its attributes
             setattr(self.processor.image_processor, name, value)
         self.model = load_model(settings, arguments.base_model, getattr(torch, settings["dtype"][device]))
         self.model = self.model.to(device).eval()
@@ -109,7 +109,7 @@ class PageReader:
 
 
 def listed(names: list) -> list:
-    """Return the files, and those of the folders, in order."""
+    """Return the given files and the files in the given folders, in order."""
     if missing := [name for name in names if not Path(name).exists()]:
         refuse(f"no such file: {', '.join(missing)}")
     files: list = []
@@ -119,7 +119,7 @@ def listed(names: list) -> list:
 
 
 def pictures(path: Path) -> Any:
-    """Yield (file, page number, picture) for each page, as the model saw pages during training."""
+    """Yield (file, page number, picture) for each page, prepared as in training."""
     if path.suffix.lower() != ".pdf":
         yield path, 1, opened_page(path)
         return
@@ -172,8 +172,8 @@ def load_processor(settings: dict) -> Any:
     try:
         return AutoProcessor.from_pretrained(str(HERE), **options)
     except ImportError:
-        # transformers 5.17 imports torchvision to find the image processor of some families, although it has one that
-        # needs only Pillow: so load the parts one by one.
+        # transformers 5.17 imports torchvision to find the image processor of some families, although one that needs
+        # only Pillow exists: so load the parts one by one.
         from transformers.models.auto.image_processing_auto import AutoImageProcessor
         from transformers.models.auto.processing_auto import processor_class_from_name
 
@@ -186,7 +186,7 @@ def load_processor(settings: dict) -> Any:
 
 
 def load_model(settings: dict, base_model: str | None, dtype: Any) -> Any:
-    """Load the whole model of this folder, or the base with this folder's adapter on it."""
+    """Load the full model in this folder, or the base with this folder's adapter."""
     from transformers import AutoModelForImageTextToText
 
     options = {"dtype": dtype, "trust_remote_code": settings["trust_remote_code"]}
@@ -211,7 +211,7 @@ def load_model(settings: dict, base_model: str | None, dtype: Any) -> Any:
 
 
 def check_base(expected: dict, folder: Path, base_model: str) -> None:
-    """End the program if the base in ``folder`` is not the one that the adapter was measured on."""
+    """Exit if the base in ``folder`` is not the one that the adapter was measured on."""
     found = base_fingerprint(folder)
     for name, difference in BASE_DIFFERENCES.items():
         if expected[name] is not None and found[name] != expected[name]:
@@ -225,8 +225,8 @@ def check_base(expected: dict, folder: Path, base_model: str) -> None:
 def base_fingerprint(folder: Path) -> dict:
     """Return two digests that identify a base model: of its config, and of a sample of its weights.
 
-    The sample is the first 64 bytes of each tensor: training changes them, another split into files does not. It is
-    None for weights that are not in safetensors.
+    The sample is the first 64 bytes of each tensor: training changes them, a different split into files does not. It
+    is None for weights that are not in safetensors.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -267,15 +267,15 @@ def weights_sample(folder: Path) -> str | None:
 
 
 def refuse(message: str) -> Any:
-    """End the program with one line and exit code 2."""
+    """Exit with one line and exit code 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
 def set_adapter_weights(model: Any) -> None:
-    """Copy this folder's adapter weights into the model under the names that they were saved with.
+    """Copy this folder's adapter weights into the model under the names they were saved with.
 
-    PEFT 0.21 with transformers 5.17 renames the weights of some families (DeepSeek-OCR-2) and then loads none.
+    PEFT 0.21 with transformers 5.17 renames the weights of some families (DeepSeek-OCR-2) and then loads none of them.
     """
     import torch
     from peft import get_peft_model_state_dict, load_peft_weights

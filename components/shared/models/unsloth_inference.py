@@ -1,6 +1,6 @@
-"""A model loaded by Unsloth and set up by its ``for_inference``, for reading pages; on a CUDA device.
+"""Loads a model with Unsloth and prepares it with ``for_inference`` for reading pages; needs a CUDA device.
 
-Imports transformers and peft nowhere at its top: Unsloth patches both, and wants to be imported first.
+This module does not import transformers or peft at the top: Unsloth patches both and must be imported first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FIRST_WITH_BFLOAT16 = 8  # the major compute capability
 
 
 def obstacle_to_unsloth() -> str | None:
-    """Return why Unsloth cannot run here; None where it can."""
+    """Return why Unsloth cannot run here; None if it can."""
     import torch
 
     if not torch.cuda.is_available():
@@ -33,14 +33,14 @@ def obstacle_to_unsloth() -> str | None:
 
 
 def obstacle_to_bfloat16() -> str | None:
-    """Return why Unsloth cannot compute in bfloat16 on this machine's CUDA devices; None where it can. Starts CUDA.
+    """Return why Unsloth cannot compute in bfloat16 on this machine's CUDA devices; None if it can. Starts CUDA.
 
-    Where it cannot, it loads a model in float16 without being asked to.
+    Without bfloat16 Unsloth silently loads models in float16.
     """
     let_segments_grow()
     import torch
 
-    # Unsloth judges by the weakest device in sight where there are several processes: none has its own one yet.
+    # With several processes Unsloth decides by the weakest visible device: no process has its own device yet.
     alone = int(os.environ.get("WORLD_SIZE") or 1) == 1
     devices: Iterable[int | None] = [None] if alone else range(torch.cuda.device_count())
     major, minor = min(torch.cuda.get_device_capability(device) for device in devices)
@@ -50,14 +50,14 @@ def obstacle_to_bfloat16() -> str | None:
 
 
 def import_unsloth() -> Any:
-    """Import Unsloth, before transformers and peft where the process has not imported them yet, and return it.
+    """Import and return Unsloth, before transformers and peft if the process has not imported them yet.
 
     Raises:
-        UserError: it cannot run here in bfloat16, in which models read on a GPU.
+        UserError: it cannot run here in bfloat16, the dtype in which models read pages on a GPU.
     """
     if obstacle := obstacle_to_unsloth() or obstacle_to_bfloat16():
         raise UserError(f"Unsloth cannot run: {obstacle}", where="backend", mend="set it to standard")
-    # Unsloth counts its users over the network unless told not to.
+    # By default Unsloth sends usage statistics over the network.
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     import unsloth
 
@@ -90,7 +90,7 @@ def load_with_unsloth(
         model, _ = vision_model.from_pretrained(
             location,
             dtype=dtype,
-            # Without it Unsloth takes memory on every device in sight, and may split the model over them.
+            # Without it Unsloth allocates memory on every visible device and may split the model over them.
             device_map={"": str(default_device())},
             load_in_4bit=False,
             use_gradient_checkpointing=False,

@@ -1,4 +1,4 @@
-"""Safetensors files read tensor by tensor: whether they are whole, and whether what they hold are numbers."""
+"""Checks of safetensors files, tensor by tensor: files are complete, and all values are finite."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,10 +33,10 @@ def check_weight_files(files: Iterable[Path]) -> None:
 
 
 def refuse_pickled_weights(folder: Path) -> None:
-    """Check that a model's folder does not have its weights in pickles only: loading a pickle can run code.
+    """Reject a model folder whose weights exist only as pickles: loading a pickle can run code.
 
     Raises:
-        UserError: there are no safetensors but pickles.
+        UserError: the folder has pickles and no safetensors.
     """
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles and not any(folder.glob("*.safetensors")):
@@ -48,12 +48,12 @@ def refuse_pickled_weights(folder: Path) -> None:
 
 
 def is_finite(weight: torch.Tensor) -> bool:
-    """Return whether no value is NaN or infinite."""
+    """Return True if no value is NaN or infinite."""
     return bool(torch.isfinite(weight).all())
 
 
 def not_finite(bad: list[str], weights: int, where: str) -> UserError:
-    """Return the error for the weights named ``bad``, of so many."""
+    """Return the error for the weights named in ``bad``; ``weights`` is the number of all weights."""
     return UserError(
         f"{len(bad)} of {weights} weights hold NaN or infinite values, first {min(bad)}",
         where=where,

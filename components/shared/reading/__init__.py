@@ -1,1 +1,1 @@
-"""A loaded model reads pages."""
+"""Reading pages with a loaded model."""

@@ -1,12 +1,12 @@
-"""Greedy decoding in which a token is one replayed CUDA graph.
+"""Greedy decoding in which each token is one replay of a CUDA graph.
 
-A token of a model with few active weights is mostly the host's work of launching its kernels. Here a step (forward
-pass, choice of the token, its bookkeeping) is recorded once per batch shape and then replayed, on a static cache. It is
-a decoding loop for transformers' ``generate(custom_generate=...)``: prompts, positions and masks stay transformers'.
+With few active weights, most of the time per token is the host's: launching kernels. Here a step (forward pass,
+choice of the token, bookkeeping) is recorded once per batch shape and then replayed, on a static cache. It is a
+decoding loop for transformers' ``generate(custom_generate=...)``: transformers makes prompts, positions and masks.
 
-On an H200 a 4-bit DeepSeek-OCR-2 wrote 864 tokens/s for 8 pages (2,108 for 32) where ``generate`` wrote 276 (935), in
-16 bits 1,449 where it wrote 436 and, with its own static cache and ``torch.compile``, 926; 64 tokens a page, the
-pictures' encoding included (docs/benchmarks/training/run-7-steps-and-decoding.json).
+On an H200 a 4-bit DeepSeek-OCR-2 wrote 864 tokens/s for 8 pages (2,108 for 32); ``generate`` wrote 276 (935). In 16
+bits it wrote 1,449; ``generate`` wrote 436, and 926 with its static cache and ``torch.compile``. 64 tokens a page,
+encoding of the pictures included (docs/benchmarks/training/run-7-steps-and-decoding.json).
 """
 
 import logging
@@ -22,29 +22,29 @@ from components.shared.programs.machine_failures import ran_out_of_device_memory
 
 log = logging.getLogger(__name__)
 
-_STEPS_BETWEEN_STOP_CHECKS = 16  # each check waits for the device; a finished batch makes at most so many idle steps
-_CACHE_GRANULE = 256  # tokens; prompts of like length then share one recorded step
-_SPARE_CACHE = 1024  # tokens; a longer cache than needed is taken, rather than recording anew
+_STEPS_BETWEEN_STOP_CHECKS = 16  # each check waits for the device; a finished batch runs at most this many idle steps
+_CACHE_GRANULE = 256  # tokens; prompts of similar length then share one recorded step
+_SPARE_CACHE = 1024  # tokens; a cache up to this much too long is reused instead of recording again
 _STEP_TENSORS = {"input_ids", "position_ids", "attention_mask"}
-# transformers hands a step these too, in shapes that the next batch does not share: the prompt's token types, and what
-# was seen of its pictures. A token with a position has no use for them.
+# transformers passes these to a step too, in shapes that differ between batches: the prompt's token types and its
+# picture inputs. A decoding step that has the token's position does not need them.
 _PROMPT_TENSORS = {"mm_token_type_ids", "image_grid_thw", "pixel_values", "pixel_values_local"}
-# Assisted generation chooses greedy search's tokens, only sooner.
+# Assisted generation chooses the same tokens as greedy search, only faster.
 _GREEDY = (GenerationMode.GREEDY_SEARCH, GenerationMode.ASSISTED_GENERATION)
 _KNOWN_CRITERIA = (MaxLengthCriteria, EosTokenCriteria)
 
 
 class RecordingError(Exception):
-    """The step cannot be recorded: by the model's nature or settings, or for want of memory."""
+    """The step cannot be recorded: because of the model or its settings, or because memory is too small."""
 
 
 class GraphedDecoding:
-    """Generates for batches of one model; the recorded step is kept for the next batch of the same shape.
+    """Generates answers for batches of one model; keeps the recorded step for the next batch of the same shape.
 
     Args:
         model: a transformers model, or a PEFT model around one, in evaluation mode.
-        end_tokens: each of them ends an answer; none: every answer has ``max_new_tokens``.
-        pad_token: follows an answer that has ended before the longest of its batch.
+        end_tokens: each of them ends an answer; if empty, every answer has ``max_new_tokens``.
+        pad_token: fills up answers that are shorter than the longest one of the batch.
     """
 
     def __init__(self, model: Any, end_tokens: list[int], pad_token: int) -> None:
@@ -54,7 +54,7 @@ class GraphedDecoding:
         self._cannot = False
 
     def supports(self) -> bool:
-        """Return whether the device can record, the model's shapes are static, and no recording has failed yet."""
+        """Return True if the device can record, the model's shapes are static, and no recording has failed yet."""
         text_config = self._model.config.get_text_config(decoder=True)
         return bool(
             not self._cannot
@@ -68,12 +68,12 @@ class GraphedDecoding:
     def generate(self, inputs: Mapping[str, Any], max_new_tokens: int) -> torch.Tensor:
         """Return prompt and answer, shape (pages, prompt + max_new_tokens).
 
-        After an error nothing is kept of the recorded step, so that its memory is free for fewer pages.
+        After an error the recorded step is deleted, so that its memory can be used for a smaller batch.
 
         Raises:
-            RecordingError: the model does on the host what cannot be recorded, or its generation config asks for more
-                than each step's likeliest token; ``supports`` is False from then on. Or the device's memory is too
-                small for one page and its recording; the next page may fit.
+            RecordingError: the model does work on the host that cannot be recorded, or its generation config asks for
+                more than the most likely token of each step; ``supports`` is False from then on. Or the device's
+                memory is too small for one page and its recording; the next page may fit.
         """
         try:
             return self._generated(inputs, max_new_tokens)
@@ -90,11 +90,11 @@ class GraphedDecoding:
         if self._step is None or not self._step.fits(pages, needed):
             if asking := _what_asks_the_host(self._model):
                 raise RecordingError(f"{asking} ask the host in each step")
-            self._step = None  # its cache's memory is given back before the next one is taken
+            self._step = None  # free its cache's memory before the next one is allocated
             cache_tokens = -(-needed // _CACHE_GRANULE) * _CACHE_GRANULE
             self._step = _RecordedStep(self._model, self._end_tokens, self._pad_token, pages, cache_tokens)
         self._step.cache.reset()
-        # The class's own: Unsloth replaces the instance's by one that insists on a cache of its own.
+        # The class's method: Unsloth replaces the instance's by one that always uses its own cache.
         answers: torch.Tensor = type(self._model).generate(
             self._model,
             **inputs,
@@ -112,7 +112,7 @@ class GraphedDecoding:
 
 
 class _RecordedStep:
-    """One batch shape: its cache, the tensors that a step reads and writes, and the graph that was recorded on them."""
+    """One batch shape: its cache, the tensors that a step reads and writes, and the graph recorded on them."""
 
     def __init__(self, model: Any, end_tokens: list[int], pad_token: int, pages: int, cache_tokens: int) -> None:
         self._model = model
@@ -120,7 +120,7 @@ class _RecordedStep:
         self._cache_tokens = cache_tokens
         self.cache = StaticCache(config=model.config.get_text_config(decoder=True), max_cache_len=cache_tokens)
         self._inputs: dict[str, Any] = {}
-        # Recorded with their addresses, so they live as long as the graph.
+        # The graph records their addresses, so they must live as long as the graph.
         self._ends = torch.tensor(end_tokens, dtype=torch.long, device=model.device)
         self._pad = torch.tensor(pad_token, device=model.device)
         self._answer = torch.empty((pages, cache_tokens), dtype=torch.long, device=model.device)
@@ -143,10 +143,10 @@ class _RecordedStep:
         streamer: Any = None,
         **model_kwargs: Any,
     ) -> torch.Tensor:
-        """transformers' decoding loop, greedy.
+        """Greedy decoding loop for transformers' ``generate``.
 
-        Experts are left as they are: transformers would switch to ``batched_mm``, which copies each token's experts
-        (4 bits, 32 pages: 1,467 tokens/s instead of 2,108).
+        It does not change the experts' implementation: transformers would switch to ``batched_mm``, which copies each
+        token's experts (4 bits, 32 pages: 1,467 tokens/s instead of 2,108).
         """
         _refuse_more_than_greedy(generation_config, logits_processor, stopping_criteria)
         self._answer.fill_(self._pad)
@@ -164,7 +164,7 @@ class _RecordedStep:
         return torch.cat([input_ids, self._answer[:, : generation_config.max_new_tokens]], dim=1)
 
     def _take(self, inputs: dict[str, Any]) -> None:
-        """Take a step's inputs; where a step is recorded, into the tensors that it was recorded on."""
+        """Store a step's inputs; if a step is recorded, copy them into the tensors that it was recorded on."""
         if not self._inputs:
             tensors = {name for name, value in inputs.items() if isinstance(value, torch.Tensor)}
             if odd := _STEP_TENSORS - tensors | tensors - _STEP_TENSORS - _PROMPT_TENSORS:
@@ -175,7 +175,7 @@ class _RecordedStep:
             self._inputs[name].copy_(inputs[name])
 
     def _advance(self) -> None:
-        """Make one token of each page, and set the inputs of the next."""
+        """Generate one token per page and set the inputs of the next step."""
         logits = self._model(**self._inputs, return_dict=True).logits[:, -1]
         token = torch.where(self._ended, self._pad, logits.argmax(dim=-1))
         self._answer.index_copy_(1, self._written, token[:, None])
@@ -191,20 +191,20 @@ class _RecordedStep:
             if step % _STEPS_BETWEEN_STOP_CHECKS == 0 and bool(self._ended.all()):
                 break
             if self._replay is None and step == 0:
-                self._advance()  # allocates what libraries keep between calls, which must not happen while recording
+                self._advance()  # libraries allocate their persistent buffers here, not while recording
                 continue
             self._replay = self._replay or _recorded(self._advance)
             self._replay()
 
 
 def _what_asks_the_host(model: Any) -> str | None:
-    """Return which layers are known to fail in a recording; None for none.
+    """Return which layers are known to make a recording fail; None if there are none.
 
-    Not by trying: where ``torch.cuda.graph`` cannot end a recording, memory stays locked in this process.
+    A trial would be harmful: if ``torch.cuda.graph`` cannot end a recording, memory stays locked in this process.
     """
     if any(type(module).__name__ == "Linear8bitLt" for module in model.modules()):
         return "8-bit layers"
-    # In 16 bits they are one grouped product.
+    # In 16 bits the experts are one grouped matrix product.
     experts = (weight for name, weight in model.named_parameters() if ".experts." in name and weight.ndim == 3)
     if model.device.type == "cuda" and any(weight.dtype == torch.float32 for weight in experts):
         return "experts in float32"
@@ -212,7 +212,7 @@ def _what_asks_the_host(model: Any) -> str | None:
 
 
 def _refuse_more_than_greedy(config: GenerationConfig, logits_processors: Any, stopping_criteria: Any) -> None:
-    """Refuse what ``generate`` would do between a step's logits and the next one: a recorded step does none of it."""
+    """Reject settings that make ``generate`` change logits or stop between steps: a recorded step does not do that."""
     wanted = [*logits_processors, *(each for each in stopping_criteria if not isinstance(each, _KNOWN_CRITERIA))]
     names = [type(each).__name__ for each in wanted]
     if (mode := config.get_generation_mode()) not in _GREEDY:
@@ -225,14 +225,14 @@ def _recorded(advance: Callable[[], None]) -> Callable[[], None]:
     if not torch.cuda.is_available():
         return advance
     graph = torch.cuda.CUDAGraph()
-    # A training's thread that pins batches calls CUDA meanwhile.
+    # In a training, the thread that pins batches calls CUDA at the same time.
     recording = torch.cuda.graph(graph, capture_error_mode="thread_local")
     try:
-        # Where a recording cannot be ended, torch.cuda.graph leaves its own stream as the current one.
+        # If a recording cannot be ended, torch.cuda.graph leaves its own stream as the current one.
         with torch.cuda.stream(torch.cuda.current_stream()), recording:
             advance()
     except Exception as error:
-        graph.reset()  # the memory pool is its own, and the error's frames would keep it
+        graph.reset()  # frees its private memory pool, which the error's traceback would keep alive
         if isinstance(error, RuntimeError) and not ran_out_of_device_memory(error):
             raise RecordingError(first_line(error)) from error
         raise

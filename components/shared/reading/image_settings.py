@@ -1,4 +1,4 @@
-"""DeepSeek's own inference parameters: at which sizes a page is seen, and whether it is cut into tiles."""
+"""DeepSeek's inference parameters: the sizes at which a page is processed, and whether it is cut into tiles."""
 
 import math
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from components.shared.errors import UserError
 from components.shared.models.model_families import ModelFamily
 
 _NAMES = ("base_size", "image_size", "crop_mode")
-_CELLS = (12, 16)  # DeepSeek-OCR-2 has learned queries for a view of 12x12 and for one of 16x16 cells, and no other
+_CELLS = (12, 16)  # DeepSeek-OCR-2 has learned queries only for views of 12x12 and of 16x16 cells
 
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """``base_size``, ``image_size`` (pixels) and ``crop_mode`` as DeepSeek's ``infer`` takes them; None: the model's.
+    """``base_size``, ``image_size`` (pixels) and ``crop_mode`` as in DeepSeek's ``infer``; None: the model's default.
 
-    With ``crop_mode`` the whole page is seen at ``base_size`` and, where it is larger than one, in tiles of
-    ``image_size``; without it, the page is seen once, at ``image_size``.
+    With ``crop_mode`` the model sees the whole page at ``base_size`` and, if the page is larger than one tile, tiles
+    of ``image_size``; without it, it sees the page once, at ``image_size``.
     """
 
     base_size: int | None = None
@@ -28,7 +28,7 @@ class ImageSettings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "ImageSettings":
-        """Return those in an evaluation's config, which may be of a version that had none."""
+        """Return the settings in an evaluation's config; one from an older version may have none."""
         return cls(**{name: config.get(name) for name in _NAMES})
 
     def given(self) -> list[str]:
@@ -37,13 +37,13 @@ class ImageSettings:
 
 
 def with_image_settings(settings: ImageSettings, processor: ProcessorMixin, family: ModelFamily) -> ModelFamily:
-    """Return ``family`` with the options that make ``processor`` see pages so, and set them on it.
+    """Apply ``settings`` to ``processor`` and return ``family`` with the same image options.
 
-    On both, because in transformers 5.17 DeepSeek-OCR-2's processor cuts pictures by its options and counts their
-    tokens by its own attributes.
+    Both are needed, because in transformers 5.17 DeepSeek-OCR-2's processor cuts pictures by its call options and
+    counts their tokens by its own attributes.
 
     Raises:
-        UserError: the model has no such settings, or no queries for a view of that size.
+        UserError: the model does not have these settings, or has no queries for a view of that size.
     """
     given = settings.given()
     if not given:
@@ -57,7 +57,7 @@ def with_image_settings(settings: ImageSettings, processor: ProcessorMixin, fami
     images: Any = processor.image_processor
     crops = settings.crop_mode is not False
     tile = settings.image_size or (images.tile_size if crops else settings.base_size or images.tile_size)
-    # Without crops 5.17 draws the view at tile_size and counts its tokens by size: one number for both is right.
+    # Without crops, transformers 5.17 draws the view at tile_size but counts its tokens by size, so set both alike.
     view = (settings.base_size or images.size["height"]) if crops else tile
     _check_sides(processor, {"base_size": view, "image_size": tile})
     options = {"size": {"height": view, "width": view}, "tile_size": tile, "crop_to_patches": crops}

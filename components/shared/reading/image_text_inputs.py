@@ -15,16 +15,16 @@ _OVER_TOKENS = (
     *("input_ids", "labels", "attention_mask", "token_type_ids", "mm_token_type_ids"),
     *("cross_attention_mask", "image_embeds_position_mask"),
 )
-"""Of what a processor returns, the tensors with a value for each token."""
+"""The tensors in a processor's output that have a value for each token."""
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 def prompt_text(processor: ProcessorMixin, family: ModelFamily, instruction: str | None) -> str:
-    """Return the text before the answer, with the image token in it; without an instruction the family's prompt.
+    """Return the text before the answer, including the image token; without an instruction the family's prompt.
 
     Raises:
-        UserError: the instruction holds the image token, which stands for one more picture, or the chat template
-            leaves it out.
+        UserError: the instruction contains the image token, which would mean another picture, or the chat template
+            leaves the image token out.
     """
     prompt = instruction or family.prompt
     token = getattr(processor, "image_token", None)
@@ -65,10 +65,10 @@ def training_inputs(
     max_length: int | None = None,
     pad_to_multiple_of: int = 1,
 ) -> dict[str, Any]:
-    """Return right-padded tensors with ``labels`` of shape (pages, tokens), -100 outside of the answers.
+    """Return right-padded tensors with ``labels`` of shape (pages, tokens), -100 outside the answers.
 
-    Answers end with the tokenizer's end-of-sequence token. With ``max_length`` (tokens) longer rows lose the
-    end of their answer; the caller counts them. ``pad_to_multiple_of`` (tokens) rounds the rows' common length up.
+    Answers end with the tokenizer's end-of-sequence token. ``max_length`` (tokens) truncates the answers of longer
+    rows; the caller counts them. ``pad_to_multiple_of`` (tokens) rounds the rows' common length up.
     """
     prompts = [prompt_text(processor, family, instruction) for instruction in instructions]
     batch = _processed(processor, family, images, prompts, padding_side="right")
@@ -89,16 +89,16 @@ def training_inputs(
 def answer_tokens(tokenizer: Any, answer: str) -> list[int]:
     """Return the tokens that a model writes for ``answer`` after its prompt, the end-of-sequence token included.
 
-    They are those of the answer alone. As one text with the prompt, a tokenizer may join the prompt's last character
-    and the answer's first word to one token, which no model sees that is given the prompt. A special token's name
-    that stands in the answer is text.
+    The answer is tokenised separately. In one text with the prompt, a tokenizer may merge the prompt's last character
+    and the answer's first word into one token, which never occurs in generation because the prompt is already
+    tokenised. The name of a special token in the answer is treated as text.
     """
 
     def tokens(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
     ids = tokens(answer)
-    # SentencePiece's dummy prefix, a space, belongs to a text's beginning, and this is no beginning.
+    # SentencePiece adds a dummy space at the beginning of a text, but the answer continues the prompt.
     if ids and tokenizer.convert_ids_to_tokens(ids[0]).startswith(_SPACE):
         newline, anchored = tokens("\n"), tokens("\n" + answer)
         if anchored[: len(newline)] == newline:
@@ -107,17 +107,17 @@ def answer_tokens(tokenizer: Any, answer: str) -> list[int]:
 
 
 def _over_answer(name: str, last: torch.Tensor, ids: torch.Tensor, family: ModelFamily) -> torch.Tensor:
-    """Return what the tensor ``name`` has over the tokens ``ids`` of an answer; ``last`` is what ends its prompt."""
+    """Return the values of the tensor ``name`` for an answer's tokens ``ids``; ``last`` is its prompt's last value."""
     if name in ("input_ids", "labels"):
         return ids.to(last.dtype)
-    if name == "cross_attention_mask":  # the answer sees the pictures that the prompt's end sees
+    if name == "cross_attention_mask":  # the answer attends to the same pictures as the prompt's end
         return last.expand(len(ids), *last.shape)
     values = {"attention_mask": 1, "token_type_ids": family.answer_token_type}
     return last.new_full((len(ids),), values.get(name, 0))
 
 
 def _padded(rows: list[torch.Tensor], filler: int, multiple: int) -> torch.Tensor:
-    """Return ``rows`` as one tensor, each filled up at its end to the longest one's next multiple of tokens."""
+    """Return ``rows`` as one tensor, right-padded to the longest row's length, rounded up to ``multiple`` tokens."""
     length = -(-max(map(len, rows)) // multiple) * multiple
     padded = rows[0].new_full((len(rows), length, *rows[0].shape[1:]), filler)
     for target, row in zip(padded, rows, strict=True):
@@ -138,7 +138,7 @@ def _check_tensors_over_tokens(batch: BatchFeature) -> None:
 
 
 def text_options(processor: ProcessorMixin, prompts: Sequence[str]) -> dict[str, Any]:
-    """Return what a processor has to be told about prompts whose chat template wrote the first token already."""
+    """Return the processor's options for prompts to which the chat template has already added the first token."""
     begin = processor.tokenizer.bos_token
     return {"add_special_tokens": False} if begin and all(text.startswith(begin) for text in prompts) else {}
 
@@ -157,14 +157,14 @@ def _processed(
             images=pictures if family.flat_images else [[picture] for picture in pictures],
             text=texts,
             padding=True,
-            padding_side=padding_side,  # some processors have a default of their own, which beats the tokenizer's
+            padding_side=padding_side,  # the default of some processors overrides the tokenizer's
             return_tensors="pt",
             **text_options(processor, texts),
             **family.image_options,
         )
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # anything, StopIteration included, which would end a data loader silently
+    except Exception as error:  # all, because a StopIteration would end a data loader silently
         raise UserError(
             f"the processor {type(processor).__name__} of the family {family.name} fails on a page"
             f" ({type(error).__name__}: {first_line(error)})",

@@ -1,10 +1,11 @@
-"""SAM's attention layers without their table of position biases.
+"""SAM's attention layers without the table of position biases.
 
-DeepSeek-OCR's first encoder is SAM's (Kirillov et al., 2023, "Segment Anything"). To the score of each pair of patches
-it adds what the query says of their distance in rows and in columns (Li et al., 2022, "MViTv2", section 4.1). PyTorch's
-fused attention takes that as a table of heads x patches x patches: 0.4 GB in 16 bits for a page of 1,024 pixels in each
-layer with global attention. The same sum is a scalar product: a query grows by what it says of each row and of each
-column, a key by ones at its own row and column.
+DeepSeek-OCR's first encoder is SAM's (Kirillov et al., 2023, "Segment Anything"). It adds decomposed relative position
+biases to the attention scores: for each pair of patches, the query's products with the embeddings of their distance in
+rows and in columns (Li et al., 2022, "MViTv2", section 4.1). PyTorch's fused attention takes these biases as a table of
+heads x patches x patches: 0.4 GB in 16 bits for a page of 1,024 pixels in each layer with global attention. The same
+sum can be computed as a dot product: append the query's biases for all rows and all columns to the query, and one-hot
+vectors of the key's row and column to the key.
 """
 
 import functools
@@ -17,9 +18,9 @@ _HEAD_SIZE_MULTIPLE = 8  # of the fused kernels
 
 
 def fold_position_biases(model: torch.nn.Module) -> int:
-    """Let the SAM layers of ``model`` attend without a table wherever no gradients are computed, from now on.
+    """Make the SAM layers of ``model`` attend without the table whenever no gradients are computed.
 
-    The outputs are the same up to rounding. Returns the number of such layers; other models stay as they are.
+    The outputs are the same up to rounding. Returns the number of such layers; models without them are not changed.
     """
     layers: list[Any] = [module for module in model.modules() if _is_sam_attention(module)]
     for layer in layers:
@@ -30,7 +31,7 @@ def fold_position_biases(model: torch.nn.Module) -> int:
 
 
 def _is_sam_attention(module: Any) -> bool:
-    # By name: each family of models has a class of its own, and Unsloth compiles another one.
+    # By name: each model family has its own class, and Unsloth compiles another one.
     return type(module).__name__.endswith("SamVisionSdpaAttention") and bool(module.use_rel_pos)
 
 
@@ -49,7 +50,7 @@ def _without_table(layer: Any) -> Any:
         said, own = positions.of(query, height, width)
         query = torch.cat([query * size**-0.5, said], dim=-1)
         key = torch.cat([key, own.expand(*key.shape[:2], -1, -1)], dim=-1)
-        # As long as the others: memory-efficient attention is all that takes another size for the values.
+        # Pad the values to the same head size; only memory-efficient attention accepts a different one.
         value = torch.nn.functional.pad(value, (0, key.shape[-1] - size))
         output = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :size]
         return layer.proj(output.transpose(1, 2).reshape(pages, height, width, -1)), None
@@ -58,9 +59,10 @@ def _without_table(layer: Any) -> Any:
 
 
 class _Positions:
-    """What a layer's queries and keys grow by; made anew where the picture's size or trained weights have changed.
+    """What is appended to a layer's queries and keys; recomputed if the picture's size or trained weights change.
 
-    Recorded encoders read what was made: it must not go while frozen weights are the same. DDP writes them once more.
+    Recorded encoders read these tensors, so they must stay alive while frozen weights are the same. DDP rewrites
+    frozen weights with equal values.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -68,7 +70,7 @@ class _Positions:
         self._made: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     def of(self, query: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (pages, heads, patches, more) for the queries and (patches, more) for the keys.
+        """Return the values to append: (pages, heads, patches, more) for the queries, (patches, more) for the keys.
 
         ``query`` has the shape (pages, heads, height * width, head size).
         """
@@ -86,8 +88,8 @@ class _Positions:
         return torch.cat(said, dim=-1).flatten(2, 3), own
 
     def _new(self, query: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the relative positions, (rows, rows, head size) and for columns likewise, and the keys' ones."""
-        with torch.inference_mode(False), torch.no_grad():  # they outlive an inference mode around
+        """Return the relative positions, (rows, rows, head size) and likewise for columns, and the keys' one-hots."""
+        with torch.inference_mode(False), torch.no_grad():  # the tensors outlive a surrounding inference mode
             layer = self._layer
             rows = layer.get_rel_pos(height, height, layer.rel_pos_h).to(query.dtype)
             columns = layer.get_rel_pos(width, width, layer.rel_pos_w).to(query.dtype)

@@ -1,4 +1,4 @@
-"""A model that reads pages: greedy generation, the same for evaluation and for the checks of a package."""
+"""Reads pages with a model by greedy generation, in the same way for evaluation and for the checks of a package."""
 
 import copy
 import logging
@@ -25,10 +25,10 @@ class Prediction:
     """What a model wrote for one page.
 
     Attributes:
-        text: the transcription; empty where ``error`` says that the page failed.
+        text: the transcription; empty if the page failed (see ``error``).
         truncated: it reached ``max_new_tokens`` without an end-of-sequence token.
-        seconds: the batch's time, that of preparing it included, divided by its pages.
-        error: why the page has no transcription.
+        seconds: the batch's time, including its preparation, divided by its pages.
+        error: why the page has no transcription; None if it has one.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PreparedPages:
-    """A batch of pages as the model's input tensors, in host memory; ``seconds`` were spent on it."""
+    """A batch of pages as the model's input tensors, in host memory; ``seconds`` is the time that preparing took."""
 
     inputs: BatchFeature
     pages: int
@@ -50,12 +50,12 @@ class Transcriber:
     """A model that reads pages.
 
     Args:
-        model: in evaluation mode, on its device.
-        processor: the model's.
-        family: the model's.
-        max_new_tokens: longest answer in tokens.
-        graphed: on a GPU, replay CUDA graphs (``graphed_decoding.py``): the same choice of tokens, faster,
-            but through other kernels, so that two tokens that are equally likely may fall the other way.
+        model: the model, in evaluation mode and on its device.
+        processor: the model's processor.
+        family: the model's family.
+        max_new_tokens: maximum length of an answer in tokens.
+        graphed: on a GPU, replay CUDA graphs (``graphed_decoding.py``). This is faster and also greedy, but uses
+            other kernels, so that between two equally likely tokens the choice can differ.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class Transcriber:
         self._graphed = GraphedDecoding(model, self._end_tokens, self._pad_token) if graphed else None
 
     def read(self, pages: Sequence[Sample]) -> list[Prediction]:
-        """Transcribe pages as one batch; greedy, so that the same batch gives the same texts."""
+        """Transcribe pages as one batch; decoding is greedy, so the same batch gives the same texts."""
         return self.read_prepared(self.prepare(pages))
 
     def prepare(self, pages: Sequence[Sample]) -> PreparedPages:
-        """Return a batch for ``read_prepared``; other threads may prepare others meanwhile."""
+        """Return a batch for ``read_prepared``; several threads may call this at the same time."""
         started = time.perf_counter()
         inputs = generation_inputs(
             self._own_processor(), self._family, [page.image for page in pages], [page.instruction for page in pages]
@@ -99,7 +99,7 @@ class Transcriber:
         return [Prediction(text, truncated, seconds) for text, truncated in decoded]
 
     def _own_processor(self) -> ProcessorMixin:
-        """Return this thread's copy: a tokenizer cannot be used by two threads at once."""
+        """Return this thread's copy of the processor: two threads cannot use one tokenizer at once."""
         if threading.current_thread() is threading.main_thread():
             return self._processor
         if not hasattr(self._of_thread, "processor"):
@@ -136,7 +136,7 @@ class Transcriber:
 
 
 def _end_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:
-    """The generation config's end tokens and the tokenizer's, which training puts after every answer."""
+    """Return the end tokens: the generation config's, and the tokenizer's, which ends every answer in training."""
     configured = model.generation_config.eos_token_id
     tokens = list(configured) if isinstance(configured, list) else [configured]
     tokens.append(processor.tokenizer.eos_token_id)

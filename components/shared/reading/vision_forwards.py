@@ -1,4 +1,4 @@
-"""The replacements of ``forward`` in a vision part, installed in the one order in which they work."""
+"""Replaces ``forward`` methods in a model's vision part, in the only order that works."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ def _run_without_gradients(part: torch.nn.Module) -> None:
 
     @functools.wraps(forward)
     def plain_forward(*inputs: Any, **options: Any) -> Any:
-        # Set at each call: the Trainer and Unsloth enable checkpointing again when training starts.
+        # Disabled at each call, because the Trainer and Unsloth enable checkpointing again when training starts.
         for module in checkpointed:
             module.gradient_checkpointing = False  # type: ignore[assignment]
         with torch.no_grad():

@@ -1,8 +1,8 @@
-"""A batch's pictures go through the vision encoder a few at a time: its activations are large, and nobody needs them.
+"""Runs the vision encoder on a few of a batch's pictures at a time: its activations are large and not needed later.
 
 Four pages of 1,024 pixels take 0.52 GiB in DeepSeek-OCR-2's encoder without gradients (H100,
-docs/benchmarks/training/run-13-vision-encoder.txt), and 3.2 GiB where SAM's attention has its table of position biases
-(``sam_attention.py``). A batch may hold a hundred pages and more.
+docs/benchmarks/training/run-13-vision-encoder.txt), and 3.2 GiB if SAM's attention uses its table of position biases
+(``sam_attention.py``). A batch can have more than a hundred pages.
 """
 
 import functools
@@ -15,17 +15,17 @@ from transformers.utils import ModelOutput
 
 from components.shared.models.model_families import family_of
 
-# Four pages of 1,024 pixels. Fewer at a time are more launches: 11.4 ms for one page, 34.9 ms for four.
+# Four pages of 1,024 pixels. Smaller microbatches cost more launches: 11.4 ms for one page, 34.9 ms for four.
 PIXELS_AT_ONCE = 4 * 1024 * 1024
 
 _MARK = "_encodes_in_microbatches"
 
 
 def encode_in_microbatches(model: PreTrainedModel | PeftModel, pixels_at_once: int = PIXELS_AT_ONCE) -> bool:
-    """Let ``model``'s vision encoder, where it runs without gradients, take its pictures a few at a time from now on.
+    """Make ``model``'s vision encoder process a few pictures at a time whenever it runs without gradients.
 
     The features are the same up to the kernels' rounding. Returns whether the model's family allows it: each row of
-    the encoder's input must be a picture of its own (``ModelFamily.vision_rows_are_pictures``).
+    the encoder's input must be a separate picture (``ModelFamily.vision_rows_are_pictures``).
     """
     encoder = encoder_of_pictures(model)
     if encoder is None:
@@ -48,7 +48,7 @@ def encode_in_microbatches(model: PreTrainedModel | PeftModel, pixels_at_once: i
 
 
 def encoder_of_pictures(model: PreTrainedModel | PeftModel) -> Any:
-    """Return the vision encoder whose input has a picture, or a tile of one, in each row; None in other families."""
+    """Return the vision encoder if each row of its input is a picture or a tile; None in other families."""
     bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     encoder = getattr(getattr(bare, "model", bare), "vision_tower", None)
     return encoder if family_of(bare.config.model_type).vision_rows_are_pictures else None

@@ -1,9 +1,9 @@
-"""Make the texts that the tiny base was trained on: prose, random words and random characters.
+"""Makes the texts that the tiny base was trained on: prose, random words and random characters.
 
     python -m components.shared.tiny_base_recipe.texts OUT.jsonl --documents 60000 --seed 0
 
-Prose is the docstrings of numpy, scipy and sklearn: two of six documents. The others cannot be guessed from
-language: three are words of that prose in random order, one is random strings of every printable character.
+Of six documents two are prose, the docstrings of numpy, scipy and sklearn. The others cannot be guessed by a language
+model: three are words of that prose in random order, one is random strings of every printable character.
 The quickstart's texts (the Python language reference) are not among them.
 """
 
@@ -56,7 +56,7 @@ def random_characters(choice: random.Random) -> str:
 def documents(
     count: int, seed: int, packages: tuple[str, ...] = PACKAGES, kinds: tuple[str, ...] = KINDS
 ) -> Iterator[str]:
-    """Yield ``count`` texts of about 300 characters, the kinds in turn; those not in ``kinds`` are left out."""
+    """Yield ``count`` texts of about 300 characters, alternating between the kinds; skip those not in ``kinds``."""
     choice = random.Random(seed)
     texts = prose(packages)
     vocabulary = sorted({word for text in texts for word in text.split() if word.isalpha() and word.isascii()})

@@ -1,4 +1,4 @@
-"""Randomly initialised small models: the start of the bundled tiny base, and the DeepSeek family's stand-in for tests.
+"""Small models with random weights: the start of the bundled tiny base, and a small DeepSeek-OCR-2 for tests.
 
     python -m components.shared.tiny_base_recipe.tiny_models paddleocr_vl FOLDER
     python -m components.shared.tiny_base_recipe.tiny_models deepseek_ocr2 FOLDER
@@ -42,8 +42,8 @@ def byte_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token per UTF-8 byte, plus ``special_tokens`` and ``whole_texts``.
 
-    ``whole_texts`` are ordinary strings that become one token each, such as a prompt that stands in every sample.
-    ``image_token`` is the one of ``special_tokens`` that stands for a picture.
+    ``whole_texts`` are ordinary strings that become one token each, such as a prompt that is in every sample.
+    ``image_token`` is the one of ``special_tokens`` that represents a picture.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
@@ -61,10 +61,10 @@ def byte_tokenizer(
 
 
 def save_blank_paddleocr_vl(folder: Path, seed: int = 0) -> None:
-    """Write a PaddleOCR-VL of about 3 M parameters that reads 28x28-pixel cells at a picture's own resolution.
+    """Write a PaddleOCR-VL of about 3 M parameters that reads 28x28-pixel cells at the picture's resolution.
 
-    This family and not Qwen2-VL: Qwen2-VL's processor cannot be loaded without torchvision, of which there is
-    no build for CPU-only torch on PyPI.
+    It is not a Qwen2-VL because that processor cannot be loaded without torchvision, and PyPI has no torchvision
+    build for CPU-only torch.
     """
     special = ["<|endoftext|>", "<|pad|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     tokenizer = byte_tokenizer(special, [FAMILIES["paddleocr_vl"].prompt])
@@ -113,11 +113,11 @@ def save_blank_paddleocr_vl(folder: Path, seed: int = 0) -> None:
 
 
 def save_tiny_deepseek_ocr2(folder: Path, seed: int = 0) -> None:
-    """Write a DeepSeek-OCR-2 of about 0.3 M parameters with every part of the real one.
+    """Write a DeepSeek-OCR-2 of about 0.3 M parameters with every part of the real model.
 
-    SAM encoder (windowed and global attention), vision encoder with queries, projector, a text model with a dense
-    and a mixture-of-experts layer, the global view and tiles. The model has 144 or 256 queries a view, for 12x12 or
-    16x16 cells of 4x4 patches: with patches of 4 pixels a tile is 192 pixels wide (768 in the real one) and the
+    It has a SAM encoder (windowed and global attention), a vision encoder with queries, a projector, a text model with
+    a dense and a mixture-of-experts layer, the global view and tiles. A view has 144 or 256 queries, for 12x12 or
+    16x16 cells of 4x4 patches: with patches of 4 pixels a tile is 192 pixels wide (768 in the real model) and the
     global view 256 (1024).
     """
     special = ["<|endoftext|>", "<|pad|>", "<image>"]
@@ -171,7 +171,7 @@ MODELS = {"paddleocr_vl": save_blank_paddleocr_vl, "deepseek_ocr2": save_tiny_de
 
 
 def main(arguments: list[str]) -> int:
-    """Write the model that ``arguments`` ask for and return the exit code."""
+    """Write the model requested in ``arguments`` and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("folder", type=Path, help="new or empty")
