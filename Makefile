@@ -10,10 +10,10 @@ RANDOM_PASSWORD = $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))
 .PHONY: help install quickstart test test-slow test-docker lint system-packages docker-packages images image-cuda push-images wheels wheels-cuda ui \
 	compile cluster-check manifests local-secrets clean
 
-help: ## show what there is to make
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
 
-# PYTHON=python3.12 takes another Python; TORCH_CPU_INDEX=URL an index of torch's CPU builds: images/install-environment.sh
+# PYTHON=python3.12 uses another Python; TORCH_CPU_INDEX=URL names an index of torch's CPU builds: images/install-environment.sh
 $(INSTALLED): pyproject.toml constraints.txt
 	PYTHON=$(PYTHON) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) images/install-environment.sh
 	touch $@
@@ -27,11 +27,11 @@ install: $(INSTALLED_TESTS) ## create .venv and install everything into it, for 
 quickstart: $(INSTALLED) ## run the whole pipeline on Python's own documentation, on this machine
 	$(BIN)/deepsynth run
 
-# A file's tests stay in one process, which shares their fixtures; in order, since the longest files come first.
+# A file's tests stay in one process, because they share fixtures; in order, because the longest files come first.
 test: $(INSTALLED_TESTS) lint ## lint, check types, run the tests
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-docker: $(INSTALLED_TESTS) ## build the images, run the pipeline in them; root needs no running engine: the tests start one
+test-docker: $(INSTALLED_TESTS) ## build the images, run the pipeline in them; root needs no running engine: the tests start their own
 	$(BIN)/python -m pytest -m docker tests/docker
 
 test-slow: $(INSTALLED_TESTS) ## run the tests that `make test` leaves out: whole runs, resumed trainings, memory estimates
@@ -42,7 +42,7 @@ lint: $(INSTALLED_TESTS) ## ruff and mypy
 	$(BIN)/ruff format --check components pipelines tests docs
 	$(BIN)/mypy
 
-system-packages: ## as root on Debian: the text engine Pango, fonts of all scripts, and what the tests read pages back with
+system-packages: ## as root on Debian: the text engine Pango, fonts of all scripts, and the tests' OCR engine
 	apt-get update --quiet --quiet
 	DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --quiet --no-install-recommends \
 		$$(sed 's/#.*//' images/debian-packages.txt images/debian-packages-test.txt)
@@ -51,7 +51,7 @@ docker-packages: ## as root on Debian: the Docker engine, and what makes a base 
 	apt-get update --quiet --quiet
 	DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --quiet --no-install-recommends docker.io debootstrap
 
-# Images: docs/docker.md. TAG names the code, so that no two contents share a tag.
+# Images: docs/docker.md. TAG identifies the code, so that different contents never share a tag.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 COMMIT := $(shell git rev-parse HEAD 2> /dev/null)
 TAG ?= $(VERSION)-$(shell echo $(COMMIT) | cut -c 1-12)$(if $(shell git status --porcelain 2> /dev/null),-dirty)
@@ -61,7 +61,7 @@ BUILD = docker build --file images/Dockerfile --build-arg VERSION=$(VERSION) --b
 	--build-arg SOURCE=$(SOURCE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_OPTIONS)
 IMAGES = $(PREFIX)deepsynth-pipelines-python:$(TAG) $(PREFIX)deepsynth-mlflow:$(TAG)
 CUDA_IMAGE = $(PREFIX)deepsynth-pipelines-python-cuda:$(TAG)
-# Both images with the same: the classic builder makes the stages of the steps before those of the MLflow server.
+# The same arguments for both images: the classic builder builds the step stages before those of the MLflow server.
 CPU = --build-arg ACCELERATOR=cpu $(if $(TORCH_CPU_INDEX),--build-arg PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX))
 CHECK_TAG = $(if $(filter latest,$(TAG)),$(error TAG=latest says nothing about the code, and caches keep it: name another))
 
@@ -77,7 +77,7 @@ push-images: ## push the images of TAG that were built here to REGISTRY
 	$(if $(REGISTRY),,$(error REGISTRY= is needed))$(CHECK_TAG)for image in $(IMAGES) $(CUDA_IMAGE); do \
 		if docker image inspect $$image > /dev/null 2>&1; then docker push $$image || exit 1; fi; done
 
-wheels: ## download the wheels that `make images` then takes instead of pip's index: in builds without one
+wheels: ## download wheels for `make images`, for builds that cannot reach a package index
 	PYTHON=$(PYTHON) images/download-wheels.sh cpu
 	PYTHON=$(PYTHON) images/download-wheels.sh mlflow
 
@@ -90,10 +90,10 @@ ui: $(INSTALLED) ## open the MLflow UI over the runs
 compile: $(INSTALLED) ## write pipeline.yaml for a Kubeflow Pipelines cluster
 	$(BIN)/deepsynth compile -o pipeline.yaml
 
-cluster-check: $(INSTALLED) ## look at a cluster before the first run: ENVIRONMENT=manifests/environments/local.yaml
+cluster-check: $(INSTALLED) ## check a cluster before the first run: ENVIRONMENT=manifests/environments/local.yaml
 	$(if $(ENVIRONMENT),,$(error ENVIRONMENT= is needed, the cluster's file in manifests/environments))$(BIN)/deepsynth doctor --environment $(ENVIRONMENT)
 
-manifests: ## for kubectl apply -k build/manifests/NAME: the overlays with the images of REGISTRY= TAG=
+manifests: ## write the overlays with the images of REGISTRY= TAG=, for kubectl apply -k build/manifests/NAME
 	$(CHECK_TAG)for path in overlays/local overlays/production jobs/mlflow-db-upgrade; do \
 		folder=build/manifests/$$(basename $$path) && mkdir -p $$folder && \
 		printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' "resources: [../../../manifests/$$path]" images: \
@@ -101,7 +101,7 @@ manifests: ## for kubectl apply -k build/manifests/NAME: the overlays with the i
 			'  newName: $(PREFIX)$(image)' '  newTag: "$(TAG)"') > $$folder/kustomization.yaml; \
 	done
 
-local-secrets: ## random passwords for manifests/overlays/local, where there are none yet
+local-secrets: ## write random passwords for manifests/overlays/local, if there are none yet
 	cd manifests/overlays/local && umask 077 && \
 	if [ ! -e mlflow-backend-store.env ]; then password=$$($(RANDOM_PASSWORD)) && \
 		printf '%s\n' "POSTGRES_PASSWORD=$$password" \

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Download an image's wheels with this machine's pip: images/download-wheels.sh cpu|cuda|mlflow
 #
-# For builds that reach no index of their own. pip's settings and variables hold; PYTHON names the Python whose pip is
-# used (3.11 or newer), PYTHON_VERSION the image's.
+# For builds that cannot reach a package index. pip's settings and variables apply; PYTHON names the Python whose pip is
+# used (3.11 or newer), PYTHON_VERSION the image's version.
 set -euo pipefail
 image=${1:?usage: images/download-wheels.sh cpu|cuda|mlflow}
 cd "$(dirname "$0")"
 python=${PYTHON:-python3}
 folder=wheels/$image
-# From the start: a wheel of an earlier constraint would be a second answer.
+# Start with an empty folder: a wheel of an earlier constraint would be a second candidate.
 find "$folder" -name '*.whl' -delete
 mapfile -t requirements < <("$python" requirements.py "$image")
 download=("$python" -m pip download --quiet --disable-pip-version-check --constraint ../constraints.txt

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Install the Debian packages of the steps' image (cpu or cuda) that are missing; where none is, no network is needed.
+# Install the Debian packages of the steps' image (cpu or cuda) that are missing; if none is missing, no network is needed.
 set -eu
 image=$1
 cd "$(dirname "$0")"
 wanted=$(sed 's/#.*//' debian-packages.txt)
 if [ "$image" = cuda ]; then
     wanted="$wanted $(sed 's/#.*//' debian-packages-cuda.txt)"
-    # Debian's Python has its headers in a package of its own; the python images have them.
+    # Debian packages Python's headers separately; the python images include them.
     headers=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
     [ -e "$headers" ] || wanted="$wanted python3-dev"
 fi

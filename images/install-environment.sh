@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Make .venv and install this project into it: images/install-environment.sh [EXTRA], as `make install` does.
 #
-# torch comes first: with it installed, no other package pulls in another build of it. PyPI's build for Linux brings
-# CUDA's libraries, several GB that a machine without an NVIDIA driver has no use for; such a machine gets the CPU build:
-# from TORCH_CPU_INDEX where that is set, from pip's own index where that holds one, else by uv, which knows where
-# torch's builds are. uv also installs the rest where it is installed: it takes a fraction of pip's time.
+# torch is installed first, so that no other package pulls in another build. PyPI's build for Linux includes CUDA's
+# libraries, several GB that a machine without an NVIDIA driver cannot use; such a machine gets the CPU build: from
+# TORCH_CPU_INDEX if that is set, from pip's own index if it has one, else by uv, which knows where torch's builds are.
+# If uv is installed, it also installs the rest, in a fraction of pip's time.
 set -euo pipefail
 extra=${1:-}
 PYTHON=${PYTHON:-python3}

@@ -2,7 +2,7 @@
 # Inside a build: make the virtual environment /opt/deepsynth with the packages of an image (cpu, cuda or mlflow), or,
 # with "code", install this project into /opt/deepsynth-code beside it.
 #
-# Packages come from images/wheels where there are any (`make wheels`), else from pip's index. The environment gets no
+# Packages come from images/wheels if there are any (`make wheels`), else from pip's index. The environment has no
 # pip: nothing is installed at run time.
 set -eu
 image=$1
@@ -20,7 +20,7 @@ python=/opt/deepsynth/bin/python
 install="$pip --python $python install --quiet --no-compile"
 
 if [ "$image" = code ]; then
-    # setuptools is there: torch requires it.
+    # setuptools is installed already: torch requires it.
     $install --no-deps --no-build-isolation --target /opt/deepsynth-code ..
     $python -m compileall -q --invalidation-mode unchecked-hash /opt/deepsynth-code
     exit
@@ -31,7 +31,7 @@ $install --requirement requirements.txt
 packages=$($python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 if [ "$image" != mlflow ]; then
     $install --no-deps "$(grep '^kfp==' ../constraints.txt)"
-    # The code comes in a layer of its own: it changes more often than what it needs.
+    # The code has its own layer: it changes more often than its dependencies.
     echo /opt/deepsynth-code > "$packages/deepsynth.pth"
 fi
 
@@ -40,8 +40,8 @@ if [ "$image" = cuda ]; then
         echo "error: this is torch's CPU build; pip found another torch than PyPI's for Linux" >&2
         exit 1
     fi
-    # Unsloth requires xformers, whose newest wheel (0.0.35) is built for torch 2.10 and loads no kernel with ours:
-    # Unsloth takes PyTorch's attention then, and advises to uninstall it.
+    # Unsloth requires xformers, whose newest wheel (0.0.35) is built for torch 2.10 and loads no kernel with this torch:
+    # Unsloth then uses PyTorch's attention, and advises uninstalling xformers.
     $pip --python $python uninstall --quiet --yes xformers
 fi
 
@@ -55,6 +55,6 @@ if [ "$image" = cpu ]; then
         echo "warning: this is torch's CUDA build, GBs that no CPU uses: make images TORCH_CPU_INDEX=URL" >&2
     fi
 fi
-# A step's user cannot write there, and would compile everything at each start. Some packages hold templates that are
-# no Python.
+# Compile now: a step's user cannot write there, and would compile everything at each start. Some packages contain
+# templates that are not valid Python.
 $python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$packages" > /dev/null || true

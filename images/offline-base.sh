@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Make a base image from Debian 12's packages, for machines that reach no image registry (as root, with debootstrap):
+# Make a base image from Debian 12's packages, for machines without access to an image registry (as root; needs
+# debootstrap):
 #
 #     images/offline-base.sh deepsynth-base:bookworm
 #     make images BASE_IMAGE=deepsynth-base:bookworm
 #
-# It holds Python 3.11 and all that the CPU image wants of Debian, so that no build on it needs a network for Debian's
-# packages. More packages after the name, e.g. for the CUDA image: gcc libc6-dev python3-dev. They come from where
-# this machine's own apt gets them.
+# It contains Python 3.11 and all Debian packages of the CPU image, so that builds on it need no network for Debian's
+# packages. Further packages follow the name, e.g. for the CUDA image: gcc libc6-dev python3-dev. They come from this
+# machine's own apt sources.
 set -euo pipefail
 image=${1:?usage: images/offline-base.sh NAME:TAG [PACKAGE ...]}
 shift
@@ -27,7 +28,7 @@ trap 'rm -rf "$root"' EXIT
 packages=$(sed 's/#.*//' "$here/debian-packages.txt" | xargs | tr ' ' ,)
 debootstrap --variant=minbase --include="python3,ca-certificates,$packages" "$suite" "$root" ${mirror:+"$mirror"}
 
-# Security updates and what else was asked for, from this machine's sources.
+# Security updates and the further packages, from this machine's sources.
 [ -z "$sources" ] || sed 's/^/deb /' <<< "$sources" > "$root/etc/apt/sources.list"
 in_root() { DEBIAN_FRONTEND=noninteractive chroot "$root" "$@"; }
 in_root apt-get update --quiet --quiet
@@ -38,7 +39,7 @@ in_root apt-get clean
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/debconf/*-old "$root"/var/log/*.log \
     "$root"/var/lib/dpkg/*-old "$root"/usr/share/{man,info,locale}/* "$root"/etc/resolv.conf "$root"/etc/hostname
 find "$root/usr/share/doc" -type f ! -name copyright -delete
-# As in the python images: `python` is there too.
+# `python` exists too, as in the python images.
 [ -e "$root/usr/bin/python" ] || ln -s python3 "$root/usr/bin/python"
 tar --create --directory "$root" --numeric-owner --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' . |
     docker import --change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8' \
