@@ -1,7 +1,7 @@
 """The pipeline's first component, whose signature is generated from the list of pipeline parameters.
 
 KFP ships a component as source text, and its executor reads the parameters' names and types from that text. So this
-component is made as text too; every other one is written out in ``pipelines/definition/tasks.py``.
+component is generated as text too; all others are in ``pipelines/definition/tasks.py``.
 """
 
 import linecache
@@ -35,7 +35,7 @@ def configure_component(image: str) -> Any:
         outputs=", ".join(f'("{name}", str)' for name in StepSettings._fields),
         given=", ".join(f"{one.name}={one.name}" for one in parameters),
     )
-    # inspect.getsource, by which KFP gets the text, looks here.
+    # KFP gets the text by inspect.getsource, which looks here.
     linecache.cache[_FILE] = (len(source), None, source.splitlines(keepends=True), _FILE)
     namespace: dict[str, Any] = {"__name__": __name__, "dsl": dsl, "NamedTuple": NamedTuple, "Optional": Optional}
     exec(compile(source, _FILE, "exec"), namespace)

@@ -1,4 +1,4 @@
-"""The table of an environment's keys in docs/environments.md, from the fields themselves.
+"""The table of an environment's keys in docs/environments.md, generated from the fields.
 
 python -m pipelines.definition.environment_reference
 """
@@ -19,7 +19,7 @@ def reference() -> str:
 
 
 def _rows(model: type[BaseModel], prefix: str, seen: dict[type[BaseModel], str]) -> list[str]:
-    """Return a row per field; ``seen`` is where the keys of a model stand already."""
+    """Return a row per field; ``seen`` maps a model to the key under which its fields are already listed."""
     rows = []
     for name, info in model.model_fields.items():
         inner = _inner_model(info)

@@ -33,7 +33,7 @@ def finetune_pipeline(
         drawn_at_once: partitions that are drawn at the same time; None: as many as the cluster has room for.
         environment: the cluster's images, resources, volumes and addresses; None: images by DEEPSYNTH_IMAGE and
             DEEPSYNTH_GPU_IMAGE, and no Kubernetes settings but the run's id.
-        cache: let KFP answer for tasks whose inputs are those of an earlier one.
+        cache: let KFP reuse the outputs of an earlier task with the same inputs.
     """
     steps = _Steps(environment, cache)
 

@@ -51,7 +51,7 @@ def retry(task: Any, environment: Environment | None) -> None:
 def keep_checkpoints(task: Any, environment: Environment | None, *, mounted: bool = True) -> None:
     """Tell ``task`` where checkpoints are kept, so that a retried training finds them on any node.
 
-    Configure is told without the volume ``mounted``: it checks settings that need a folder for checkpoints.
+    Configure gets the path without the volume (``mounted`` false): it checks settings that need a checkpoint folder.
     """
     if environment is None or environment.checkpoints is None:
         return

@@ -31,7 +31,7 @@ def prepare(config: str, source_digest: str, dataset: dsl.Output[dsl.Dataset], p
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def select_documents(config: str, source_digest: str, selection: dsl.Output[dsl.Artifact]) -> None:
-    """Read, clean and split the source's documents, for others to draw."""
+    """Read, clean and split the source's documents; other tasks draw them."""
     from pipelines.task_side.artifact_metadata import describe_selection
     from pipelines.task_side.partition_tasks import select_documents
 

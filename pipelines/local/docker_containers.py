@@ -101,7 +101,7 @@ class ContainerRunner:
 
     def __init__(self) -> None:
         self.ending = False
-        """set while the run ends: then nothing is started any more"""
+        """set while the run ends: nothing is started after that"""
 
     def __call__(self, client: Any, image: str, command: list[str], volumes: dict[str, Any], **arguments: Any) -> int:
         """Return the container's exit code."""

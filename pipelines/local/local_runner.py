@@ -122,7 +122,7 @@ def run_pipeline(
     """Run the pipeline and create ``runs_dir/run_id``; ``prepare_partitions`` tasks draw its pages.
 
     With ``docker`` each task is a container, otherwise a process. With ``resumed`` the outputs of that run's finished
-    steps are taken over, and its training goes on from its last checkpoint.
+    steps are reused, and its training resumes from its last checkpoint.
 
     If a step fails or the run is interrupted, ``<run_id>.failed`` keeps the outputs of finished steps and
     ``<run_id>.failed.log`` the log.
@@ -250,7 +250,7 @@ def _kept_after_a_failure(folder: Path, watched: _Watched, failed: Path) -> Iter
     try:
         yield
     except (UserError, StepFailedError, KeyboardInterrupt) as error:
-        # Outputs that a resumed run had not come to yet are kept for the next attempt.
+        # Reused outputs that the resumed run did not reach are kept for the next attempt.
         for kept in (folder / _KFP_FOLDER / _KEPT_FOLDER).glob("*/"):
             watched.outputs.setdefault(kept.name, kept)
         # Rename the outputs first: they cost hours, and renaming works on a full disk; copying the log may fail there.

@@ -1,7 +1,7 @@
-"""``deepsynth run --resume``: a run that failed or was interrupted goes on with what its finished steps left.
+"""``deepsynth run --resume``: continue a failed or interrupted run with the outputs of its finished steps.
 
-The outputs are in ``runs/<id>.failed``. The resumed run gets links to them, and their tasks take those instead of
-working again; the folder stays as it is until the resumed run has ended. A training goes on from its checkpoints in
+The outputs are in ``runs/<id>.failed``. The resumed run gets links to them, and their tasks use those instead of
+running again; the folder stays unchanged until the resumed run has ended. A training resumes from its checkpoints in
 ``runs/.checkpoints/<id>``.
 """
 
@@ -14,19 +14,19 @@ from components.shared.errors import UserError
 from pipelines.local.runs_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, FAILED, FOLDERS
 
 _RUNS_WITH_CHECKPOINTS = 3
-# The gate takes seconds, and a package is the last output: both are made anew.
+# Both run again: the gate takes seconds, and the package is the last output.
 TAKEN = ("prepare", "train", "evaluate", "benchmark")
 
 
 @dataclass(frozen=True)
 class FailedRun:
-    """A run that did not end well: its folder and its settings file."""
+    """A failed or interrupted run: its folder and its settings file."""
 
     folder: Path
     config: Path
 
     def finished_steps(self) -> list[str]:
-        """Return the steps whose outputs are taken over."""
+        """Return the steps whose outputs are reused."""
         return [step for step in TAKEN if (self.folder / FOLDERS[step]).is_dir()]
 
     def link_outputs(self, kept: Path) -> None:
@@ -39,7 +39,7 @@ def failed_run(runs_dir: Path, run_id: str) -> FailedRun:
     """Return the run to resume.
 
     Raises:
-        UserError: it ended well, or nothing of it was kept.
+        UserError: it succeeded, or nothing of it was kept.
     """
     folder = runs_dir.absolute() / f"{run_id}{FAILED}"
     where = f"--resume {run_id}"
@@ -53,9 +53,9 @@ def failed_run(runs_dir: Path, run_id: str) -> FailedRun:
 
 
 def checkpoints_root(runs_dir: Path, run_id: str, resumed: bool) -> Path:
-    """Return the folder below which trainings keep their checkpoints by run, without those of runs long given up.
+    """Return the folder below which trainings keep their checkpoints by run, and remove those of old runs.
 
-    A run that is not resumed starts without checkpoints, also where an earlier one had its id.
+    A run that is not resumed starts without checkpoints, even if an earlier run had the same id.
     """
     root = runs_dir / CHECKPOINTS_FOLDER
     if not resumed:

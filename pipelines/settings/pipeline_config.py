@@ -1,4 +1,4 @@
-"""The whole pipeline's configuration: a section per step, and what every step shares once at the top."""
+"""The whole pipeline's configuration: a section per step, and the settings that the steps share, once at the top."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ _TRAIN_SETTINGS_THAT_BENCHMARK_CHOOSES = {"backend", "max_steps", "logging_steps
 
 
 class SharedSettings(StepConfig):
-    """What more than one step needs to know."""
+    """The settings that more than one step uses."""
 
     source: str = "python-docs"
     """python-docs (built in), a folder or a file of .txt, .md, .jsonl, .parquet or .tar (WebDataset), a pattern such
@@ -91,7 +91,7 @@ def pipeline_config(
 
 
 def quickstart_values() -> dict[str, Any]:
-    """Return the bundled preset: what runs where no configuration is given."""
+    """Return the bundled preset, which runs if no configuration is given."""
     return parse_config_text(QUICKSTART_FILE.read_text(encoding="utf-8"), QUICKSTART_FILE.name)
 
 
@@ -105,7 +105,7 @@ def config_values(path: Path | None) -> tuple[dict[str, Any], str]:
 def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """Return ``values`` with dotted keys such as ``train.learning_rate`` set; None is a value like any other.
 
-    ``train.preset`` also takes the place of what ``values`` say about the preset's settings.
+    ``train.preset`` also replaces values that ``values`` give for the preset's settings.
     """
     result = json.loads(json.dumps(values, default=str))
     train = result.get("train")

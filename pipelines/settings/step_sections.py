@@ -23,7 +23,7 @@ STEP_CONFIGS: dict[str, type[StepConfig]] = {
     "export": ExportConfig,
 }
 SHARED_FIELDS = ("source", "base_model", "revision", "trust_remote_code", "seed")
-"""Given once at the top of the pipeline's configuration, for every step that has them."""
+"""Given once at the top of the pipeline's configuration, for every step with these fields."""
 FOLDER_FIELDS = ("dataset_dir", "adapter_dir", "evaluation_dir", "gate_dir", "output_dir")
 """Artifacts of the pipeline: the orchestrator names their folders."""
 _TRAIN_SETTINGS_OF_THE_BENCHMARK = "train"
@@ -38,7 +38,7 @@ def section_model(step: str) -> type[StepConfig]:
     fields: dict[str, Any] = {
         name: (info.annotation, copy(info)) for name, info in config.model_fields.items() if name not in left_out
     }
-    # A section hands on all its values, so that a preset has to have its say before the defaults have theirs.
+    # A section dumps every field, so apply the preset before the defaults.
     validators: dict[str, Any] = {}
     if "preset" in fields:
         validators["_with_preset"] = model_validator(mode="before")(with_preset)

@@ -3,8 +3,8 @@
     KFP_HOST=http://127.0.0.1:8080 DEEPSYNTH_ENVIRONMENT=manifests/environments/local.yaml \\
         .venv/bin/python -m pytest -m cluster tests/cluster
 
-The images of this commit must be where the environment says; ``MLFLOW_TRACKING_URI`` (e.g. a forwarded port) shows the
-table. A run of the quickstart takes minutes: each task is a pod.
+The images of this commit must be where the environment expects them; ``MLFLOW_TRACKING_URI`` (e.g. a forwarded port)
+is needed for the result table. A run of the quickstart takes minutes: each task is a pod.
 """
 
 import datetime

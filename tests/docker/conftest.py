@@ -1,6 +1,6 @@
 """The engine and the images of the Docker tests, built from this tree as `make images` does.
 
-DEEPSYNTH_TEST_TAG names images that are there already, to be tested without building any.
+DEEPSYNTH_TEST_TAG names existing images to test; then none are built.
 """
 
 import os
@@ -44,7 +44,7 @@ def images(engine: docker.DockerClient) -> Images:
 
 
 def _build(engine: docker.DockerClient, tag: str) -> None:
-    # Both take minutes, and wait for a network most of the time.
+    # Both take minutes, most of which they wait for the network.
     jobs = (
         [_started("make", "wheels", f"PYTHON={sys.executable}")]
         if not list((TREE / "images" / "wheels" / "cpu").glob("*.whl"))
@@ -75,7 +75,7 @@ def _ended(job: tuple[subprocess.Popen[bytes], Path]) -> None:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that any user can enter, unlike pytest's own; its removal takes what an ordinary user wrote along."""
+    """A folder that any user can enter, unlike pytest's own; it is removed with an ordinary user's files in it."""
     with tempfile.TemporaryDirectory(prefix="deepsynth-docker-") as name:
         Path(name).chmod(0o755)
         yield Path(name)

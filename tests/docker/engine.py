@@ -1,4 +1,4 @@
-"""A Docker engine for tests: the one that runs, or one of their own that ends with them."""
+"""A Docker engine for tests: the running one, or one that is started for the tests and ends with them."""
 
 import os
 import shutil
@@ -17,14 +17,14 @@ _SECONDS_TO_START = 60.0
 
 @contextmanager
 def docker_engine() -> Iterator[docker.DockerClient]:
-    """Yield a client; DOCKER_HOST names its engine as long as the block runs."""
+    """Yield a client; DOCKER_HOST names its engine inside the block."""
     client = _running_engine()
     if client is not None:
         yield client
         return
     if os.getuid() != 0 or not shutil.which("dockerd"):
         pytest.skip("no Docker engine answers, and none can be started: that needs root and dockerd (docker.io)")
-    # Not pytest's temporary folder: it keeps those of the last three sessions, and this one holds gigabytes.
+    # Not pytest's temporary folder: pytest keeps those of the last three sessions, and this one holds gigabytes.
     with tempfile.TemporaryDirectory(prefix="deepsynth-engine-", ignore_cleanup_errors=True) as folder:
         yield from _own_engine(Path(folder))
 
@@ -40,7 +40,7 @@ def _running_engine() -> docker.DockerClient | None:
 
 
 def _own_engine(folder: Path) -> Iterator[docker.DockerClient]:
-    folder.chmod(0o755)  # another user's client finds the socket
+    folder.chmod(0o755)  # so that another user's client can reach the socket
     host = f"unix://{folder}/docker.sock"
     command = ["dockerd", "--host", host, "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")]
     command += ["--pidfile", str(folder / "pid")]
@@ -53,7 +53,7 @@ def _own_engine(folder: Path) -> Iterator[docker.DockerClient]:
     finally:
         process.terminate()
         process.wait(timeout=60)
-        # The engine leaves its network namespace mounted, and the folder could not be removed.
+        # The engine leaves its network namespace mounted; the folder could not be removed.
         subprocess.run(["umount", "--lazy", str(folder / "exec" / "netns" / "default")], capture_output=True)
         if before is None:
             del os.environ["DOCKER_HOST"]

@@ -1,7 +1,7 @@
-"""`deepsynth` as a user who is not root, where the tests are: of the engine's group, and with read access like root's.
+"""Run `deepsynth` as an ordinary user if the tests run as root: in the engine's group, and with root's read access.
 
-The access to read is for the interpreter and the checkout, which may lie in a folder of root's; what it writes is
-written as any user would.
+The read access is for the interpreter and the checkout, which may be in one of root's folders; the process writes files
+as any user would.
 """
 
 import os
@@ -27,7 +27,7 @@ def user_id() -> int:
 
 
 def given_to_user(folder: Path) -> Path:
-    """Make a folder of the user's."""
+    """Make a folder that belongs to the user."""
     folder.mkdir(parents=True)
     if os.getuid() == 0:
         os.chown(folder, UID, UID)
@@ -35,11 +35,11 @@ def given_to_user(folder: Path) -> Path:
 
 
 def settings(**given: object) -> list[str]:
-    """Return ``--set`` options above those of ``SMALL_RUN``; __ stands for a dot."""
+    """Return ``--set`` options that extend or override those of ``SMALL_RUN``; __ stands for a dot."""
     values = SMALL_RUN | {name.replace("__", "."): value for name, value in given.items()}
     return [f"--set={name}={value}" for name, value in values.items()]
 
 
 def foreign_files(folder: Path) -> list[Path]:
-    """Return what in ``folder`` does not belong to the user."""
+    """Return the paths in ``folder`` that do not belong to the user."""
     return [path for path in folder.rglob("*") if path.lstat().st_uid != user_id()]

@@ -1,8 +1,8 @@
 """A container as strict as a step's pod on a cluster, and a tracking server whose object store only it can reach.
 
-What Kubernetes gives, and Docker by default does not: the image's user without the group of ``USER`` (the group comes
-from /etc/passwd), no capabilities, no new privileges, a read-only root with an own /tmp, limits of CPU and memory, the
-variables of the namespace's Services.
+Kubernetes sets the following, which Docker by default does not: the image's user without the group of ``USER`` (the
+group comes from /etc/passwd), no capabilities, no new privileges, a read-only root with its own /tmp, limits of CPU and
+memory, the variables of the namespace's Services.
 """
 
 import os
@@ -21,7 +21,7 @@ from tests.docker.conftest import Images
 
 VOLUME_GROUP = 10001
 SERVICES = {
-    # Kubernetes' own, and those of a Service `mlflow` in the same namespace: MLFLOW_PORT is a name that MLflow reads.
+    # Kubernetes' own variables, and those of a Service `mlflow` in the same namespace: MLflow itself reads MLFLOW_PORT.
     "KUBERNETES_SERVICE_HOST": "10.96.0.1",
     "KUBERNETES_SERVICE_PORT": "443",
     "MLFLOW_SERVICE_HOST": "10.96.12.7",
@@ -33,7 +33,7 @@ _WEED = Path(sys.executable).with_name("weed")
 
 @dataclass(frozen=True)
 class Pod:
-    """How a step's container is started: on which engine, network and volume, with which variables."""
+    """How a step's container is started: its engine, network, volume and variables."""
 
     engine: docker.DockerClient
     image: str
@@ -78,7 +78,7 @@ class Pod:
 
 
 def make_volume(folder: Path) -> Path:
-    """Make a folder as a volume is after the fsGroup of its Job: of root, group 10001, set-group-id, group-writable."""
+    """Make a folder like a volume after the Job has applied fsGroup: root's, group 10001, setgid, group-writable."""
     folder.mkdir()
     os.chown(folder, 0, VOLUME_GROUP)
     folder.chmod(0o2775)
@@ -87,7 +87,7 @@ def make_volume(folder: Path) -> Path:
 
 @contextmanager
 def tracking_behind_s3(engine: docker.DockerClient, images: Images, folder: Path) -> Iterator[str]:
-    """Run MLflow with its artifacts in S3 (SeaweedFS); yield the network on which steps reach MLflow, and only it."""
+    """Run MLflow with its artifacts in S3 (SeaweedFS); yield the network on which steps reach only MLflow."""
     with _network(engine, "stores") as stores, _network(engine, "steps") as steps:
         keys = {"AWS_ACCESS_KEY_ID": "mlflow", "AWS_SECRET_ACCESS_KEY": "test-only", "AWS_DEFAULT_REGION": "us-east-1"}
         weed = docker.types.Mount("/usr/local/bin/weed", str(_WEED), type="bind", read_only=True)
@@ -119,7 +119,7 @@ def tracking_behind_s3(engine: docker.DockerClient, images: Images, folder: Path
 
 @contextmanager
 def _network(engine: docker.DockerClient, name: str) -> Iterator[Network]:
-    # Internal: nothing on it reaches the machine or the world.
+    # Internal: containers on it reach neither the host nor other networks.
     network = engine.networks.create(f"deepsynth-test-{name}-{time.time_ns()}", internal=True)
     try:
         yield network
@@ -146,7 +146,7 @@ def _service(
 
 
 def wait_for(happened: Callable[[], bool], seconds: float, container: Container) -> None:
-    """Look every 0.2 s; fail after ``seconds`` with the container's last words."""
+    """Check every 0.2 s; fail after ``seconds`` with the end of the container's log."""
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, container.logs().decode()[-4000:]

@@ -95,7 +95,7 @@ def test_the_whole_pipeline_with_a_champion_whose_store_the_pods_cannot_reach(
 
 
 def _pipeline(run: str, champion: bool) -> list[tuple[str, tuple[str, ...]]]:
-    """Return each step after prepare and its flags; the first run's adapter becomes the champion of the second."""
+    """Return each step after prepare and its flags; the first run's adapter becomes the second run's champion."""
     at = {name: f"/volume/{run}/{name}" for name in ("adapter", "evaluation", "gate", "package")}
     read = ("--max_new_tokens", "16", "--bootstrap_resamples", "100", "--no-classic_ocr")
     always = ("--min_improvement", "-1000", "--min_documents", "2", "--max_loop_rate_increase", "1")

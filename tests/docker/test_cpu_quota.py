@@ -1,4 +1,4 @@
-"""A step's image under a real CPU quota: what it starts."""
+"""How many processes and threads a step's image starts under a real CPU quota."""
 
 import docker
 import pytest

@@ -1,4 +1,4 @@
-"""`deepsynth run --runner docker` as a program, as an ordinary user: whole, killed half-way, interrupted, refused."""
+"""`deepsynth run --runner docker` as a program of an ordinary user: complete, killed half-way, interrupted, refused."""
 
 import io
 import json
@@ -32,7 +32,7 @@ ENOUGH_SECONDS = 900
 
 @dataclass(frozen=True)
 class Place:
-    """Where an ordinary user works: home, and a folder with documents and a model that are not theirs."""
+    """An ordinary user's folders: home, and a folder with documents and a model that belong to somebody else."""
 
     root: Path
 
@@ -87,7 +87,7 @@ def place(folder: Path) -> Place:
 
 
 def containers_of_runs(engine: docker.DockerClient) -> list[str]:
-    # Those of another checkout's runs on the same engine bear the label too.
+    # Containers of another checkout's runs on the same engine have the label too.
     found = engine.containers.list(all=True, filters={"label": RUN_LABEL}, ignore_removed=True)
     return [container.id for container in found if container.labels[RUN_LABEL].startswith("r1-")]
 
@@ -130,7 +130,7 @@ def test_a_training_whose_container_is_killed_goes_on_from_its_checkpoint(
         (training_file,) = place.runs.glob(".r1.partial-*/kfp/**/training.json")
         training_report = json.loads(training_file.read_text())
         wait_for(lambda: containers_of_runs(engine), seconds=60)
-        # The run is told to end while a step works: its container ends with it.
+        # SIGTERM while a step works: its container ends with the run.
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 130
     assert training_report["steps"] == 30 and min(training_report["resumed_after_steps"]) >= 5
@@ -142,7 +142,7 @@ def test_a_training_whose_container_is_killed_goes_on_from_its_checkpoint(
     assert "go on with: deepsynth run --resume r1" in words
     assert words.count("[3/7] train ...") == 2
     assert containers_of_runs(engine) == []
-    # SQLite's journal stays where a writer was killed, for the next one.
+    # SQLite's journal stays after a writer was killed; the next writer uses it.
     kept = {"r1.failed", "r1.failed.log"}
     assert {path.name for path in place.runs.iterdir()} - kept <= {"mlflow.db", "mlflow.db-journal", "mlartifacts"}
     assert {"dataset", "adapter"} <= {path.name for path in (place.runs / "r1.failed").iterdir()}
@@ -152,7 +152,7 @@ def test_a_training_whose_container_is_killed_goes_on_from_its_checkpoint(
 def test_a_run_whose_command_is_killed_outright_ends_its_containers_and_no_others(
     engine: docker.DockerClient, images: Images, place: Place
 ) -> None:
-    # Another run's, of the same name.
+    # The container of another run with the same name.
     other = engine.containers.run(images.step, ["sleep", "600"], detach=True, labels={RUN_LABEL: "r1-another"})
     try:
         with place.started(place.command(images.step)) as (process, _):

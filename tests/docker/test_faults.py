@@ -1,4 +1,4 @@
-"""What goes wrong around a step in a container: a full disk, folders and servers that refuse. Named, or survived."""
+"""Faults around a step in a container: a full disk, folders and servers that refuse. A step names or survives each."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can mount, an
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """Make ``folder`` a disk of ``size`` that belongs to the ordinary user."""
+    """Mount a disk of ``size`` at ``folder`` that belongs to the ordinary user."""
     options = f"size={size},uid={UID},gid={UID},mode=755"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
     try:
@@ -34,7 +34,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 def prepared(
     engine: docker.DockerClient, images: Images, folder: Path, *options: str, **variables: str
 ) -> tuple[int, str]:
-    """Run the prepare step of few documents alone, into ``folder``; return its exit code and what it said."""
+    """Run only the prepare step, with few documents, into ``folder``; return its exit code and its output."""
     command = ["python3", "-m", "components.prepare", "--output_dir", str(folder / "dataset"), *options]
     container = engine.containers.run(
         images.step,

@@ -1,4 +1,4 @@
-"""What the images promise, asked of the built ones."""
+"""The documented properties of the images, checked on the built images."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What the tests of whole runs share."""
+"""Shared by the tests of whole runs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`deepsynth run` as a program, on a blank tiny model: what the tests of local runs share."""
+"""`deepsynth run` as a program, on a blank tiny model: shared by the tests of local runs."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ SMALL_RUN: dict[str, object] = {
 
 
 def command(settings: Mapping[str, object], *options: str) -> list[str]:
-    """Return the command line of a run of the id r1, with ``settings`` above those of ``SMALL_RUN``."""
+    """Return the command line of a run with the id r1; ``settings`` extend or override those of ``SMALL_RUN``."""
     given = [f"--set={key}={value}" for key, value in (SMALL_RUN | dict(settings)).items()]
     return [DEEPSYNTH, "run", "--run-id", "r1", *options, *given]
 
@@ -41,8 +41,8 @@ def finish(run: Sequence[str], root: Path) -> subprocess.CompletedProcess[str]:
 
 
 def finish_well(run: Sequence[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """Run it to its end, without an error, and return its root, what it printed, and what it said on the way."""
-    # A blank and "python3" in the path: KFP's runner rewrites the second wherever it stands.
+    """Run it to its end, without an error, and return its root, its standard output and its standard error."""
+    # A space and "python3" in the path: KFP's runner replaces "python3" anywhere.
     root = tmp_path_factory.mktemp("a python3 folder")
     answer = finish(run, root)
     log = root / "runs" / "r1.failed.log"
@@ -51,7 +51,7 @@ def finish_well(run: Sequence[str], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def started(run: Sequence[str], root: Path, until: str) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start it in ``root`` and wait until it says ``until``; return the process and the file of what it says."""
+    """Start it in ``root`` and wait until it prints ``until``; return the process and the file with its output."""
     said = root / "stderr"
     with said.open("w") as stderr:
         process = subprocess.Popen(run, cwd=root, env=_environment(), stderr=stderr)
@@ -66,7 +66,7 @@ def tasks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def wait_for(happened: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Look every 20 ms; fail after ``seconds``."""
+    """Check every 20 ms; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -75,7 +75,7 @@ def wait_for(happened: Callable[[], bool], seconds: float = 60.0) -> None:
 
 @dataclass(frozen=True)
 class TrackedRuns:
-    """What MLflow knows of a run: all runs, their only parent, and the steps' runs by name."""
+    """MLflow's records of a pipeline run: all runs, their only parent, and the steps' runs by name."""
 
     client: MlflowClient
     runs: list[Run]
@@ -84,11 +84,11 @@ class TrackedRuns:
 
 
 def tracked_runs(root: Path) -> TrackedRuns:
-    """Return what is in the tracking store of ``root``."""
+    """Return the runs in the tracking store of ``root``."""
     client = MlflowClient(f"sqlite:///{root / 'runs' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("deepsynth").experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    # The benchmark has runs of its own below its run, one per trainer.
+    # The benchmark has nested runs of its own, one per trainer.
     steps = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {run.info.run_name for run in steps} == {
         f"{run.data.tags['kfp.run_id']} · {run.data.tags['deepsynth.step']}" for run in steps

@@ -1,4 +1,4 @@
-"""The registry's champion in the pipeline: asked for before anything runs, read on the same pages, beaten or kept."""
+"""The registry's champion in the pipeline: looked up before anything runs, read on the same pages, beaten or kept."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The compiled pipeline: what a cluster is told."""
+"""The compiled pipeline: what a cluster receives."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def in_partitions(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, A
 
 
 def inside(spec: dict[str, Any], *task_names: str) -> dict[str, Any]:
-    """Return the tasks of the sub-pipeline that is reached from the root by ``task_names``."""
+    """Return the tasks of the sub-pipeline at the path ``task_names`` below the root."""
     tasks = spec["root"]["dag"]["tasks"]
     for name in task_names:
         tasks = spec["components"][tasks[name]["componentRef"]["name"]]["dag"]["tasks"]
@@ -83,7 +83,7 @@ def test_it_loads_and_has_optional_parameters_only(package: Path, documents: tup
     assert all(parameter["isOptional"] for parameter in parameters.values())
     assert parameters["max_steps"]["parameterType"] == "NUMBER_INTEGER"
     assert parameters["learning_rate"]["parameterType"] == "NUMBER_DOUBLE"
-    # KFP's pages show each one's description: that of the setting itself.
+    # KFP's pages show each parameter's description, which is the setting's own.
     assert parameters["r"]["description"] == "rank of the adapter's matrices"
     assert all(parameter["description"] for parameter in parameters.values())
     assert set(documents[0]["components"]["comp-configure"]["inputDefinitions"]["parameters"]) == set(parameters)
@@ -111,7 +111,7 @@ def test_the_tasks_their_order_and_their_names(documents: tuple[dict, dict]) -> 
 def test_export_is_done_only_where_the_gate_promoted_and_neither_is_ever_cached(documents: tuple[dict, dict]) -> None:
     spec, _ = documents
     condition = steps_of(spec)["condition-3"]
-    # The local runner finds no output by a name: "Output" is that of a return value without one.
+    # The local runner does not find named outputs: "Output" is the name of an unnamed return value.
     assert condition["triggerPolicy"]["condition"] == (
         "inputs.parameter_values['pipelinechannel--gate-Output'] == 'promoted'"
     )
@@ -153,7 +153,7 @@ def test_the_exit_task_gets_the_final_state_and_no_sub_pipeline_a_parameter_that
     assert closing["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
     assert closing["inputs"]["parameters"]["status"]["taskFinalStatus"]["producerTask"] == "exit-handler-1"
     # A null that KFP 2.17's backend resolves for a sub-pipeline's input is an error ("the resolved input parameter is
-    # null", backend/src/v2/driver/resolve.go): the exit handler may only get what configure has put out.
+    # null", backend/src/v2/driver/resolve.go): the exit handler may only get outputs of configure.
     given = spec["root"]["dag"]["tasks"]["exit-handler-1"]["inputs"]["parameters"].values()
     assert {value["taskOutputParameter"]["producerTask"] for value in given} == {"configure"}
 

@@ -1,4 +1,4 @@
-"""The pipeline compiled for each environment that comes with the project: what Kubernetes is told of every task."""
+"""The pipeline compiled for each environment in this repository: the Kubernetes settings of every task."""
 
 import re
 import subprocess

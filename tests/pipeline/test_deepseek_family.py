@@ -1,4 +1,4 @@
-"""A tiny DeepSeek-OCR-2 through every step: the family that users come for, with all of its parts."""
+"""A tiny DeepSeek-OCR-2, with all parts of that family, through every step."""
 
 import json
 import math
@@ -32,7 +32,7 @@ from components.train.config import TrainConfig
 from components.train.step import TrainResult
 from components.train.step import run as train
 
-pytestmark = pytest.mark.slow  # the journey through the steps takes two minutes
+pytestmark = pytest.mark.slow  # all steps together take two minutes
 
 TEXTS = (
     "The old lighthouse keeper wrote the weather into his book every evening.",
@@ -44,7 +44,7 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Journey:
-    """What every step made of the documents, in one folder."""
+    """The outputs of every step, in one folder."""
 
     folder: Path
     trained: TrainResult
@@ -65,7 +65,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "off")
         save_tiny_deepseek_ocr2(base)
-        # 200 pixels are more than the tiny model's tile of 192: the pages are seen as a whole and in tiles.
+        # 200 pixels exceed the tiny model's tile of 192: the model gets each page whole and in tiles.
         page = {
             "page_width": 200,
             "page_height": 112,
@@ -83,7 +83,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
                 max_new_tokens=8,
                 classic_ocr=False,
                 bootstrap_resamples=100,
-                base_size=192,  # not the model's own 256: package and merged weights have to see pages so too
+                base_size=192,  # not the model's own 256: the package and the merged weights must use this size too
                 **common,
             )
         )

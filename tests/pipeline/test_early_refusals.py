@@ -1,4 +1,4 @@
-"""What gate and export are sure to refuse hours later, the run's first task refuses before anything is trained."""
+"""The run's first task refuses settings that gate or export would refuse hours later, before anything is trained."""
 
 import json
 from pathlib import Path

@@ -28,7 +28,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eleven documents, of which two are one text and one has a letter that no font draws."""
+    """Eleven documents: two have the same text, and one has a letter that no font draws."""
     folder = tmp_path_factory.mktemp("source")
     for number in range(9):
         words = " ".join(f"word{number}x{place}" for place in range(20 + 15 * number))
@@ -76,7 +76,7 @@ def test_any_number_of_partitions_makes_the_bytes_of_one_process(source: Path, t
     assert files(tmp_path / "parts") == files(tmp_path / "alone")
 
 
-# What KFP hands to the merge.
+# The partitions that KFP passes to the merge.
 
 
 def pages_of(partition: int, partitions: int) -> dsl.Artifact:
@@ -97,7 +97,7 @@ def test_a_partition_that_is_missing_or_doubled_is_never_merged(arrived: list[in
         partition_folders([pages_of(number, 3) for number in arrived])
 
 
-# What the cache of the first task sees.
+# The inputs that decide whether KFP's cache supplies the first task.
 
 
 def test_the_digest_that_goes_into_the_cache_covers_every_source(source: Path, tmp_path: Path) -> None:
@@ -127,9 +127,9 @@ def in_three(source: Path, model: Path, **settings: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(source: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The root of a finished run of three partitions, and all that it said; the gate ended it.
+    """The root and the output of a finished run with three partitions, which the gate did not promote.
 
-    Its held-out pages are of one document, from which nothing can be told.
+    Its held-out pages come from one document, too few for a verdict.
     """
     root, printed, said = finish_well(in_three(source, model), tmp_path_factory)
     return root, said + printed
@@ -197,7 +197,7 @@ def test_mlflow_has_one_run_of_prepare_with_the_result(finished: tuple[Path, str
 
 @pytest.mark.slow
 def test_a_partition_whose_process_is_killed_is_named(model: Path, tmp_path: Path) -> None:
-    # So much to draw that the second partition is still at it when it is killed.
+    # So many pages that the second partition is still drawing when it is killed.
     long = tmp_path / "long"
     long.mkdir()
     for number in range(60):
@@ -208,7 +208,7 @@ def test_a_partition_whose_process_is_killed_is_named(model: Path, tmp_path: Pat
     task.kill()  # as the kernel does when memory runs out
     assert process.wait(timeout=60) == 1
     error = said.read_text()
-    # The third partition is drawn or ended before the run ends; it's the second one that is to blame.
+    # The third partition is drawn or ended before the run ends; the error must name the second one.
     assert "error: prepare (draw partition 2 of 3): its process ended without an error of its own" in error
     assert "Traceback" not in error and "assemble" not in error
     assert {path.name for path in (tmp_path / "runs").iterdir()} <= {"r1.failed.log", "mlflow.db", "mlartifacts"}

@@ -27,7 +27,7 @@ SETTINGS = {
     "prepare.max_documents": 12,
     "prepare.max_train_pages": 16,
     "prepare.max_eval_pages": 4,
-    # Two steps teach a blank model nothing: what it answers passes the gate, whatever it is; CER can exceed 1.
+    # A blank model learns nothing in two steps, so the gate accepts any answer; CER can exceed 1.
     "gate.min_improvement": -1000,
     "gate.min_documents": 2,
     "gate.max_loop_rate_increase": 1,
@@ -84,7 +84,7 @@ def test_the_folder_and_mlflow_say_the_same_of_the_run(finished: FinishedRun) ->
     assert answer.returncode == 0, answer.stderr
     for title in ("Configuration", "Data", "Versions"):
         assert f"{title}: no difference is known" in answer.stdout, answer.stdout
-    # Of what is shown, only where it was read from and the times, which processes take to start, differ.
+    # The rows that may differ: where each run was read from, and the times, because starting processes takes time.
     differing = [line.split("│")[2].strip() for line in answer.stdout.splitlines() if line.startswith("│ ≠")]
     assert set(differing) <= {"read from", "finished (UTC)", *STEPS, "total"}
     assert "equal: both adapters have the same CER" in answer.stdout
@@ -140,7 +140,7 @@ def test_mlflow_has_one_parent_and_a_nested_run_per_step(finished: FinishedRun) 
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the run's programs put what they need for a while."""
+    """The folder for the temporary files of the run's programs."""
     (folder := tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     return folder
@@ -217,7 +217,7 @@ def test_the_adapter_outlives_an_evaluation_that_is_killed(model: Path, tmp_path
     tasks_of(process)[-1].kill()
     assert process.wait(timeout=60) == 1
     failed = tmp_path / "runs" / "r1.failed"
-    kept = {path.name for path in failed.iterdir()} - {"benchmark"}  # which KFP takes before evaluate or after it
+    kept = {path.name for path in failed.iterdir()} - {"benchmark"}  # KFP runs it before or after evaluate
     assert kept == {"dataset", "adapter", "config.yaml", "pipeline.log"}
     assert (failed / "adapter" / "adapter_model.safetensors").is_file()
     assert not list((tmp_path / "runs").glob(".r1.partial-*"))

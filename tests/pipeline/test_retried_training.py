@@ -1,4 +1,4 @@
-"""The train task as KFP starts it a second time, on another node: it goes on from the run's last checkpoint."""
+"""The train task as KFP starts it a second time, on another node: it resumes from the run's last checkpoint."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def train_task(made: Path, settings: dict[str, Any], output: Path, checkpoints: Path) -> subprocess.Popen[bytes]:
-    """Start the component's function with the artifacts that KFP would hand to it, in a process of its own."""
+    """Start the component's function with the artifacts that KFP would pass to it, in its own process."""
     program = f"""
         from kfp import dsl
         from pipelines.definition import tasks as components

@@ -1,4 +1,4 @@
-"""Whatever a user writes into a setting arrives unchanged: through KFP's compiler, its local runner and our tasks."""
+"""Any text in a setting arrives unchanged: through KFP's compiler, its local runner and our tasks."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ from pipelines.settings.parameter_text import parameter_text, parameter_word
 from pipelines.settings.pipeline_config import pipeline_config
 from pipelines.task_side.resolution import resolve
 
-# Argo's, the driver's, the local runner's and Kubernetes' syntax, quotes, and what JSON or YAML treat in their own way.
+# Argo's, the driver's, the local runner's and Kubernetes' syntax, quotes, and special characters of JSON and YAML.
 SYNTAX = [
     *("{{workflow.name}}", "{{$.inputs.parameters}}", "{{$.inputs.parameters['config']}}", "{{$}}", "{{=1+1}}", "{{"),
     *(
@@ -60,7 +60,7 @@ texts = st.lists(st.one_of(st.sampled_from(SYNTAX), st.text(max_size=8)), max_si
 
 @dsl.component(base_image="deepsynth-pipelines-python:1", install_kfp_package=False)
 def hand_on(config: str) -> str:
-    """Read the settings as a task does, and put them out as configure does."""
+    """Read the settings as a task does, and output them as configure does."""
     from components.shared.programs.step_config import parse_config_text
     from pipelines.settings.parameter_text import parameter_text
 

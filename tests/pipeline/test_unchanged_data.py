@@ -1,4 +1,4 @@
-"""Runs that end before their first step because the champion knows the data, and runs that fail: the exit task."""
+"""The exit task, after runs that end before their first step because the data are unchanged, and after failed runs."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_the_page_says_what_the_run_does(config: str, tmp_path: Path) -> None:
 
 
 def pipeline_run(folder: Path, **parameters: object) -> subprocess.CompletedProcess[str]:
-    """Run the pipeline in KFP's subprocess runner, in a process of its own."""
+    """Run the pipeline in KFP's subprocess runner, in its own process."""
     program = f"""
         from pathlib import Path
         from kfp import local
@@ -103,7 +103,7 @@ def test_a_run_on_unchanged_data_starts_no_step_and_ends_as_a_success(config: st
 
 @pytest.mark.slow
 def test_the_exit_task_closes_the_run_of_a_pipeline_that_failed(config: str, tmp_path: Path) -> None:
-    # One document cannot be split into pages to train on and pages held out: prepare finds that.
+    # One document cannot be split into training pages and held-out pages: prepare reports that.
     answer = pipeline_run(tmp_path, config=json.dumps({"source": str(tmp_path / "page.txt")}))
     assert answer.returncode != 0 and "Inner task failed" in answer.stderr
     assert "close-run" in tasks_of(tmp_path) and "train" not in tasks_of(tmp_path)
