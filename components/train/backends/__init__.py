@@ -1,1 +1,1 @@
-"""Who loads and adapts the model: the standard libraries or Unsloth, behind one small protocol."""
+"""Training backends: the standard libraries or Unsloth load and adapt the model behind one small protocol."""

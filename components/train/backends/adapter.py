@@ -1,4 +1,4 @@
-"""The LoRA adapter of both backends: which weights it adapts, and which values it starts with."""
+"""The LoRA adapter of both backends: the weights that it adapts, and its initial values."""
 
 import math
 import re
@@ -17,10 +17,10 @@ _MEND_NAMES = "name modules as the model's named_modules() shows them"
 
 
 def lora_config(config: TrainConfig, model: PreTrainedModel, family: ModelFamily) -> LoraConfig:
-    """Return PEFT's settings, with the family's modules where the config names none.
+    """Return PEFT's settings; without ``target_modules`` in the config, the family's modules are the targets.
 
     Raises:
-        UserError: a target name is that of no module of the model, or there are no experts to adapt.
+        UserError: a target name matches no module of the model, or there are no experts to adapt.
     """
     return LoraConfig(
         r=config.r,
@@ -37,7 +37,7 @@ def target_module_names(config: TrainConfig, model: PreTrainedModel, family: Mod
     """Return the full names of the linear modules that LoRA adapts, in the model's order.
 
     Raises:
-        UserError: none has one of the names, or one of those in ``target_modules`` is that of nothing to adapt.
+        UserError: no linear module matches, or a name in ``target_modules`` matches nothing that can be adapted.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     if config.target_modules:
@@ -60,7 +60,7 @@ def _check_each_is_found(given: list[str], names: list[str]) -> None:
 
 
 def _named(given: str, linear: list[str], config: TrainConfig) -> list[str]:
-    """Return which of ``linear`` the end of a name means: those of the language model, where there are such.
+    """Return the names in ``linear`` that a name or suffix selects; a suffix prefers the language model's modules.
 
     The vision encoder often uses the same names; it is adapted with ``finetune_vision_layers`` or by full names.
     """
@@ -91,10 +91,11 @@ def target_expert_names(config: TrainConfig, model: PreTrainedModel) -> list[str
 
 @torch.no_grad()
 def start_adapter(model: PeftModel, config: TrainConfig, dtype: torch.dtype) -> AdapterStart | None:
-    """Set the adapter's first values, the same in every backend and on every device; return those to be subtracted.
+    """Set the adapter's initial values, the same in every backend and on every device.
 
-    By default they are PEFT's, from the seed: A uniform in ±1/sqrt(inputs), B zero. Unsloth draws them in another way,
-    and two trainings that start apart cannot be compared step by step. ``dtype`` is what the base was loaded in.
+    By default they follow PEFT and depend on the seed: A is uniform in ±1/sqrt(inputs), B is zero. Unsloth draws other
+    values, and trainings with different initial values cannot be compared step by step. ``dtype`` is the base's number
+    format. With LoftQ, returns the values to subtract from the trained adapter; otherwise None.
     """
     generator = torch.Generator().manual_seed(config.seed)
     for name, weight in model.named_parameters():

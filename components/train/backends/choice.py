@@ -1,4 +1,4 @@
-"""Which backend trains here. Nothing is imported early: Unsloth patches transformers and peft."""
+"""Chooses the training backend. Imports no backend at the top: Unsloth patches transformers and peft when imported."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from components.train.config import TrainConfig
 
 
 def choose_backend(config: TrainConfig) -> tuple[Backend, str]:
-    """Return the backend and the reason for it, in words.
+    """Return the backend and the reason for choosing it, as text.
 
     Raises:
-        UserError: the config asks for Unsloth, or for an optimizer, where it cannot run.
+        UserError: the config asks for Unsloth or an optimizer that cannot run on this machine.
     """
     if config.optim == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
@@ -27,7 +27,7 @@ def choose_backend(config: TrainConfig) -> tuple[Backend, str]:
         return _standard(), "asked for by the config"
     obstacle, mend = obstacle_to_unsloth(), "set it to standard or auto"
     if obstacle is None and config.dtype != "float32":
-        # Before Unsloth is imported: it takes torch's emulation of bfloat16 away, from the standard backend too.
+        # Check before Unsloth is imported: it disables torch's emulation of bfloat16, for the standard backend too.
         obstacle, mend = obstacle_to_bfloat16(), "set dtype to float32, or backend to standard"
     if config.backend == "unsloth":
         if obstacle:
@@ -47,7 +47,7 @@ def _standard() -> Backend:
 
 def _unsloth(config: TrainConfig) -> Backend:
     use_compile_cache(config.compile_cache_dir)
-    # Unsloth counts its users over the network unless told not to.
+    # Unsloth sends usage statistics over the network unless this is set.
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     from components.train.backends.unsloth import UnslothBackend
 

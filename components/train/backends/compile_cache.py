@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept, so that a later run need not compile them again. Imports no torch."""
+"""Sets the folder of compiled kernels, so that later runs need not compile them again. Does not import torch."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,8 @@ from pathlib import Path
 def use_compile_cache(folder: Path | None) -> Path:
     """Point Unsloth, torch.compile and Triton at ``folder`` and return it; call before any of them is imported.
 
-    Without a folder it is ``deepsynth/compiled`` in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``).
-    A variable that the user set for one of the libraries wins.
+    The default is ``deepsynth/compiled`` in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``). Variables
+    that the user has set for one of the libraries are not overridden.
     """
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = (folder or cache_home / "deepsynth" / "compiled").absolute()

@@ -1,10 +1,10 @@
-"""The fused weights of a mixture of experts in a model."""
+"""Finds the fused weights of a model's mixtures of experts."""
 
 import torch
 
 
 def fused_experts(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    """Return name and module of each mixture of experts whose weights are stacked in one tensor per projection."""
+    """Return the name and module of each mixture of experts whose weights are one stacked tensor per projection."""
     return [(name, module) for name, module in model.named_modules() if expert_weights(module)]
 
 

@@ -1,8 +1,8 @@
-"""LoftQ: the adapter starts as the best low-rank part of what quantisation took from the weights.
+"""LoftQ: the adapter starts as the best low-rank approximation of the quantisation error.
 
 Li et al. (2023), "LoftQ: LoRA-Fine-Tuning-Aware Quantization for Large Language Models", https://arxiv.org/abs/2310.08659,
-algorithm 1. PEFT's ``replace_lora_weights_loftq`` looks modules up in the checkpoint by their names, which those of
-vision-language models are not, and leaves out LoRA's scaling.
+algorithm 1. PEFT's ``replace_lora_weights_loftq`` does not serve here: it looks weights up in the checkpoint by module
+name, but vision-language checkpoints use other names, and it ignores LoRA's scaling.
 """
 
 import json
@@ -29,14 +29,14 @@ _PREFIX = "base_model.model."
 
 @torch.no_grad()
 def start_with_loftq(model: PeftModel, config: TrainConfig, dtype: torch.dtype) -> AdapterStart:
-    """Set the adapter's first values, and with ``loftq_iter`` above 1 the 4-bit weights, from the 16-bit weights.
+    """Set the adapter's initial values, and with ``loftq_iter`` above 1 the 4-bit weights, from the 16-bit weights.
 
-    For each adapted 4-bit module, scaling · B · A becomes the part of rank r of W - Q that is closest to it in the
-    Frobenius norm. Modules that are not quantised keep their first values. The base is read again in ``dtype`` into
-    host memory, whole, and dropped before the training begins.
+    For each adapted 4-bit module, scaling · B · A becomes the rank-r matrix closest to W - Q in the Frobenius norm.
+    Modules that are not quantised keep their initial values. The whole base is read again in ``dtype`` into host memory
+    and released before the training begins.
 
     Raises:
-        UserError: no adapted module is in 4 bits, or the base's own files hold no 16-bit weights.
+        UserError: no adapted module is in 4 bits, or the base's files contain no 16-bit weights.
     """
     layers = {
         name.removeprefix(_PREFIX): layer
@@ -98,7 +98,7 @@ def _start_layer(layer: Any, original: torch.Tensor, iterations: int) -> torch.T
             residual = weight - _dequantized(base.weight)
         b, a = low_rank_part(residual, layer.r[_ADAPTER])
         product = b @ a
-    # A rank above the matrix's own leaves rows of A as they were, and zeros in B.
+    # If r exceeds the matrix's rank, the remaining rows of A keep their values and the columns of B stay zero.
     share = layer.scaling[_ADAPTER] ** -0.5
     first[: len(a)] = a * share
     second[:, : len(a)] = b * share
@@ -106,9 +106,10 @@ def _start_layer(layer: Any, original: torch.Tensor, iterations: int) -> torch.T
 
 
 def low_rank_part(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return B (rows × rank) and A (rank × columns), B · A nearest to ``matrix`` (rows × columns) in Frobenius' norm.
+    """Return B (rows × rank) and A (rank × columns) with B · A closest to ``matrix`` in the Frobenius norm.
 
-    From the singular value decomposition (Eckart and Young, 1936); each takes the root of the singular values.
+    From the singular value decomposition (Eckart and Young, 1936); B and A each get the square root of the singular
+    values. ``matrix`` has the shape (rows, columns).
     """
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     root = values[:rank].sqrt()
@@ -134,10 +135,10 @@ def _quantize_again(module: Any, values: torch.Tensor) -> None:
 
 
 def subtract_start(folder: Path, start: dict[str, torch.Tensor]) -> None:
-    """Turn the adapter that PEFT saved in ``folder`` into one for the 16-bit base: B₁A₁ - B₀A₀, of twice the rank.
+    """Turn the adapter that PEFT saved in ``folder`` into one for the 16-bit base: B₁A₁ - B₀A₀, with twice the rank.
 
-    The training's model is Q + s·B₁A₁, and s·B₀A₀ stands for W - Q: on W itself, which everything after the training
-    loads, the adapter would add the quantisation's error a second time. The form is that of PEFT's
+    The trained model is Q + s·B₁A₁, where the initial s·B₀A₀ approximates W - Q. Later steps load W itself, so with
+    B₁A₁ alone that correction would be added to weights without the error. The result has the form of PEFT's
     ``subtract_mutated_init``: A = [A₁; A₀], B = [B₁, -B₀].
     """
     file, config_file = folder / "adapter_model.safetensors", folder / "adapter_config.json"
@@ -155,9 +156,9 @@ def subtract_start(folder: Path, start: dict[str, torch.Tensor]) -> None:
 
 
 def without_start(difference: dict[str, torch.Tensor], trained_in: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return A₁ and B₁ of an adapter that ``subtract_start`` wrote, in the shapes of those that were trained.
+    """Return the trained A₁ and B₁ of an adapter that ``subtract_start`` wrote; ``trained_in`` gives their shapes.
 
-    They belong to the quantised base that was trained on; the scaling is the same at both ranks.
+    They belong to the quantised base of the training; the scaling is the same at both ranks.
     """
     shapes = {name: weight.shape for name, weight in trained_in.items()}
     return {name: values[: shapes[name][0], : shapes[name][1]] for name, values in difference.items()}

@@ -1,6 +1,6 @@
-"""What a training backend does, and which one is chosen.
+"""The protocol of a training backend, and what it returns.
 
-Nothing here imports transformers or peft at run time: Unsloth patches both, and wants to be imported first.
+Nothing here imports transformers or peft at run time: Unsloth patches both and must be imported before them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdapterStart:
-    """The adapter's first values by their saved names, where they stand for a part of the base; facts on them."""
+    """The adapter's initial values by their saved names, if they replace a part of the base, and facts on them."""
 
     values: dict[str, torch.Tensor]
     facts: dict[str, Any]
@@ -30,9 +30,9 @@ class AdapterStart:
 class TrainableModel:
     """A model whose trainable weights require gradients, and the processor that belongs to it.
 
-    ``details`` are facts worth keeping beside the result, such as what was quantised. ``checkpoints_itself`` says that
-    gradient checkpointing, where asked for, is set up already and not the Trainer's. ``start`` is to be subtracted
-    from the adapter that is saved.
+    ``details`` are facts for ``training.json``, such as which weights are quantised. ``checkpoints_itself``: the
+    backend has set up gradient checkpointing if the config asks for it, so the Trainer must not. ``start`` must be
+    subtracted from the saved adapter.
     """
 
     model: PreTrainedModel | PeftModel
@@ -44,7 +44,7 @@ class TrainableModel:
 
 
 class Backend(Protocol):
-    """Loads a base model and makes the configured part of it trainable."""
+    """Loads a base model and makes the configured weights trainable."""
 
     name: BackendName
 

@@ -1,7 +1,7 @@
-"""What bitsandbytes' loading leaves out: the fused weights of a mixture of experts, in 4 or 8 bits.
+"""Quantises the fused weights of a mixture of experts to 4 or 8 bits, which bitsandbytes' loading leaves out.
 
 transformers 5 keeps all experts of a layer in one parameter per projection. bitsandbytes 0.50 replaces ``nn.Linear``
-modules only, so that those parameters, 2.4 of DeepSeek-OCR-2's 3.4 billion, stay in 16 bits.
+modules only, so these parameters (2.4 of DeepSeek-OCR-2's 3.4 billion) would stay in 16 bits.
 """
 
 from collections import defaultdict
@@ -14,20 +14,20 @@ from torch.nn.utils import parametrize
 from components.train.backends.experts import expert_weights, fused_experts
 from components.train.config import TrainConfig
 
-# 4-bit block sizes of bitsandbytes' own layers; 8-bit of its optimizers.
+# The 4-bit block size is that of bitsandbytes' linear layers, the 8-bit one that of its optimizers.
 _BLOCK_SIZE_4_BIT = 64
 _BLOCK_SIZE_8_BIT = 256
 
 
 def packed_bits(config: TrainConfig) -> Literal[4, 8] | None:
-    """Return the bits of a packed weight, None where the config packs none."""
+    """Return the bits per packed weight; None if the config packs none."""
     if config.load_in_4bit:
         return 4
     return 8 if config.load_in_8bit else None
 
 
 class PackedWeight(torch.nn.Module):
-    """A parametrization: the packed parameter is stored, and dequantised whenever it is read."""
+    """A parametrization that stores the packed parameter and dequantises it whenever it is read."""
 
     def __init__(self, state: Any, unpack: Callable[..., torch.Tensor], label: str, shape: torch.Size) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ def quantize_experts(model: torch.nn.Module, bits: Literal[4, 8], checkpointing:
 
     4 bits: nf4 with double quantisation; 8 bits: blockwise dynamic quantisation (Dettmers et al., 2021, "8-bit
     Optimizers via Block-wise Quantization"). The weights are dequantised one layer at a time, in the forward pass and
-    again in the backward pass, so that no 16-bit copy of them outlives its layer. With gradient checkpointing that is
-    so already, and hooks of ours would keep what it drops.
+    again in the backward pass, so that no 16-bit copy of them outlives its layer. Gradient checkpointing ensures that
+    already, and our hooks would then keep what it frees.
     """
     values = 0
     for _, module in fused_experts(model):
@@ -63,7 +63,7 @@ def _pack(module: torch.nn.Module, name: str, bits: Literal[4, 8]) -> None:
     from bitsandbytes import functional
 
     shape = getattr(module, name).shape
-    # Flat: bitsandbytes 0.50 on a CPU dequantises rows wrongly that are shorter than a block.
+    # Flatten: bitsandbytes 0.50 on a CPU wrongly dequantises rows shorter than a block.
     weight = getattr(module, name).data.reshape(-1)
     if bits == 4:
         unpack: Callable[..., torch.Tensor] = functional.dequantize_4bit
@@ -81,7 +81,8 @@ def _pack(module: torch.nn.Module, name: str, bits: Literal[4, 8]) -> None:
 def dequantize_once_per_pass(module: torch.nn.Module, names: list[str], again_in_backward: bool) -> None:
     """Dequantise a weight once per forward pass, however often it is read there.
 
-    With ``again_in_backward`` autograd keeps the weight's name instead of its 16-bit copy.
+    With ``again_in_backward`` autograd keeps the weight's name instead of its 16-bit copy, and the backward pass
+    dequantises it again.
     """
     forward = module.forward
 

@@ -1,4 +1,4 @@
-"""The standard backend: transformers and PEFT, with bitsandbytes for 4 and 8 bits. Runs on a CPU too."""
+"""The standard backend: transformers and PEFT, with bitsandbytes for 4 and 8 bits. Also runs on a CPU."""
 
 import importlib.util
 import logging
@@ -20,13 +20,13 @@ from components.train.config import TrainConfig
 
 log = logging.getLogger(__name__)
 
-# Every module outside the language model stays in 16 bits, as with Unsloth: the vision encoder's errors would
-# be in every token, and bitsandbytes' 8-bit product refuses the four-dimensional inputs of DeepSeek's encoder.
+# Modules outside the language model stay in 16 bits, as with Unsloth: the vision encoder's errors would affect every
+# token, and bitsandbytes' 8-bit product rejects the four-dimensional inputs of DeepSeek's encoder.
 _OUTSIDE_THE_LANGUAGE_MODEL = rf"(?!.*({LANGUAGE_MODEL}))"
 
 
 class StandardBackend:
-    """transformers' own classes, PEFT's LoRA."""
+    """Trains transformers' own model classes with PEFT's LoRA."""
 
     name: BackendName = "standard"
 
@@ -60,7 +60,7 @@ def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
 
 
 def model_details(model: Any, start: AdapterStart | None) -> dict[str, Any]:
-    """Return what a fair comparison of two backends has to know of their models."""
+    """Return the facts of a model that a fair comparison of two backends needs."""
     return {
         **({"loftq": start.facts} if start else {}),
         "frozen_weights": weight_formats(model),
@@ -93,7 +93,7 @@ def _bitsandbytes(bits: Literal[4, 8], device: torch.device, dtype: torch.dtype)
             "8-bit weights: no CUDA device on this machine", where=where, mend="leave it at its default, or use 4 bits"
         )
     if bits == 8:
-        # Says at every product that it casts its inputs to float16.
+        # Logs at every product that it casts its inputs to float16.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[_OUTSIDE_THE_LANGUAGE_MODEL])
     return BitsAndBytesConfig(
@@ -106,10 +106,10 @@ def _bitsandbytes(bits: Literal[4, 8], device: torch.device, dtype: torch.dtype)
 
 
 def _prepare_4_bits_on_cpu(base: PreTrainedModel) -> None:
-    """Keep bitsandbytes 0.50 to what it computes rightly on a CPU.
+    """Restrict bitsandbytes 0.50 to what it computes correctly on a CPU.
 
     Raises:
-        UserError: a module's rows are no whole blocks; they would be dequantised wrongly (seen: off by 20 %, not 9 %).
+        UserError: a module's rows are not whole blocks: they are dequantised wrongly (seen: 20 % off instead of 9 %).
     """
     for name, module in base.named_modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
@@ -121,5 +121,5 @@ def _prepare_4_bits_on_cpu(base: PreTrainedModel) -> None:
                 where="load_in_4bit",
                 mend="leave it off on this machine",
             )
-        # Repacked for AVX-512 at the first evaluation, a weight would be rounded again, and pass on no gradients.
+        # Otherwise the first evaluation repacks the weight for AVX-512: it is rounded again and passes no gradients.
         module.support_avx512bf16_for_cpu = False

@@ -1,6 +1,6 @@
-"""The Unsloth backend: its kernels and its gradient checkpointing below the same LoRA settings."""
+"""The Unsloth backend: Unsloth's kernels and gradient checkpointing, with the same LoRA settings."""
 
-# Unsloth patches transformers and peft when it is imported, so it comes before both.
+# Unsloth patches transformers and peft when it is imported, so import it before both.
 import unsloth  # isort: skip
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from components.train.config import TrainConfig
 
 
 class UnslothBackend:
-    """``FastVisionModel``; with ``gradient_checkpointing`` Unsloth's own, which keeps layer inputs in host memory."""
+    """Trains a ``FastVisionModel``; Unsloth's gradient checkpointing keeps layer inputs in host memory."""
 
     name: BackendName = "unsloth"
 
@@ -36,7 +36,7 @@ class UnslothBackend:
         family = family_of(base.config.model_type)
         model = unsloth.FastVisionModel.get_peft_model(
             base,
-            # Full names: Unsloth would also adapt the experts of a mixture where it is given the ends of names.
+            # Full names: with suffixes, Unsloth would also adapt the experts of a mixture.
             target_modules=target_module_names(config, base, family),
             target_parameters=target_expert_names(config, base),
             r=config.r,
@@ -64,7 +64,7 @@ def _loaded(config: TrainConfig) -> Any:
         model, _ = unsloth.FastVisionModel.from_pretrained(
             location,
             dtype=compute_dtype(config, default_device()),
-            # Without it Unsloth takes memory on every device in sight, and may split the model over them.
+            # Without it, Unsloth allocates memory on every visible device and may split the model over them.
             device_map={"": str(default_device())},
             load_in_4bit=config.load_in_4bit,
             load_in_8bit=config.load_in_8bit,

@@ -1,1 +1,1 @@
-"""Pages as batches of tensors."""
+"""Turns pages into batches of tensors."""

@@ -1,4 +1,4 @@
-"""Pages as training batches."""
+"""Turns pages into training batches."""
 
 import copy
 import logging
@@ -33,10 +33,10 @@ _UNSEEN = Image.new("RGB", (1, 1))
 class PageCollator:
     """Turns samples into right-padded tensors whose labels are the pages' texts.
 
-    With ``features``, no picture is looked at whose features are stored. All tensors are the same as without, except
-    for the pixels: ``pixel_values`` is empty, and ``vision_features`` holds ``features`` (stored tokens of all pages,
-    hidden size), ``tokens`` (their number for each page, 0 where they are not stored), ``pictures`` (the image
-    processor's output for those) and ``corrupt`` (pages whose file cannot be used).
+    With ``features``, pictures whose features are stored are not decoded. All tensors but the pixels stay the same:
+    ``pixel_values`` is empty, and ``vision_features`` contains ``features`` (stored tokens of all pages, hidden size),
+    ``tokens`` (their number for each page, 0 if not stored), ``pictures`` (the image processor's output for the pages
+    that are not stored) and ``corrupt`` (the number of pages whose stored file is damaged).
     """
 
     processor: ProcessorMixin
@@ -51,8 +51,8 @@ class PageCollator:
             batch = self._inputs(self.processor, samples, [sample.image for sample in samples])
         else:
             batch = self._inputs_with_features(self.features, samples)
-        # Positions cannot be found for a picture that max_length cut; the trainer refuses such a batch in words,
-        # which an error raised here would lose on its way out of a data-loader process.
+        # There are no positions for a picture that max_length cut off. The trainer rejects such a batch: an error
+        # raised here would lose its message on the way out of a data-loader process.
         if self.rope_positions and every_page_has_an_answer(batch):
             self.rope_positions.add_to(batch)
         return batch
@@ -79,7 +79,7 @@ class PageCollator:
         seen = SeenPictures(self.processor.image_processor, known)
         batch = self._inputs(with_image_processor(self.processor, seen), samples, images)
         stored = [page.features for page in known if page]
-        batch["pixel_values"] = torch.empty(0)  # there, so that the model asks for features
+        batch["pixel_values"] = torch.empty(0)  # present, so that the model calls get_image_features
         batch[BROUGHT_FEATURES] = {
             "features": torch.cat(stored) if stored else torch.empty(0, 0),
             "tokens": [len(page.features) if page else 0 for page in known],
@@ -90,20 +90,20 @@ class PageCollator:
 
 
 def padding_granule(config: TrainConfig) -> int:
-    """Return the tokens of which a batch's length is a multiple.
+    """Return the number of tokens that a batch's length is padded to a multiple of.
 
-    64 on a GPU: on an H200 a step whose length had not been seen before took 0.254 s (Unsloth 0.270) and one whose
-    length had 0.162 (0.144), docs/benchmarks/training/run-8-16-bit.json; pages of 1,000 tokens have as many lengths as
-    batches.
+    64 on a GPU: on an H200, a step with a new length took 0.254 s (Unsloth 0.270) and one with a known length 0.162
+    (0.144), docs/benchmarks/training/run-8-16-bit.json. Without padding, batches of pages of 1,000 tokens nearly all
+    have different lengths.
     """
     return config.pad_to_multiple_of or (_GRANULE_ON_GPU if torch.cuda.is_available() else 1)
 
 
 class SeenPictures:
-    """An image processor that looks at unknown pictures only, and has the answers for the others.
+    """An image processor that processes only unknown pictures and returns stored outputs for the others.
 
-    The processor around it expands the image tokens of all of them by its own rules. After a call, ``computed`` is
-    the real image processor's output for the unknown ones, empty where there are none.
+    The surrounding processor expands the image tokens of all pictures by its own rules. After a call, ``computed`` is
+    the real image processor's output for the unknown pictures, empty if there are none.
     """
 
     def __init__(self, image_processor: Any, known: Sequence[PageFeatures | None]) -> None:
@@ -124,13 +124,13 @@ class SeenPictures:
 
 
 def rows_without_pixels(image_inputs: dict[str, torch.Tensor], pictures: int) -> list[dict[str, torch.Tensor]]:
-    """Return what an image processor says of each picture besides its pixels."""
+    """Return an image processor's outputs for each picture, except the pixels."""
     said = {name: values for name, values in image_inputs.items() if not name.startswith("pixel_values")}
     return [{name: values[row : row + 1] for name, values in said.items()} for row in range(pictures)]
 
 
 def with_image_processor(processor: ProcessorMixin, image_processor: Any) -> ProcessorMixin:
-    """Return ``processor`` with another image processor, the rest of it shared."""
+    """Return a shallow copy of ``processor`` with another image processor."""
     other: Any = copy.copy(processor)
     other.image_processor = image_processor
     return other

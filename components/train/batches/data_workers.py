@@ -1,4 +1,4 @@
-"""How data workers end: after a SIGTERM to all, with the training, and with one that failed."""
+"""Ends data workers: on a SIGTERM to the process group, after a training, and after a failed training."""
 
 import atexit
 import multiprocessing
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def start_worker(start: Callable[[int], Any] | None, worker: int) -> None:
-    """Let a SIGTERM to the whole process group end the training in order, not its data workers beforehand.
+    """Ignore SIGTERM in a data worker, so that a SIGTERM to the whole process group lets the training end in order.
 
-    ``start`` is the worker's own beginning, if it has one.
+    ``start`` is the worker's own ``worker_init_fn``, if it has one.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if start:
@@ -19,25 +19,25 @@ def start_worker(start: Callable[[int], Any] | None, worker: int) -> None:
 
 
 def end_workers(loaders: Iterable[Any]) -> None:
-    """End the persistent workers of ``loaders``; a later training in this process would wait for them.
+    """End the persistent workers of ``loaders``; otherwise a later training in this process would wait for them.
 
-    Left to the garbage collection, their queues are closed before they hear of it: 20 s for two workers, in which
-    they are waited for, sent the SIGTERM that they ignore, and waited for again.
+    Garbage collection closes their queues before it tells them to stop. It then waits, sends the SIGTERM that they
+    ignore, and waits again: 20 s for two workers.
     """
     for loader in loaders:
         iterator, loader._iterator = loader._iterator, None
         if hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()  # an error's traceback may hold the iterator for longer
+            iterator._shutdown_workers()  # explicitly: an error's traceback may keep the iterator alive
 
 
 @atexit.register
 def _kill_left_workers() -> None:
-    """End the data workers of a training that failed; Python would send them SIGTERM, and wait for ever.
+    """Kill the data workers of a failed training; Python would send them SIGTERM and wait forever.
 
-    Registered behind multiprocessing's own handler, so that it comes before that one.
+    Registered after multiprocessing's own exit handler, so that it runs before it.
     """
     left = [process for process in multiprocessing.active_children() if process.daemon]
     if left:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call the end of a worker an error
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report a killed worker as an error
     for process in left:
         process.kill()

@@ -1,7 +1,7 @@
-"""Batches of pages of like length: rows are padded to the longest of their batch, and padding is computed for nothing.
+"""Batches pages of similar length: rows are padded to the longest of their batch, and padding is wasted work.
 
-transformers' ``group_by_length`` wants a tokenised data set, and draws its order from the global random state, so that
-a resumed epoch would have another order. The order below is the seed's and the epoch's alone.
+transformers' ``group_by_length`` needs a tokenised dataset and draws its order from the global random state, so a
+resumed epoch would get another order. The order here depends only on the seed and the epoch.
 """
 
 import io
@@ -19,10 +19,10 @@ _MEASURED_PAGES = 32
 
 
 def page_lengths(dataset: ShardDataset, collator: PageCollator) -> list[int]:
-    """Return about how many tokens each page takes, from the bytes of its text and the area of its picture.
+    """Return an estimate of each page's tokens, from the bytes of its text and the area of its picture.
 
-    What a byte and a pixel take is measured on the first pages, with the model's own processor; in whole numbers, so
-    that the order is the same on every machine.
+    The tokens per byte and per pixel are measured on the first pages with the model's own processor. The arithmetic
+    uses integers, so that the order is the same on every machine.
     """
     measured = [dataset[index] for index in range(min(_MEASURED_PAGES, len(dataset)))]
     tokens = sum(int(collator([page])["attention_mask"].sum()) for page in measured)
@@ -41,12 +41,12 @@ def _bytes_and_pixels(text: str, image_bytes: bytes) -> tuple[int, int]:
     try:
         width, height = Image.open(io.BytesIO(image_bytes)).size  # reads the header only
     except OSError:
-        width = height = 0  # the collator says what is wrong with it when its turn comes
+        width = height = 0  # the collator reports the error when it reads the page
     return len(text.encode()), width * height
 
 
 class LengthGroupedPages(Sampler[int]):
-    """Random order in which every run of ``batch_size`` pages is of like length; another one in each epoch."""
+    """A random order, new in each epoch, in which every run of ``batch_size`` pages has similar lengths."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self._lengths = list(lengths)

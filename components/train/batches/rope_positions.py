@@ -1,7 +1,7 @@
-"""Position ids of multimodal rotary embeddings, computed beside the model instead of inside its forward pass.
+"""Computes the position ids of multimodal rotary embeddings in the data loader, not in the model's forward pass.
 
-Families with three-dimensional positions (Qwen-VL, PaddleOCR-VL) compute them sample by sample with several
-device synchronisations each. In the data loader's processes the same function costs the GPU nothing.
+Families with three-dimensional positions (Qwen-VL, PaddleOCR-VL) compute them sample by sample, with several device
+synchronisations each. In the data loader's processes, the same function takes no GPU time.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 
 class RopePositions:
-    """Calls a model's own ``get_rope_index``, on a weightless twin of the model that is cheap to send to workers."""
+    """Calls a model's own ``get_rope_index`` on a copy without weights, which is cheap to send to data workers."""
 
     def __init__(self, inner_model: Any) -> None:
         with torch.device("meta"):
@@ -31,7 +31,7 @@ class RopePositions:
 
 
 def rope_positions_of(model: PreTrainedModel | PeftModel) -> RopePositions | None:
-    """Return the position source of ``model``; None for families with ordinary positions."""
+    """Return the position ids' source for ``model``; None for families with ordinary positions."""
     bare = model.get_base_model() if isinstance(model, PeftModel) else model
     inner: Any = getattr(bare, "model", bare)
     return RopePositions(inner) if hasattr(inner, "get_rope_index") else None

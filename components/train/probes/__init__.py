@@ -1,1 +1,1 @@
-"""What a trained model can do, measured for the benchmark."""
+"""Measurements of a trained model for the benchmark step."""

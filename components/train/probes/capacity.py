@@ -1,4 +1,4 @@
-"""The largest batch and the longest context that train below a cap on device memory, found by training them."""
+"""Finds the largest batch and the longest context that train within a device memory cap, by short trial trainings."""
 
 import gc
 import math
@@ -22,10 +22,10 @@ from components.train.loop.measurements import TrainingMeasurements, peak_memory
 from components.train.loop.training import train
 
 GIB = 2**30
-_TRIAL_STEPS = 2  # the second one has the optimizer's states beside its activations
+_TRIAL_STEPS = 2  # in the second step the optimizer's states are in memory beside the activations
 _TIMED_STEPS = 5
 _FIRST_TIMED_STEP = 2
-_TOLERANCE = 1 / 32  # a search ends when the answer is known that well
+_TOLERANCE = 1 / 32  # a search ends at this relative precision
 _CONTEXT_STEP = 64  # tokens
 
 _PLAIN_TRAINING = {
@@ -36,10 +36,10 @@ _PLAIN_TRAINING = {
 
 
 def cap_device_memory(gib: float | None) -> str | None:
-    """Let this process hold at most ``gib`` GiB of the first device's memory; return why there is nothing to search.
+    """Limit this process to ``gib`` GiB of the first device's memory; return why a search is impossible, or None.
 
-    PyTorch's allocator keeps to the cap; the CUDA context, about 0.5 GiB, comes on top. A cap above the device's
-    memory is the device's memory.
+    The cap limits PyTorch's allocator; the CUDA context, about 0.5 GiB, comes on top. A cap above the device's memory
+    has no effect.
     """
     if gib is None:
         return "memory_cap_gib is not set"
@@ -53,8 +53,8 @@ def cap_device_memory(gib: float | None) -> str | None:
 def largest_fitting(fits: Callable[[int], bool], first: int, limit: int, granule: int = 1) -> int:
     """Return the largest multiple of ``granule`` up to ``limit`` that fits, within 1/32: doubling, then bisection.
 
-    ``first`` and ``limit`` are multiples of ``granule``. 0: not even ``first`` fits. Whatever is below a value that
-    fits is taken to fit.
+    ``first`` and ``limit`` are multiples of ``granule``. Returns 0 if not even ``first`` fits. Assumes that all values
+    below a fitting one fit.
 
     >>> largest_fitting(lambda pages: pages <= 21, first=1, limit=1024)
     21
@@ -81,7 +81,7 @@ def largest_batch(
     """Return how many copies of ``page`` train in one batch, and their samples/s, tokens/s and peak memory."""
     trials = _Trials(trainable, config, scratch)
     pages = largest_fitting(lambda pages: trials.trains(page, pages, config.max_length), 1, limit)
-    # The figures are those of a run of its own: what fits for 2 steps may not for 6, by the allocator's state.
+    # Measure in a separate run: a batch that fits for 2 steps may not fit for 6, depending on the allocator's state.
     while pages and not trials.trains(page, pages, config.max_length, _TIMED_STEPS):
         pages = math.floor(pages * (1 - _TOLERANCE))
     figures = trials.figures(_FIRST_TIMED_STEP) if pages else {}
@@ -91,9 +91,10 @@ def largest_batch(
 def longest_context(
     trainable: TrainableModel, config: TrainConfig, page: Sample, scratch: Path, limit: int
 ) -> dict[str, Any]:
-    """Return how many tokens of one page train, its label made longer; beyond the model's positions it is memory only.
+    """Return how many tokens of one page, with a lengthened label, can be trained on.
 
-    ``model_positions`` is the length that the model's config names, None where it names none.
+    Beyond ``model_positions`` the result only tells about memory. That is the length in the model's config, None if the
+    config names none.
     """
     limit = limit // _CONTEXT_STEP * _CONTEXT_STEP
     tokenizer: Any = trainable.processor.tokenizer
@@ -108,7 +109,7 @@ def longest_context(
 
 
 def _cut(page: Sample, tokens: int) -> Sample:
-    """Return the page with as much of its label as ``tokens`` can hold: a token has at least a byte, at most ~16."""
+    """Return the page with its label cut to what ``tokens`` can hold: a token has at least 1 byte and at most ~16."""
     return replace(page, metadata={**page.metadata, "text": page.text[: 16 * tokens]})
 
 
@@ -118,7 +119,7 @@ def _prompt_tokens(trainable: TrainableModel, page: Sample) -> int:
 
 
 class CopiesOfOnePicture:
-    """An image processor that computes the first picture and repeats it, for trials of a hundred copies and more."""
+    """An image processor that processes the first picture and repeats the result, for trials of 100 copies or more."""
 
     def __init__(self, image_processor: Any) -> None:
         self._image_processor = image_processor
@@ -143,14 +144,14 @@ class _Trials:
         self._last: TrainingMeasurements | None = None
         self._peak: dict[str, int | None] = {}
         self.log: list[dict[str, Any]] = []
-        """pages, tokens, fits: in the order of the trials"""
+        """one entry per trial, in order: pages, max_length, tokens, steps, fits"""
 
     def trains(self, page: Sample, pages: int, max_length: int, steps: int = _TRIAL_STEPS) -> bool:
         """Train ``steps`` steps on ``pages`` copies of ``page`` and return whether the memory sufficed."""
         overrides = {"per_device_train_batch_size": pages, "max_length": max_length, "max_steps": steps}
         config = self._config.model_copy(update={**_PLAIN_TRAINING, **overrides})
         start_memory_peak()
-        copies = cast(ShardDataset, [page] * (pages * steps))  # all that the Trainer asks of it: length and items
+        copies = cast(ShardDataset, [page] * (pages * steps))  # the Trainer uses its length and items only
         try:
             self._last = train(self._trainable, copies, config, self._scratch, TrackedRun(TRACKING_OFF))
         except Exception as error:
@@ -165,7 +166,7 @@ class _Trials:
         return fits
 
     def figures(self, first_step: int) -> dict[str, Any]:
-        """Return the last trial's speed from step ``first_step`` on (0 is the first), and its peak memory."""
+        """Return the last trial's speed from step ``first_step`` (counted from 0) on, and its peak memory."""
         assert self._last is not None
         seconds = statistics.median(self._last.step_seconds[first_step:])
         return {
@@ -178,7 +179,8 @@ class _Trials:
     def _clear(self) -> None:
         model = self._trainable.model
         model.zero_grad(set_to_none=True)
-        # accelerate's wrapper for mixed precision stays: it marks the model as prepared, and would not wrap it again.
+        # Keep accelerate's wrapper for mixed precision: it marks the model as prepared, so accelerate would not wrap it
+        # again.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What a trained model writes for pages, and how fast, in the process and the number format of its backend."""
+"""Transcribes pages with a trained model and measures its speed, in its backend's process and number format."""
 
 import importlib
 import time
@@ -19,7 +19,7 @@ from components.train.backends.protocol import TrainableModel
 
 @contextmanager
 def inference_mode_of(trainable: TrainableModel, backend: str) -> Iterator[None]:
-    """Set the model up for generation, with Unsloth's faster path where it is the backend, and back for training."""
+    """Switch the model to generation (with Unsloth's faster path for that backend) and back to training afterwards."""
     model: Any = trainable.model
     vision_model = importlib.import_module("unsloth").FastVisionModel if backend == "unsloth" else None
     model.eval()
@@ -37,10 +37,10 @@ def inference_mode_of(trainable: TrainableModel, backend: str) -> Iterator[None]
 
 @torch.no_grad()
 def put_adapter(trainable: TrainableModel, adapter_dir: Path) -> None:
-    """Copy the trained adapter's weights, under the names that PEFT saved them with, into the loaded model.
+    """Copy the trained adapter's weights into the loaded model, matched by the names that PEFT saves.
 
     Raises:
-        UserError: the folder holds no adapter, or one of another model.
+        UserError: the folder contains no adapter, or an adapter of another model.
     """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
@@ -66,7 +66,7 @@ def put_adapter(trainable: TrainableModel, adapter_dir: Path) -> None:
 def transcriptions(
     trainable: TrainableModel, pages: Sequence[Sample], batch_size: int, max_new_tokens: int
 ) -> dict[str, Any]:
-    """Return the pages' ``labels``, what the model wrote (``texts``), and the ``seconds`` of all batches together."""
+    """Return the pages' ``labels``, the model's transcriptions (``texts``), and the ``seconds`` of all batches."""
     model: Any = trainable.model
     transcriber = Transcriber(model, trainable.processor, trainable.family, max_new_tokens)
     started = time.perf_counter()
@@ -80,12 +80,13 @@ def transcriptions(
 
 @torch.inference_mode()
 def generation_speed(trainable: TrainableModel, pages: Sequence[Sample], tokens: int, repeats: int) -> dict[str, Any]:
-    """Return lists with one value per repeat, after one that does not count.
+    """Return lists with one value per repeat; a first warm-up repeat is left out.
 
-    ``tokens_per_second`` and ``pages_per_second`` are those of one greedy batch of ``pages``, exactly ``tokens``
-    tokens each, by the model's ``generate``, pictures' tensors ready on the device; ``graphed_tokens_per_second`` and
-    ``graphed_pages_per_second`` likewise with recorded steps, where the device can record, or ``not_recorded``, why the
-    model's cannot be; ``first_token_seconds`` is one page's, from the decoded picture on.
+    ``tokens_per_second`` and ``pages_per_second``: one greedy batch of ``pages`` with the model's ``generate``, exactly
+    ``tokens`` tokens each, with the pictures' tensors on the device already. ``graphed_tokens_per_second`` and
+    ``graphed_pages_per_second``: the same with steps recorded as CUDA graphs, on devices that can record; if recording
+    fails for this model, ``not_recorded`` gives the reason instead. ``first_token_seconds``: one page, from the decoded
+    picture on.
     """
     model: Any = trainable.model
     inputs = _encoded(trainable, pages)
@@ -116,7 +117,7 @@ def _encoded(trainable: TrainableModel, pages: Sequence[Sample]) -> Any:
 
 
 def _seconds(generate: Callable[[], torch.Tensor], repeats: int, length: int | None) -> list[float]:
-    """Return the seconds of each of ``repeats`` calls after one more; ``length`` is what each has to return."""
+    """Return the seconds of ``repeats`` calls after a warm-up call; ``length`` is the expected output length."""
     seconds = []
     for _ in range(repeats + 1):
         _synchronize()

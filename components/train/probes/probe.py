@@ -1,9 +1,9 @@
-"""What a backend's model does besides a training: read, generate, and fill the memory. One process, one backend.
+"""Measures a backend's model outside training: transcription, generation speed, and memory capacity.
 
     python -m components.train.probes.probe --config probe.json
 
-The benchmark step runs it once per contender. Each part that cannot run is a result that says why; the result file is
-written anew after each part, so that a process that is killed leaves what it had measured.
+The benchmark step runs one process per contender. A part that cannot run gives a result with the reason. The result
+file is rewritten after each part, so that a killed process leaves the finished measurements.
 """
 
 import json
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class ProbeConfig(ProbeSettings):
-    """Measure one training backend's model beyond a training run."""
+    """Measure one training backend's model outside a training run."""
 
     train: dict[str, Any]
-    """the train step's settings; their output_dir is the adapter that the contender trained"""
+    """the train step's settings; output_dir is the adapter that the contender trained"""
     result_file: Path
     """the JSON file to write"""
 
@@ -82,7 +82,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
 
 
 def _longest_page(pages: Any) -> Any:
-    """Return the page with the longest label among 512 spread over the split: what fits with it fits with most."""
+    """Return the page with the longest label among about 512 of the split: what fits with it fits with most pages."""
     spread = range(0, len(pages), max(1, len(pages) // 512))
     return max((pages[index] for index in spread), key=lambda page: len(page.text.encode()))
 
@@ -96,9 +96,9 @@ def _result(name: str, obstacle: str | None, part: Callable[[], dict[str, Any]])
         return {"status": "ok", **part()}
     except UserError as error:
         return {"status": "failed", "reason": str(error)}
-    except Exception as error:  # a contender's own fault is its result; the other parts are measured all the same
+    except Exception as error:  # a contender's failure is its result; the other parts are still measured
         if isinstance(error, torch.AcceleratorError) and not ran_out_of_device_memory(error):
-            raise  # the device's context is broken: every later part would fail with it
+            raise  # the device's context is broken, so every later part would fail too
         log.exception("%s failed", name)
         return {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:500]}
 

@@ -1,1 +1,1 @@
-"""One process per GPU, and its orderly end."""
+"""Starts one process per GPU, lets the processes agree, and ends them on SIGTERM."""

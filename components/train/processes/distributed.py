@@ -1,7 +1,7 @@
-"""Several processes of one training, one per GPU: how they find each other, and what they agree on.
+"""Connects the processes of one training (one per GPU) and exchanges values between them.
 
-Agreements go through gloo, beside NCCL's gradients: they neither wait for the GPU nor keep it waiting. In a training of
-one process every function here returns what it was given.
+Values are exchanged with gloo on the CPU, so that they never wait for the GPU or block it; NCCL carries the gradients.
+In a training of one process, each function here returns its argument.
 """
 
 import os
@@ -15,21 +15,21 @@ import torch.distributed as dist
 from components.shared.errors import UserError
 from components.train.processes.torchrun import started_by_torchrun
 
-# The others wait while the first process writes a checkpoint to a slow volume, or reads more pages than they.
+# The others wait while the first process writes a checkpoint to a slow volume, or transcribes more pages than they do.
 _LONGEST_WAIT = timedelta(hours=1)
 
 T = TypeVar("T")
 
 
 def join() -> None:
-    """Find the other processes that torchrun started, and take a CUDA device of one's own where there are some.
+    """Connect to the other processes that torchrun started, and select this process's CUDA device if there are any.
 
     Raises:
         UserError: there are fewer CUDA devices than processes.
     """
     if not started_by_torchrun():
         return
-    # accelerate goes by it alone: on a GPU, each process would train for itself and exchange no gradients.
+    # accelerate checks only this variable: without it, GPU processes would train separately and exchange no gradients.
     os.environ.setdefault("LOCAL_RANK", "0")
     on_gpu = torch.cuda.is_available()
     if on_gpu:
@@ -49,7 +49,7 @@ def _device_index() -> int:
 
 
 def part() -> None:
-    """Wait for all processes and go separate ways."""
+    """Wait for all processes and disconnect from them."""
     wait_for_all()
     if _together():
         dist.destroy_process_group()
@@ -75,7 +75,7 @@ def _together() -> bool:
 
 
 def wait_for_all() -> None:
-    """Return when every process is here."""
+    """Wait until every process has called this."""
     summed([0])
 
 

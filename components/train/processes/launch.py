@@ -1,4 +1,4 @@
-"""One process per GPU: the train step started several times on this machine, by torchrun's own machinery."""
+"""Starts the train step in one process per GPU on this machine, with torchrun's launcher."""
 
 import json
 import logging
@@ -24,26 +24,27 @@ from components.train.config import TrainConfig
 from components.train.processes.termination import EXIT_CODE, Termination, handled_termination
 
 CPU_PROCESSES_VARIABLE = "DEEPSYNTH_CPU_PROCESSES"
-"""set to 1, ``num_gpus`` processes may share the CPU of a machine without CUDA devices, to try a training"""
+"""if set to 1, ``num_gpus`` processes may share the CPU of a machine without CUDA devices, to try a training"""
 CONFIG_FILE = "train.json"
 _ERROR_FILE = "error-{}.json"
-# torchrun's, without SIGTERM: it would kill what is not over after 30 s, in the middle of a checkpoint for instance.
+# torchrun's signals without SIGTERM: on SIGTERM, torchrun kills processes after 30 s, perhaps while they write a
+# checkpoint.
 _LEFT_TO_TORCHRUN = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def error_file(folder: Path, rank: int) -> Path:
-    """Return where the process ``rank`` says what its user can mend."""
+    """Return the file in which process ``rank`` leaves its ``UserError``."""
     return folder / _ERROR_FILE.format(rank)
 
 
 def run_in_processes(config: TrainConfig) -> None:
-    """Run the train step in ``config.num_gpus`` processes, see ``worker.py``, and return when all are done.
+    """Run the train step in ``config.num_gpus`` processes (``worker.py``) and return when all have finished.
 
-    SIGTERM is passed on to them: they end as one process does, with a checkpoint where there is a place for it.
+    SIGTERM is forwarded to them; they end as a single process does, with a checkpoint if there is a ``checkpoint_dir``.
 
     Raises:
-        UserError: there are too few CUDA devices, or a process said that the user can mend something.
-        ChildProcessError: a process failed otherwise; its own words are on standard error.
+        UserError: there are too few CUDA devices, or a process failed with a ``UserError``.
+        ChildProcessError: a process failed with another error, which it wrote to standard error.
     """
     _check_devices(config.num_gpus)
     with tempfile.TemporaryDirectory(prefix="deepsynth-train-") as scratch:
@@ -58,11 +59,11 @@ def run_in_processes(config: TrainConfig) -> None:
             rdzv_endpoint="localhost:0",
             local_addr="localhost",  # a machine's own name may have no address
             max_restarts=0,
-            # Libraries print what they do: once is enough.
+            # Libraries print progress to standard output: show the first process's only.
             logs_specs=DefaultLogsSpecs(scratch, redirects=dict.fromkeys(range(1, config.num_gpus), Std.OUT)),
             signals_to_handle=",".join(each.name for each in _LEFT_TO_TORCHRUN),
         )
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # says each exit code and signal
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it logs each exit code and signal
         with _signals_as_before(), _passed_on_to_workers(scratch) as termination:
             try:
                 elastic_launch(settings, sys.executable)("-m", "components.train.worker", scratch)
@@ -87,7 +88,7 @@ def _check_devices(wanted: int) -> None:
 
 @contextmanager
 def _signals_as_before() -> Iterator[None]:
-    """Take torchrun's signal handlers off after the block."""
+    """Restore the signal handlers that torchrun replaces within the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -101,7 +102,7 @@ def _signals_as_before() -> Iterator[None]:
 
 @contextmanager
 def _passed_on_to_workers(mark: str) -> Iterator[Termination]:
-    """Pass SIGTERM on to the child processes that have ``mark`` among their arguments; without any, end at once."""
+    """Forward SIGTERM to the child processes that have ``mark`` among their arguments; if there are none, exit."""
     with handled_termination() as termination:
         handle = signal.getsignal(signal.SIGTERM)
 
@@ -112,7 +113,7 @@ def _passed_on_to_workers(mark: str) -> Iterator[Termination]:
                 worker.send_signal(signal.SIGTERM)
             termination.request(number, frame)
 
-        if handle == termination.request:  # not in another thread than the main one
+        if handle == termination.request:  # true in the main thread only
             signal.signal(signal.SIGTERM, pass_on)
         yield termination
 
@@ -121,7 +122,7 @@ def _has_argument(process: psutil.Process, argument: str) -> bool:
     try:
         return argument in process.cmdline()
     except psutil.Error:
-        return False  # it ended
+        return False  # the process has ended
 
 
 def _fail(error: ChildFailedError, folder: Path, termination: Termination) -> NoReturn:

@@ -1,4 +1,4 @@
-"""SIGTERM as a request: a preempted node gives a training some seconds to write its checkpoint."""
+"""Handles SIGTERM as a request to stop: a preempted node leaves a training some seconds to write a checkpoint."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ EXIT_CODE = 128 + signal.SIGTERM
 
 
 class Termination:
-    """Whether the process was asked to end; while ``deferred``, the request waits for someone to look at it."""
+    """Records whether the process was asked to end; while ``deferred``, a request does not end it."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -18,7 +18,7 @@ class Termination:
 
     @contextmanager
     def at_the_next_step(self) -> Iterator[None]:
-        """Let a request only be noted within the block, which looks at ``requested`` between two steps."""
+        """Within the block, only record requests; the block checks ``requested`` between two steps."""
         self.deferred = True
         try:
             yield
@@ -26,9 +26,10 @@ class Termination:
             self.deferred = False
 
     def request(self, signal_number: int, frame: FrameType | None) -> None:
-        """Handle the signal: note it, or end the process with 143 after its clean-up, which a second one leaves alone.
+        """Handle the signal: record it, and unless deferred exit with code 143 after clean-up.
 
-        One that comes to a whole process group comes to a worker twice: its parent passes it on.
+        A second signal is ignored, so that it does not interrupt the clean-up. A worker gets two when a whole process
+        group is signalled, because its parent forwards the signal too.
         """
         if self.requested:
             return
@@ -39,7 +40,7 @@ class Termination:
 
 @contextmanager
 def handled_termination() -> Iterator[Termination]:
-    """Handle SIGTERM within the block. Outside of the main thread, where Python allows none, nothing is handled."""
+    """Handle SIGTERM within the block; do nothing outside the main thread, where Python allows no signal handlers."""
     termination = Termination()
     if threading.current_thread() is not threading.main_thread():
         yield termination

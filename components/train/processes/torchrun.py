@@ -1,7 +1,7 @@
-"""A process among several of one training, which torchrun started: by ``launch.py``, or by hand on many machines.
+"""Behaviour of a process that torchrun started, from ``launch.py`` or by hand on several machines.
 
-torchrun tells each process its place in the environment: ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``. Imports no torch:
-settings of its memory allocator come first.
+torchrun sets the environment variables ``RANK``, ``LOCAL_RANK`` and ``WORLD_SIZE`` for each process. Does not import
+torch, because the settings of its memory allocator must come first.
 """
 
 import logging
@@ -15,25 +15,25 @@ from contextlib import contextmanager
 from components.shared.errors import UserError
 from components.shared.telemetry.progress import PROGRESS_FILE_VARIABLE
 
-# torchrun sees within 0.1 s that a process ended, and sends SIGTERM to the others.
+# torchrun notices within 0.1 s that a process ended, and sends SIGTERM to the others.
 _SECONDS_FOR_THE_FIRST_FAILURE = 3.0
 
 
 def started_by_torchrun() -> bool:
-    """Return whether this process is one of those that torchrun starts."""
+    """Return whether torchrun started this process."""
     given = os.environ
     return "RANK" in given and ("LOCAL_RANK" in given or int(given.get("WORLD_SIZE", "1")) > 1)
 
 
 @contextmanager
 def one_of_several(num_gpus: int) -> Iterator[None]:
-    """Behave as one of torchrun's processes within the block; one that it did not start does nothing here.
+    """Within the block, behave as one of torchrun's processes; do nothing in a process that torchrun did not start.
 
-    All but the first are silent: no progress bars, no log lines below errors. Where the block fails, whoever failed
-    first is heard, and not those that lost their partner by it.
+    All processes but the first are silent: no progress bars, no log lines below errors. If the block fails, only the
+    process that failed first reports its error; the others fail because they lost that process.
 
     Raises:
-        UserError: the number of processes on this machine is not ``num_gpus``, which is above 1.
+        UserError: ``num_gpus`` is above 1 and not the number of processes on this machine.
     """
     if not started_by_torchrun():
         yield

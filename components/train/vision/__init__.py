@@ -1,1 +1,1 @@
-"""The frozen vision encoder and its kept features."""
+"""The frozen vision encoder, and the store of its features."""

@@ -1,4 +1,4 @@
-"""Which vision part made a page's features, and whether they may be kept at all."""
+"""Identifies the vision part that computed a page's features, and checks whether they can be reused."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ _DIGEST_LETTERS = 32
 def vision_digest(
     model: PreTrainedModel | PeftModel, processor: ProcessorMixin, family: ModelFamily, autocast: torch.dtype | None
 ) -> str:
-    """Return a digest of what a page's features depend on besides the page.
+    """Return a digest of all that a page's features depend on besides the page.
 
-    The vision part's weights as they are in memory (so the precision they were loaded in as well), its settings and
-    attention, the image processor's, the version of transformers, the kind of device and mixed precision.
+    It covers the vision part's weights as they are in memory (and so their precision), its settings and attention
+    implementation, the image processor's settings, the version of transformers, the type of device and mixed precision.
     """
     inner = inner_model(model)
     vision_config = getattr(inner.config, "vision_config", None)
@@ -45,17 +45,17 @@ def vision_digest(
 def _vision_values(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
     values = dict(inner_model(model).named_parameters(recurse=False))
     for part_name, part in parts_before_the_language_model(model).items():
-        state: dict[str, Any] = part.state_dict()  # with the scales of quantised weights, which are no parameters
+        state: dict[str, Any] = part.state_dict()  # includes the scales of quantised weights, which are not parameters
         values |= {f"{part_name}.{name}": value for name, value in state.items() if isinstance(value, torch.Tensor)}
     return values
 
 
 def check_features_can_be_kept(model: PreTrainedModel | PeftModel) -> None:
-    """Say so where the vision encoder's output is not the same function of the page in every step.
+    """Check that the vision encoder gives the same output for a page in every step.
 
     Raises:
-        UserError: vision weights are trained, something in the vision part is random or adapts itself while training,
-            or the model does not hand its features over in a way that is known.
+        UserError: vision weights are trained, the vision part is random or changes during training, or the model does
+            not return its features in a known way.
     """
     inner, parts = inner_model(model), parts_before_the_language_model(model)
     if not parts or not hasattr(inner, "get_image_features"):
@@ -84,7 +84,7 @@ def check_features_can_be_kept(model: PreTrainedModel | PeftModel) -> None:
 
 
 def _random_settings(vision_config: Any) -> str | None:
-    """Return the name of a setting with a rate of dropout above 0, of the vision config or one inside it."""
+    """Return the name of a setting in the vision config (nested ones included) with a dropout rate above 0, or None."""
     nested = [vision_config.to_dict()] if vision_config else []
     while nested:
         for name, value in nested.pop().items():

@@ -1,4 +1,4 @@
-"""The model takes a page's features from the batch where the batch brings them, and computes them where it does not."""
+"""Lets a model take pages' vision features from the batch, and compute those that the batch does not have."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from components.shared.errors import UserError
 from components.train.vision.features_store import BROUGHT_FEATURES
 from components.train.vision.frozen_vision import inner_model
 
-# What a vision encoder gives back beside pooler_output, and no language model reads. Local: DeepSeek's crops.
+# Outputs of vision encoders that no language model reads. The prefix local_ is that of DeepSeek's crops.
 _UNREAD_OUTPUTS = {"last_hidden_state", "hidden_states", "attentions"}
 _UNREAD_PREFIX = "local_"
 
 
 class ServedFeatures:
-    """Within the context, ``model`` takes features out of batches of ``PageCollator``.
+    """Within the context, ``model`` uses the features in batches of ``PageCollator``.
 
-    The batch's features are taken out of the arguments before the model's ``forward`` sees them, and its
-    ``get_image_features`` gives them back: nothing of the forward functions, which Unsloth rewrites, is touched.
+    A hook removes the batch's features from the arguments before ``forward`` is called, and the model's
+    ``get_image_features`` returns them. The forward functions, which Unsloth rewrites, are not changed.
 
     Attributes:
         computed: pages whose features were computed in a forward pass.
@@ -37,7 +37,7 @@ class ServedFeatures:
 
     def __enter__(self) -> "ServedFeatures":
         self._before = vars(self._inner).get("get_image_features")
-        # Not traced where Unsloth compiles the caller: each batch's numbers of tokens would be compiled anew.
+        # Not traced when Unsloth compiles the caller: each batch has other token counts and would be recompiled.
         self._inner.get_image_features = torch.compiler.disable(self._image_features)
         self._hook = self._model.register_forward_pre_hook(self._take_out, with_kwargs=True)
         return self
@@ -49,10 +49,10 @@ class ServedFeatures:
             self._inner.get_image_features = self._before
 
     def features_of(self, image_inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Return what the model computes for pictures: per picture (image tokens, hidden size).
+        """Return the features that the model computes, one tensor (image tokens, hidden size) per picture.
 
         Raises:
-            UserError: the model hands over something else.
+            UserError: the model returns something else.
         """
         output = self._compute(**image_inputs, return_dict=True)
         features = getattr(output, "pooler_output", None)
@@ -78,7 +78,7 @@ class ServedFeatures:
 
     def _image_features(self, *places: Any, **options: Any) -> Any:
         brought, self._brought = self._brought, None
-        if brought is None:  # generation, which gets its inputs from the processor
+        if brought is None:  # generation, whose inputs come from the processor
             return self._compute(*places, **options)
         tokens: list[int] = brought["tokens"]
         self.computed += tokens.count(0)

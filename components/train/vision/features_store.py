@@ -1,8 +1,8 @@
-"""What the frozen vision encoder made of a page, kept on disk in bounded space.
+"""Stores the frozen vision encoder's output for each page on disk, in bounded space.
 
     VISION_FEATURES_DIR/<digest of the vision part and its mode>/<aa>/<sha256 of the picture>.safetensors
 
-Files appear whole (written beside their place and renamed), so that trainings may share a folder and be killed.
+Files are written under a temporary name and renamed, so trainings may share a folder and be killed at any time.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from components.shared.programs.access_rights import not_writable
 log = logging.getLogger(__name__)
 
 BROUGHT_FEATURES = "vision_features"
-"""A batch's entry for ``features_serving``, see ``PageCollator``."""
+"""The batch's key for ``features_serving``, see ``PageCollator``."""
 
 _USED_FILE = "used"
 _SUFFIX = ".safetensors"
@@ -35,10 +35,10 @@ _DOOMED = re.compile(r"\.[0-9a-f]{32}")  # the name of a folder that is being re
 
 @dataclass(frozen=True)
 class PageFeatures:
-    """A page's features, and what the processor and the model have to know of a picture that they do not see.
+    """A page's features, and the other inputs that the processor and the model need in place of the picture.
 
     Attributes:
-        features: (image tokens, hidden size), as the language model takes them.
+        features: shape (image tokens, hidden size), as the language model takes them.
         inputs: the image processor's output without the pixels, one row each, e.g. ``image_grid_thw`` of shape (1, 3).
     """
 
@@ -47,23 +47,23 @@ class PageFeatures:
 
 
 class CorruptFeaturesError(Exception):
-    """A stored file is not what was written; it is removed, so that a later pass computes it again."""
+    """A stored file is damaged; it is removed, so that a later pass computes the features again."""
 
 
 def picture_digest(image_bytes: bytes) -> str:
-    """Return the hex sha256 under which a picture's features are kept."""
+    """Return the hex sha256 that a picture's features are stored under."""
     return hashlib.sha256(image_bytes).hexdigest()
 
 
 class FeatureStore:
-    """The features of one vision part in one mode, below a folder that others share.
+    """The features of one vision part in one mode, in a folder shared with other vision parts.
 
-    Cheap to send to data workers, which read only.
+    Cheap to send to data workers, which only read.
 
     Args:
-        folder: all vision parts' features.
-        digest: of the vision part and its mode.
-        limit: bytes that ``folder`` may hold, as far as it is known when ``entries`` is called.
+        folder: contains the features of all vision parts.
+        digest: identifies the vision part and its mode.
+        limit: bytes that ``folder`` may hold; its size is measured when ``entries`` is called.
 
     Raises:
         UserError: the folder cannot be written.
@@ -82,17 +82,17 @@ class FeatureStore:
             raise not_writable(error, f"vision_features_dir {folder}", self._own) from error
 
     def entries(self) -> dict[str, int]:
-        """Return the bytes of each stored page by the digest of its picture, and count the folder's anew."""
+        """Return the bytes of each stored page by its picture's digest, and measure the folder's size again."""
         own = _sizes(self._own)
         self._own_bytes, self._written = sum(own.values()), 0
         self._other_bytes = sum(self._others().values())
         return own
 
     def read(self, picture: str) -> PageFeatures | None:
-        """Return a page's features, None where they are not stored.
+        """Return a page's features, or None if they are not stored.
 
         Raises:
-            CorruptFeaturesError: they cannot be used.
+            CorruptFeaturesError: the stored file is damaged.
         """
         path = self._path(picture)
         try:
@@ -112,7 +112,7 @@ class FeatureStore:
     def write(self, picture: str, page: PageFeatures) -> bool:
         """Store a page's features; return whether there was room.
 
-        For room, features of other vision parts and modes are removed, those first whose last use is the longest ago.
+        To make room, features of other vision parts and modes are removed, the least recently used first.
         """
         tensors = {**page.inputs, "features": page.features, "crc32": torch.tensor(_checksum(page.features))}
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -132,23 +132,23 @@ class FeatureStore:
         return True
 
     def share(self, processes: int) -> None:
-        """Let this process use one of ``processes`` equal parts of the room; all of them have called ``entries``."""
+        """Limit this process to one of ``processes`` equal parts of the room, after all have called ``entries``."""
         self._processes = processes
 
     def _path(self, picture: str) -> Path:
         return self._own / picture[:2] / f"{picture}{_SUFFIX}"
 
     def _others(self) -> dict[Path, int]:
-        """Return the bytes of other vision parts' folders, the one that was used last at the end."""
+        """Return the bytes of other vision parts' folders, least recently used first."""
         folders = [entry for entry in self._folder.iterdir() if entry != self._own and _holds_features(entry)]
         return {folder: sum(_sizes(folder).values()) for folder in sorted(folders, key=_last_use)}
 
     def _make_room(self, size: int) -> bool:
-        # As if every process had written as much as this one: whichever wrote most keeps all of them within the limit.
+        # Assume that every process has written as much as this one: the one that wrote most keeps the total in bounds.
         own = self._own_bytes + self._processes * (self._written + size)
         if own > self._limit or own + self._other_bytes <= self._limit:
             return own <= self._limit
-        others = self._others()  # anew: another process may have made room
+        others = self._others()  # measured again: another process may have made room
         while others and own + sum(others.values()) > self._limit:
             oldest = next(iter(others))
             log.info("the vision features in %s make room: %.2f GiB", oldest, others.pop(oldest) / 2**30)
@@ -158,7 +158,7 @@ class FeatureStore:
 
 
 def _holds_features(folder: Path) -> bool:
-    # A killed process leaves a doomed folder half removed, perhaps without its file of the last use.
+    # A killed process may leave a renamed folder half removed, without its "used" file.
     return (folder / _USED_FILE).exists() or (_DOOMED.fullmatch(folder.name) is not None and folder.is_dir())
 
 
@@ -172,7 +172,7 @@ def _last_use(folder: Path) -> float:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder under another name, so that a training that still reads it finds pages whole or not at all.
+    """Rename a folder, then remove it, so that a training that still reads it finds whole pages or none.
 
     Another process may remove it at the same time.
     """
@@ -190,7 +190,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     for parent, _, names in os.walk(folder):
         for name in names:
             if name.endswith(_SUFFIX):
-                with suppress(FileNotFoundError):  # another training removed it just now
+                with suppress(FileNotFoundError):  # another training may have removed it
                     sizes[name.removesuffix(_SUFFIX)] = Path(parent, name).stat().st_size
     return sizes
 

@@ -1,8 +1,8 @@
 """Runs the frozen vision encoder and projector without gradients.
 
-Gradient checkpointing needs an input that requires a gradient. transformers (``enable_input_require_grads``) and
-Unsloth therefore set that flag on the first layer of every part, the vision encoder included. Autograd would then run
-backwards through the whole frozen encoder, and recompute it, for gradients that nothing uses.
+Gradient checkpointing needs an input that requires a gradient, so transformers (``enable_input_require_grads``) and
+Unsloth set that flag on the first layer of every part, the vision encoder included. Autograd would then run backwards
+through the whole frozen encoder, and recompute it, for gradients that nothing uses.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from components.train.vision.recorded_vision import recorded
 
 
 def inner_model(model: PreTrainedModel | PeftModel) -> Any:
-    """Return the model without adapter and head, which has the vision encoder and ``language_model`` as its parts."""
+    """Return the model without adapter and head; the vision encoder and ``language_model`` are its children."""
     bare = model.get_base_model() if isinstance(model, PeftModel) else model
     return getattr(bare, "model", bare)
 
@@ -25,7 +25,7 @@ def inner_model(model: PreTrainedModel | PeftModel) -> Any:
 def parts_before_the_language_model(model: PreTrainedModel | PeftModel) -> dict[str, torch.nn.Module]:
     """Return the vision encoder, the projector and other parts beside ``language_model``, by name.
 
-    Empty where the model is not divided like that.
+    Empty if the model is not divided like this.
     """
     inner = inner_model(model)
     parts = dict(inner.named_children())
@@ -35,10 +35,10 @@ def parts_before_the_language_model(model: PreTrainedModel | PeftModel) -> dict[
 
 
 def run_frozen_parts_without_gradients(model: PreTrainedModel | PeftModel) -> list[str]:
-    """Run each part before the language model that has no trainable weight without gradients; return their names.
+    """Disable gradients in each part before the language model that has no trainable weight; return the parts' names.
 
-    A frozen vision encoder takes the pictures in microbatches; on a GPU it replays a CUDA graph for each. Losses and
-    the gradients of the trained weights stay the same up to rounding. A second call changes nothing.
+    A frozen vision encoder also processes the pictures in microbatches, and on a GPU replays a CUDA graph for each.
+    Losses and the gradients of the trained weights stay the same up to rounding. A second call changes nothing.
     """
     parts = parts_before_the_language_model(model)
     frozen = [name for name, part in parts.items() if not any(weight.requires_grad for weight in part.parameters())]

@@ -1,7 +1,7 @@
-"""A frozen vision encoder as a replayed CUDA graph.
+"""Runs a frozen vision encoder as a replayed CUDA graph.
 
-Its pictures have one size or two and its weights stay as they are, so each step launches the same kernels anew, and
-the host takes longer for that than the GPU for the work. Here the encoder is recorded once for each shape of its input.
+Its pictures have one or two sizes and its weights do not change, so each step launches the same kernels again, and
+launching them takes the host longer than the GPU needs to run them. The encoder is recorded once per input shape.
 """
 
 import functools
@@ -15,17 +15,17 @@ from components.shared.errors import first_line
 
 log = logging.getLogger(__name__)
 
-# Pages and tiles, in microbatches of one to four pages or of up to seven tiles.
+# Enough for pages and tiles: microbatches of one to four pages, or of up to seven tiles.
 _RECORDINGS = 12
-_CALLS_BEFORE_RECORDING = 2  # kernels are compiled and libraries take what they keep
+_CALLS_BEFORE_RECORDING = 2  # warm-up: kernels are compiled and libraries allocate their workspaces
 
 
 def recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``forward``, a vision encoder's, so that it is recorded for each shape of its pictures and then replayed.
+    """Return a version of a vision encoder's ``forward`` that records each shape of pictures once, then replays it.
 
-    The first argument are pictures of shape (pictures, channels, height, width). The recordings keep the memory that
-    one call takes. ``forward`` is called as it is where gradients are computed, on a CPU, for shapes beyond the first
-    twelve, and from then on where recording fails, which a warning says.
+    The first argument is a tensor of shape (pictures, channels, height, width). The recordings keep the memory of one
+    call. ``forward`` itself runs when gradients are computed, on a CPU, for shapes beyond the first twelve, and, after
+    a warning, from the first recording on that fails.
     """
     recordings: dict[tuple[Any, ...], _Recording] = {}
     failed = False
@@ -55,10 +55,10 @@ def recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Recording:
-    """One shape of pictures: the tensor that a replay reads, the one that it writes, and the graph between them."""
+    """The recording of one shape of pictures: its input tensor, its CUDA graph, and its output tensors."""
 
     def __init__(self, encode: Callable[[torch.Tensor], Any], pictures: torch.Tensor, pool: Any) -> None:
-        with torch.inference_mode(False), torch.no_grad():  # it outlives an inference mode around
+        with torch.inference_mode(False), torch.no_grad():  # the recording outlives a surrounding inference mode
             self._pictures = pictures.clone()
             side_stream = torch.cuda.Stream()
             side_stream.wait_stream(torch.cuda.current_stream())
@@ -67,8 +67,8 @@ class _Recording:
                     encode(self._pictures)
             torch.cuda.current_stream().wait_stream(side_stream)
             self._graph = torch.cuda.CUDAGraph()
-            # Where a recording cannot be ended, torch.cuda.graph leaves its own stream as the current one. The thread
-            # that pins batches calls CUDA meanwhile.
+            # torch.cuda.graph leaves its own stream as the current one if a recording fails: restore it.
+            # "thread_local": the thread that pins batches calls CUDA during the recording.
             with (
                 torch.cuda.stream(torch.cuda.current_stream()),
                 torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"),
@@ -79,7 +79,7 @@ class _Recording:
     def replay(self, pictures: torch.Tensor) -> Any:
         self._pictures.copy_(pictures)
         self._graph.replay()
-        # Copies: the next replay of any recording of the pool writes into the same memory.
+        # Copy: the next replay of any recording in the pool overwrites this memory.
         return type(self._features)(**{name: _copy(value) for name, value in self._features.items()})
 
 
