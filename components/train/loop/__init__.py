@@ -1,1 +1,1 @@
-"""The training loop: Trainer, checkpoints, measurements."""
+"""The training loop: the Trainer, checkpoints, evaluation and measurements."""

@@ -1,9 +1,9 @@
-"""Checkpoints that can be trusted: read back and hashed when they are written, compared before they are used.
+"""Verified checkpoints: read back and hashed when written, compared with their hashes before use.
 
-    CHECKPOINT_DIR/training-<digest of what shapes the training>/checkpoint-<step>/checkpoint.json
+    CHECKPOINT_DIR/training-<digest of the training's identity>/checkpoint-<step>/checkpoint.json
 
-A checkpoint without a ``checkpoint.json``, or with a file that is not what it says, is not one. A training with other
-settings has a folder of its own, so that one volume serves many trainings.
+A checkpoint without ``checkpoint.json``, or with a file that differs from it, is not used. Trainings with different
+settings have separate folders, so that one volume serves many trainings.
 """
 
 import fcntl
@@ -40,11 +40,11 @@ _MAY_GROW = {"max_steps", "num_train_epochs"}
 
 
 class NotFiniteError(ValueError):
-    """A weight or an optimizer state became nan or infinite."""
+    """A weight or an optimizer state is nan or infinite."""
 
 
 def training_identity(config: TrainConfig, backend: str, dataset_digest: str) -> dict[str, Any]:
-    """Return what two trainings have in common whose losses are the same, step by step."""
+    """Return the training's identity: what must be equal for two trainings to have the same losses at each step."""
     settings = config.model_dump(mode="json", exclude=_DO_NOT_SHAPE_THE_TRAINING)
     return {**settings, "backend": backend, "dataset_digest": dataset_digest, "base_files": _file_sizes(config)}
 
@@ -57,11 +57,11 @@ def _file_sizes(config: TrainConfig) -> dict[str, int]:
 
 
 def seal(folder: Path, step: int, finished: bool, identity: dict[str, Any]) -> None:
-    """Read every file of a checkpoint back, and write its ``checkpoint.json`` with their sizes and hashes.
+    """Read all files of a checkpoint back, and write ``checkpoint.json`` with their sizes and hashes.
 
     Raises:
         NotFiniteError: a value is nan or infinite.
-        OSError, RuntimeError, ValueError: a file cannot be written, or read back.
+        OSError, RuntimeError, ValueError: a file cannot be written or read back.
     """
     files = {}
     for path in _files(folder):
@@ -85,7 +85,7 @@ def _files(folder: Path) -> list[Path]:
 def _read_back(path: Path) -> None:
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118 - not a dict, it cannot be iterated
+            for name in stored.keys():  # noqa: SIM118 - not a dict: it is not iterable
                 _check_finite(stored.get_tensor(name), f"{path.name}, {name}")
     elif path.name == "optimizer.pt":
         for index, state in torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state"].items():
@@ -102,7 +102,7 @@ def _check_finite(values: torch.Tensor, where: str) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """Return in words why ``folder`` is not a whole checkpoint; None where it is one."""
+    """Return the reason, as text, why ``folder`` is not a whole checkpoint; None if it is one."""
     try:
         files = read_seal(folder)["files"]
         for name, expected in files.items():
@@ -125,7 +125,7 @@ def read_seal(folder: Path) -> dict[str, Any]:
 
 
 def newest_whole_checkpoint(training_folder: Path) -> Path | None:
-    """Return the checkpoint of the highest step that is undamaged; warn of each one passed over."""
+    """Return the undamaged checkpoint of the highest step, or None; log a warning for each damaged one."""
     found = [(step, path) for path in training_folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (step := _step(path))]
     for _, path in sorted(found, reverse=True):
         reason = damage(path)
@@ -143,7 +143,7 @@ def _step(path: Path) -> int | None:
 
 
 def is_result(folder: Path, planned_steps: int) -> bool:
-    """Return whether the training ends with this checkpoint: of its last step, or of the one it stopped early at."""
+    """Return whether this checkpoint is the training's result: of the last step, or of the step of early stopping."""
     content = read_seal(folder)
     state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     stopped_early = content["finished"] and content["step"] < state["max_steps"]
@@ -151,10 +151,10 @@ def is_result(folder: Path, planned_steps: int) -> bool:
 
 
 def given_checkpoint(folder: Path, identity: dict[str, Any], planned_steps: int) -> Path:
-    """Return ``folder``, checked.
+    """Return ``folder`` after checking it.
 
     Raises:
-        UserError: it is no whole checkpoint, one of a training with other settings, or of a step beyond the last.
+        UserError: it is not a whole checkpoint, has other settings, or is of a step beyond the last one.
     """
     where = f"resume_from_checkpoint {folder}"
     if reason := damage(folder):
@@ -183,9 +183,10 @@ def given_checkpoint(folder: Path, identity: dict[str, Any], planned_steps: int)
 
 @contextmanager
 def training_folder(config: TrainConfig, identity: dict[str, Any], scratch: Path) -> Iterator[Path]:
-    """Yield the folder of this training's checkpoints, locked; it is removed when the block ends without an error.
+    """Yield the folder of this training's checkpoints, locked; remove it if the block ends without an error.
 
-    Without ``checkpoint_dir`` it is in ``scratch``. With ``resume_from_checkpoint: never`` it is emptied first.
+    Without ``checkpoint_dir`` the folder is in ``scratch``. With ``resume_from_checkpoint: never`` the checkpoints in
+    it are removed first.
 
     Raises:
         UserError: it cannot be written, or another process trains with the same settings.
@@ -209,12 +210,12 @@ def training_folder(config: TrainConfig, identity: dict[str, Any], scratch: Path
             _remove_or_warn(path)
     finally:
         os.close(lock)
-    # After the lock is closed: NFS renames an open file where it is to be deleted, and the folder would not be empty.
+    # Close the lock file first: NFS renames an open file that is deleted, and the folder would not be empty.
     _remove_or_warn(folder)
 
 
 def _remove_or_warn(folder: Path) -> None:
-    """Remove ``folder``; what cannot be removed costs space and no finished training."""
+    """Remove ``folder``; a failure only costs space, so it must not fail a finished training."""
     try:
         shutil.rmtree(folder)
     except OSError as error:
@@ -223,7 +224,7 @@ def _remove_or_warn(folder: Path) -> None:
 
 def _lock(descriptor: int, folder: Path) -> None:
     try:
-        # Not flock: data workers inherit that lock, and may outlive a killed training by seconds.
+        # Not flock: data workers inherit that lock and may outlive a killed training by seconds.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         raise UserError(

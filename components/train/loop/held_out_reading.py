@@ -1,4 +1,4 @@
-"""Evaluation while a model trains: a sample of held-out pages for the loss, some of them read for CER and WER."""
+"""Evaluates during training: the loss on a sample of held-out pages, CER and WER on some that are transcribed."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,16 +19,16 @@ from components.shared.scoring.text_normalization import Profile, normalizer
 from components.train.config import TrainConfig
 from components.train.processes.distributed import in_any_process, of_all, process_count, rank
 
-_NORMALIZATION: Profile = "nfkc-ws-v1"  # the evaluate step's default, so that the figures compare
+_NORMALIZATION: Profile = "nfkc-ws-v1"  # the evaluate step's default, so that the results are comparable
 _MARGIN_TOKENS = 16
 
 
 class EvaluationStoppedError(Exception):
-    """The process was asked to end while it evaluated."""
+    """The process was asked to end during an evaluation."""
 
 
 def held_out_sample(config: TrainConfig) -> Subset[Sample]:
-    """Return ``max_eval_samples`` held-out pages, drawn with the seed.
+    """Return up to ``max_eval_samples`` held-out pages, drawn with the seed.
 
     Raises:
         UserError: the dataset has no held-out pages, or they are corrupt.
@@ -39,7 +39,7 @@ def held_out_sample(config: TrainConfig) -> Subset[Sample]:
 
 
 class PageReading:
-    """Reads the same held-out pages at each evaluation and scores them."""
+    """Transcribes and scores the same held-out pages at each evaluation."""
 
     def __init__(
         self, pages: Sequence[Sample], processor: ProcessorMixin, family: ModelFamily, config: TrainConfig
@@ -52,15 +52,15 @@ class PageReading:
         self._max_new_tokens = min(longest, config.max_length) + _MARGIN_TOKENS
 
     def error_rates(self, model: Any, stopped: Callable[[], bool]) -> dict[str, float]:
-        """Return ``cer`` and ``wer``: edits by label length, in characters and words, over all pages together.
+        """Return ``cer`` and ``wer`` over all pages together: edits per label character and per label word.
 
         Raises:
-            EvaluationStoppedError: ``stopped`` said so between two batches, in one process or more.
+            EvaluationStoppedError: ``stopped`` returned true between two batches, in any process.
         """
         transcriber = Transcriber(model, self._processor, self._family, self._max_new_tokens)
         mine = self._pages[rank() :: process_count()]
         read: list[tuple[str, str]] = []
-        # The first process has as many pages as any: all come to each question.
+        # The first process has the most pages. All processes loop as often as it, so that all join in_any_process.
         for start in range(0, len(self._pages[:: process_count()]), self._batch_size):
             if in_any_process(stopped()):
                 raise EvaluationStoppedError
@@ -84,15 +84,15 @@ def error_rates(labels: Sequence[str], texts: Sequence[str]) -> dict[str, float]
 
 def _rate(pages: Iterable[EditCounts]) -> float:
     counts = list(pages)
-    # A sample may be blank pages alone: their rate is 0 or the edits themselves, and the training goes on.
+    # A sample may have blank pages only. The divisor is then 1: the rate is the number of edits, not an error.
     return sum(page.edits for page in counts) / max(1, sum(page.reference_length for page in counts))
 
 
 @contextmanager
 def undisturbed_training(model: torch.nn.Module) -> Iterator[None]:
-    """Leave random states, training modes and checkpointing flags after the block as they were before it.
+    """Restore random states, training modes and checkpointing flags after the block.
 
-    The losses of a training are then the same with and without evaluation.
+    Evaluation then does not change the losses of a training.
     """
     modules = [(module, module.training, getattr(module, "gradient_checkpointing", None)) for module in model.modules()]
     python_state, numpy_state = random.getstate(), np.random.get_state()
@@ -100,7 +100,7 @@ def undisturbed_training(model: torch.nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            if hasattr(model, "for_training"):  # Unsloth's; its generate() turns more off than these two flags
+            if hasattr(model, "for_training"):  # Unsloth: its generate() turns off more than these two flags
                 model.for_training()  # type: ignore[operator]
             for module, training, checkpointing in modules:
                 module.training = training

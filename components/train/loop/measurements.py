@@ -1,4 +1,4 @@
-"""What is measured while a model trains: losses, step times, tokens, memory."""
+"""Measures a training: losses, step times, tokens, memory."""
 
 import math
 import resource
@@ -20,12 +20,13 @@ from components.train.processes.distributed import in_any_process, largest, of_a
 class TrainingMeasurements:
     """Lists with one entry per optimizer step; the loss curve has one per ``logging_steps``, and one at the last step.
 
-    ``step_seconds`` run from the step's first batch to its last kernel (the device is synchronised);
-    ``tokens_per_step`` counts prompt, image and answer tokens without padding, ``padded_tokens_per_step`` with it.
-    ``data_wait_seconds`` pass before a step, until its batches are there; they are not part of ``step_seconds``.
-    ``flops_per_step`` are the language model's (``utilization.py``). ``eval_*`` have one entry per evaluation, CER and
-    WER only where pages are read. ``resumed_after_steps`` says where the training went on from a checkpoint.
-    With several processes, samples, tokens and operations are those of all, seconds those of the first.
+    ``step_seconds`` run from the step's first batch to its last kernel (the device is synchronised).
+    ``tokens_per_step`` counts prompt, image and answer tokens without padding, ``padded_tokens_per_step`` with padding.
+    ``data_wait_seconds`` is the wait for a step's batches before the step; it is not part of ``step_seconds``.
+    ``flops_per_step`` counts the language model only (``utilization.py``). ``eval_*`` have one entry per evaluation,
+    CER and WER only if pages are transcribed. ``resumed_after_steps`` has the steps at which the training resumed from
+    a checkpoint. With several processes, samples, tokens and operations are sums over all processes; seconds are those
+    of the first process.
     """
 
     step_seconds: list[float] = field(default_factory=list)
@@ -48,26 +49,30 @@ class TrainingMeasurements:
     failed_checkpoints: int = 0
     truncated_samples: int = 0
     best_step: int | None = None
-    """early stopping: the step whose weights were taken"""
+    """with early stopping: the step whose weights are the result"""
     vision_features: dict[str, float] | None = None
-    """pages whose kept features were computed before the first step, reused and left out, with the ``seconds`` of that
-    and their ``bytes``; how many were computed in steps, and how many of these for a corrupt file"""
+    """with stored features: the numbers of pages ``computed`` before the first step, ``reused`` and ``left_out`` (no
+    room), the ``seconds`` of that pass and the stored ``bytes``; the number ``computed_in_steps``, and how many of
+    these had a ``corrupt`` file"""
 
     def begin_step(self) -> None:
-        """Open a step's entries; ``count`` fills them, batch by batch."""
+        """Append a step's entries; ``count`` adds to them batch by batch."""
         for counts in (self.tokens_per_step, self.padded_tokens_per_step, self.samples_per_step):
             counts.append(0)
         self.flops_per_step.append(0.0)
 
     def count(self, lengths: list[int], padded_length: int, flops: float) -> None:
-        """Add a batch of rows of ``lengths`` tokens, padded to ``padded_length``, to the open step."""
+        """Add a batch to the current step: rows of ``lengths`` tokens, padded to ``padded_length``."""
         self.tokens_per_step[-1] += sum(lengths)
         self.padded_tokens_per_step[-1] += padded_length * len(lengths)
         self.samples_per_step[-1] += len(lengths)
         self.flops_per_step[-1] += flops
 
     def count_all_processes(self, truncated_before: int) -> None:
-        """Close a step: add what the other processes counted in it; ``truncated_before`` are the samples before it."""
+        """Add the other processes' counts of the current step.
+
+        ``truncated_before`` is the number of truncated samples before this step.
+        """
         counts = (self.tokens_per_step, self.padded_tokens_per_step, self.samples_per_step, self.flops_per_step)
         truncated: float = self.truncated_samples - truncated_before
         tokens, padded, samples, flops, truncated = summed([*(count[-1] for count in counts), truncated])
@@ -76,7 +81,7 @@ class TrainingMeasurements:
         self.truncated_samples = truncated_before + int(truncated)
 
     def rates(self, steps: int, peak: float | None) -> dict[str, float]:
-        """Return the rates of the last ``steps`` steps, waiting for data included; ``peak`` in FLOP/s is for MFU."""
+        """Return the rates of the last ``steps`` steps, with the wait for data; ``peak`` (FLOP/s) is for MFU."""
         working, waiting = sum(self.step_seconds[-steps:]), sum(self.data_wait_seconds[-steps:])
         seconds = working + waiting
         if not steps or not seconds:
@@ -94,7 +99,7 @@ class TrainingMeasurements:
 class MeasuringCallback(TrainerCallback):
     """Fills ``TrainingMeasurements``, the progress bar and the tracked run while the Trainer runs.
 
-    ``peak`` are the FLOP/s of all devices; None leaves MFU out.
+    ``peak`` is the peak FLOP/s of all devices together; without it (None), MFU is left out.
     """
 
     def __init__(
@@ -125,8 +130,8 @@ class MeasuringCallback(TrainerCallback):
         self._log_the_last_step(control)
 
     def _log_the_last_step(self, control: TrainerControl) -> None:
-        # Transformers logs at multiples of logging_steps only. Early stopping decides after the step's end, and the
-        # epoch's end follows; what is logged already is not logged twice.
+        # transformers logs only at multiples of logging_steps. Early stopping decides after on_step_end, so the epoch's
+        # end calls this as well; a step that is already logged is not logged twice.
         control.should_log = control.should_log or control.should_training_stop
 
     def on_log(
@@ -170,10 +175,10 @@ class MeasuringCallback(TrainerCallback):
 
 
 def check_trained_weights(model: torch.nn.Module, step: int) -> None:
-    """Check what the last step left, which no later loss shows.
+    """Check the weights after the last step, because no later loss would show that they diverged.
 
     Raises:
-        UserError: a trained weight is nan or infinite, in any of the processes.
+        UserError: a trained weight is nan or infinite in any process.
     """
     finite = all(bool(torch.isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad)
     if in_any_process(not finite):
@@ -186,7 +191,7 @@ def _diverged(problem: str) -> UserError:
 
 
 def start_memory_peak() -> None:
-    """Let the peak of CUDA memory count from here on."""
+    """Reset the CUDA memory peak, so that it is measured from here on."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -198,7 +203,7 @@ def peak_memory_of_processes() -> list[dict[str, int | None]]:
 
 
 def highest_peak(peaks: Sequence[dict[str, int | None]]) -> dict[str, int | None]:
-    """Return the largest figure of each kind.
+    """Return the largest value of each kind.
 
     >>> highest_peak([{"allocated": 3, "reserved": 5}, {"allocated": 4, "reserved": 4}])
     {'allocated': 4, 'reserved': 5}
@@ -209,7 +214,7 @@ def highest_peak(peaks: Sequence[dict[str, int | None]]) -> dict[str, int | None
 def peak_memory_bytes() -> dict[str, int | None]:
     """Return the peak memory since ``start_memory_peak``: CUDA allocated and reserved (None without CUDA).
 
-    ``resident`` is the process's, from its start.
+    ``resident`` is the process's peak since it started.
     """
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if not torch.cuda.is_available():

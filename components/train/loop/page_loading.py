@@ -1,4 +1,4 @@
-"""transformers' Trainer with loaders that take pages in a given order, disturb no random number, and end."""
+"""transformers' Trainer with loaders that keep a given page order, leave random states alone, and can be ended."""
 
 import functools
 from typing import Any
@@ -11,7 +11,7 @@ from components.train.batches.length_grouping import LengthGroupedPages
 
 
 class PageLoadingTrainer(Trainer):
-    """A Trainer whose loaders disturb no random number of the training; ``options`` are the Trainer's."""
+    """A Trainer whose loaders do not use the training's random state; ``options`` are the Trainer's."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -23,10 +23,10 @@ class PageLoadingTrainer(Trainer):
         self._sampler = sampler
 
     def order_pages_for(self, epoch: int) -> None:
-        """Say which epoch begins.
+        """Tell the sampler which epoch begins.
 
-        With several processes, accelerate and transformers do not reach the sampler in the epoch that a training is
-        resumed in: both stop at the batch sampler of the one process, which the resumed epoch's wraps.
+        With several processes, accelerate and transformers do not reach the sampler in the epoch in which a training
+        is resumed: both stop at the process's batch sampler, which the resumed epoch's batch sampler wraps.
         """
         if self._sampler:
             self._sampler.set_epoch(epoch)
@@ -35,14 +35,14 @@ class PageLoadingTrainer(Trainer):
         return self._sampler or super()._get_train_sampler(train_dataset)
 
     def get_train_dataloader(self) -> Any:
-        """Return the loader, with a generator of its own.
+        """Return the loader, with its own random generator.
 
-        Starting data workers takes a random number. From the global generator, which dropout uses as well, a resumed
-        epoch would take one at another place than an uninterrupted one, and its losses would differ from there on.
+        Starting data workers draws a random number. If it came from the global generator, which dropout uses too, a
+        resumed epoch would draw it at another point than an uninterrupted one, and the losses would differ from there.
         """
         loader: Any = super().get_train_dataloader()
         generator = torch.Generator().manual_seed(self.args.seed)
-        # accelerate's loader iterates over the one that it wraps; a resumed epoch's is made from the outer one.
+        # accelerate's loader iterates over the one that it wraps; a resumed epoch's loader is made from the outer one.
         for each in (loader, getattr(loader, "base_dataloader", loader)):
             each.generator = generator
             each.worker_init_fn = functools.partial(start_worker, each.worker_init_fn)
@@ -58,5 +58,5 @@ class PageLoadingTrainer(Trainer):
         return loader
 
     def end_data_workers(self) -> None:
-        """End the data workers, see ``end_workers``."""
+        """End the data workers of all loaders, see ``end_workers``."""
         end_workers(self._loaders)

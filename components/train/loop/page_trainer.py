@@ -1,9 +1,9 @@
-"""transformers' Trainer for pages: counts tokens, reads held-out pages, and writes checkpoints that were read back.
+"""transformers' Trainer for pages: counts tokens, transcribes held-out pages, and writes verified checkpoints.
 
-Four of transformers' own means are replaced: its SIGTERM checkpoint, written in the middle of a step, so that the step
-is not repeated exactly; its adapter loading, which for some families takes nothing in without an error (see
-``components/shared/models/adapter_loading.py``); its checkpoints, which are not read back; and its removal of old
-checkpoints, which deletes the best one before the new one is known to be whole.
+Four parts of transformers' Trainer are replaced. Its SIGTERM checkpoint is written in the middle of a step, so the step
+is not repeated exactly. Its adapter loading silently loads nothing for some families (see
+``components/shared/models/adapter_loading.py``). Its checkpoints are not read back. Its removal of old checkpoints
+deletes the best one before the new one is known to be whole.
 """
 
 import json
@@ -39,7 +39,7 @@ _NOT_WRITTEN = (OSError, RuntimeError, ValueError, SafetensorError)
 
 
 class PageTrainer(PageLoadingTrainer):
-    """A Trainer over batches of ``PageCollator``; ``identity`` is what its checkpoints are told apart by."""
+    """A Trainer over batches of ``PageCollator``; ``identity`` is written into its checkpoints."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class PageTrainer(PageLoadingTrainer):
             )
 
     def get_batch_samples(self, *places: Any, **options: Any) -> Any:
-        """Measure how long a step's batches are waited for."""
+        """Measure the wait for a step's batches."""
         started = time.perf_counter()
         batches = super().get_batch_samples(*places, **options)
         self._measurements.data_wait_seconds.append(time.perf_counter() - started)
@@ -84,7 +84,7 @@ class PageTrainer(PageLoadingTrainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Count, then train on one batch."""
+        """Count tokens and samples, then train on one batch."""
         self._check_answers(inputs)
         lengths = inputs["attention_mask"].sum(dim=1)
         last_labels = inputs["labels"].gather(1, lengths[:, None] - 1)
@@ -95,21 +95,21 @@ class PageTrainer(PageLoadingTrainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Return 0: ``LanguageModelFlops`` counts, and transformers goes through all modules at each step for it.
+        """Return 0: ``LanguageModelFlops`` counts instead, and transformers visits all modules in each step for this.
 
-        4 to 7 ms of the host's time with DeepSeek-OCR-2 beside an H100, docs/benchmarks/training/run-12-profile.json.
+        That takes 4 to 7 ms of host time with DeepSeek-OCR-2 on an H100, docs/benchmarks/training/run-12-profile.json.
         """
         return 0
 
     def prediction_step(self, model: torch.nn.Module, inputs: dict[str, Any], *places: Any, **options: Any) -> Any:
-        """Measure the loss of one held-out batch."""
+        """Compute the loss of one held-out batch."""
         if in_any_process(self._termination.requested):
             raise EvaluationStoppedError
         self._check_answers(inputs)
         return super().prediction_step(model, inputs, *places, **options)
 
     def _check_answers(self, inputs: dict[str, Any]) -> None:
-        # Asked together: the others would wait for a gradient that never comes.
+        # All processes fail together; otherwise the others would wait for gradients that never come.
         if in_any_process(not every_page_has_an_answer(inputs)):
             raise UserError(
                 f"{self._collator.max_length} tokens are used up by a page's picture and prompt, none is left for text",
@@ -118,7 +118,7 @@ class PageTrainer(PageLoadingTrainer):
             )
 
     def evaluation_loop(self, *places: Any, **options: Any) -> Any:
-        """Add CER and WER of the pages that are read."""
+        """Add CER and WER of the pages that are transcribed."""
         output: Any = super().evaluation_loop(*places, **options)
         if self._reading:
             rates = self._reading.error_rates(self._trained, lambda: self._termination.requested)
@@ -134,7 +134,7 @@ class PageTrainer(PageLoadingTrainer):
                 return {str(self.args.metric_for_best_model): float("nan")}
 
     def evaluate_if_left_out(self) -> None:
-        """Make up for the evaluation that SIGTERM left out after the step of the checkpoint."""
+        """Run the evaluation that was due at the checkpoint's step if SIGTERM prevented it."""
         step = self.state.global_step
         due = step and self.args.eval_strategy == "steps" and step % self.state.eval_steps == 0
         if due and step not in self._measurements.eval_steps:
@@ -146,14 +146,14 @@ class PageTrainer(PageLoadingTrainer):
         return super()._determine_best_metric(*places, **options)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Write, read back and seal a checkpoint; one that cannot be written is said and the training goes on."""
+        """Write, read back and seal a checkpoint; if it cannot be written, log a warning and continue training."""
         started = time.perf_counter()
         step = self.state.global_step
         folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         self._remove(folder)
         wait_for_all()
         failure = self._write_checkpoint(model, trial)
-        # Each process writes its random state into it. All have to agree on the best step as well, or not all stop.
+        # Each process writes its random state. All must also agree on the best step, so that early stopping ends all.
         if not in_any_process(failure is not None) and is_first():
             failure = self._seal_checkpoint(folder)
         if in_any_process(failure is not None):
@@ -166,7 +166,7 @@ class PageTrainer(PageLoadingTrainer):
     def _go_on_without(self, folder: Path, failure: Exception) -> None:
         self._remove(folder)
         state = self.state
-        if state.best_global_step == state.global_step:  # the best step is one whose weights can be taken
+        if state.best_global_step == state.global_step:  # the best step must be one whose weights are saved
             state.best_metric, state.best_global_step, state.best_model_checkpoint = self._best_before
         self._measurements.failed_checkpoints += 1
         log.warning("no checkpoint at step %d, the training goes on: %s", state.global_step, failure)
@@ -198,14 +198,14 @@ class PageTrainer(PageLoadingTrainer):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write the trainable weights under the names that they have in the model."""
+        """Write the trainable weights under their names in the model."""
         folder = Path(str(output_dir or self.args.output_dir))
         weights = {name: weight.detach().contiguous() for name, weight in self._trainable().items()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(weights, folder / WEIGHTS_FILE)
         except _NOT_WRITTEN as error:
-            self._unwritten = error  # raised, it would pass the barrier at which transformers lets the others wait
+            self._unwritten = error  # if raised here, it would skip the barrier at which the other processes wait
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         stored = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
@@ -222,7 +222,7 @@ class PageTrainer(PageLoadingTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.args.device.type == "cpu":
-            # accelerate calls it cpu:0 where there are several processes, and torch.load knows no such place.
+            # With several processes, accelerate names the device cpu:0, which torch.load does not accept.
             vars(self.args)["_setup_devices"] = torch.device("cpu")
         super()._load_optimizer_and_scheduler(checkpoint)
 
@@ -233,7 +233,7 @@ class PageTrainer(PageLoadingTrainer):
 
     def _load_best_model(self) -> None:
         best = Path(str(self.state.best_model_checkpoint))
-        # The first process saves what was trained. Another machine may not see its checkpoints.
+        # Only the first process saves the result, and other machines may not see its checkpoints.
         if is_first() and (best / WEIGHTS_FILE).is_file():
             self._load_from_checkpoint(str(best))
             self._measurements.best_step = self.state.best_global_step
@@ -247,7 +247,7 @@ class PageTrainer(PageLoadingTrainer):
         return {name: weight for name, weight in self._trained.named_parameters() if weight.requires_grad}
 
     def take_finished(self, checkpoint: Path) -> None:
-        """Take the weights of a checkpoint that the training ends with; the Trainer would add a step."""
+        """Load the weights of a checkpoint that is the training's result; the Trainer would train another step."""
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self._load_from_checkpoint(str(checkpoint))
         if self.args.load_best_model_at_end:
@@ -258,7 +258,7 @@ class PageTrainer(PageLoadingTrainer):
 
 
 class ResumeCallback(TrainerCallback):
-    """Puts right what transformers takes from a checkpoint: intervals, the best one's place, patience, epoch."""
+    """Corrects what transformers restores from a checkpoint: intervals, the best one's path, patience, epoch."""
 
     def __init__(self, trainer: PageTrainer, early_stopping: EarlyStoppingCallback | None) -> None:
         self._trainer = trainer
@@ -282,7 +282,7 @@ class ResumeCallback(TrainerCallback):
 
 
 class TerminationCallback(TrainerCallback):
-    """Ends the training after the step in which SIGTERM came, with a checkpoint where there is a place for it."""
+    """Ends the training after the step in which SIGTERM arrived, with a checkpoint if checkpoints are kept."""
 
     def __init__(self, termination: Termination, keeps_checkpoints: bool) -> None:
         self._termination = termination
@@ -293,5 +293,5 @@ class TerminationCallback(TrainerCallback):
         self._termination.requested = in_any_process(self._termination.requested)
         if self._termination.requested:
             control.should_training_stop = True
-            control.should_evaluate = False  # a preempted node gives seconds, an evaluation may take minutes
+            control.should_evaluate = False  # a preempted node leaves seconds; an evaluation may take minutes
             control.should_save = self._keeps_checkpoints

@@ -1,4 +1,4 @@
-"""The training loop: transformers' Trainer, the same for every backend."""
+"""The training loop: transformers' Trainer, identical for every backend."""
 
 import json
 import logging
@@ -43,16 +43,16 @@ def train(
     identity: dict[str, Any] | None = None,
     termination: Termination | None = None,
 ) -> TrainingMeasurements:
-    """Train in place, from a checkpoint where there is one, and return what was measured since the first step.
+    """Train the model in place, from a checkpoint if there is one; return the measurements since the first step.
 
     Args:
-        trainable: what the backend loaded.
+        trainable: the model that the backend loaded.
         dataset: the training pages.
-        config: the step's.
-        folder: takes this training's checkpoints.
+        config: the step's config.
+        folder: the folder of this training's checkpoints.
         tracked: the run that metrics are logged to.
-        identity: what the checkpoints have to have in common with this training.
-        termination: where it is requested, training ends after the step, with a checkpoint.
+        identity: checkpoints must have the same identity, see ``training_identity``.
+        termination: if requested, training ends after the current step, with a checkpoint.
     """
     identity, termination = identity or {}, termination or Termination()
     planned = _planned_steps(len(dataset), config)
@@ -80,7 +80,7 @@ def train(
 
 
 def _without_worker_traceback(error: UserError) -> UserError:
-    """Return a data worker's error in its own words: PyTorch raises it again with the traceback as its text."""
+    """Return a data worker's error with its own message: PyTorch raises it again with the traceback as the message."""
     _, found, said = str(error).rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")
     return UserError(said) if found else error
 
@@ -175,23 +175,23 @@ def _pages_per_step(config: TrainConfig) -> int:
 
 
 def _a_step_may_leave_weights_out(model: torch.nn.Module) -> bool:
-    """Return whether one of the trained weights may have no part in a step; looking for such takes time.
+    """Return whether a step may leave some trained weights unused; DDP takes time to look for them.
 
-    Those of the language model have, but for experts that no token visits; the vision part of DeepSeek's models has
-    some for crops alone, for instance.
+    The language model uses all its weights in each step, except experts that no token visits. Other parts may not: for
+    instance, the vision part of DeepSeek's models has weights for crops only.
     """
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     return any(not in_language_model(name) or ".experts." in name for name in trained)
 
 
 class OneDeviceArguments(TrainingArguments):
-    """A process trains on one device, whatever others it sees; ``num_gpus`` starts a process for each."""
+    """Trains on one device per process, whatever others are visible; ``num_gpus`` starts a process for each."""
 
     @property
     def n_gpu(self) -> int:
         """Return 1, or 0 without a GPU: with more, transformers wraps the model in ``nn.DataParallel``.
 
-        Where a process saw two H100s, that doubled batch and losses with packed weights, and failed in 16 bits.
+        In a process with two H100s, that doubled the batch and the losses with packed weights, and failed in 16 bits.
         """
         return min(1, super().n_gpu)
 
@@ -229,7 +229,7 @@ def _training_arguments(
         data_seed=config.seed,
         use_cpu=not on_gpu,
         ddp_find_unused_parameters=find_unused_parameters,
-        ddp_broadcast_buffers=False,  # no buffer changes while training
+        ddp_broadcast_buffers=False,  # no buffer changes during training
         **_intervals(config),
     )
 
@@ -243,5 +243,5 @@ def _intervals(config: TrainConfig) -> dict[str, Any]:
         intervals |= {"metric_for_best_model": config.metric_for_best_model, "greater_is_better": False}
     elif config.checkpoint_dir:
         intervals |= {"save_strategy": "steps", "save_steps": config.save_steps or _STEPS_BETWEEN_CHECKPOINTS}
-    # Two: the one before is still there while a new one is written and read back.
+    # Two: the previous checkpoint stays while a new one is written and read back.
     return intervals | {"save_total_limit": 2}

@@ -1,9 +1,10 @@
-"""Model FLOPs utilisation (MFU): the share of the device's peak that the language model's useful work takes.
+"""Model FLOPs utilisation (MFU): the share of the device's peak FLOP/s that the language model's useful work reaches.
 
 Formula: Chowdhery et al., 2022, "PaLM", appendix B (arXiv:2204.02311): a token costs 6 N + 12 L H Q T floating-point
-operations in a forward and a backward pass, with N weights, L layers, H heads of size Q and T tokens in its row. Here
-4 instead of 6 for a frozen weight, which has no gradient of its own, and of a mixture of experts only those that a
-token visits. Padding, recomputed activations and the vision encoder are not counted: this is a lower bound.
+operations in a forward and a backward pass, with N weights, L layers, H heads of size Q and T tokens in its row. Two
+changes: a frozen weight counts 4 instead of 6, because its own gradient is not computed, and of a mixture of experts
+only the experts that a token visits count. Padding, recomputed activations and the vision encoder are not counted, so
+the result is a lower bound.
 """
 
 import re
@@ -14,9 +15,9 @@ import torch
 from peft import PeftModel
 from torch.nn.utils import parametrize
 
-# Dense tensor-core peaks in FLOP/s as NVIDIA gives them (sparse figures halved), none measured here: bfloat16; for the
-# T4 float16, as it has no bfloat16. Compared with sellers' and third parties' copies of the data sheets, which were all
-# that was at hand; those of the NVL cards could not be. The first pattern that fits the device's name counts.
+# NVIDIA's figures for dense tensor-core peaks in FLOP/s (sparse figures halved), not measured here: bfloat16, and
+# float16 for the T4, which has no bfloat16. Checked against sellers' and third parties' copies of the data sheets (the
+# originals were not at hand), except those of the NVL cards. The first pattern that matches the device's name counts.
 _PEAKS = (
     (r"H200 NVL|H100 NVL", 835e12),
     (r"H100 PCIe", 756e12),
@@ -28,7 +29,7 @@ _PEAKS = (
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Return the device's peak for 16-bit products in FLOP/s; None where it is not known.
+    """Return the device's peak for 16-bit products in FLOP/s; None if it is unknown.
 
     >>> peak_flops("NVIDIA H200"), peak_flops("Tesla T4"), peak_flops("NVIDIA L40S")
     (989000000000000.0, 65000000000000.0, None)
@@ -50,12 +51,12 @@ class LanguageModelFlops:
         self.per_token_pair = 12 * text.num_hidden_layers * text.num_attention_heads * head
 
     def of_rows(self, lengths: Sequence[int]) -> float:
-        """Return the operations of rows with these numbers of tokens, padding left out."""
+        """Return the operations for rows with these numbers of tokens, without padding."""
         return self.per_token * sum(lengths) + self.per_token_pair * sum(length**2 for length in lengths)
 
 
 def _weight_flops(module: torch.nn.Module, visited_experts: int) -> float:
-    if isinstance(module, torch.nn.Linear):  # by its sides: 4-bit layers store their weights packed
+    if isinstance(module, torch.nn.Linear):  # from the layer's sizes: 4-bit layers store packed weights
         return (6 if module.weight.requires_grad else 4) * module.in_features * module.out_features
     experts = getattr(module, "num_experts", None)
     if not isinstance(experts, int):

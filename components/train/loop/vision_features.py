@@ -1,8 +1,8 @@
-"""The frozen vision encoder's output, computed once per page and reused in later epochs and later trainings.
+"""Computes the frozen vision encoder's output once per page and reuses it in later epochs and later trainings.
 
-Pages do not change between epochs: what augmentation there is was drawn into the shards. Before the first step, one
-pass computes the features that are not stored yet; then no page is preprocessed and no vision encoder runs, except
-for pages that the bounded space had no room for.
+Pages do not change between epochs: any augmentation is already in the shards. Before the first step, one pass computes
+the features that are not stored yet. After that, no picture is preprocessed and no vision encoder runs, except for
+pages that did not fit into the bounded space.
 """
 
 import functools
@@ -34,20 +34,20 @@ from components.train.vision.frozen_vision import parts_before_the_language_mode
 
 log = logging.getLogger(__name__)
 
-_PAGES_AT_ONCE = 8  # no more than a step has, and not so many that this pass needs the most memory of the training
+_PAGES_AT_ONCE = 8  # at most a step's batch, and few enough that this pass does not set the training's memory peak
 
 
 @contextmanager
 def kept_vision_features(
     trainer: Any, trainable: TrainableModel, config: TrainConfig, measurements: TrainingMeasurements
 ) -> Iterator[None]:
-    """Let ``trainer``, with a ``PageCollator``, train on stored features within the block, where the config asks so.
+    """Within the block, let ``trainer`` (with a ``PageCollator``) train on stored features if the config asks for it.
 
-    What was stored, reused and left out goes into ``measurements.vision_features``.
+    The numbers of pages computed, reused and left out go into ``measurements.vision_features``.
 
     Raises:
-        UserError: the vision part is trained or random, the model hands its features over in an unknown way, or the
-            folder cannot be written.
+        UserError: the vision part is trained or random, the model returns its features in an unknown way, or the folder
+            cannot be written.
     """
     if config.vision_features_dir is None:
         yield
@@ -74,12 +74,12 @@ def kept_vision_features(
 def _fill(
     store: FeatureStore, served: ServedFeatures, trainer: Any, trainable: TrainableModel, config: TrainConfig
 ) -> dict[str, float]:
-    """Store what is missing of the trainer's pages, each process its part, and count what is there then."""
+    """Store the missing features of the trainer's pages, each process a part, and return the counts."""
     splits = [split for split in (trainer.train_dataset, trainer.eval_dataset) if split is not None]
     pages: ConcatDataset[Sample] = ConcatDataset(splits)
     positions = _positions_by_picture(pages)
     before = store.entries().keys() & positions.keys()
-    wait_for_all()  # all processes have counted before one of them writes
+    wait_for_all()  # no process writes before all have counted
     missing = [position for picture, position in positions.items() if picture not in before]
     mine = missing[rank() :: process_count()]
     store.share(process_count())
@@ -99,12 +99,12 @@ def _counts(entries: dict[str, int], before: Set[str], pictures: Set[str]) -> di
 
 
 def _positions_by_picture(pages: Sequence[Sample] | Any) -> dict[str, int]:
-    """Return one position for each different picture."""
+    """Return one position in ``pages`` for each distinct picture, by its digest."""
     return {picture_digest(pages[position].image_bytes): position for position in range(len(pages))}
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
-    """Return the mixed precision that the Trainer's forward passes have."""
+    """Return the mixed-precision context of the Trainer's forward passes."""
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
@@ -112,7 +112,7 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
 def _store_pages(
     store: FeatureStore, served: ServedFeatures, pages: Any, trainable: TrainableModel, config: TrainConfig, device: Any
 ) -> None:
-    """Compute and store the features of ``pages``, until the room is used up."""
+    """Compute and store the features of ``pages`` until there is no more room."""
     if not len(pages):
         return
     for part in parts_before_the_language_model(trainable.model).values():
@@ -124,7 +124,7 @@ def _store_pages(
         num_workers=config.dataloader_num_workers,
         collate_fn=_Pictures(trainable.processor, trainable.family),
         worker_init_fn=functools.partial(start_worker, None),
-        # Starting workers takes a random number, which the training's own must not feel.
+        # Starting workers draws a random number, which must not come from the training's generator.
         generator=torch.Generator(),
     )
     for digests, image_inputs in track(loader, "vision features", total=len(loader)):
@@ -139,7 +139,7 @@ def _store_pages(
 
 
 class _Pictures:
-    """Turns samples into their pictures' digests and the image processor's output."""
+    """Turns samples into their pictures' digests and the image processor's outputs."""
 
     def __init__(self, processor: ProcessorMixin, family: ModelFamily) -> None:
         self._processor = processor
