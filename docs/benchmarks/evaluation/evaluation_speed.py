@@ -1,9 +1,9 @@
-"""How many pages a second the evaluation reads, against a loop that reads one page after the other.
+"""Measures the evaluation's pages per second, compared with a loop that reads one page after the other.
 
     python docs/benchmarks/evaluation/evaluation_speed.py OUT.json --model FOLDER --data DATASET
 
-The cases are read by one model in one process, with the code of the evaluate step (``evaluate/generation.py``,
-``shared/transcriber.py``). OUT.json and OUT.md, a table of it, are written after each case.
+All cases use one model in one process and the code of the evaluate step (``evaluate/generation.py``,
+``shared/transcriber.py``). OUT.json and OUT.md, which has the same values as a table, are written after each case.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from components.shared.versions import software_versions
 
 @dataclass(frozen=True)
 class Case:
-    """A way of reading: pages at once, and whether decoding steps are recorded, which takes a CUDA device."""
+    """A way of reading: pages per batch, and whether decoding steps are recorded, which needs a CUDA device."""
 
     name: str
     pages: int
@@ -36,7 +36,7 @@ class Case:
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
-    """Return the cases, the evaluate step's own way first, then the loop that it is compared with."""
+    """Return the cases: first the way the evaluate step reads, then the loop that it is compared with."""
     batched, alone = f"batches of {options.batch_size}", Case("one by one", options.alone, 1, False)
     if not torch.cuda.is_available():
         return [Case(batched, options.pages, options.batch_size, False), alone]
@@ -76,7 +76,7 @@ def measured(case: Case, model: Any, processor: Any, dataset: ShardDataset, opti
 
 
 def table(content: dict) -> str:
-    """Return the cases as Markdown, each with its speed over that of the loop without recorded steps."""
+    """Return the cases as Markdown, each with its speed relative to the loop without recorded steps."""
     alone = next((case for case in content["cases"] if case["case"] == "one by one"), None)
     lines = [
         "| case | pages | s | CPU s | pages/s | against one by one | peak GiB |",
@@ -125,7 +125,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "cases": [],
     }
-    # What a process does once (kernels loaded, cuBLAS set up) belongs to no case.
+    # The process's one-time work (loading kernels, setting up cuBLAS) should not count in any case.
     warm_up = Case("warm-up", min(2, options.alone), 2, False)
     measured(warm_up, model, processor, dataset, argparse.Namespace(**vars(options) | {"max_new_tokens": 16}))
     for case in cases(options):

@@ -1,9 +1,9 @@
-"""Run the benchmark step case by case and print its tables; what is done by --minutes keeps its files.
+"""Runs the benchmark step case by case and prints its tables; cases that finish within --minutes keep their files.
 
     python docs/benchmarks/training/benchmarks.py OUT --model FOLDER --data FOLDER --minutes 9 CASE [CASE ...]
 
---data holds the datasets page640 and page1024 (see README.md); each case's folder has benchmark.json, benchmark.html
-and the logs. Cases: 4-bit, 8-bit, 16-bit, each also with -crops, capacity, capacity-features.
+--data is a folder with the datasets page640 and page1024 (see README.md); each case's folder gets benchmark.json,
+benchmark.html and the logs. Cases: 4-bit, 8-bit, 16-bit, each also with -crops, capacity, capacity-features.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from measure import attention_of_the_language_model
 
 BOTH, ALL = ["standard", "unsloth"], ["standard", "unsloth", "stock"]
 GIB = 2**30
-# page640 has 50 steps an epoch: at its end the data workers begin anew, which a longer epoch hides.
+# page640 has 50 steps per epoch. More steps would include a restart of the data workers, which is rare in long epochs.
 SPEED = {"max_steps": 50, "warmup_steps": 20, "cer_pages": 0, "generation_tokens": 0}
 GENERATION = {"generation_tokens": 64, "generation_batch_size": 8}
 CAPACITY = {
@@ -34,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "8-bit-crops": {**SPEED, "bits": 8, "contenders": BOTH, "dataset": "page1024"},
     "16-bit-crops": {**SPEED, "bits": 16, "contenders": BOTH, "dataset": "page1024"},
     "capacity": {**CAPACITY, "bits": 4, "contenders": ALL},
-    # The folder's name only says that features are kept: the benchmark gives each training one of its own.
+    # The value only turns features on: the benchmark gives each training its own folder.
     "capacity-features": {**CAPACITY, "bits": 4, "contenders": ["unsloth"], "vision_features_dir": "features"},
 }
 

@@ -1,4 +1,4 @@
-"""Predict the peaks that were measured here and write the table, estimate.json and the rows of estimate.md.
+"""Predicts the peaks that were measured here and writes estimate.json and the table rows of estimate.md.
 
     python docs/benchmarks/training/estimate.py
 
@@ -19,19 +19,19 @@ from components.train.estimate.memory_estimate import Pages, estimate_memory
 
 FOLDER = Path(__file__).parent
 GIB = 2**30
-# Pixels of a page, and the longest row of the 16 batches; all rows of its batch are padded to that. Found by drawing
-# the same batches (data order of seed 0): their tokens without padding are those that the runs wrote down.
+# Pixels of a page, and the longest row in the 16 batches; all rows of that batch are padded to it. Found by drawing
+# the same batches (data order of seed 0): their tokens without padding equal those that the runs recorded.
 PAGES = {"page640": Pages(640, 640, 1291), "page1024": Pages(768, 1024, 2119)}
 
-# Measured before packed experts let checkpointing drop their activations (06fb130). Unsloth's of these runs are all
-# outdated: their peak was the vision encoder's table of position biases, which is gone (bb38977).
+# Measured before checkpointing could drop the activations of packed experts (06fb130). All of Unsloth's are outdated in
+# these runs: their peak was the vision encoder's table of position biases, which no longer exists (bb38977).
 OUTDATED = {
     *("4-standard-gc", "4-standard-gc-2", "4-standard-gc-3", "8-standard-gc", "4-standard-gc-b16"),
     "4-standard-gc-crops",
 }
 
-# The benchmark step's reports: the name of their cases, and the longest row among their steps as it is padded, which
-# is also the row of a search for the largest batch: it takes the page with the longest label.
+# The benchmark step's reports: the names of their cases, and the longest row in their steps with padding. The search
+# for the largest batch has the same row length, because it uses the page with the longest label.
 PAGE_640, PAGE_1024 = Pages(640, 640, 1216), Pages(768, 1024, 2112)
 BENCHMARKS = {
     "run-14-4-bit.json": ("4-bit", PAGE_640),
@@ -47,7 +47,7 @@ BENCHMARKS = {
     "run-16-capacity-unsloth.json": ("4-bit below 24 GiB", PAGE_640),
     "run-22-capacity-features.json": ("4-bit below 24 GiB, kept features", PAGE_640),
 }
-# Drawn with the data order of seed 0: the second process has the batch with the longest page, as one GPU has.
+# Drawn with the data order of seed 0: the second process gets the batch with the longest page, like one GPU does.
 SCALING = "run-25-scaling.json"
 
 
@@ -74,7 +74,7 @@ def cases_of_measure() -> Iterator[dict[str, Any]]:
 
 
 def benchmark_cases() -> Iterator[dict[str, Any]]:
-    """Yield what each contender's training took in the benchmark's reports, or its largest batch below the cap."""
+    """Yield each contender's training in the benchmark's reports, or its largest batch below the memory cap."""
     for file, (name, pages) in BENCHMARKS.items():
         report = json.loads((FOLDER / file).read_text(encoding="utf-8"))
         for measured in report["measurements"]:
@@ -88,7 +88,7 @@ def benchmark_cases() -> Iterator[dict[str, Any]]:
                 settings |= {"per_device_train_batch_size": largest["pages"]}
                 case |= {"peak_memory_bytes": largest["peak_memory_bytes"]}
             elif report["config"]["memory_cap_gib"]:
-                continue  # six steps of a configuration that another report has
+                continue  # six steps of a configuration that is also in another report
             yield {**case, "settings": settings}
 
 
@@ -104,7 +104,7 @@ def cases_of_several_gpus() -> Iterator[dict[str, Any]]:
 
 
 def predicted(case: dict[str, Any], model: Path) -> dict[str, Any]:
-    """Return the case's measured and predicted peak; ``model`` is a folder with config and processor."""
+    """Return the case with its measured and predicted peak; ``model`` is a folder with config and processor."""
     settings = {**case["settings"], "base_model": str(model)}
     pages = case.get("pages") or PAGES[Path(settings["dataset_dir"]).name]
     estimate = estimate_memory(TrainConfig.model_validate(settings), pages, settings["backend"])

@@ -1,4 +1,4 @@
-"""Train each case in a process of its own and write its figures; see README.md beside this file.
+"""Trains each case in its own process and writes its figures; see README.md in this folder.
 
     python docs/benchmarks/training/measure.py OUT --model FOLDER --data FOLDER CASE [CASE ...]
 
@@ -22,7 +22,7 @@ ATTENTION = [f"self_attn.{name}_proj" for name in "qkvo"]
 
 
 def attention_of_the_language_model(model: Path) -> list[str]:
-    """Full names, so that both backends adapt exactly the same modules."""
+    """Return full module names, so that both backends adapt exactly the same modules."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     prefix = "model.language_model.layers"
     return [

@@ -1,10 +1,10 @@
-"""Train each case on 1, 2, ... GPUs of one machine, the batch of each GPU fixed, and show what the others add.
+"""Trains each case on 1, 2, ... GPUs of one machine with a fixed batch per GPU, and shows the scaling efficiency.
 
     python docs/benchmarks/training/scaling.py OUT --model FOLDER --data FOLDER --gpus 1,2 CASE [CASE ...]
 
 `name=4-unsloth,backend=unsloth,load_in_4bit=true` is a case, as for measure.py: a name, then the train step's settings.
-Efficiency is samples/s by those of as many single GPUs, of the first number in --gpus. Every figure is over the steps
-after the warm-up, waiting for data included.
+Efficiency is the samples/s divided by those expected from linear scaling of the first number in --gpus. All figures
+cover the steps after the warm-up and include waiting for data.
 """
 
 import argparse
@@ -26,7 +26,7 @@ GIB = 2**30
 
 
 class Devices:
-    """The machine's CUDA devices; each training gets some of its own."""
+    """The machine's CUDA devices, divided among trainings that run at the same time."""
 
     def __init__(self, count: int) -> None:
         self._free = list(range(count))
@@ -137,7 +137,7 @@ def main() -> None:
         results = {}
         for future in as_completed(jobs.values()):
             results |= {job: future.result() for job, each in jobs.items() if each is future}
-            write(results, counts, options)  # each time: whoever ends this early keeps what was measured
+            write(results, counts, options)  # after each training, so that an interrupted run keeps its results
     for case in options.cases:
         base = results[case, counts[0]]
         single = None if base.get("failed") else base["median_samples_per_second"] / counts[0]

@@ -1,10 +1,10 @@
-"""Train with and without kept vision features, in each backend, and write the figures beside each other.
+"""Trains with and without kept vision features, in each backend, and compares the figures.
 
     python docs/benchmarks/training/vision_features.py OUT --model FOLDER --data FOLDER --epochs 3 \
         --set load_in_4bit=true,gradient_checkpointing=true,per_device_train_batch_size=16
 
-Three trainings of each backend, each in a process of its own: `plain` without, `first` with an empty folder, so that
-it has the pass over the pages, `again` with the folder that `first` filled. Folders are a backend's own.
+Three trainings per backend, each in its own process: `plain` without features, `first` with an empty folder, so that it
+includes the pass over the pages, `again` with the folder that `first` filled. Each backend has its own folder.
 """
 
 import argparse
@@ -21,7 +21,7 @@ GIB = 2**30
 
 
 def trained(backend: str, kind: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of one training, or why it failed."""
+    """Return the figures of one training, or the reason why it failed."""
     case = f"name={backend}-{kind},backend={backend},max_steps=null,num_train_epochs={options.epochs}"
     if kind != "plain":
         case += f",vision_features_dir={options.out.absolute() / f'{backend}-features'}"
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--set", default="", help="settings of the train step for all, as name=value,name=value")
     parser.add_argument("--limit", type=int, default=500, help="seconds a training may take")
     options = parser.parse_args()
-    options.steps = None  # the number of epochs says it
+    options.steps = None  # the number of epochs determines it
     results = []
     for backend in options.backends:
         for kind in KINDS:
