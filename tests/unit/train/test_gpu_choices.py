@@ -1,4 +1,4 @@
-"""What is decided by the GPUs in sight, on a machine that only seems to have some: backend, device, and partners."""
+"""Choices that depend on the visible GPUs (backend, device, other processes), tested with simulated GPUs."""
 
 import importlib.util
 import os
@@ -50,7 +50,7 @@ def capabilities(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What an ``unsloth`` package that loads nothing was asked to load."""
+    """The options of ``from_pretrained`` calls to a fake ``unsloth`` package."""
     asked: list[dict[str, Any]] = []
 
     def from_pretrained(location: str, **options: Any) -> None:
@@ -64,7 +64,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: package if name == "unsloth" else find_spec(name, *rest)
     )
-    # Imported anew with this package, and forgotten after the test.
+    # The backend module is imported again with this package, and removed after the test.
     monkeypatch.setitem(sys.modules, "components.train.backends.unsloth", package)
     del sys.modules["components.train.backends.unsloth"]
     return asked

@@ -1,4 +1,4 @@
-"""On a CPU: 4-bit weights, an adapter that starts with what they took (LoftQ), and an optimizer in 8 bits."""
+"""On a CPU: 4-bit weights, an adapter that starts as their quantisation error (LoftQ), and an 8-bit optimizer."""
 
 import os
 import signal
@@ -91,7 +91,7 @@ def test_an_evaluation_changes_no_four_bit_weights(made: Path, trained: dict[str
 
 
 def test_loftq_starts_closer_to_the_whole_weights(tmp_path: Path) -> None:
-    """By the logits; the loss of a few pages that the base reads well tells nothing of a change this small."""
+    """Compares logits: the loss of a few pages that the base reads well does not show such a small change."""
     prepare(PrepareConfig(output_dir=tmp_path / "dataset", max_documents=6, max_train_pages=4, workers=1))
 
     def answers(**changes: Any) -> torch.Tensor:
@@ -117,7 +117,7 @@ def test_in_every_module_the_adapter_makes_up_for_quantisation(made: Path, chang
             weight = whole.get_submodule(name.removeprefix("base_model.model.")).weight.detach()
             missing = weight - functional.dequantize_4bit(base.weight.data, base.weight.quant_state)
             left = missing - layer.get_delta_weight("default").detach()
-            best = torch.linalg.svdvals(missing)[config.r :].norm().item()  # Eckart and Young
+            best = torch.linalg.svdvals(missing)[config.r :].norm().item()  # the Eckart-Young theorem
             assert left.norm().item() == pytest.approx(best, rel=1e-3, abs=1e-4)
             errors.append((missing.norm().item(), left.norm().item(), weight.norm().item()))
     assert len(errors) == 35, "q, k, v, o and three projections in five layers"
@@ -126,7 +126,7 @@ def test_in_every_module_the_adapter_makes_up_for_quantisation(made: Path, chang
     norms = torch.tensor(errors).norm(dim=0)
     assert facts["modules"] == 35
     assert facts["error_with_adapter"] == pytest.approx(float(norms[1] / norms[2]), rel=1e-3, abs=1e-6)
-    if config.loftq_iter == 1:  # else the weights are other ones by now
+    if config.loftq_iter == 1:  # more iterations have changed the weights
         assert facts["error"] == pytest.approx(float(norms[0] / norms[2]), rel=1e-3)
 
 
@@ -184,7 +184,7 @@ def test_the_benchmark_reads_with_what_was_trained(
 
 @pytest.mark.slow
 def test_a_resumed_training_ends_as_if_it_had_not_been_stopped(made: Path, tmp_path: Path) -> None:
-    # Below 4,096 values bitsandbytes keeps an optimizer state in 32 bits; with rank 32 each matrix has 6,144 or more.
+    # bitsandbytes keeps optimizer states of fewer than 4,096 values in 32 bits; with rank 32 each has 6,144 or more.
     changes = {"max_steps": 12, "per_device_train_batch_size": 2, "optim": "adamw_8bit", "r": 32}
     changes |= LOFTQ | {"loftq_iter": 2}
     uninterrupted = run(config_of(made, tmp_path / "whole", **changes))

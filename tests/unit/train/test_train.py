@@ -1,4 +1,4 @@
-"""The train step on a blank tiny model: pinned losses, what is trained, what is written, and bad settings."""
+"""The train step on an untrained tiny model: pinned losses, trained weights, output files, and invalid settings."""
 
 import json
 import math
@@ -40,8 +40,8 @@ from tests.fixtures.training_fixture import base_and_dataset, one_thread_and_no_
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a CUDA device")
 
 SETTINGS = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "backend": "standard"}
-# Measured on a CPU with one thread, torch 2.13.0 and transformers 5.17.0; the first is that of a blank model,
-# close to ln 320 = 5.77, and the first step's learning rate is 0 (warm-up), so that the second differs by its pages.
+# Measured on a CPU with one thread, torch 2.13.0 and transformers 5.17.0. The first loss is that of an untrained model,
+# close to ln 320 = 5.77. The first step's learning rate is 0 (warm-up), so the second loss differs by its pages only.
 PINNED_LOSSES = [5.8105, 5.7648, 5.2683, 5.0317]
 
 
@@ -122,7 +122,7 @@ def test_a_loss_that_is_each_batchs_own_mean_is_said(
 def test_a_second_gpu_that_is_in_sight_changes_nothing(
     made: Path, lora: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", property(lambda _: 2))  # as it counts those in sight
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", property(lambda _: 2))  # it counts visible GPUs
     beside_another = run(config_of(made, tmp_path / "beside-another")).training.model_dump()
     assert beside_another["samples_per_step"] == lora.training.samples_per_step == [4] * 4
     assert beside_another["losses"] == lora.training.losses
@@ -222,7 +222,7 @@ def test_training_json_says_what_was_done(made: Path, lora: TrainResult) -> None
 
 
 def test_labels_cut_by_max_length_are_counted(made: Path, lora: TrainResult, tmp_path: Path) -> None:
-    # The pictures take at least 2 x 8 cells of 28 pixels, prompt and marks five tokens more: 60 cut some answers only.
+    # Pictures take at least 2 x 8 cells of 28 pixels, prompt and marks five more tokens: 60 cuts only some answers.
     result = run(config_of(made, tmp_path / "out", max_length=60))
     assert 0 < result.training.truncated_samples <= 16
     assert sum(result.training.tokens_per_step) < sum(lora.training.tokens_per_step)
@@ -294,7 +294,7 @@ def test_the_adapter_starts_from_the_seed_alone(made: Path) -> None:
 
 @pytest.fixture(scope="module")
 def deepseek(made: Path) -> Path:
-    """A tiny model with a mixture of experts whose weights, unlike a fresh model's, matter to the loss."""
+    """A tiny model with a mixture of experts whose weights affect the loss, unlike those of a fresh model."""
     save_tiny_deepseek_ocr2(made / "deepseek")
     return made / "deepseek"
 
@@ -409,7 +409,7 @@ def test_compiled_kernels_go_where_the_config_says(tmp_path: Path, monkeypatch: 
 
 
 def bad_settings(kind: str, made: Path, folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return settings that cannot work, and what the message has to name."""
+    """Return invalid settings, and the words that the error message must contain."""
     if kind in ("flipped byte", "cut shard", "no shard", "changed manifest"):
         shutil.copytree(made / "dataset", folder / "dataset")
         shard = folder / "dataset" / "train-000000.tar"

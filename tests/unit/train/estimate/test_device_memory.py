@@ -1,4 +1,4 @@
-"""Too little device memory is understood in all the words it comes in: less is read, measured or trained at a time."""
+"""All forms of out-of-memory errors are recognised: fewer pages are then read, measured or trained at a time."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ CAPTURE = "CUDA error: operation failed due to a previous error during capture"
 
 
 def wrapped(error: Exception, outer: Exception) -> Exception:
-    """Return ``outer`` as it is where it was raised while ``error`` was on its way."""
+    """Return ``outer`` as if it was raised while ``error`` was being handled."""
     outer.__context__ = error
     return outer
 
@@ -101,7 +101,7 @@ def pages(dataset: Path) -> EvaluationPages:
 
 @pytest.fixture(scope="module")
 def texts(model: Any, processor: Any, pages: EvaluationPages) -> list[str]:
-    """What the model writes for each page alone."""
+    """The model's transcription of each page in a batch of its own."""
     found = transcribe(pages, reader_with(model, processor), 1, "base").predictions
     assert not any(page.error for page in found)
     return [page.text for page in found]
@@ -124,7 +124,7 @@ def reader_with(model: Any, processor: Any, kind: type[Transcriber] = Transcribe
 
 
 class Failing(Transcriber):
-    """Fails with ``error`` where a batch has more pages than ``room``."""
+    """Raises ``error`` if a batch has more pages than ``room``."""
 
     error: Exception
     room = 1

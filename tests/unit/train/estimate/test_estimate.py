@@ -1,4 +1,4 @@
-"""The memory estimate: against peaks measured on a GPU and models that were really built, and as a user meets it."""
+"""The memory estimate: compared with peaks measured on a GPU and with models that were built, and as a user sees it."""
 
 import importlib.util
 import json
@@ -150,7 +150,7 @@ def test_a_trace_counts_what_autograd_keeps_and_forgets_what_is_freed() -> None:
         hidden = torch.nn.functional.linear(inputs, weight)  # 2 MiB
         torch.autograd.backward([hidden.relu().sum()])
     megabytes = sum(trace.peak.values()) / 2**20
-    # hidden, the output of relu, its expanded gradient (none: a view), relu's gradient, the weight's gradient (4 MiB)
+    # hidden, relu's output, its expanded gradient (none: a view), relu's gradient, the weight's gradient (4 MiB)
     assert 8 <= megabytes < 11
 
 

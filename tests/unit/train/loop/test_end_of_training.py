@@ -1,4 +1,4 @@
-"""How a training ends: with the loss of its last step, finite weights, and no failure after the adapter is written."""
+"""The end of a training: its last loss is logged, weights are finite, and nothing fails after the adapter is written."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ def _one_thread_and_no_tracking() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a blank base model and a dataset of 12 training pages: three steps are an epoch."""
+    """A folder with a blank base model and a dataset of 12 training pages: an epoch has three steps."""
     return base_and_dataset(tmp_path_factory.mktemp("made"), boats(20, 3), pages=12, lines_per_page=(3, 3))
 
 
@@ -60,7 +60,7 @@ def test_the_loss_curve_reaches_the_last_step(
 
 
 def renaming_open_files(unlink: Callable[..., None]) -> Callable[..., None]:
-    """Return what a client of NFS does where a file is to be deleted that a process has open."""
+    """Return an ``unlink`` that, like an NFS client, renames a file that a process has open instead of deleting it."""
 
     def unlinked(path: Any, *, dir_fd: int | None = None) -> None:
         found = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
@@ -96,7 +96,7 @@ def test_what_cannot_be_removed_fails_no_finished_training(
     assert len(said) == 2 and "checkpoint-3 is not needed any more" in said[0]
 
 
-# No evaluation is better than the first: the training stops after its second step.
+# No evaluation is better than the first, so the training stops after its second step.
 EARLY_STOPPING: dict[str, Any] = {
     **{"eval_steps": 1, "early_stopping_patience": 1, "eval_pages": 0, "max_eval_samples": 2},
     **{"learning_rate": 1e-30, "lr_scheduler_type": "constant", "max_steps": 9},
@@ -109,7 +109,7 @@ def test_the_loss_curve_reaches_the_step_of_an_early_stop(made: Path, tmp_path: 
 
 
 def killed_while_saving(config: TrainConfig) -> None:
-    """Train, and end when the adapter is to be written: the last checkpoint is there, the result is not."""
+    """Train, and stop when the adapter would be saved: the last checkpoint exists, the result does not."""
 
     def kill(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -172,7 +172,7 @@ WARMED_UP = {"learning_rate": 1e30, "warmup_ratio": 0.3, "lr_scheduler_type": "c
     ("changes", "said"),
     [
         ({"logging_steps": 2}, "the loss became nan at step 3"),
-        # The weights become infinite in the last step, after its loss.
+        # The weights become infinite in the last step, after its loss is computed.
         ({"max_steps": 2, "weight_decay": 1e10}, "a trained weight became nan or infinite by step 2"),
     ],
 )

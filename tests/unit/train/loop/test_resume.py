@@ -1,4 +1,4 @@
-"""Checkpoints: a training that was killed ends with the losses of one that was not; damage is seen and passed over."""
+"""Checkpoints: a killed and resumed training ends like an uninterrupted one; damaged checkpoints are skipped."""
 
 import json
 import multiprocessing
@@ -29,7 +29,7 @@ from tests.fixtures.training_fixture import base_and_dataset, boats, one_thread_
 
 pytestmark = pytest.mark.slow
 
-# Two epochs of six steps. Dropout draws from the random state of each step, grouping from the epoch's.
+# Two epochs of six steps. Dropout depends on the random state of each step, grouping on the epoch.
 SETTINGS: dict[str, Any] = {
     "backend": "standard",
     "max_steps": 12,
@@ -39,12 +39,12 @@ SETTINGS: dict[str, Any] = {
     "group_by_length": True,
     "save_steps": 4,
 }
-# What a resumed training has measured anew, by the clock.
+# Times, which differ in a resumed training.
 BY_THE_CLOCK = {"step_seconds", "data_wait_seconds", "eval_seconds", "checkpoint_seconds"}
 
 
 def not_expected(*_: Any) -> None:
-    """A SIGTERM that comes while no training runs: it must not end the tests."""
+    """Ignore a SIGTERM that arrives while no training runs: it must not end the tests."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +72,7 @@ def uninterrupted(made: Path) -> TrainResult:
 
 
 def assert_ends_like(result: TrainResult, other: TrainResult, resumed_after: list[int]) -> None:
-    """Both trainings measured the same, to the last digit, and wrote the same weights."""
+    """Assert that both trainings measured exactly the same values and wrote the same weights."""
     places = {
         "config",
         "versions",
@@ -107,7 +107,7 @@ def when(condition: Callable[[], Any], action: Callable[[], Any]) -> threading.T
 
 
 def terminated(config: TrainConfig, condition: Callable[[], Any]) -> None:
-    """Run until ``condition``, then get SIGTERM, and the data workers as well: it may come to a whole group."""
+    """Run until ``condition``, then send SIGTERM to this process and its data workers, as to a whole process group."""
 
     def send() -> None:
         for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
@@ -161,7 +161,7 @@ def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on_from_it(
 
 @pytest.fixture(scope="module")
 def stopped(made: Path) -> Path:
-    """The checkpoint folder of a training that has two checkpoints: of step 4, and of the step when it was stopped."""
+    """The checkpoint folder of a stopped training with two checkpoints: of step 4, and of the step it stopped at."""
     folder = made / "stopped"
     config = config_of(made, folder / "out")
     terminated(config, lambda: list(folder.glob("checkpoints/*/checkpoint-4/checkpoint.json")))
@@ -227,7 +227,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 
 
 def test_sigterm_ends_an_evaluation_as_well(made: Path, tmp_path: Path) -> None:
-    # Each step is followed by the reading of some pages one by one, which takes ten times as long as the step.
+    # After each step, some pages are transcribed one by one, which takes ten times as long as the step.
     config = config_of(made, tmp_path / "out", eval_steps=1, per_device_train_batch_size=1, max_steps=8, save_steps=1)
     terminated(config, lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-1/checkpoint.json")))
     last = max(checkpoint_folders(tmp_path / "checkpoints").items())
@@ -266,7 +266,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_the_training_goes_on(
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     adapter = (uninterrupted.folder / "adapter_model.safetensors").stat().st_size
-    # The optimizer's state has twice the adapter's size: it cannot be written, all else can.
+    # The optimizer's state has twice the adapter's size: only it cannot be written.
     resource.setrlimit(resource.RLIMIT_FSIZE, (adapter * 3 // 2, hard))
     try:
         result = run(config_of(made, tmp_path / "out"))

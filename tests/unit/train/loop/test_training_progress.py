@@ -1,4 +1,4 @@
-"""What is seen of a training while it runs: evaluation, early stopping, batches of like length, MLflow's metrics."""
+"""A running training: evaluation, early stopping, batches of similar length, and MLflow's metrics."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,7 +117,7 @@ def test_settings_that_do_not_fit_are_refused(made: Path, changes: dict[str, Any
 
 def test_error_rates_are_over_all_pages() -> None:
     assert error_rates(["ab  cd", "", "efgh"], ["ab\ncd", "x", "efg"]) == {
-        "cer": pytest.approx(2 / 9),  # one character added, one left out, of "ab cd" and "efgh"
+        "cer": pytest.approx(2 / 9),  # one insertion and one deletion in "ab cd" and "efgh"
         "wer": pytest.approx(2 / 3),
     }
 
@@ -178,7 +178,7 @@ def test_mlflow_gets_the_rates_while_it_trains(made: Path, tmp_path: Path, monke
     assert [entry.step for entry in history["eval_cer"]] == [5]
     measured = training.training.model_dump()
     for place, entry in enumerate(history["samples_per_second"]):
-        two = slice(2 * place, 2 * place + 2)  # the last one is alone
+        two = slice(2 * place, 2 * place + 2)  # the last slice has one step only
         seconds = sum(measured["step_seconds"][two]) + sum(measured["data_wait_seconds"][two])
         assert entry.value == pytest.approx(sum(measured["samples_per_step"][two]) / seconds)
         assert history["tokens_per_second"][place].value == pytest.approx(
@@ -240,7 +240,7 @@ def test_experts_count_as_often_as_a_token_visits_them(tmp_path: Path, packed: b
         pytest.importorskip("bitsandbytes")
         quantize_experts(model, 4, checkpointing=False)
         assert LanguageModelFlops(model).per_token == before
-    values = 2 * 32 * 64 + 64 * 32  # of one expert in the one layer that has some
+    values = 2 * 32 * 64 + 64 * 32  # the values of one expert; one layer has experts
     visited = model.config.text_config.num_experts_per_tok
     model.config.text_config.num_experts_per_tok = visited + 1
     assert LanguageModelFlops(model).per_token - before == 4 * values

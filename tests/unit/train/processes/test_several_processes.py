@@ -1,4 +1,4 @@
-"""Several processes of one training, on gloo: the losses of one process, the same stop and the same words."""
+"""Several processes of one training, on gloo: the same losses, the same stop and the same messages as one process."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def step_command(made: Path, output: Path, settings: dict[str, Any]) -> list[str
 
 
 def ended(command: list[str]) -> tuple[int, str]:
-    """Run to the end and return the exit code and what was said."""
+    """Run ``command`` to the end and return its exit code and standard error."""
     answer = subprocess.run(command, capture_output=True, text=True, timeout=300)
     return answer.returncode, answer.stderr
 
@@ -66,7 +66,7 @@ def training_of(folder: Path) -> dict[str, Any]:
 
 
 def assert_same_training(training: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Both had the same pages in each step and the same losses, as far as another order of sums lets them."""
+    """Assert that both had the same pages in each step, and the same losses up to the order of summation."""
     for name in ("tokens_per_step", "samples_per_step", "loss_steps", "eval_steps", "truncated_samples"):
         assert training[name] == expected[name]
     assert training["flops_per_step"] == pytest.approx(expected["flops_per_step"])
@@ -137,7 +137,7 @@ def test_what_one_process_finds_wrong_is_said_once(made: Path, tmp_path: Path, b
     code, said = ended([*TORCHRUN, *command] if by_hand else [sys.executable, *command])
     assert said.count("error: max_length: 25 tokens are used up by a page's picture") == 1
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*partial*"))
-    if not by_hand:  # torchrun's own exit code is 1, and it shows where it failed itself
+    if not by_hand:  # torchrun itself exits with 1 and prints its own traceback
         assert code == 2 and "Traceback" not in said and "torch" not in said
 
 
@@ -152,7 +152,7 @@ def test_the_callers_error_is_the_workers(made: Path, tmp_path: Path) -> None:
 def stopped_by(
     send: Callable[[subprocess.Popen[str]], None], command: list[str], progress: Path, steps: int
 ) -> tuple[int, str]:
-    """Start a training, ``send`` something once it made ``steps`` steps, and return exit code and what was said."""
+    """Start a training, call ``send`` after ``steps`` steps, and return the exit code and standard error."""
     environment = os.environ | {"DEEPSYNTH_PROGRESS_FILE": str(progress), "TMPDIR": str(progress.parent)}
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
@@ -197,7 +197,7 @@ def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on(
         assert resumed[name] == whole[name]
 
 
-# Both checkpoints are left where the adapter is not written.
+# Both checkpoints stay if the adapter is not written.
 KILLED_WHILE_IT_SAVES = """
 import os, runpy
 from components.train import step
@@ -212,7 +212,7 @@ runpy.run_module("components.train", run_name="__main__", alter_sys=True)
 def test_a_training_resumed_in_its_second_epoch_takes_that_epochs_pages(
     made: Path, tmp_path: Path, group_by_length: bool
 ) -> None:
-    # 18 pages, six in a step: the fourth step is the second epoch's first.
+    # 18 pages, six per step: the fourth step is the first of the second epoch.
     settings: dict[str, Any] = {"max_steps": 6, "per_device_train_batch_size": 3, "save_steps": 4}
     settings |= {"checkpoint_dir": tmp_path / "checkpoints", "group_by_length": group_by_length}
     (tmp_path / "train.py").write_text(KILLED_WHILE_IT_SAVES)
@@ -231,8 +231,8 @@ def test_a_training_resumed_in_its_second_epoch_takes_that_epochs_pages(
 @pytest.mark.slow
 def test_all_stop_early_at_the_same_step(made: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {**EVALUATION, "eval_steps": 1, "early_stopping_patience": 2, "max_steps": 20}
-    # So low that no evaluation is better than the first: a high one multiplies the processes' rounding, and at 0.3 one
-    # of the two trainings found a better third step.
+    # So low that no evaluation is better than the first. A high learning rate amplifies rounding differences between
+    # one and two processes: at 0.3, one of the two trainings had a better third step.
     settings |= {"learning_rate": 1e-30, "lr_scheduler_type": "constant"}
     one = run(train_config(made, tmp_path / "one", {**SETTINGS, **settings})).training.model_dump()
     settings |= {"per_device_train_batch_size": 2, "num_gpus": 2}
@@ -240,7 +240,7 @@ def test_all_stop_early_at_the_same_step(made: Path, tmp_path: Path) -> None:
     assert two["steps"] == one["steps"] == 3 and two["best_step"] == one["best_step"] == 1
 
 
-# In the first process, a part of the second checkpoint cannot be written: no file may grow to more than 1 KiB.
+# In the first process, a part of the second checkpoint cannot be written: files are limited to 1 KiB.
 FIRST_CANNOT_WRITE = """
 import os, resource, runpy, sys
 from datetime import timedelta
@@ -278,7 +278,7 @@ runpy.run_module("components.train", run_name="__main__", alter_sys=True)
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["save_file", "seal"])
 def test_no_process_waits_for_a_checkpoint_that_the_first_cannot_write(made: Path, tmp_path: Path, part: str) -> None:
-    # With a patience of 1, one that took the lost second step for the best would stop after the third alone.
+    # With a patience of 1, a process that took the lost second step for the best would stop alone after the third.
     settings: dict[str, Any] = {**EVALUATION, "eval_steps": 1, "eval_pages": 0, "early_stopping_patience": 1}
     settings |= {"metric_for_best_model": "eval_loss", "per_device_train_batch_size": 2, "max_steps": 4}
     settings |= {"checkpoint_dir": tmp_path / "checkpoints"}

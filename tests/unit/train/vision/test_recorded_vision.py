@@ -1,4 +1,4 @@
-"""Where nothing can be recorded, a vision encoder is called as it is; tests/gpu has the recordings."""
+"""On a CPU or with gradients, a vision encoder is called directly; tests/gpu tests the recordings."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Frozen vision, computed once: the same batches and losses with stored features, in bounded space, or a refusal."""
+"""Stored features of a frozen vision encoder: the same batches and losses, bounded space, and clear errors."""
 
 import multiprocessing
 import os
@@ -31,7 +31,7 @@ from components.train.vision.features_store import FeatureStore, PageFeatures, p
 from tests.fixtures.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
 
 PAGES = 6
-# Two epochs. Dropout draws from the random state of each step.
+# Two epochs. Dropout depends on the random state of each step.
 SETTINGS: dict[str, Any] = {
     "backend": "standard",
     "max_steps": 6,
@@ -39,7 +39,7 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 5e-3,
     "lora_dropout": 0.1,
 }
-MIB = 2**-10  # of a GiB
+MIB = 2**-10  # in GiB
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -360,7 +360,7 @@ def test_two_processes_share_the_pass_and_the_room(made: Path, tmp_path: Path, m
     assert_same_course(crowded, plain)
     counts = crowded["vision_features"]
     assert 0 < counts["computed"] < PAGES and counts["bytes"] <= 0.06 * 2**20
-    # Each of the 6 pages comes twice, in whichever process.
+    # Each of the 6 pages is used twice, in either process.
     assert counts["computed_in_steps"] == 2 * counts["left_out"]
 
 
