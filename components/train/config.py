@@ -89,11 +89,10 @@ class TrainConfig(StepConfig):
     max_steps: int | None = Field(None, ge=1)
     """number of optimizer steps"""
     max_length: int = Field(4096, ge=16)
-    """most tokens per page, image tokens included; the labels of longer pages are cut at the end, and the pages
-    counted"""
+    """maximum tokens per page, image tokens included; longer pages are counted, and their labels cut at the end"""
     pad_to_multiple_of: int | None = Field(None, ge=1)
-    """pad the rows of a batch to a multiple of this many tokens: a GPU plans its kernels anew for each new length,
-    which takes longer than computing the padding; default: 64 on a GPU, 1 on a CPU"""
+    """pad the rows of a batch to a multiple of this many tokens: on a GPU, kernels are planned again for each new
+    length, which takes longer than computing the padding; default: 64 on a GPU, 1 on a CPU"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """number format of the computation: auto is bfloat16 on a GPU and float32 on a CPU"""
     dataloader_num_workers: int = Field(0, ge=0)

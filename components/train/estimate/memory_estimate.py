@@ -9,7 +9,7 @@
 4. Trace a step (``_traced``): forward and backward passes of the real modules, with gradient checkpointing, kept
    features and Unsloth's layers and loss where the config uses them. The result is the peak of activations, logits and
    gradients.
-5. Compute the memory of the optimizer step: gradients, and one temporary float32 value per weight.
+5. Compute the memory of the optimizer step: gradients, and with adamw_torch one temporary float32 value per weight.
 6. The peak is the static parts plus the larger of 4 and 5. The loading peak is computed apart (``_loading_peak``).
 
     python -m components.train.estimate.memory_estimate < request.json

@@ -30,7 +30,7 @@ def one_of_several(num_gpus: int) -> Iterator[None]:
     """Within the block, behave as one of torchrun's processes; do nothing in a process that torchrun did not start.
 
     All processes but the first are silent: no progress bars, no log lines below errors. If the block fails, only the
-    process that failed first reports its error; the others fail because they lost that process.
+    process that failed first reports its error; the others fail because they lost that process, and stay silent.
 
     Raises:
         UserError: ``num_gpus`` is above 1 and not the number of processes on this machine.

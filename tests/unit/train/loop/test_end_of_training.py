@@ -1,4 +1,4 @@
-"""The end of a training: its last loss is logged, weights are finite, and nothing fails after the adapter is written."""
+"""The end of a training: the last loss is logged, weights are finite, nothing fails after the adapter is written."""
 
 import errno
 import os
