@@ -51,7 +51,7 @@ def finish_well(run: Sequence[str], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def started(run: Sequence[str], root: Path, until: str) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start it in ``root`` and wait until it prints ``until``; return the process and the file with its output."""
+    """Start it in ``root`` and wait until it prints ``until``; return the process and the file with its stderr."""
     said = root / "stderr"
     with said.open("w") as stderr:
         process = subprocess.Popen(run, cwd=root, env=_environment(), stderr=stderr)

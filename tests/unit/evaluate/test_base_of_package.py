@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare(made: Path) -> Path:
-    """A package without its base, unpacked."""
+    """An unpacked package without its base."""
     archive = run(export_config(made, made / "bare", include_base_model=False)).archive
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(made)
@@ -76,7 +76,7 @@ def test_the_package_names_its_base(bare: Path, made: Path) -> None:
 
 
 def test_the_same_model_is_known_in_another_form(made: Path, tmp_path: Path) -> None:
-    """Split into several files, with other notes of who saved it, it is the same base."""
+    """A base that is split into several files, with other metadata about who saved it, is the same base."""
     other = with_config(copied(made / "base", tmp_path / "split"), transformers_version="4.0", _name_or_path="x")
     weights = load_file(other / "model.safetensors")
     (other / "model.safetensors").unlink()
@@ -118,7 +118,7 @@ def test_the_script_takes_its_own_base_and_refuses_another_config(bare: Path, ma
 
 
 def adapter_with(made: Path, folder: Path, name: str) -> tuple[Path, Path]:
-    """Copy the adapter; return its folder, and the one of an evaluation that fits it once it was changed."""
+    """Copy the adapter; return its folder, and a folder for an evaluation of it after a change."""
     return copied(made / "adapter", folder / name), folder / f"evaluation-{name}"
 
 
@@ -170,7 +170,7 @@ def test_an_adapter_for_another_base_is_named(made: Path, tmp_path: Path) -> Non
 
 
 def test_an_adapter_is_not_put_on_a_base_with_other_weights(bare: Path, made: Path, tmp_path: Path) -> None:
-    """Neither a trained one nor a registered one, which the registry keeps as a package has it."""
+    """This holds for a trained adapter and for a registered one, which has the same files as a package."""
     trained = copied(made / "adapter", tmp_path / "trained")
     training = json.loads((trained / "training.json").read_text())
     base = base_identity("base", str(made / "base"), None).as_json()

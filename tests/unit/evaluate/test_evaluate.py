@@ -1,4 +1,4 @@
-"""The evaluate step on real pages with a randomly initialised small model, and on what users get wrong."""
+"""The evaluate step on real pages with a randomly initialised small model, and common user errors."""
 
 import io
 import json
@@ -62,7 +62,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(base: Path) -> Path:
-    """A LoRA adapter with random weights in both of its matrices, so that it reads otherwise than its base."""
+    """A LoRA adapter with random weights in both of its matrices, so that its readings differ from its base's."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
@@ -184,7 +184,7 @@ def test_breakdowns_split_the_pages_and_their_edits(result: EvaluateResult) -> N
     assert {(entry["value"], entry["pages"]) for entry in report["breakdowns"]["font"]} == {("serif", 2), ("test", 5)}
     html = (result.folder / "report.html").read_text(encoding="utf-8")
     assert "By language" in html and "By font" in html and "By script" in html
-    assert "By task" not in html  # all pages are of one task: its figures are those of the whole
+    assert "By task" not in html  # all pages have the same task, so its figures equal the totals
 
 
 def test_pages_with_most_to_read_come_first_and_results_stand_in_the_datasets_order(
@@ -228,12 +228,12 @@ def test_the_html_report_is_one_file_and_escapes_what_pages_say(result: Evaluate
     html = (result.folder / "report.html").read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(1)" in html and "<script" not in html
     assert 'name="viewport"' in html and 'dir="auto"' in html and "<svg" in html
-    # The Arabic page's readings run from right to left, whatever a model wrote there.
+    # The Arabic page's readings are shown from right to left, whatever text a model wrote.
     readings = sum(row.pages == len(PAGES) for row in result.report.rows)
     assert html.count('dir="rtl"') == readings and html.count('dir="ltr"') == readings * (len(PAGES) - 1)
     assert html.count("data:image/webp;base64,") == len(PAGES) - 1
     assert "The picture cannot be decoded." in html
-    # Nothing is fetched: the only addresses are namespaces and links of the SVG's own vocabulary.
+    # The page loads nothing: its only URLs are XML namespaces and metadata of the SVG.
     assert 'src="http' not in html and "url(http" not in html and "<link" not in html
 
 
@@ -249,7 +249,7 @@ def test_the_same_settings_give_the_same_predictions(
 
 
 def test_an_end_token_ends_the_text(base: Path, dataset: Path, tmp_path: Path, result: EvaluateResult) -> None:
-    """The blank model's own first token, made an end token, leaves empty texts that are not truncated."""
+    """If the blank model's first token is an end token, the texts are empty and not truncated."""
     stopping = tmp_path / "stopping"
     shutil.copytree(base, stopping)
     config = json.loads((stopping / "generation_config.json").read_text())
@@ -294,7 +294,7 @@ class _SmallMemory(Transcriber):
 
 
 class _Holding(_SmallMemory):
-    """Fails while it holds a batch's tensors; the next batch has to find that memory free."""
+    """Fails while it holds a batch's tensors; that memory must be free for the next batch."""
 
     held: weakref.ref[torch.Tensor] | None = None
 
@@ -320,13 +320,14 @@ def test_out_of_memory_halves_the_batch_and_goes_on(base: Path, dataset: Path, t
 
 
 def test_a_batch_that_failed_leaves_its_memory_to_the_next_one(base: Path, dataset: Path) -> None:
-    pages = EvaluationPages(ShardDataset(dataset, "eval"), None, 0)  # one of them cannot be decoded: two kinds of error
+    # One of the pages cannot be decoded: two kinds of error.
+    pages = EvaluationPages(ShardDataset(dataset, "eval"), None, 0)
     found = transcribe(pages, _transcriber(base, _Holding), 7, "base")
     assert found.memory_halvings == 2 and sum(bool(page.error) for page in found.predictions) == 1
 
 
 def test_batches_that_threads_prepare_are_read_alike(base: Path, tmp_path: Path) -> None:
-    """Five batches, four ahead; one page cannot be decoded, and is found in a thread."""
+    """Five batches, four of them prefetched; a thread finds that one page cannot be decoded."""
     write_dataset(tmp_path / "more", [Page(f"page {'x' * i}", f"{i}") for i in range(9)] + [PAGES[BROKEN]])
     pages = EvaluationPages(ShardDataset(tmp_path / "more", "eval"), None, 0)
     plain = transcribe(pages, _transcriber(base), 2, "base")
@@ -441,7 +442,7 @@ def test_pages_of_documents_that_were_trained_on_are_refused_with_their_ids(base
 
 
 def test_equal_names_in_two_sources_are_no_shared_document_but_equal_pages_are(base: Path, tmp_path: Path) -> None:
-    """With a holdout the ids come from two folders, and 0001.txt in one is not 0001.txt in the other."""
+    """With a holdout the ids come from two folders; 0001.txt in one folder is not the 0001.txt of the other."""
     holdout = {"holdout": {"source": "elsewhere"}}
     write_dataset(tmp_path / "named_alike", PAGES, [Page("Of another source", "two.txt")], **holdout)
     found = run(settings(base, tmp_path / "named_alike", tmp_path / "out", max_pages=1))
@@ -540,7 +541,7 @@ def test_the_program_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
 def test_the_registrys_champion_reads_the_same_pages(
     base: Path, adapter: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an alias no row; with it a row and a comparison; files that are gone or another base's are named."""
+    """No alias: no row. With one: a row and a comparison. Missing files, or files for another base, are named."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)
     changes = {"adapter_dir": adapter, "champion": "reader", "max_pages": 4}

@@ -1,4 +1,4 @@
-"""Pages whose picture Pillow refuses are failed pages of an evaluation that is written all the same."""
+"""Pages whose picture Pillow refuses count as failed pages; the evaluation is written anyway."""
 
 import struct
 import zlib
@@ -20,7 +20,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, *chunks: bytes) -> bytes:
-    """Return a grey PNG of 8 bits whose header is whole."""
+    """Return an 8-bit grey PNG with a valid header."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
 
@@ -43,7 +43,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def a_tesseract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program of that name that reads the same of every page: the row is there on every machine."""
+    """A program named tesseract that returns the same text for every page, so that every machine has this row."""
     program = tmp_path / "bin" / "tesseract"
     program.parent.mkdir()
     program.write_text(

@@ -1,4 +1,4 @@
-"""The export step on an adapter that the train step made and the evaluate step measured."""
+"""The export step on an adapter from the train step and its evaluation from the evaluate step."""
 
 import ast
 import json
@@ -50,13 +50,13 @@ def _no_tracking() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with dataset, base, and for LoRA and for full fine-tuning the trained weights and their evaluation."""
+    """A folder with dataset and base, and the trained weights and their evaluation, for LoRA and full fine-tuning."""
     folder = tmp_path_factory.mktemp("made")
     write_dataset(folder / "dataset", PAGES)
     save_blank_paddleocr_vl(folder / "base")
     for peft in ("lora", "none"):
         common = {"dataset_dir": folder / "dataset", "base_model": str(folder / "base")}
-        # Fast enough to write something else than the base, whose first token is arbitrary.
+        # A high learning rate, so that the answers differ from the base's, whose first token is arbitrary.
         schedule = {"max_steps": 10, "learning_rate": 1e-2, "per_device_train_batch_size": 1, "peft": peft}
         train(TrainConfig.model_validate({**common, **schedule, "output_dir": folder / peft}))
         measured = {"adapter_dir": folder / peft, "output_dir": folder / f"evaluation-{peft}", "max_new_tokens": TOKENS}
@@ -216,7 +216,7 @@ def test_the_name_comes_from_base_and_adapter(made: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_whole_model_is_packed_without_a_base(made: Path, tmp_path: Path) -> None:
-    """Its evaluation is changed here, so the check also goes the way of a batch that gave another text."""
+    """Its evaluation is changed here, so that the check also covers a batch that gave a different text."""
     evaluation = tmp_path / "evaluation"
     shutil.copytree(made / "evaluation-none", evaluation)
     table = pq.read_table(evaluation / "samples.parquet")
@@ -388,7 +388,7 @@ def test_the_program_says_what_is_wrong_in_one_line(made: Path, tmp_path: Path) 
 
 
 def test_trained_elsewhere_is_said(made: Path, tmp_path: Path) -> None:
-    """An adapter may be measured on another dataset than its own; then card and lineage must not claim otherwise."""
+    """An adapter may be measured on a dataset that it was not trained on; card and lineage must say so."""
     adapter = edited_json(made / "lora", tmp_path / "lora", "training.json", dataset_digest="0" * 64)
     report = json.loads((made / "evaluation-lora" / "report.json").read_text(encoding="utf-8"))
     measured = {**report["models"]["adapter"], "sha256": sha256_folder(adapter)}

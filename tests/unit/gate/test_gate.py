@@ -1,4 +1,4 @@
-"""The gate, on evaluations with made-up counts: what passes, what does not, and what cannot be compared."""
+"""The gate on evaluations with made-up counts: what is promoted, what is not, and what cannot be compared."""
 
 import json
 import subprocess
@@ -81,7 +81,7 @@ def test_a_better_adapter_is_promoted_with_the_figures_that_decided(tmp_path: Pa
     assert verdict.promoted and verdict.decision == "promoted" and verdict.reference == "base"
     assert verdict.reference_error == pytest.approx(0.11) and verdict.challenger_error == pytest.approx(0.06)
     assert verdict.improvement == pytest.approx(0.05)
-    # Every page is better by 50 characters: whichever documents are drawn, the difference is the same.
+    # Every page is better by 50 characters, so the difference is the same in every resample.
     assert verdict.improvement_interval == pytest.approx((0.05, 0.05))
     assert (verdict.pages, verdict.documents, verdict.normalization) == (100, 100, PROFILE)
     assert "the CER is 5.00 points lower than the base's" in verdict.reason
@@ -112,7 +112,7 @@ def test_the_bound_must_clear_the_least_improvement(tmp_path: Path, min_improvem
 
 
 def test_documents_are_drawn_and_not_pages(tmp_path: Path) -> None:
-    # 7 of 10 pages gain 20, 3 lose 20. As single pages the gain is beyond chance, as four documents it is not.
+    # 7 of 10 pages gain 20, 3 lose 20. With pages as units the gain is significant, with four documents it is not.
     base, adapter = [100] * 200, ([80] * 7 + [120] * 3) * 20
     (tmp_path / "pages").mkdir()
     assert judged(tmp_path / "pages", rows("base", base), rows("adapter", adapter)).promoted
@@ -135,10 +135,10 @@ def test_the_champion_is_the_reference_where_there_is_one(tmp_path: Path) -> Non
     [
         (100, 0, 0, True),
         (100, 5, 0, True),
-        (100, 6, 7, True),  # one page of a hundred: 0.07 - 0.06 is above 0.01 in floating point
+        (100, 6, 7, True),  # one page in a hundred: 0.07 - 0.06 is above 0.01 in floating point
         (100, 0, 2, False),  # by more than is allowed
-        (1000, 0, 2, True),  # 2 pages of 1,000 are chance
-        (1000, 0, 8, False),  # within what is allowed, but beyond chance: 0 of 8 are drawn once in 3,000
+        (1000, 0, 2, True),  # 2 pages of 1,000 may be chance
+        (1000, 0, 8, False),  # allowed, but significant: a resample has 0 of 8 once in 3,000
     ],
 )
 def test_the_loop_rate_may_not_worsen(

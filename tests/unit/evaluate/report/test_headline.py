@@ -1,4 +1,4 @@
-"""The report's headline: it is the comparison that the gate decides by, in words that anyone can read."""
+"""The report's headline: the comparison that the gate decides by, in words that anyone can read."""
 
 import pytest
 

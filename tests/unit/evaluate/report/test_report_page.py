@@ -1,4 +1,4 @@
-"""``report.html``: what it shows of a run with five readers, and that foreign text in it stays text."""
+"""``report.html``: what it shows for a run with five readers, and that text from models or documents is escaped."""
 
 from pathlib import Path
 

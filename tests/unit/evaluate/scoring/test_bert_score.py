@@ -16,12 +16,12 @@ from components.shared.models.base_models import TINY_BASE_FOLDER
 
 WORDS = ["the", "cat", "sat", "lay", "on", "a", "mat", "dog", "été", "漢"]
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-WINDOW = 12  # tokens, two of them marks
+WINDOW = 12  # tokens, two of them special tokens
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT with random weights and a token a word; windows of 12 tokens."""
+    """A BERT with random weights and one token per word; windows of 12 tokens."""
     folder = tmp_path_factory.mktemp("bert") / "tiny"
     vocabulary = {token: number for number, token in enumerate([*MARKS, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -41,7 +41,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected(folder: Path, label: str, prediction: str, layer: int) -> float:
-    """The formula, for texts of one window: greedy matching, marks can be matched and have no share in the means."""
+    """The formula for texts of one window: greedy matching; special tokens can be matched but are not in the means."""
     model = AutoModel.from_pretrained(folder).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     vectors = []

@@ -1,4 +1,4 @@
-"""The metrics against definitions written out again, and against hand-made cases."""
+"""The metrics against independent implementations, and against hand-made cases."""
 
 import math
 import os
@@ -119,7 +119,7 @@ class _UnicodeWords:
 
 
 def page_pairs(pages: int, words: int) -> list[tuple[str, str]]:
-    """Return labels with readings that lack, add and mistake words and letters."""
+    """Return labels with readings in which words and letters are missing, added or wrong."""
     generator = random.Random(7)
     vocabulary = ["the", "Seite", "été", "of", "العربية", "漢字", "a", "line.", "naïve,", "2026"]
     pairs = []
@@ -158,7 +158,7 @@ def test_bleu_and_chrf_are_sacrebleus() -> None:
     assert _summary("chrf")["chrf"] == pytest.approx(sacrebleu.corpus_chrf(readings, [labels]).score, abs=1e-9)
 
 
-# Texts of all scripts, with the white space, marks, surrogate-free oddities and repeats that readings have.
+# Texts of all scripts without surrogates, with the white space, combining marks and repeats that readings have.
 ANY_TEXT = st.text(
     alphabet=st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("ab  é漢ا.")), max_size=40
 )
@@ -169,14 +169,14 @@ AS_LIBRARIES = settings(max_examples=150, deadline=None)
 @given(SEVERAL)
 @AS_LIBRARIES
 def test_cer_and_wer_are_jiwers_on_any_normalised_text(pairs: list[tuple[str, str]]) -> None:
-    """jiwer's words end at spaces alone, and it strips texts: the default profile leaves nothing else to tell apart."""
+    """jiwer splits words at spaces only and strips texts, which makes no difference after the default normalisation."""
     normalise = normalizer("nfkc-ws-v1")
     labels, readings = ([normalise(text) for text in column] for column in zip(*pairs, strict=True))
     for name, edits, library in (("cer", character_edits, jiwer.cer), ("wer", word_edits, jiwer.wer)):
         if any(labels):
             assert _figures_of(name, labels, readings)[name] == pytest.approx(library(labels, readings), abs=1e-6)
         for label, reading in zip(labels, readings, strict=True):
-            if label:  # an empty label: jiwer's rate is the number of insertions, a page's own rate is 0 or 1 here
+            if label:  # for an empty label jiwer's rate is the number of insertions, and a page's rate here is 0 or 1
                 assert edits(label, reading).rate == pytest.approx(library(label, reading), abs=1e-6)
 
 
@@ -186,9 +186,8 @@ def test_rouge_is_rouge_scores_on_any_text(pairs: list[tuple[str, str]]) -> None
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=_UnicodeWords())
     for label, reading in pairs:
         theirs = {name: score.fmeasure for name, score in scorer.score(label, reading).items()}
-        if unicode_words(label) or unicode_words(
-            reading
-        ):  # without any word: 0 to rouge_score, 1 here if they are equal
+        # Without any words rouge_score gives 0; here equal texts give 1.
+        if unicode_words(label) or unicode_words(reading):
             assert rouge(label, reading) == pytest.approx(theirs, abs=1e-6)
 
 
@@ -217,7 +216,7 @@ def _figures_of(name: str, labels: list[str], readings: list[str]) -> dict[str, 
 
 
 def _summary(name: str) -> dict[str, float]:
-    """The figure through evaluate's interface, which is the function's own."""
+    """The figure through the interface of the evaluate library, which must equal the function's result."""
     labels, readings = zip(*PAIRS, strict=True)
     found = METRICS[name](labels, readings)
     through_evaluate = load_metric(name)
@@ -303,15 +302,15 @@ def test_a_profile_without_its_version_is_the_newest(name: str) -> None:
         ("Text" + "." * 30, "Text", True),
         ("Text" + "." * 29, "Text", False),  # a tail of 29 characters
         ("x" + "0123456789" * 4, "x", True),
-        ("x" + "0123456789" * 3, "x0", False),  # 30 characters, but three repeats
+        ("x" + "0123456789" * 3, "x0", False),  # 30 characters, but only three repeats
         ("x" + "0123456789" * 3 + "012345678", "x", False),  # 3.9 repeats
-        ("x" + "0123456789" * 6 + "0123", "x", True),  # breaks off inside the unit
+        ("x" + "0123456789" * 6 + "0123", "x", True),  # ends inside the repeated unit
         ("".join(map(chr, range(0x4E00, 0x4E00 + 401))) * 5, "x", False),  # a unit of 401 characters
         ("".join(map(chr, range(0x4E00, 0x4E00 + 400))) * 5, "x", True),
         ("A whole line of the page, as models that lose their place repeat it. " * 20, "x", True),
         ("Contents" + " ." * 40, "Contents" + " ." * 30, False),  # the label does the same
-        ("Contents" + " ." * 40, "Contents" + ". " * 30, False),  # the same unit, begun elsewhere
-        ("Contents" + "-" * 40, "Contents" + "." * 40, True),  # the label repeats another unit
+        ("Contents" + " ." * 40, "Contents" + ". " * 30, False),  # the same unit, with another start
+        ("Contents" + "-" * 40, "Contents" + "." * 40, True),  # the label repeats a different unit
         ("the end" * 9 + "and then it goes on", "x", False),  # the repetition is not at the end
         ("", "x", False),
     ],
@@ -339,7 +338,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_promise() -> None:
     generator = np.random.default_rng(1)
     covered = 0
     for trial in range(200):
-        rates = generator.beta(2, 18, size=40)  # 40 documents, each with an error rate of its own; mean 0.1
+        rates = generator.beta(2, 18, size=40)  # 40 documents, each with its own error rate; mean 0.1
         ids = [f"d{document}" for document in range(40) for _ in range(3)]
         edits = generator.binomial(100, np.repeat(rates, 3)).astype(float)
         interval = DocumentBootstrap(ids, 400, seed=trial).interval(list(edits), [100.0] * 120)
@@ -352,7 +351,8 @@ def test_pages_of_one_document_are_drawn_together() -> None:
     ids = ["a"] * 50 + ["b"] * 50
     edits = [0.0] * 50 + [1.0] * 50
     interval = DocumentBootstrap(ids, 500, seed=0).interval(edits, [1.0] * 100)
-    assert interval == (0.0, 1.0)  # two documents: either may be drawn twice; single pages would give 0.4 to 0.6
+    # Either of the two documents may be drawn twice; resampling pages would give 0.4 to 0.6.
+    assert interval == (0.0, 1.0)
 
 
 def test_one_document_has_no_interval() -> None:
@@ -365,7 +365,7 @@ def test_the_comparison_is_paired() -> None:
     adapter = base / 2
     bootstrap = DocumentBootstrap([f"d{i}" for i in range(50)], 300, seed=0)
     compared = bootstrap.compare(list(base), list(adapter), [100.0] * 50)
-    # The documents differ much, so the rates' own intervals are wide; each resample's ratio is exactly a half.
+    # The documents differ a lot, so the intervals of the rates are wide, but each resample's ratio is exactly 0.5.
     assert compared.ratio_interval == pytest.approx((0.5, 0.5))
     assert compared.difference == pytest.approx(base.mean() / 200)
     assert compared.difference_interval is not None and compared.difference_interval[0] > 0
@@ -388,10 +388,10 @@ def test_the_sign_test_is_the_exact_binomial_test(better: int, worse: int) -> No
 
 
 def test_a_thousand_pages_have_their_intervals_in_a_tenth_of_a_second() -> None:
-    """Nine intervals of as many documents as pages; 0.045 s on the machine where it was written, one of 2 cores."""
+    """Nine intervals with one page per document; 0.045 s on the author's machine, which has 2 cores."""
     bootstrap = DocumentBootstrap([f"d{page}" for page in range(1000)], 1000, seed=0)
     edits = list(np.random.default_rng(0).integers(0, 50, 1000).astype(float))
     started = time.process_time()
     intervals = [bootstrap.interval(edits, [1000.0] * 1000) for _ in range(9)]
-    assert time.process_time() - started < 0.1 * 3  # others may share the processor's caches
+    assert time.process_time() - started < 0.1 * 3  # other processes may share the CPU's caches
     assert len(set(intervals)) == 1

@@ -1,4 +1,4 @@
-"""``deepsynth verify``: what was changed is named, what is whole matches, and no package can do harm."""
+"""``deepsynth verify`` names what was changed, confirms what is intact, and is safe for any package."""
 
 import copy
 import io
@@ -99,7 +99,7 @@ def test_out_of_reach_is_said_with_what_would_help(entries: Entries, tmp_path: P
     missing = {finding.link: finding.detail for finding in findings if finding.state == "not reached"}
     assert set(missing) == {"shards", "base", "evaluation"}
     assert missing["shards"] == "give --dataset-dir" and "--base-model" in missing["base"]
-    # The manifest and the report travel in the package: the chain's middle needs no folder.
+    # The package contains the manifest and the report, so the middle of the chain needs no folder.
     assert {"manifest", "training", "adapter", "evaluation"} <= links(findings, "matches")
     assert differing(findings) == {}
 
@@ -131,7 +131,7 @@ def test_an_adapter_config_that_points_elsewhere_differs_twice(unpacked: Path) -
 
 
 def test_a_lineage_that_was_made_to_fit_still_breaks_at_the_adapter(unpacked: Path) -> None:
-    """Who changes the weights and the package's list has to change the adapter's digest, and so the evaluation's."""
+    """To hide changed weights, one must also change the adapter's digest, and so the evaluation's."""
     weights = unpacked / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     lineage = json.loads((unpacked / "lineage.json").read_text())
@@ -312,7 +312,7 @@ def test_any_byte_changed_in_any_file_is_found(entries: Entries, tmp_path: Path,
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= data.draw(st.integers(1, 255))
     package = zipped(tmp_path / "reader.zip", {**entries, name: bytes(content)})
-    # In lineage.json a change of white space, or in what only readers look at, may leave every digest as it was.
+    # In lineage.json a change of white space, or of text for human readers, may leave every digest unchanged.
     allowed = {"differs", "user error"} | ({"matches"} if name.endswith("lineage.json") else set())
     assert outcome(package) in allowed
 
@@ -320,7 +320,7 @@ def test_any_byte_changed_in_any_file_is_found(entries: Entries, tmp_path: Path,
 @FUZZ
 @given(seed=st.integers(0, 2**32), cut=st.integers(0, 2))
 def test_damaged_zips_end_in_an_answer(entries: Entries, tmp_path: Path, seed: int, cut: int) -> None:
-    """Bytes of the archive itself are changed, or its end or beginning is cut off."""
+    """Bytes of the archive are changed, or its beginning or end is cut off."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in entries.items():
@@ -329,7 +329,7 @@ def test_damaged_zips_end_in_an_answer(entries: Entries, tmp_path: Path, seed: i
     chance = random.Random(seed)
     directory = content.index(b"PK\x01\x02")
     for _ in range(chance.randint(1, 8)):
-        low = directory if chance.random() < 0.5 else 0  # the directory is small, and what it says is used most
+        low = directory if chance.random() < 0.5 else 0  # the directory is small, but its fields matter most
         content[chance.randrange(low, len(content))] = chance.randrange(256)
     if cut:
         middle = chance.randrange(len(content))

@@ -1,4 +1,4 @@
-"""Adapters and bases from strangers: what else is in their folders is neither run, nor packed, nor followed."""
+"""Untrusted adapters and bases: other files in their folders are not run or packed, and links are not followed."""
 
 import json
 import logging
@@ -147,7 +147,7 @@ def test_code_is_packed_only_where_it_is_trusted(tmp_path: Path) -> None:
 
 
 def test_pickled_weights_are_refused_before_they_are_read(made: Path, tmp_path: Path) -> None:
-    """The pickle would leave a file when it is loaded."""
+    """Loading the pickle would create a file."""
     model = shutil.copytree(made / "base", tmp_path / "model")
     (model / "model.safetensors").unlink()
     torch.save(Leaves(tmp_path / "ran"), model / "pytorch_model.bin")

@@ -1,4 +1,4 @@
-"""The package runs in an environment that holds what its requirements.txt names, installed without an index."""
+"""The package runs in an environment with only the packages of its requirements.txt, installed without an index."""
 
 import subprocess
 import sys

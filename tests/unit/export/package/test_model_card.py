@@ -1,4 +1,4 @@
-"""The model card, read with the hub's own tools: each figure in it is one that was measured."""
+"""The model card, read with the hub's own tools: each of its figures was measured."""
 
 import json
 import re

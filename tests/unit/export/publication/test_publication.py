@@ -1,4 +1,4 @@
-"""A package that goes to the MLflow registry and to the hub, at once or later; and what happens when it cannot."""
+"""A package is published to the MLflow registry and the hub, immediately or later; and what happens on failures."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def blank_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """MLflow takes 3 s to make a SQLite store."""
+    """Shared, because MLflow takes 3 s to create a SQLite store."""
     from mlflow.tracking import MlflowClient
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
@@ -91,7 +91,7 @@ def test_a_promoted_adapter_becomes_challenger_and_champion(
     }
     assert {name: version.tags.get(name) for name in expected} == expected
     assert version.tags["git_commit"], "from the environment, unless this process asked git before"
-    # What was registered is an adapter as the train step writes it: evaluate can read it as the champion.
+    # The registered files are an adapter as the train step writes it, so evaluate can load it as the champion.
     champion = champion_of("reader")
     assert champion is not None
     folder = download(champion, tmp_path / "champion")

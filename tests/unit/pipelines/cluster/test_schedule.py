@@ -11,7 +11,7 @@ from pipelines.cluster.cron import cron_times
 from tests.fixtures.cluster_command import Answer, Shell
 from tests.fixtures.kfp_api_server import FakeKfp, RefusedError, check_robfig_cron, kfp_api_server
 
-# A Thursday in winter: Berlin is an hour ahead of UTC, New York five behind, Kolkata five and a half ahead.
+# A Thursday in winter: Berlin is one hour ahead of UTC, New York five behind, Kolkata five and a half ahead.
 NOW = datetime.datetime(2026, 11, 26, 12, tzinfo=datetime.UTC)
 
 
@@ -136,7 +136,7 @@ def test_the_next_times_are_in_the_schedulers_zone() -> None:
         ("0 3 L * *", "UTC", "the last (L)"),
         ("0 3 */2 * 5", "UTC", "cannot be combined"),
         ("0 3 * * 1", "Mars/Phobos", "--timezone Mars/Phobos: no such time zone"),
-        # The first of a month at midnight is the last of another one in UTC.
+        # Midnight on the first of a month is the last day of the previous month in UTC.
         ("0 0 1 * *", "Europe/Berlin", "are not one cron expression in UTC"),
         ("*/7 3 * * *", "Asia/Kolkata", "are not one cron expression in UTC"),
         ("0 0,12 * * 1", "Europe/Berlin", "are not one cron expression in UTC"),

@@ -60,7 +60,7 @@ def test_the_version_is_named_by_the_images_tag_and_used_again(shell: Shell, kfp
     assert "pipeline version 1.2.3-abc: the one that is there" in submit(shell, kfp).out
     (pipeline,) = kfp.pipelines.values()
     assert pipeline["display_name"] == "deepsynth-finetune"
-    # The same tag with other content, e.g. another number of partitions, is another version.
+    # The same tag with different content, e.g. another number of partitions, gives a new version.
     for _ in range(2):
         submit(shell, kfp, "--prepare-partitions", "2")
     names = [version["name"] for version in kfp.versions.values()]
@@ -85,7 +85,7 @@ def test_without_the_cache_every_task_runs(shell: Shell, kfp: FakeKfp) -> None:
 
 
 def _cached(spec: dict[str, Any]) -> Iterator[bool]:
-    """Yield whether KFP's cache may answer, for each task of a step."""
+    """Yield for each task of a step whether KFP's cache may supply it."""
     for holder in (spec["root"], *spec["components"].values()):
         for task in holder.get("dag", {}).get("tasks", {}).values():
             if "executorLabel" in spec["components"][task["componentRef"]["name"]]:
@@ -106,7 +106,8 @@ def test_save_steps_needs_no_folder_where_the_cluster_keeps_checkpoints(shell: S
 def test_waiting_shows_each_steps_states_once_and_ends_well(shell: Shell, kfp: FakeKfp) -> None:
     partitions = {f"draw-pages#{number}": "RUNNING" for number in range(3)}
     kfp.timeline.insert(2, ("RUNNING", {"configure": "SUCCEEDED", **partitions, "draw-pages#1": "SUCCEEDED"}))
-    kfp.timeline.insert(4, ("RUNNING", {"Train the adapter": "SUCCEEDED"}))  # by its title, as other KFP versions do
+    # The task by its title, as in other KFP versions.
+    kfp.timeline.insert(4, ("RUNNING", {"Train the adapter": "SUCCEEDED"}))
     answer = submit(shell, kfp, "--wait")
     assert answer.code == 0, answer.err
     said = [line.partition(" ")[2] for line in answer.out.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]

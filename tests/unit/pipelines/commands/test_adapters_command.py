@@ -19,7 +19,7 @@ NAME = "page-reader"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs whose store holds three versions: 1, the champion 2, the challenger 3."""
+    """A folder of runs whose store has three versions: 1, the champion 2, the challenger 3."""
     folder = tmp_path_factory.mktemp("registry") / "runs"
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     adapter = folder / "adapter"

@@ -109,7 +109,7 @@ def test_a_setting_replaces_a_wrong_value_of_the_file(tmp_path: Path) -> None:
     assert answer.returncode == 2 and "no such model folder" in answer.stderr
     answer = deepsynth(*config, "--set", "base_model=tiny-base", folder=tmp_path)
     assert answer.returncode == 0 and yaml.safe_load(answer.stdout)["train"]["r"] == 4
-    # The same in the run's first task, for a parameter of the pipeline.
+    # The run's first task does the same for a parameter of the pipeline.
     (tmp_path / "page.txt").write_text("A text.")
     text = json.dumps({"source": str(tmp_path / "page.txt"), "base_model": "./nowhere", "train": {"r": "many"}})
     assert json.loads(resolve(text, {"base_model": "tiny-base", "r": 4}).train)["r"] == 4
@@ -210,7 +210,7 @@ def test_a_preset_reaches_the_steps(tmp_path: Path, capsys: pytest.CaptureFixtur
         return train, capsys.readouterr().err
 
     train, said = settings_of("train.preset=unsloth_long_context", "train.r=7")
-    # 32 pages a batch are the quickstart's: a preset on the command line stands above the file.
+    # 32 pages per batch are the quickstart's setting: a preset on the command line overrides the file.
     assert train["load_in_4bit"] and train["max_length"] == 32768 and train["per_device_train_batch_size"] == 1
     assert train["r"] == 7 and train["learning_rate"] == 0.003 and "note: train.r is 7, not 16 as in the preset" in said
 

@@ -1,4 +1,4 @@
-"""``deepsynth list`` over a folder with runs of every state."""
+"""``deepsynth list`` for a folder with runs of every state."""
 
 import os
 import subprocess

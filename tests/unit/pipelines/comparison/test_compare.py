@@ -1,4 +1,4 @@
-"""``deepsynth compare``: what it says of finished runs, on disk and in a real MLflow store, and what it refuses."""
+"""``deepsynth compare``: its report on finished runs, on disk and in a real MLflow store, and what it refuses."""
 
 import json
 import os
@@ -25,7 +25,7 @@ Compare = Callable[..., Said]
 
 @pytest.fixture
 def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Compare:
-    """Return ``deepsynth compare`` in a folder of its own: exit code, standard output and error."""
+    """Run ``deepsynth compare`` in its own folder; return exit code, standard output and standard error."""
     for name in [name for name in os.environ if name.startswith(("MLFLOW", "KFP"))]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -86,13 +86,13 @@ def test_the_same_pages_are_paired_and_the_sign_is_explained(compare: Compare, t
         finished_run(tmp_path / "runs", run, edits)
     _, printed, _ = compare("one", "two", "three")
     page = (tmp_path / "compare.html").read_text()
-    # Every page is 15 characters of 1,000 better: whichever documents are drawn.
+    # Every page is better by 15 characters of 1,000, so every resample gives the same difference.
     better = "CER: 4.50 % - 3.00 % = +1.50 (+1.50 to +1.50) points; two is better: its CER is 1.50 points lower"
     assert better in printed
     assert "sign test: two makes fewer character errors on 24 pages, more on 0, as many on 0; p = 1.19e-07" in printed
-    assert "equal: both adapters have the same CER" in printed  # one and three, on average
+    assert "equal: both adapters have the same CER" in printed  # one and three have the same mean
     assert "Above zero, two reads better; below zero, one does." in page
-    # The other way round, the first is the better one.
+    # In the other order the first run is the better one.
     back = compare("two", "one")[1]
     assert "CER: 3.00 % - 4.50 % = -1.50 (-1.50 to -1.50) points; two is better: its CER is 1.50 points lower" in back
     assert "one makes fewer character errors on 0 pages, more on 24" in back
@@ -137,7 +137,7 @@ def test_a_run_of_mlflow_is_read_from_what_its_steps_logged(compare: Compare, tm
     assert saved.data.metrics["cer_difference_to_4f1c2d3e-0000-4000-8000-000000000000"] == pytest.approx(0.015)
     kept = download_artifacts(run_id=saved.info.run_id, artifact_path="compare.html", tracking_uri=client.tracking_uri)
     assert Path(kept).read_bytes() == (tmp_path / "compare.html").read_bytes()
-    # The parent's own id names the same run.
+    # The parent's id names the same run.
     (parent,) = [run for run in client.search_runs(["1"]) if "mlflow.parentRunId" not in run.data.tags]
     code, _, error = compare(parent.info.run_id, "4f1c2d3e-0000-4000-8000-000000000000")
     assert code == 2 and "the run is named twice" in error

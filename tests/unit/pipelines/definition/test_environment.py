@@ -1,4 +1,4 @@
-"""The environment's file: what is accepted, and how mistakes are named."""
+"""The environment's file: what is accepted, and how errors are reported."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""manifests/: each kustomization renders, is what Kubernetes' types allow, and keeps the rules of pod security."""
+"""manifests/: each kustomization renders, is valid by Kubernetes' types, and meets the rules of Pod Security."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ FOLDERS = (
     *("with-ingress", "build/local", "build/production"),
 )
 WHOLE = ("overlays/local", "overlays/production", "with-ingress")
-# Made by the cluster's users, as docs/cluster.md says.
+# Users of the cluster create these, as docs/cluster.md says.
 EXTERNAL = {("Secret", "mlflow-backend-store"), ("Secret", "mlflow-artifact-store")}
 INGRESS_FOLDER = """\
 apiVersion: kustomize.config.k8s.io/v1beta1
@@ -44,7 +44,7 @@ components: [../components/ingress]
 
 @pytest.fixture(scope="session")
 def objects_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manifest]]:
-    """All folders' objects, rendered once from a copy that has the example passwords."""
+    """All folders' objects, rendered once from a copy with the example passwords."""
     manifests = copy_of_manifests(tmp_path_factory.mktemp("kustomize"))
     (manifests / "with-ingress").mkdir()
     (manifests / "with-ingress" / "kustomization.yaml").write_text(INGRESS_FOLDER)
@@ -212,7 +212,7 @@ def test_selectors_find_their_pods_and_ports(objects_of: dict[str, list[Manifest
 def test_pods_of_the_tracking_namespace_talk_only_to_whom_a_policy_names(
     objects_of: dict[str, list[Manifest]], folder: str
 ) -> None:
-    # The job is applied beside an overlay, whose policies hold for it too.
+    # The Job is applied in addition to an overlay, whose policies apply to it too.
     policies = of_kind([*objects_of["overlays/production"], *objects_of[folder]], "NetworkPolicy")
     denial = next(one for one in policies if one["metadata"]["name"] == "deny-by-default")
     assert denial["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -270,7 +270,7 @@ def test_the_check_of_the_volumes_runs_as_a_step_does(objects_of: dict[str, list
     }
     given, check = jobs["permissions"]["securityContext"], jobs["check"]["securityContext"]
     assert given["fsGroup"] == 10001
-    # KFP gives a step's pod no fsGroup: with one, the check would prove nothing.
+    # KFP gives a step's pod no fsGroup; a check with one would prove nothing.
     assert {key for key in check if "roup" in key} == {"runAsGroup"}
     assert jobs["permissions"]["volumes"] == jobs["check"]["volumes"]
 
@@ -309,7 +309,7 @@ def test_an_environment_names_what_its_overlay_makes(objects_of: dict[str, list[
     assert selects(steps["namespaceSelector"], {"kubernetes.io/metadata.name": environment.namespace})
     address = re.fullmatch(r"http://([^/]+)", environment.mlflow_tracking_uri or "")
     assert address and address[1] in allowed_hosts(objects)
-    # KFP itself does all else that the standard `restricted` wants of a step's container.
+    # KFP itself sets everything else that the standard `restricted` requires of a step's container.
     assert environment.security_context.run_as_non_root is True
 
 

@@ -57,7 +57,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 @pytest.fixture
 def kubernetes(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
-    """A cluster without a fault."""
+    """A cluster without faults."""
     with kubernetes_api_server() as server:
         monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(shell.folder / "kubeconfig")))
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}

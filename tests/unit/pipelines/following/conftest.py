@@ -34,7 +34,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 @pytest.fixture
 def kubernetes(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
-    """A server that the kubeconfig names."""
+    """The server that the kubeconfig names."""
     with kubernetes_api_server() as server:
         monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(shell.folder / "kubeconfig")))
         yield server

@@ -1,4 +1,4 @@
-"""Reasons that the recorded runs do not have: what Kubernetes, Argo and MLflow say of other failures and waits."""
+"""Reasons that the recorded runs lack: what Kubernetes, Argo and MLflow report for other failures and waits."""
 
 import datetime
 from typing import Any

@@ -13,7 +13,7 @@ from tests.fixtures.kubernetes_api_server import FakeKubernetes
 from tests.fixtures.recorded_cluster import RECORDS, replay
 
 NODES = "0/1 nodes are available: "
-# What each situation must be named as: lines of standard output while the run is followed, and the one error.
+# The expected report of each situation: lines of standard output while the run is followed, and the one error.
 SAID: dict[str, tuple[list[str], str]] = {
     "succeeded-in-partitions": (["draw-pages: succeeded (3 of 3 done)", "the run has ended: succeeded"], ""),
     "answered-by-the-cache": (
@@ -98,7 +98,7 @@ def follow(shell: Shell, kfp: FakeKfp, run: str) -> Answer:
 
 
 def said(answer: Answer) -> list[str]:
-    """Return what was said while following, without the times."""
+    """Return the lines printed while following, without the times."""
     return [line.partition(" ")[2] for line in answer.out.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
 
 

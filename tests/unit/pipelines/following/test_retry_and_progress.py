@@ -1,4 +1,4 @@
-"""`deepsynth retry`, and what is said of running steps while a run is followed."""
+"""`deepsynth retry`, and the reported progress of running steps while a run is followed."""
 
 import ast
 import copy
@@ -24,7 +24,7 @@ def command(shell: Shell, kfp: FakeKfp, name: str, run: str) -> Answer:
 
 
 def with_train(run: dict[str, Any], train: str, state: str) -> dict[str, Any]:
-    """Return the run with the task train and the run itself in other states."""
+    """Return the run with different states for the task train and for the run itself."""
     changed = copy.deepcopy(run)
     changed["state"] = state
     changed["state_history"].append({"update_time": "2026-11-29T01:45:00Z", "state": state})

@@ -12,7 +12,7 @@ from pipelines.comparison.local_runs import local_folder
 from pipelines.local.local_runner import StepFailedError, run_pipeline
 from pipelines.settings.pipeline_config import pipeline_config
 
-# Replaces the process that runs KFP: prepare and train finish, then evaluate fails or the process just ends.
+# Replaces the process that runs KFP: prepare and train finish, then evaluate fails or the process simply ends.
 STEPS = """\
     import json, os, pathlib, sys
     job = pathlib.Path(sys.argv[-1])
@@ -40,7 +40,7 @@ def failing(
     content: str = "x",
     exit_code: int = 2,
 ) -> Exception:
-    """Run the pipeline, as run r1 in ``folder``, with the steps above; return its error."""
+    """Run the pipeline as run r1 in ``folder``, with the steps above; return its error."""
     program = folder / "steps"
     constants = f"FINISHED, CONTENT, EXIT_CODE = {finished!r}, {content!r}, {exit_code}\n"
     program.write_text(f"#!{os.path.realpath(sys.executable)}\n{constants}{textwrap.dedent(STEPS)}")

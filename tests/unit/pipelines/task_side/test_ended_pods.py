@@ -1,4 +1,4 @@
-"""The closing task tells MLflow why a step ended that could not say so, from the run's pods, as in a pod."""
+"""The closing task, as in a pod, reads from the run's pods why a step ended without a report, and tells MLflow."""
 
 import datetime
 import ipaddress

@@ -1,4 +1,4 @@
-"""Where a train task keeps its checkpoints when KFP may try it again."""
+"""Where a train task keeps its checkpoints if KFP may retry it."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_the_next_attempt_finds_what_a_failed_one_left(volume: Path) -> None:
             raise ValueError("killed")
     assert [path.name for path in folder.iterdir()] == ["training-x"]
     with kept_checkpoints("{}"):
-        (folder / "training-x").rmdir()  # as a training does that ends well
+        (folder / "training-x").rmdir()  # as a successful training does
     assert not folder.exists()
 
 
