@@ -47,7 +47,7 @@ class TrainConfig(StepConfig):
     """with loftq: how many times quantisation and adapter are alternately fitted; 1 keeps the quantised weights"""
     target_modules: list[str] | None = None
     """names of the modules that LoRA adapts: full names, or suffixes. A suffix selects modules of the language model
-    if any match. Default: the projections of the language model"""
+    if any match. If not set: the projections of the language model"""
     finetune_vision_layers: bool = False
     """adapt the vision encoder and the projector as well; with target_modules, only their modules that it names"""
     load_in_4bit: bool = False
@@ -92,7 +92,7 @@ class TrainConfig(StepConfig):
     """maximum tokens per page, image tokens included; longer pages are counted, and their labels cut at the end"""
     pad_to_multiple_of: int | None = Field(None, ge=1)
     """pad the rows of a batch to a multiple of this many tokens: on a GPU, kernels are planned again for each new
-    length, which takes longer than computing the padding; default: 64 on a GPU, 1 on a CPU"""
+    length, which takes longer than computing the padding; if not set, 64 on a GPU and 1 on a CPU"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """number format of the computation: auto is bfloat16 on a GPU and float32 on a CPU"""
     dataloader_num_workers: int = Field(0, ge=0)
@@ -105,7 +105,7 @@ class TrainConfig(StepConfig):
     """keep checkpoints in this folder (a volume, for instance) until the adapter is written; a training with the same
     settings and data resumes from them"""
     save_steps: int | None = Field(None, ge=1)
-    """steps between two checkpoints; default: 100, or eval_steps with early stopping. SIGTERM also writes one"""
+    """steps between two checkpoints; if not set, 100, or eval_steps with early stopping. SIGTERM also writes one"""
     resume_from_checkpoint: str = "auto"
     """auto: resume from the newest undamaged checkpoint of this training in checkpoint_dir; never: delete them and
     start from the first step; or the path of a checkpoint"""
@@ -122,7 +122,7 @@ class TrainConfig(StepConfig):
     ignore_memory_estimate: bool = False
     """on a GPU: train even if the memory estimate says that the training does not fit"""
     compile_cache_dir: Path | None = None
-    """keep compiled kernels for later runs in this folder (a volume, for instance); default: the user's cache folder"""
+    """keep compiled kernels for later runs here (on a volume, for instance); if not set, in the user's cache folder"""
     vision_features_dir: Path | None = None
     """keep the frozen vision encoder's output for each page in this folder (a volume, for instance): it is computed
     once, before the first step, and reused in later epochs and later trainings"""
