@@ -31,7 +31,7 @@ def written_rows(folder: Path) -> None:
 
 
 def killed_after(folder: Path, seconds: float) -> list[psutil.Process]:
-    """Start prepare, kill it alone ``seconds`` after its work began, and return the processes that it had started."""
+    """Start prepare, kill only it ``seconds`` after its work began, and return the processes that it had started."""
     process = subprocess.Popen(command(folder), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     try:
         while process.poll() is None and not list(folder.glob(".data.partial-*/.work-*")):

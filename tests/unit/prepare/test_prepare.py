@@ -83,7 +83,7 @@ def shard_digests(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module", params=ENGINES)
 def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Plain pages in a font of one width, so that a line's ink tells how many letters it has."""
+    """Plain pages in a monospaced font, so that the width of a line's ink gives its number of letters."""
     patch = pytest.MonkeyPatch()
     patch.setenv("MLFLOW_TRACKING_URI", "off")
     folder = tmp_path_factory.mktemp("prepared") / "dataset"
@@ -188,7 +188,7 @@ def test_what_is_drawn_is_what_the_label_says(dataset: Path) -> None:
         advance = ImageFont.truetype(str(path), 1000).getlength("x") * size / 1000
         ink = page.gray < 128
         lines, spacing = page.text.split("\n"), size * 1.25
-        # A line's letters lie within the spacing from its top; below the last line there is nothing.
+        # A line's letters are at most one line spacing below its top; there is no ink below the last line.
         assert not ink[round(MARGIN + len(lines) * spacing) + 1 :].any()
         for number, line in enumerate(lines):
             top = round(MARGIN + number * spacing)
@@ -199,7 +199,7 @@ def test_what_is_drawn_is_what_the_label_says(dataset: Path) -> None:
 
 def test_nothing_is_drawn_in_the_margin(dataset: Path) -> None:
     for page in samples(dataset):
-        # Two pixels of the margin of eight belong to letters that hang over, such as j.
+        # Letters that extend into the margin, such as j, may use two of its eight pixels.
         border = np.ones_like(page.gray, dtype=bool)
         border[6:-6, 6:-6] = False
         assert (page.gray[border] == 255).all()
@@ -294,7 +294,7 @@ def test_the_command_makes_what_run_makes(tmp_path: Path) -> None:
 
 
 def bad_arguments(kind: str, folder: Path) -> tuple[list[str], list[str]]:
-    """Return arguments that cannot work, and what the message has to name."""
+    """Return invalid arguments, and what the error message must name."""
     (folder / "config.yaml").write_text({"unknown key": "font_size: [20]", "no mapping": "- 1"}.get(kind, "seed: 1"))
     (folder / "broken.ttf").write_bytes(b"no font" * 100)
     (folder / "no-fonts").mkdir()

@@ -1,4 +1,4 @@
-"""The same page gives the same bytes: in a used process, beside busy threads, on AVX2 and AVX-512."""
+"""The same page gives the same bytes: in a used process, with busy threads, on AVX2 and AVX-512."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_a_machine_without_avx512_draws_the_same(expected: dict[str, str]) -> No
 
 
 def test_the_thread_that_imports_and_the_thread_that_draws_may_differ(expected: dict[str, str]) -> None:
-    """OpenCV keeps its switch for Intel's primitives per thread."""
+    """OpenCV's switch for Intel's primitives applies per thread."""
     program = (
         "import importlib, threading, json\n"
         "load = threading.Thread(target=importlib.import_module, args=('tests.unit.prepare.drawn_bytes',))\n"
@@ -106,7 +106,7 @@ def test_the_thread_that_imports_and_the_thread_that_draws_may_differ(expected: 
 
 
 def test_the_deflate_stream_depends_on_the_pixels_alone() -> None:
-    """Other alignments, neighbouring bytes, heap content and sizes; in random order."""
+    """Different alignments, neighbouring bytes, heap content and sizes, in random order."""
     chance = random.Random(11)
     pages = [
         np.frombuffer(chance.randbytes(64) * 4000, np.uint8)[: 420 * high].reshape(high, 420) for high in (28, 112)
@@ -157,7 +157,7 @@ def test_a_dataset_of_another_variant_says_so(tmp_path: Path, monkeypatch: pytes
 
 def test_a_process_that_draws_differently_ends_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
-    monkeypatch.setattr(document_drawing, "pixel_variant", lambda: "0badcafe")  # what a faulty worker would find
+    monkeypatch.setattr(document_drawing, "pixel_variant", lambda: "0badcafe")  # a faulty worker's digest
     with pytest.raises(UserError, match="variant 0badcafe"):
         run(PrepareConfig(output_dir=tmp_path / "data", source=str(source(tmp_path)), workers=1))
     assert not (tmp_path / "data").exists()

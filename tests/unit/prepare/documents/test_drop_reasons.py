@@ -1,4 +1,4 @@
-"""Every reason for leaving something out is explained, and mypy sees to it."""
+"""Every reason for dropping something has an explanation, and mypy enforces it."""
 
 import subprocess
 import sys

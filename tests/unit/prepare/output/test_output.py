@@ -1,4 +1,4 @@
-"""What prepare writes and what reads it back: PNGs, the page spool, shards, the shard reader."""
+"""Prepare's output and its readers: PNGs, the page spool, shards, the shard reader."""
 
 import gc
 import hashlib
@@ -77,7 +77,7 @@ def manifest_of(folder: Path, index: SplitIndex) -> None:
 
 
 def foreign_manifest(folder: Path, shards: dict[str, int]) -> None:
-    """Describe shards that something else wrote: file name -> samples."""
+    """Describe shards that another program wrote: file name -> samples."""
     entries = [
         {
             "url": name,
@@ -137,7 +137,7 @@ def test_a_png_has_the_same_bytes_in_another_process() -> None:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="measured on x86-64 alone")
 def test_the_bytes_of_a_png_are_those_of_every_other_machine() -> None:
     # Pinned: the same on processors from Nehalem to AVX-512 with isal 1.9.1. A new isal may change it, and with it
-    # the digest of every dataset: then that is to be said in the release notes.
+    # the digest of every dataset: the release notes must say so then.
     chance = random.Random(5)
     words = np.frombuffer(chance.randbytes(30 * 9 * 14), np.uint8).reshape(30, 9, 14)
     page = words[chance.choices(range(30), k=60 * 40)].reshape(60, 40, 9, 14).swapaxes(1, 2).reshape(540, 560)
@@ -191,7 +191,7 @@ def test_pictures_of_others_are_read_to_the_same_levels() -> None:
 def test_only_the_plain_kind_takes_the_fast_path() -> None:
     page = text_page()
     assert decode_unfiltered_png(encode_png(page)) is not None
-    # Pillow filters its rows, and whatever it does elsewhere is not grey of 8 bits.
+    # Pillow filters the rows of 8-bit grey pictures; the other modes are not 8-bit grey.
     for mode in ("L", "RGB", "1", "P", "LA", "I;16"):
         assert decode_unfiltered_png(pillow_bytes(Image.fromarray(page).convert(mode), "PNG")) is None, mode
 
@@ -226,11 +226,11 @@ def test_the_fast_path_reads_several_data_chunks_and_passes_over_remarks() -> No
         hand_made_png(bytes([0, 1, 2, 3, 1, 4, 5, 6]), header=HEADER_3X2),  # a filtered row
         hand_made_png(bytes(7), header=HEADER_3X2),  # too little data
         hand_made_png(bytes(9), header=HEADER_3X2),  # too much
-        hand_made_png(bytes(8), header=HEADER_3X2, cut_data=1),  # the data's own checksum is cut
+        hand_made_png(bytes(8), header=HEADER_3X2, cut_data=1),  # the checksum of the data is cut off
         hand_made_png(bytes(8), header=HEADER_3X2, more_data=b"x"),
-        hand_made_png(bytes(10**7), header=HEADER_3X2),  # a bomb behind a small header
+        hand_made_png(bytes(10**7), header=HEADER_3X2),  # a decompression bomb with a small header
         hand_made_png(bytes(8), header=HEADER_3X2[:12] + b"\1"),  # interlaced
-        hand_made_png(bytes(8), header=HEADER_3X2, extra=chunk(b"XXXX", b"")),  # a critical chunk nobody knows
+        hand_made_png(bytes(8), header=HEADER_3X2, extra=chunk(b"XXXX", b"")),  # an unknown critical chunk
         hand_made_png(bytes(8), header=HEADER_3X2)[:-12],  # no end
         hand_made_png(bytes(8), header=bytes(8) + HEADER_3X2[8:]),  # no pixels
         hand_made_png(bytes(8), header=b"\0\0\xea\x60" * 2 + HEADER_3X2[8:]),  # 60,000 x 60,000
@@ -269,7 +269,7 @@ def test_a_changed_byte_in_a_png_is_never_read_as_other_levels(place: int, chang
 
 
 def fill(folder: Path, pages: list[tuple[int, str, int, bytes]]) -> PageSpool:
-    """Return a spool whose pages lie in two files, those of a document in one of them."""
+    """Return a spool with two files of pages; each document's pages are in one of them."""
     with PageSpool(folder) as spool:
         for file in folder.glob("pages-*.bin"):
             file.unlink()
@@ -283,7 +283,7 @@ def fill(folder: Path, pages: list[tuple[int, str, int, bytes]]) -> PageSpool:
 
 
 def some_pages(documents: int, seed: int) -> list[list[tuple[int, str, int, bytes]]]:
-    """Return the pages of each document: orders that also collide, pictures of several sizes, empty ones too."""
+    """Return the pages of each document: with equal order keys, and pictures of several sizes, including empty ones."""
     rng = random.Random(seed)
     return [
         [
@@ -636,7 +636,7 @@ def test_a_shard_that_changed_is_refused_at_opening_and_one_cut_later_when_read(
 
 def test_a_header_whose_checksum_is_wrong_is_refused(shards: Path, tmp_path: Path) -> None:
     content = bytearray((shards / "train-000002.tar").read_bytes())
-    content[140] ^= 1  # a digit of the first member's time, which nobody reads
+    content[140] ^= 1  # a digit of the first member's time, which is not read
     (tmp_path / "changed.tar").write_bytes(content)
     with pytest.raises(UserError, match="not a readable shard"):
         index_shard(tmp_path / "changed.tar")
@@ -644,7 +644,7 @@ def test_a_header_whose_checksum_is_wrong_is_refused(shards: Path, tmp_path: Pat
 
 def test_a_member_of_negative_size_ends_in_an_error_and_not_in_a_loop(tmp_path: Path) -> None:
     header = bytearray(tarfile.TarInfo("a.png").tobuf(tarfile.USTAR_FORMAT))
-    header[124:136] = b"-0000001000\0"  # back to this very header
+    header[124:136] = b"-0000001000\0"  # leads back to this header
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 0x20 + sum(header[156:]))
     path = tmp_path / "loop.tar"
     path.write_bytes(bytes(header) + bytes(10_240))

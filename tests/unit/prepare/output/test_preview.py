@@ -45,7 +45,7 @@ def sample(text: str = "A label.", image: bytes | None = None, **about: Any) -> 
 def dataset(
     folder: Path, dropped: dict[str, int] | None = None, **splits: list[tuple[bytes, dict[str, Any]]]
 ) -> DatasetManifest:
-    """Write the splits ``train`` and ``eval``, a shard for each 10 pages."""
+    """Write the splits ``train`` and ``eval``, with 10 pages per shard."""
     folder.mkdir(parents=True)
     indexes: dict[Split, SplitIndex] = {}
     for split in ("train", "eval"):
@@ -83,7 +83,7 @@ def _shard(path: Path, split: str, first: int, pages: list[tuple[bytes, dict[str
 
 
 class Sheet(HTMLParser):
-    """What stands in the page: texts, in order, and every tag with its attributes."""
+    """The page's content: texts, in order, and every tag with its attributes."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -102,7 +102,7 @@ def test_the_page_that_is_given_is_not_changed() -> None:
 def test_share_is_the_share_of_pages_that_change() -> None:
     page = blank(32, 32)
     changed = [bool(augmented(page, seed, share=0.3, noise_std=(4, 4)).applied) for seed in range(1000)]
-    assert 0.25 < np.mean(changed) < 0.35  # 0.3, give or take 3.4 standard deviations
+    assert 0.25 < np.mean(changed) < 0.35  # 0.3, within 3.4 standard deviations
 
 
 # ---- what each effect does
@@ -114,7 +114,7 @@ def test_rotation_turns_by_its_angle_anticlockwise(angle: float) -> None:
     left, right, _ = corners(result.page)
     measured = math.degrees(math.atan2(left[1] - right[1], right[0] - left[0]))
     assert result.applied == {"rotation_degrees": angle}
-    assert measured == pytest.approx(angle, abs=0.2)  # a pixel over 400 is 0.14 degrees
+    assert measured == pytest.approx(angle, abs=0.2)  # one pixel in 400 is 0.14 degrees
 
 
 @pytest.mark.parametrize("angle", [-8.0, 4.0])
@@ -150,7 +150,7 @@ def test_noise_has_its_standard_deviation_and_is_white_and_normal(std: float) ->
     assert noise.mean() == pytest.approx(0, abs=0.1)
     assert noise.std() == pytest.approx(math.sqrt(std**2 + 1 / 12), rel=0.02)  # 1/12: the variance of rounding
     assert abs(np.corrcoef(noise[:, 1:].ravel(), noise[:, :-1].ravel())[0, 1]) < 0.01
-    # Rounded, noise is above 2 standard deviations where it is above the next half; of 262,144 pixels.
+    # Rounded noise exceeds 2 standard deviations if the noise exceeds the next half above them; of 262,144 pixels.
     tail = 2 * (1 - NormalDist().cdf((math.floor(2 * std) + 0.5) / std))
     assert np.mean(np.abs(noise) > 2 * std) == pytest.approx(tail, rel=0.05)
 
@@ -236,7 +236,7 @@ def test_turning_never_takes_ink_off_the_page(
     left, top, right, bottom = insets
     page = blank(height, width)
     dots = np.random.default_rng(seed)
-    # Dots of 3 pixels, among them the corners of the ink's box: a lost one is missing from the count.
+    # Dots of 3 pixels, also in the corners of the ink's bounding box; the count shows whether one is lost.
     places = {(left + 1, top + 1), (width - right - 2, top + 1), (left + 1, height - bottom - 2)}
     places |= {(width - right - 2, height - bottom - 2)}
     places |= {

@@ -1,4 +1,4 @@
-"""Page pictures as they come out of PDFs and scans: the right size, turned, gray, and what is refused."""
+"""Page pictures from PDFs and scans: size, rotation, conversion to gray, and what is refused."""
 
 import pickle
 import struct
@@ -33,14 +33,14 @@ def saved(image: Image.Image, path: Path, **options: object) -> PagePicture:
 
 
 def loaded(picture: PagePicture) -> np.ndarray:
-    """Return a scan as it is, after comparing it with what the packaged script makes of the file."""
+    """Return an unscaled scan, after checking that the packaged script loads the same pixels."""
     page = load_page(picture, None, None)
     assert np.array_equal(np.asarray(opened_page(picture.path))[..., 1], page)
     return page
 
 
 def ink_box(page: np.ndarray) -> tuple[int, int, int, int]:
-    """Return left, top, right, bottom of what is darker than 128."""
+    """Return left, top, right, bottom of the pixels darker than 128."""
     rows, columns = np.nonzero(page < 128)
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
@@ -155,7 +155,7 @@ def test_what_is_not_in_a_pdfs_text_is_not_drawn(tmp_path: Path) -> None:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG whose header says it is that large; it has one short row."""
+    """A PNG whose header claims that size; it has one short row."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

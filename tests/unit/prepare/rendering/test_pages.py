@@ -1,4 +1,4 @@
-"""What pages look like and hold, through ``run``: tasks, sizes, columns, sources of several kinds, any text at all."""
+"""The look and content of pages, through ``run``: tasks, sizes, columns, several kinds of sources, arbitrary text."""
 
 import json
 import string
@@ -243,7 +243,7 @@ def test_any_text_is_drawn_or_counted(raw: str, engine: tuple[str, bool]) -> Non
 
 
 @settings(deadline=None, max_examples=150)
-@example("\u031d\u061b0", False)  # a mark without a letter sticks out of the page: counted as page_does_not_fit
+@example("\u031d\u061b0", False)  # a mark without a letter extends beyond the page: page_does_not_fit
 @given(
     st.text(alphabet=st.sampled_from(COVERED) | st.sampled_from(string.ascii_letters + " \n"), max_size=200),
     st.booleans(),

@@ -1,4 +1,4 @@
-"""Pages of the prepare step read by Tesseract, in every script and with both engines: what is drawn is the label."""
+"""Tesseract reads the prepare step's pages, in every script and with both engines: the drawn text is the label."""
 
 import io
 import json
@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
-    """What tests/benchmarks/read_back.py found, by sample and engine."""
+    """The results of tests/benchmarks/read_back.py, by sample and engine."""
     file = tmp_path_factory.mktemp("read_back") / "read_back.json"
     command = [sys.executable, "-m", "tests.benchmarks.read_back", "--renderings", "1", "--json", str(file)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""Selecting documents: cleaning, copies, sides of the split, and what is stored."""
+"""Selecting documents: cleaning, duplicates, the split, and what is stored."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def words(amount: int, seed: int) -> list[str]:
 
 
 def changed(text: str, amount: int, seed: int = 0) -> str:
-    """Return ``text`` with ``amount`` of its words replaced, far from one another."""
+    """Return ``text`` with ``amount`` of its words replaced, far apart from each other."""
     parts = text.split(" ")
     for number in range(amount):
         parts[(2 * number + 1) * len(parts) // (2 * amount)] = f"changed{seed}-{number}"
@@ -101,7 +101,7 @@ def sides(found: list[SelectedDocument]) -> dict[str, str]:
 
 
 def slowly_cleaned(text: str) -> str:
-    """Clean one character at a time, from Unicode's definitions; for texts without long runs of marks."""
+    """Slow reference: clean one character at a time by Unicode's definitions; for texts without long runs of marks."""
     for line_end in ("\r\n", "\r", "\v", "\f", "\x85", "\u2028", "\u2029"):
         text = text.replace(line_end, "\n")
     kept: list[str] = []
@@ -144,7 +144,7 @@ def is_virama(letter: str) -> bool:
 
 
 def neighbours(letters: Iterable[str]) -> list[str]:
-    """Return the marks that come first, and the letter after them."""
+    """Return the leading combining marks and the letter after them."""
     found = []
     for letter in letters:
         found.append(letter)
@@ -561,7 +561,7 @@ def test_the_same_documents_and_seed_give_the_same_bytes(tmp_path: Path) -> None
 
 
 def test_the_sides_are_those_of_earlier_versions() -> None:
-    """A document stays on the side that it had in version 0.1; this repeats the rule of that version."""
+    """A document stays in the split that it had in version 0.1; this test repeats the rule of that version."""
     contents = [f"Document {number}\ntells of the FOX." for number in range(12)]
     keys = [f"3:document {number} tells of the fox." for number in range(12)]
     positions = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64 for key in keys]
@@ -579,7 +579,7 @@ contents_and_copies = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(contents_and_copies, contents_and_copies, st.integers(0, 3), st.booleans())
 def test_any_documents_in_any_order(first: list[Any], added: list[Any], seed: int, with_holdout: bool) -> None:
-    """Counts add up, no copy is on the other side, and documents keep their side when others are appended."""
+    """Counts add up, no copy is in the other split, and documents keep their split when others are appended."""
     holdout = documents_of(first[::3], "h") if with_holdout else None
     before, found = selected(documents_of(first), holdout=holdout, seed=seed)
     after, more = selected(documents_of(first + added), holdout=holdout, seed=seed)

@@ -1,4 +1,4 @@
-"""Augmentation's ranges: what is refused, and by which name."""
+"""Augmentation's ranges: what is refused, and which setting the error names."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Page modes against what the models' own preprocessing does with pages of their sizes."""
+"""Page modes compared with the models' own preprocessing of pages of these sizes."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ TILED = {name: size for name, size in PAGE_MODES.items() if name.startswith(("gu
 
 @pytest.mark.parametrize("name", TILED)
 def test_a_page_of_a_tiled_mode_is_cut_into_tiles_without_being_scaled(name: str) -> None:
-    # DeepSeek-OCR's own code chooses its grid by the same rule as OCR-2's, with other numbers.
+    # DeepSeek-OCR's code chooses its grid by the same rule as OCR-2's, with other numbers.
     tile, most = (640, 9) if name.startswith("gundam") else (768, 6)
     width, height = TILED[name]
     columns, rows = get_optimal_tiled_canvas((height, width), (tile, tile), 2, most)

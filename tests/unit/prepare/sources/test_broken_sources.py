@@ -1,4 +1,4 @@
-"""Broken, huge and foreign files: what is readable is read, the rest stops the step or is counted by name."""
+"""Broken, huge and unsupported files: readable parts are read, the rest stops the step or is counted and named."""
 
 import io
 import json
@@ -53,19 +53,19 @@ def parquet_of(column: pyarrow.Array, **options: object) -> bytes:
 
 
 def tar_of_pairs() -> bytes:
-    """Four samples of a text and its details; every member is a header and one block."""
+    """Four samples, each a text and its details; every member has a header and one block."""
     return tar_of([(f"{n}.{kind}", f"{kind} {n}".encode()) for n in range(4) for kind in ("txt", "info")])
 
 
 def damaged_pages() -> bytes:
-    """Three row groups; in the second one a value was changed, which its page's checksum tells."""
+    """Three row groups; in the second one a value was changed, which its page's checksum reveals."""
     rows = [f"row number {number}" for number in range(15)]
     content = parquet_of(rows, row_group_size=5, compression="none", use_dictionary=False, write_page_checksum=True)
     return content.replace(b"row number 7", b"row number X", 1)
 
 
 def other_row_count(promised: int) -> bytes:
-    """A row group of 50 rows whose footer promises another number of them (twice that, as Thrift writes it)."""
+    """A row group of 50 rows whose footer states another number of rows (Thrift encodes n as 2n)."""
     content = bytearray(parquet_of([f"row {number}" for number in range(50)], store_schema=False))
     content[content.rfind(2 * 50)] = 2 * promised
     return bytes(content)
@@ -227,7 +227,7 @@ def peak_bytes(source: Path) -> int:
 
 def test_a_large_text_is_copied_once(tmp_path: Path) -> None:
     (tmp_path / "large.txt").write_bytes(b"fifty million letters" * 2_500_000)
-    assert peak_bytes(tmp_path / "large.txt") < 2.1 * 52_500_000  # its bytes and its string
+    assert peak_bytes(tmp_path / "large.txt") < 2.1 * 52_500_000  # its bytes, and the decoded string
 
 
 def test_memory_does_not_grow_with_the_number_of_documents(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_memory_does_not_grow_with_the_number_of_documents(tmp_path: Path) -> No
             member.name = f"{number}.txt"
             stream.write(member.tobuf() + b"some text".ljust(512, b"\0"))
         stream.write(bytes(1024))
-    assert peak_bytes(tmp_path / "many.tar") < 300_000  # headers that are kept take 1.3 MB
+    assert peak_bytes(tmp_path / "many.tar") < 300_000  # keeping the headers would take 1.3 MB
     (tmp_path / "one_group.parquet").write_bytes(
         parquet_of([f"{number} {'text ' * 800}" for number in range(5_000)], use_dictionary=False, compression="none")
     )
@@ -297,7 +297,7 @@ def _read_or_refused(suffix: str, content: bytes) -> None:
         try:
             items = read(path, on_unreadable="skip")
         except UserError as error:
-            assert "no column" in str(error)  # a damaged name of a column
+            assert "no column" in str(error)  # a damaged column name
         else:
             assert refused or items == whole
             assert not refused or markers(items)

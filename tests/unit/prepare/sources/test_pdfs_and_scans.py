@@ -61,7 +61,7 @@ def test_text_outside_of_a_page_is_not_on_it(tmp_path: Path) -> None:
 )
 def test_a_page_whose_letters_are_unknown_is_left_out_by_name(text: bytes, encoding: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(pdf_with_text(text, encoding))
-    for on_unreadable in ("stop", "skip"):  # the file is whole: it never stops the step
+    for on_unreadable in ("stop", "skip"):  # the file is intact, so it never stops the step
         (marker,) = read(tmp_path / "a.pdf", on_unreadable=on_unreadable)
         assert isinstance(marker, Unreadable)
         assert (marker.source_id, marker.reason) == ("a.pdf#page=1", "page_text_unmapped")
@@ -89,7 +89,7 @@ def test_a_broken_pdf_is_refused_by_name_or_counted(kind: str, tmp_path: Path) -
     assert [document.source_id for document in documents] == ["a.pdf", "b.pdf", "c.pdf"]
     assert isinstance(documents[1], Unreadable) and problem in documents[1].problem
     assert documents[1].reason == "file_unreadable"
-    if kind == "without pages":  # an error of the file before is not repeated
+    if kind == "without pages":  # the previous file's error is not repeated
         assert "password" not in documents[1].problem
 
 
@@ -128,7 +128,7 @@ def test_hocr_is_read_by_lines() -> None:
 
 
 def scan_folder(folder: Path) -> Path:
-    """Write a scan per kind of text beside it, one scan without a text, and texts without a scan."""
+    """Write one scan for each kind of text file, one scan without a text, and texts without a scan."""
     texts = {
         "a.txt": "\ufeffA text.\r\nTwo lines.".encode(),
         "b.gt.txt": b"Ground truth.",
@@ -309,7 +309,7 @@ def test_a_hyphen_that_the_font_calls_a_soft_one_stays(tmp_path: Path) -> None:
     assert only_document(tmp_path / "a.pdf").text == "Part 01-2301-XXX"
 
 
-TURNED = {  # text matrix of lines that follow each other, by the turn of their letters
+TURNED = {  # text matrices of consecutive lines, by the rotation of their letters
     0: [b"1 0 0 1 100 %d" % y for y in (700, 670, 640)],
     90: [b"0 1 -1 0 %d 100" % x for x in (100, 130, 160)],
     180: [b"-1 0 0 -1 500 %d" % y for y in (100, 130, 160)],

@@ -58,7 +58,7 @@ def pages(folder: Path, split: Any) -> Iterator[Any]:
 
 
 def sources_of_all_kinds(folder: Path) -> dict[str, str]:
-    """Write the four documents in every form and return the ``source`` of each."""
+    """Write the four documents in every format and return the ``source`` of each format."""
     texts = folder / "texts"
     (texts / "below").mkdir(parents=True)
     for number, text in enumerate(WORDS):
@@ -184,7 +184,7 @@ def flipped(content: bytes, position: int) -> bytes:
 
 
 def make_bad_source(kind: str, folder: Path) -> tuple[str, list[str]]:
-    """Write a broken source; return it and what the message has to name."""
+    """Write a broken source; return it and what the error message must name."""
     if kind == "missing":
         return str(folder / "nowhere"), ["nowhere", "no such file or folder"]
     if kind == "hub name without prefix":

@@ -1,4 +1,4 @@
-"""Nothing in a source is lost silently: it is read, or it has a line with reason and name in the manifest."""
+"""Nothing in a source is lost silently: each item is read, or the manifest has its name and the reason."""
 
 import io
 import json

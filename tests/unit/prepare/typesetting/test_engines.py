@@ -1,4 +1,4 @@
-"""Both text engines: the Pillow one against Pango as the oracle, and what holds for every page of either."""
+"""Both text engines: Pillow compared with Pango as the reference, and the properties of every page of either."""
 
 import random
 import unicodedata
@@ -37,8 +37,9 @@ ENGINES = ["pango", "pillow"]
 BY_DEJAVU = [sample for sample in SAMPLES if sample.script in ("Latn", "Cyrl", "Grek", "Arab", "Hebr")]
 OF_OTHER_FONTS = [sample for sample in SAMPLES if sample not in BY_DEJAVU]
 
-# Right lines matched at 0.918 or more in their worst part, lines with two words swapped at 0.60 or less, lines in the
-# wrong base direction at 0.46 or less (all lines of the samples; Pango 1.50.12, HarfBuzz 6.0 against Pillow 13, 14.5).
+# Correct lines matched at 0.918 or more in their worst part, lines with two swapped words at 0.60 or less, lines in
+# the wrong base direction at 0.46 or less (all lines of the samples; Pango 1.50.12, HarfBuzz 6.0 against Pillow 13,
+# 14.5).
 SAME = 0.85
 DIFFERENT = 0.7
 
@@ -77,7 +78,7 @@ def unshaped_ink(text: str) -> np.ndarray:
 
 
 def worst_match(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the least correlation of two lines' ink over windows of about three letters; -1 for other widths."""
+    """Return the lowest correlation of two lines' ink over windows of about three letters; -1 if the widths differ."""
     if abs(one.shape[1] - other.shape[1]) > 3:
         return -1.0
     width = max(one.shape[1], other.shape[1])
@@ -107,7 +108,7 @@ def pages(text: str, engine: TextEngine, page_look: PageLook, lang: str = "und")
 
 
 def ink_box(gray: np.ndarray) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of what is darker than half."""
+    """Return left, top, right and bottom of the pixels darker than half."""
     rows, columns = np.nonzero(gray < 128)
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
@@ -248,7 +249,7 @@ def test_every_word_is_drawn_once_in_order_and_inside_the_margins(name: str, tex
             assert gray.shape == (page.height, page.width)
             assert page_look.height in (None, page.height) and page.width == page_look.width
             left, top, right, bottom = ink_box(gray)
-            # Letters may lean over their place by a little: by less than a sixth of the font size.
+            # Letters may extend slightly beyond their place: by less than a sixth of the font size.
             over = 1 + page_look.font_size / 6
             assert left >= page_look.margin - over and right <= page.width - page_look.margin + over
             assert top >= page_look.margin - over and bottom <= page.height - page_look.margin + over
@@ -263,7 +264,7 @@ def test_every_word_is_drawn_once_in_order_and_inside_the_margins(name: str, tex
             assert line in whole
 
 
-# What cleaning lets through: no control characters, no surrogates, no line ends but \\n.
+# Text after cleaning: no control characters, no surrogates, no line ends except \\n.
 ANY_LETTER = st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp"))
 DEJAVU = covered_code_points(find_fonts(["DejaVuSans.ttf"])[0])
 COVERED = st.sampled_from(sorted(map(chr, DEJAVU)))
@@ -288,7 +289,7 @@ def test_any_text_is_drawn_whole_or_refused_by_a_reason(name: str, text: str) ->
 
 
 def has_a_glyph(letter: str) -> bool:
-    """Return whether DejaVu Sans draws ``letter``, at least in parts, or there is nothing to draw."""
+    """Return whether DejaVu Sans can draw ``letter``, at least in parts, or there is nothing to draw."""
     if letter.isspace() or regex.match(r"\p{Default_Ignorable_Code_Point}", letter):
         return True
     return {ord(part) for part in unicodedata.normalize("NFD", letter)} <= DEJAVU or ord(letter) in DEJAVU

@@ -1,4 +1,4 @@
-"""Fonts by every kind of name, fonts that are damaged or draw no letters, and scripts that no font covers."""
+"""Fonts by every kind of name, damaged fonts, fonts that draw no letters, and scripts that no font covers."""
 
 import logging
 import pickle
@@ -261,7 +261,7 @@ def test_a_font_with_flipped_bits_is_refused_or_covers_what_it_did(
     path.write_bytes(damaged)
     try:
         [face] = find_fonts([str(path)])
-        # What no checksum sees: padding, the search fields of the directory, and flips that undo each other.
+        # Changes that no checksum detects: padding, search fields of the directory, and flips that cancel each other.
         assert covered_code_points(face) == covered_code_points(FontFace(DEJAVU))
     except UserError as error:
         assert "flipped.ttf" in str(error)
@@ -287,7 +287,7 @@ def test_one_flipped_bit_in_a_table_is_seen(tmp_path_factory: pytest.TempPathFac
 
 @dataclass
 class Texts:
-    """What prepare counts over its documents: how many use a script, and which characters of it."""
+    """Prepare's counts over its documents: how many use a script, and which of its characters."""
 
     documents: int
     scripts: Counter[str]
