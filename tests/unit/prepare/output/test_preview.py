@@ -122,8 +122,8 @@ def test_pages_are_spread_over_the_whole_split_and_all_are_shown_where_they_are_
     shown = sheet(tmp_path / "data", dataset(tmp_path / "data", train=train, eval=train[:3]))
     keys = [f"page train-{number:08d}" for number in range(5, 240, 10)]
     assert shown.pages() == [*keys, "page eval-00000000", "page eval-00000001", "page eval-00000002"]
-    assert "train 24 of 240 pages, evenly spread" in shown.text
-    assert "eval 3 pages, all there are" in shown.text
+    assert "train 24 of 240 pages, evenly spaced" in shown.text
+    assert "eval all 3 pages" in shown.text
     assert "Label of page 235." in shown.text and "Label of page 236." not in shown.text
 
 
