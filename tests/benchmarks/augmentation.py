@@ -1,9 +1,9 @@
-"""What each augmentation effect costs a page: milliseconds on one core, and kB as PNG and as WebP.
+"""Measures the cost of each augmentation effect per page: milliseconds on one core, and kB as PNG and as WebP.
 
     python -m tests.benchmarks.augmentation --pages 48 --rounds 5 --json docs/benchmarks/dataset/augmentation.json
 
 The pages are those of ``tests.benchmarks.reading``, 1024x1024; the ranges are those of ``docs/dataset.md``, with every
-page augmented, and skew beside them. Rounds are interleaved; milliseconds are medians of processor time over all pages
+page augmented, and skew in addition. Rounds are interleaved; milliseconds are medians of processor time over all pages
 and rounds, sizes are means over the pages.
 """
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measured(pages: list[np.ndarray], rounds: int) -> dict[str, dict[str, Any]]:
-    """Return for no effect, each effect alone and all of ``EFFECTS`` together: the ranges, the time and the sizes."""
+    """Return ranges, time and sizes for no effect, for each effect alone and for all of ``EFFECTS`` together."""
     from components.prepare.output.png import encode_image
     from components.prepare.rendering.augmentation import augment
     from components.prepare.settings.augmentation_settings import AugmentationSettings
@@ -67,7 +67,7 @@ def measured(pages: list[np.ndarray], rounds: int) -> dict[str, dict[str, Any]]:
     for _ in range(rounds):
         for name, effects in settings.items():
             for seed, page in enumerate(pages):
-                start = time.thread_time()  # other programs' turns would count otherwise
+                start = time.thread_time()  # thread time excludes the time of other programs
                 augment(page, effects, seed, PAPER)
                 seconds[name].append(time.thread_time() - start)
     rows: dict[str, dict[str, Any]] = {}

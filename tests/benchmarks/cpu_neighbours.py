@@ -1,13 +1,13 @@
-"""Seconds of a training step alone and beside 1 and 2 busy processes, with OpenMP's own wait policy and a passive one.
+"""Seconds of a training step alone and beside 1 and 2 busy processes, with OpenMP's default and passive wait policies.
 
     python -m tests.benchmarks.cpu_neighbours --rounds 3 --json docs/benchmarks/cpu/neighbours.json \
         --markdown docs/benchmarks/cpu/README.md
 
-The training is the quickstart's (tiny base, 32 pages a step, all cores' threads), stopped after ``--steps`` steps; a
+The training is the quickstart's (tiny base, 32 pages per step, all cores), stopped after ``--steps`` steps; a
 figure is the median of its steps without the first. A neighbour is a process that computes without a pause. "before"
-gives GOMP_SPINCOUNT libgomp's own default of 300,000; "after" sets nothing, so that the product sets
+sets GOMP_SPINCOUNT to libgomp's default of 300,000; "after" sets nothing, so that the product sets
 OMP_WAIT_POLICY=PASSIVE. Rounds are interleaved: each one measures all six cases, every second one in reverse order.
-The load of the machine before each case is noted: other work makes all figures larger.
+The load of the machine before each case is recorded: other work makes all figures larger.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def written(measurements: list[dict[str, Any]], data: Path | None, markdown: Path | None) -> None:
-    """Write what was measured so far: an interrupted run keeps it."""
+    """Write the measurements so far, so that an interrupted run keeps them."""
     result = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}", "machine": machine(), "measurements": measurements}
     if data:
         data.write_text(json.dumps(result, indent=1) + "\n")
@@ -81,7 +81,7 @@ def written(measurements: list[dict[str, Any]], data: Path | None, markdown: Pat
 
 
 def program(step: str, flags: tuple[str, ...], variables: dict[str, str]) -> None:
-    """Run a step in an environment without settings of threads and tracking."""
+    """Run a step in an environment without settings for threads and tracking."""
     ours = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MLFLOW_", "KFP_", "DEEPSYNTH_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment |= {"MLFLOW_TRACKING_URI": "off"} | variables
@@ -100,7 +100,7 @@ def trained(folder: Path, name: str, steps: int, variables: dict[str, str]) -> l
 
 @contextmanager
 def busy(number: int) -> Iterator[None]:
-    """Keep ``number`` processes computing within the block."""
+    """Run ``number`` busy processes within the block."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
     try:
         yield
@@ -111,14 +111,14 @@ def busy(number: int) -> Iterator[None]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return the properties of the machine that the figures depend on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
     return {"processor": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
 
 
 def table(measurements: list[dict[str, Any]]) -> str:
-    """Return the medians over the rounds as a Markdown table, with the range where there are several rounds."""
+    """Return the medians over the rounds as a Markdown table, with the range if there are several rounds."""
     lines = ["| busy neighbours | before: s a step | after: s a step |", "| --- | --- | --- |"]
     for neighbours in NEIGHBOURS:
         cells = []
@@ -138,7 +138,7 @@ def table(measurements: list[dict[str, Any]]) -> str:
 
 
 def page(result: dict[str, Any], arguments: list[str]) -> str:
-    """Return the page of docs/benchmarks/cpu."""
+    """Return the content of docs/benchmarks/cpu/README.md."""
     known = result["machine"]
     loads = [one["load_before"] for one in result["measurements"]]
     return f"""# A training step beside busy neighbours

@@ -1,8 +1,8 @@
-"""Milliseconds to write and to read one PNG of a text page: ours beside Pillow and OpenCV, on one core.
+"""Milliseconds to write and to read one PNG of a text page: ours compared with Pillow and OpenCV, on one core.
 
     python -m tests.benchmarks.encoding --pages 48 --rounds 7 --json encoding.json
 
-The pages are those of ``tests.benchmarks.reading``. Everything that is read was written by ``encode_png``. Rounds are
+The pages are those of ``tests.benchmarks.reading``. All readers read PNGs written by ``encode_png``. Rounds are
 interleaved, figures are medians over all pages and rounds.
 """
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def encoders(pages: list[np.ndarray], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the milliseconds of processor time of each way to write or read one PNG, and the bytes written."""
+    """Return the milliseconds of processor time that each encoder and decoder takes per PNG, and the bytes written."""
     import cv2
 
     from components.prepare.output.png import encode_png
@@ -71,7 +71,7 @@ def encoders(pages: list[np.ndarray], rounds: int) -> tuple[dict[str, float], di
         for way, work, inputs in [("write", writers, pages), ("read", readers, packed)]:
             for name, function in work.items():
                 for value in inputs:
-                    start = time.thread_time()  # other programs' turns would weigh on the slow ones alone
+                    start = time.thread_time()  # elapsed time would include other programs, mostly for slow encoders
                     function(value)
                     seconds.setdefault(f"{way}: {name}", []).append(time.thread_time() - start)
     times = {name: round(statistics.median(values) * 1e3, 3) for name, values in seconds.items()}

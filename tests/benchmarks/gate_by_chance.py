@@ -1,9 +1,9 @@
-"""How often an adapter that is as good as its reference passes the gate's first rule by chance, by documents read:
+"""How often an adapter equal to its reference passes the gate's first rule by chance, by the number of documents:
 
 python tests/benchmarks/gate_by_chance.py
 
-Both models' error rates on a document are drawn alike around the document's own difficulty; a document has 1,000 to
-8,000 characters. An interval of 95 % promises 2.5 %.
+Both models' error rates on a document are drawn from the same distribution around the document's difficulty; a document
+has 1,000 to 8,000 characters. With an exact 95 % interval this would happen in 2.5 % of the evaluations.
 """
 
 import numpy as np

@@ -1,11 +1,11 @@
-"""Pages per second from text to finished shards: ours with one and two processes, beside a naive loop.
+"""Pages per second from text to finished shards: ours with one and two processes, compared with a naive loop.
 
     python -m tests.benchmarks.preparing --documents 1500 --rounds 5 --json preparing.json
 
-Every contender gets documents that its process has not seen: English words in an order of their own, about 2,000
-characters, on pages of 1024x1024. Each measurement is a fresh process; its imports are not counted, the start of the
-worker processes is. Rounds are interleaved, the figures are medians. The naive loop is what one writes first: Pillow
-measuring line by line, RGB, PNG as Pillow saves it, webdataset's ShardWriter; it checks nothing and drops nothing.
+Every contender gets documents that its process has not seen before: English words in random order, about 2,000
+characters, on pages of 1024x1024. Each measurement is a new process; its imports are not counted, the start of the
+worker processes is. Rounds are interleaved, the figures are medians. The naive loop is a simple first version: Pillow
+measures line by line, RGB, PNG as Pillow saves it, webdataset's ShardWriter; it checks nothing and drops nothing.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""The memory of preparing many short documents: ``python -m tests.benchmarks.preparing_memory DOCUMENTS``.
+"""Memory use when preparing many short documents: ``python -m tests.benchmarks.preparing_memory DOCUMENTS``.
 
-Prints documents, pages, seconds and the highest resident memory of this process and its two workers together, in MB.
+Prints documents, pages, seconds and the peak resident memory of this process and its two workers together, in MB.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def write_documents(path: Path, count: int) -> None:
 
 
 class MemoryWatch:
-    """Looks at the resident memory of this process and its children twice a second."""
+    """Samples the resident memory of this process and its children twice a second."""
 
     def __init__(self) -> None:
         self._highest = 0

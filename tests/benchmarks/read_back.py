@@ -1,11 +1,11 @@
-"""Pages that prepare drew, read by Tesseract and compared with their labels: the character error rate of each script.
+"""Reads pages drawn by prepare with Tesseract and compares them with their labels: character error rate per script.
 
     python -m tests.benchmarks.read_back --renderings 6 --json docs/benchmarks/dataset/read_back.json
 
-The samples are articles of the Universal Declaration of Human Rights and lines that mix scripts. Each is drawn by the
-prepare step several times, at 24, 28 or 32 pixels. Label and reading are compared after NFKC, with runs of white space
-as one space and without joiners and direction marks; for scripts without spaces, without white space. It needs
-Debian's packages of images/debian-packages.txt and images/debian-packages-test.txt; languages whose data are missing
+The samples are articles of the Universal Declaration of Human Rights and lines that mix scripts. The prepare step draws
+each of them several times, at 24, 28 or 32 pixels. Label and reading are compared after NFKC, with each run of white
+space as one space and without joiners and direction marks; for scripts without spaces, without white space. This needs
+the Debian packages in images/debian-packages.txt and images/debian-packages-test.txt; languages whose data are missing
 are reported as not read.
 """
 
@@ -52,12 +52,12 @@ FONTS = {
 
 @dataclass(frozen=True)
 class Reading:
-    """How well one sample's pages were read.
+    """The result of reading one sample's pages.
 
     Attributes:
-        pages, characters: what was compared; 0 where nothing was read.
+        pages, characters: how many were compared; 0 if nothing was read.
         errors: edits between labels and readings (Levenshtein).
-        not_read: why, where nothing was.
+        not_read: the reason if nothing was read.
     """
 
     sample: str
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def by_fonts() -> dict[tuple[str, ...], list[ScriptSample]]:
-    """Return the samples grouped by the fonts that they are drawn with."""
+    """Return the samples grouped by the fonts that draw them."""
     groups: dict[tuple[str, ...], list[ScriptSample]] = defaultdict(list)
     for sample in SAMPLES:
         groups[tuple(FONTS[sample.script])].append(sample)
@@ -110,7 +110,7 @@ def by_fonts() -> dict[tuple[str, ...], list[ScriptSample]]:
 def read_samples(
     samples: Sequence[ScriptSample], fonts: list[str], engine: str, renderings: int
 ) -> tuple[list[Reading], str | None]:
-    """Draw, read and compare samples; return the readings and the engine's name, None where it drew nothing."""
+    """Draw, read and compare samples; return the readings and the engine's name, None if it drew nothing."""
     readable, readings = [], []
     installed = installed_languages()
     for sample in samples:
@@ -175,7 +175,7 @@ def compare(sample: ScriptSample, pages: Sequence[Sample], engine: str) -> Readi
 
 
 def read(image: bytes, languages: str) -> str:
-    """Return what Tesseract reads on a page of one block of text."""
+    """Return the text that Tesseract reads on a page with one block of text."""
     command = ["tesseract", "-", "-", "-l", languages, "--psm", "6"]
     one_thread = os.environ | {"OMP_THREAD_LIMIT": "1"}
     return subprocess.run(command, input=image, capture_output=True, check=True, env=one_thread).stdout.decode()

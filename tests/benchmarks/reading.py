@@ -1,12 +1,11 @@
-"""Samples per second from stored pages to arrays: our shards beside other formats, on one core.
+"""Samples per second from stored pages to arrays: our shards compared with other formats, on one core.
 
     python -m tests.benchmarks.reading --pages 400 --rounds 9 --json reading.json
 
 Pages are English-like text of about 2,000 characters, 1024x1024, grey, drawn by Pillow without noise. Every format
-holds the same PNG files and the same text (litdata's row "raw pixels" holds them as its own serializer stores
-pictures), lies in the page cache, and is read to the picture's array and its text. Rounds are interleaved and begin
-with another reader each time; figures are medians. litdata is no dependency of this project: without it, its rows are
-left out.
+stores the same PNG files and the same text (litdata's row "raw pixels" stores pictures with litdata's serializer), is
+in the page cache, and is read into the picture's array and its text. Rounds are interleaved, each starting with another
+reader; figures are medians. litdata is not a dependency of this project: without it, its rows are left out.
 """
 
 import argparse
@@ -148,7 +147,7 @@ def measured(pages: list[Item], folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def check(name: str, items: Iterable[Item], pages: list[Item]) -> None:
-    """Stop where a reader does not give the pages' own pixels and text; this is also the unmeasured first pass."""
+    """Stop if a reader does not return the pages' exact pixels and text; this is also the unmeasured first pass."""
     for number, ((levels, text), (page, expected)) in enumerate(zip(items, pages, strict=True)):
         wanted = page if levels.ndim == 2 else np.dstack([page] * 3)
         if text != expected or not np.array_equal(levels, wanted):
@@ -156,7 +155,7 @@ def check(name: str, items: Iterable[Item], pages: list[Item]) -> None:
 
 
 def speed(items: Iterator[Item], expected: int) -> tuple[float, float]:
-    """Return the samples per second, and per second of processor time: what an idle machine would give."""
+    """Return the samples per second of elapsed time and of processor time; the latter is the speed when idle."""
     start, processor_start = time.perf_counter(), time.process_time()
     count = sum(1 for levels, text in items if levels.size and text)
     seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
@@ -166,7 +165,7 @@ def speed(items: Iterator[Item], expected: int) -> tuple[float, float]:
 
 
 def openings(shards: Path, samples: int) -> dict[str, Callable[[], float]]:
-    """Return timers, in ms per 1,000 samples, of what happens when a dataset is opened."""
+    """Return timers, in ms per 1,000 samples, for the parts of opening a dataset."""
     from components.shared.datasets.shard_index import index_shard
     from components.shared.datasets.shard_reader import ShardDataset
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 Item = tuple[np.ndarray, str]
 Order = Sequence[int] | None
-"""The samples' numbers in the order of reading; None: in sequence."""
+"""The samples' numbers in the order in which they are read; None: in sequence."""
 Reader = Callable[[Order], Iterator[Item]]
 
 

@@ -1,4 +1,4 @@
-"""What the tests of trainings on a GPU share: a tiny base beside a dataset, and steps in processes of their own."""
+"""Shared by the tests of trainings on a GPU: a tiny base and a dataset, and steps in separate processes."""
 
 import json
 import os
@@ -16,7 +16,7 @@ SETTINGS: dict[str, Any] = {"max_steps": 4, "per_device_train_batch_size": 4, "l
 def base_and_dataset(folder: Path) -> Path:
     """Make ``base``, a tiny DeepSeek-OCR-2, and ``dataset``; return ``folder``.
 
-    A machine without fonts or the prepare step's packages names a finished dataset in DEEPSYNTH_TEST_DATASET.
+    On a machine without fonts or the prepare step's packages, set DEEPSYNTH_TEST_DATASET to a finished dataset.
     """
     save_tiny_deepseek_ocr2(folder / "base")
     if given := os.environ.get("DEEPSYNTH_TEST_DATASET"):
@@ -30,18 +30,18 @@ def base_and_dataset(folder: Path) -> Path:
 
 
 def settings_of(made: Path, output: Path, **changes: Any) -> dict[str, Any]:
-    """Return the train step's settings, as JSON has them."""
+    """Return the train step's settings as JSON values."""
     places = {"dataset_dir": str(made / "dataset"), "base_model": str(made / "base"), "output_dir": str(output)}
     return {**places, **SETTINGS, **changes}
 
 
 def log_of(step: str, settings: dict[str, Any]) -> Path:
-    """Return the file that takes what the step says."""
+    """Return the file for the step's output."""
     return Path(f"{settings['output_dir']}.{step}.log")
 
 
 def started(step: str, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
-    """Start a step in a process of its own, as the benchmark does: Unsloth patches the libraries of its process."""
+    """Start a step in a separate process, as the benchmark does: Unsloth patches the libraries of its process."""
     log = log_of(step, settings)
     file = log.with_suffix(".json")
     file.write_text(json.dumps(settings))
@@ -52,7 +52,7 @@ def started(step: str, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
 
 
 def finished(step: str, settings: dict[str, Any]) -> None:
-    """Run a step to its end."""
+    """Run a step and wait for its end."""
     code = started(step, settings).wait()
     assert code == 0, log_of(step, settings).read_text(errors="replace")[-3000:]
 
@@ -65,7 +65,7 @@ def trained(made: Path, output: Path, **changes: Any) -> dict[str, Any]:
 
 
 def trained_side_by_side(made: Path, folder: Path, *changes: dict[str, Any]) -> list[dict[str, Any]]:
-    """Train once with each of ``changes``, all at once: most of a small training's time is the host's."""
+    """Train with each of ``changes`` in parallel: a small training spends most of its time on the host."""
     folder.mkdir(exist_ok=True)
     outputs = [folder / f"training-{number}" for number in range(len(changes))]
     with ThreadPoolExecutor(len(changes)) as pool:

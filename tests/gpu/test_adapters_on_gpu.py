@@ -1,8 +1,8 @@
-"""What becomes of an adapter on a CUDA device: evaluated while it trains, resumed, read by the later steps.
+"""An adapter on a CUDA device: evaluated during training, resumed, and read by the later steps.
 
 python -m pytest -s tests/gpu/test_adapters_on_gpu.py        (needs a CUDA device, bitsandbytes and unsloth)
 
-The trainings run side by side, two of each backend; -s shows their figures.
+The trainings run at the same time, two of each backend; -s shows their figures.
 """
 
 import importlib.util
@@ -48,7 +48,8 @@ FOUR_BITS: dict[str, Any] = {
 }
 EXPERTS = FOUR_BITS | {"load_in_4bit": False, "adapt_experts": True, "eval_steps": 8, "eval_pages": 0}
 LOFTQ = {"init_lora_weights": "loftq"}
-# The same training twice, and in both backends; sums on a GPU differ in their last bits. As in test_training_on_gpu.
+# Tolerance for the same training run twice or in both backends: sums on a GPU differ in their last bits. As in
+# test_training_on_gpu.
 SAME = 5e-3
 READING = {"max_pages": 4, "max_new_tokens": 64, "per_device_eval_batch_size": 4}
 ON_GPU: dict[str, Any] = {"dtype": torch.bfloat16, "device": torch.device("cuda", 0)}
@@ -61,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base_and_dataset(tmp_path_factory.mktemp("gpu"))
 
 
-# First, and without the trainings beside it: it fills the GPU's memory.
+# This test runs first, before the trainings start, because it fills the GPU's memory.
 def test_a_training_that_does_not_fit_is_refused_unless_told_to_go_on(made: Path, tmp_path: Path) -> None:
     free, _ = torch.cuda.mem_get_info()
     ballast = [torch.empty(free - 3 * 2**29, dtype=torch.uint8, device="cuda")]  # 1.5 GiB, the child's context included
@@ -82,14 +83,14 @@ def test_a_training_that_does_not_fit_is_refused_unless_told_to_go_on(made: Path
 
 @pytest.fixture(scope="module")
 def trainings(made: Path) -> Iterator[Trainings]:
-    """Per backend, in 4 bits ``whole``, ``loftq`` and ``resumed`` (stopped twice), in 16 bits ``experts``, adapted."""
+    """Per backend: ``whole``, ``loftq`` and ``resumed`` (stopped twice) in 4 bits, ``experts`` (adapted) in 16 bits."""
     pools = {backend: ThreadPoolExecutor(2) for backend in BACKENDS}
     running: Trainings = {}
     for backend, pool in pools.items():
         settings = {"backend": backend, **FOUR_BITS}
         running[backend] = {
             "whole": pool.submit(trained, made, made / f"{backend}-whole", **settings),
-            # Second, because it starts three processes: the others follow the first one meanwhile.
+            # Submitted second because it starts three processes: the other trainings follow the first one meanwhile.
             "resumed": pool.submit(trained_with_interruptions, made, made / f"{backend}-resumed", **settings),
             "loftq": pool.submit(trained, made, made / f"{backend}-loftq", **settings, **LOFTQ),
             "experts": pool.submit(trained, made, made / f"{backend}-experts", **EXPERTS, backend=backend),
@@ -109,7 +110,7 @@ def figures(training: dict[str, Any]) -> str:
 
 
 def trained_with_interruptions(made: Path, output: Path, **settings: Any) -> dict[str, Any]:
-    """Kill the training behind step 2, terminate the next behind step 4, and let a third one end it."""
+    """Kill the training after step 2, terminate the resumed one after step 4, and let a third one finish."""
     settings |= {"checkpoint_dir": f"{output}-checkpoints", "save_steps": 2}
     for step, sent, code in ((2, signal.SIGKILL, -signal.SIGKILL), (4, signal.SIGTERM, 143)):
         each = settings_of(made, output, **settings)
@@ -156,7 +157,7 @@ def test_both_backends_measure_the_same(trainings: Trainings, name: str) -> None
 
 
 def held_out_loss(model: Any, config: TrainConfig) -> float:
-    """Return the loss that the training measured, of the same pages in the same batches."""
+    """Return the loss of the same pages in the same batches as the training's held-out loss."""
     collator = PageCollator(load_processor(config.base_model), family_of(model.config.model_type), config.max_length)
     pages = held_out_sample(config)
     batches = DataLoader(pages, batch_size=config.per_device_train_batch_size, collate_fn=collator)

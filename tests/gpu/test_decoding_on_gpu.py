@@ -28,7 +28,7 @@ MAX_NEW_TOKENS = 400
 
 @pytest.fixture(scope="module")
 def reading() -> tuple[Any, Any, ShardDataset]:
-    # float32: in 16 bits two tokens are often equally likely, and other kernels then choose the other one.
+    # float32: in 16 bits two tokens are often equally likely, and then different kernels choose different ones.
     model = load_model("tiny-base", dtype=torch.float32, device=torch.device("cuda", 0)).eval()
     return model, load_processor("tiny-base"), ShardDataset(Path(os.environ["DEEPSYNTH_TEST_DATASET"]), "train")
 

@@ -1,4 +1,4 @@
-"""The evaluation on a GPU: through Unsloth it reads as through transformers, and memory that is short costs no page.
+"""The evaluation on a GPU: Unsloth reads as well as transformers, and with little memory every page is still read.
 
 python -m pytest tests/gpu/test_evaluation_on_gpu.py        (needs a CUDA device, and unsloth for the first test)
 """
@@ -29,7 +29,7 @@ PAGES = 16
 
 
 def evaluated(folder: Path, backend: str) -> dict:
-    """Evaluate the tiny base in a process of its own, so that Unsloth is imported first; return its row."""
+    """Evaluate the tiny base in a separate process, so that Unsloth is imported first; return its row."""
     flags = ["--dataset_dir", os.environ["DEEPSYNTH_TEST_DATASET"], "--output_dir", str(folder), "--backend", backend]
     flags += ["--max_pages", str(PAGES), "--max_new_tokens", "200", "--no-classic_ocr"]
     environment = os.environ | {"MLFLOW_TRACKING_URI": "off"}
@@ -42,7 +42,7 @@ def evaluated(folder: Path, backend: str) -> dict:
 def test_unsloth_reads_about_as_well(tmp_path: Path) -> None:
     standard, unsloth = evaluated(tmp_path / "standard", "standard"), evaluated(tmp_path / "unsloth", "unsloth")
     assert unsloth["failure_rate"] == standard["failure_rate"] == 0
-    # 16-bit kernels differ, and with them a character now and then.
+    # 16-bit kernels differ, so a few characters may differ too.
     assert unsloth["cer"] == pytest.approx(standard["cer"], abs=0.02)
 
 

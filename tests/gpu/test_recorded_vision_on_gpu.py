@@ -1,4 +1,4 @@
-"""A recorded vision encoder gives the features of one that is called, picture after picture.
+"""A recorded vision encoder returns the same features as one that is not recorded, picture after picture.
 
 python -m pytest tests/gpu/test_recorded_vision_on_gpu.py        (needs a CUDA device)
 """
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-SHAPES = [(2, 256), (1, 256), (3, 192)]  # pictures, and pixels of a side
+SHAPES = [(2, 256), (1, 256), (3, 192)]  # (number of pictures, side in pixels)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_every_picture_has_its_own_features(encoder: Any, autocast: bool) -> Non
     with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=autocast):
         for turn in range(3):
             found = [replayed(pictures(turn, *shape)).last_hidden_state for shape in SHAPES]
-            for features, shape in zip(found, SHAPES, strict=True):  # after all: they do not share memory
+            for features, shape in zip(found, SHAPES, strict=True):  # after all calls: the results do not share memory
                 expected = encoder.forward(pictures(turn, *shape)).last_hidden_state
                 assert torch.equal(features, expected) and expected.abs().sum() > 0
 

@@ -1,4 +1,4 @@
-"""Both backends on a CUDA device, on a small DeepSeek-OCR-2: the same training, and experts that are really quantised.
+"""Both backends train a small DeepSeek-OCR-2 alike on a CUDA device, and its experts are really quantised.
 
 python -m pytest tests/gpu        (needs a CUDA device, bitsandbytes and unsloth)
 """
@@ -60,14 +60,14 @@ def test_a_larger_memory_cap_holds_more(made: Path, tmp_path: Path, backend: str
     for part, unit in (("largest_batch", "pages"), ("longest_context", "tokens")):
         assert small[part]["status"] == large[part]["status"] == "ok", (small[part], large[part])
         assert 0 < small[part][unit] < large[part][unit] and not large[part]["at_limit"]
-        # Some trial ran out of memory, and the process went on to find what fits.
+        # At least one trial ran out of memory, and the process continued and found a size that fits.
         assert {trial["fits"] for trial in small[part]["trials"]} == {True, False}
     assert large["largest_batch"]["peak_memory_bytes"]["reserved"] <= 2 * 2**30
     assert large["generation"]["tokens_per_page"] == 8
 
 
 def probed(made: Path, folder: Path, backend: str, cap_gib: float) -> dict[str, Any]:
-    """Probe an untrained adapter below a cap on device memory, in a process of its own."""
+    """Probe an untrained adapter with a cap on device memory, in a separate process."""
     train = {"dataset_dir": str(made / "dataset"), "base_model": str(made / "base"), "output_dir": str(folder)}
     settings = {"train": {**train, "backend": backend}, "memory_cap_gib": cap_gib, "cer_pages": 0}
     settings |= {"result_file": str(folder / "probes.json"), "generation_tokens": 8, "generation_batch_size": 2}

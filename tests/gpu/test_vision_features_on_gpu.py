@@ -1,4 +1,4 @@
-"""Kept vision features give the losses of trainings without them, in both backends.
+"""Trainings with kept vision features have the same losses as trainings without them, in both backends.
 
 python -m pytest tests/gpu/test_vision_features_on_gpu.py        (bitsandbytes, unsloth; two CUDA devices for the last)
 """
