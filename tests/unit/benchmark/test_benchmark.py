@@ -1,4 +1,4 @@
-"""The benchmark step on a real dataset with the real train step, and its arithmetic on figures worked out by hand."""
+"""The benchmark step on a real dataset with the real train step, and its arithmetic on hand-computed figures."""
 
 import io
 import json
@@ -109,7 +109,7 @@ def test_without_cuda_the_standard_trainer_is_measured_and_unsloth_says_why_not(
 
 
 def assert_probes(standard: dict[str, Any], page: str) -> None:
-    """Check what the standard trainer's model did beside training, on a machine without CUDA."""
+    """Check the probes of the standard trainer's model on a machine without CUDA."""
     reading = standard["probes"]["reading"]
     assert reading["status"] == "ok" and len(reading["texts"]) == 2
     assert standard["cer"] == character_error_rate(reading["labels"], reading["texts"]) > 0
@@ -122,7 +122,7 @@ def assert_probes(standard: dict[str, Any], page: str) -> None:
 
 
 def assert_runs_are_nested(store: str, losses: list[float]) -> None:
-    """Check that each contender has a run of its own below the benchmark's."""
+    """Check that each contender has its own run, nested under the benchmark's run."""
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name("deepsynth")
     assert experiment
@@ -274,7 +274,7 @@ def test_a_run_that_has_only_warm_up_steps_is_a_failure() -> None:
 
 
 def probed(contender: Any, figures: dict[str, Any]) -> Measurement:
-    """Return a measured run with probes: the keys of ``figures`` are parts, a text instead of figures is a reason."""
+    """Return a measured run with probes: ``figures`` maps each part to its figures, or to the reason of its failure."""
     parts = {name: {"status": "skipped", "reason": "not asked for"} for name in PROBES}
     for name, given_part in figures.items():
         failed = isinstance(given_part, str)
@@ -359,7 +359,7 @@ def test_copies_of_a_picture_are_computed_once(tmp_path: Path, family: str) -> N
 
 @pytest.mark.slow
 def test_trials_train_what_they_say(inputs: Path, tmp_path: Path) -> None:
-    # This family in bfloat16 cannot be trained outside of autocast, which the second trial has to keep.
+    # In bfloat16 this family can be trained only under autocast, which the second trial must keep.
     save_tiny_deepseek_ocr2(tmp_path / "base")
     config = TrainConfig(
         dataset_dir=inputs / "dataset", base_model=str(tmp_path / "base"), output_dir=tmp_path, dtype="bfloat16"

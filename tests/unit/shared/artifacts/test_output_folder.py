@@ -72,7 +72,9 @@ def test_what_a_killed_process_left_is_removed_and_said(tmp_path: Path, caplog: 
     with holder(target) as process:
         process.send_signal(signal.SIGKILL)
     (leftover,) = tmp_path.glob(".out.partial-*")
-    elsewhere = tmp_path / ".out.partial-7-0123abcd"  # of another host, which may share this disk and still write
+    elsewhere = (
+        tmp_path / ".out.partial-7-0123abcd"
+    )  # from another host, which may share this disk and still be writing
     elsewhere.mkdir()
     other = tmp_path / leftover.name.replace(".out.", ".out2.")
     other.mkdir()

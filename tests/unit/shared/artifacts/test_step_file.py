@@ -1,4 +1,4 @@
-"""Files between steps: written and read through their models, and what is wrong with a foreign one."""
+"""Files between steps: written and read through their models; invalid files give a clear error."""
 
 from pathlib import Path
 from typing import ClassVar, Literal

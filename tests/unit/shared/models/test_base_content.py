@@ -1,4 +1,4 @@
-"""What KFP's cache is told about the base: another content under the same name is another text."""
+"""The base model's digest for KFP's cache: different content under the same name gives a different digest."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 
 
 def in_the_cache(cache: Path, commit: str) -> None:
-    """Make ``cache`` hold what the hub's library keeps of me/reader's branch main, at ``commit``."""
+    """Fill ``cache`` like the hub's library does for me/reader's branch main at ``commit``."""
     model = cache / "models--me--reader"
     for path, text in ((model / "refs" / "main", commit), (model / "snapshots" / commit / "config.json", "{}")):
         path.parent.mkdir(parents=True)
@@ -89,7 +89,7 @@ def test_another_content_at_the_same_place_is_another_input_of_the_steps(
 
 def test_of_large_files_the_time_of_change_counts(folder: Path) -> None:
     with (folder / "model-00001.bin").open("wb") as stream:
-        stream.truncate(2**40)  # sparse; to read it whole would take minutes
+        stream.truncate(2**40)  # sparse; reading all of it would take minutes
     digests = []
     for changed in (1, 1, 2):
         os.utime(folder / "model-00001.bin", (changed, changed))

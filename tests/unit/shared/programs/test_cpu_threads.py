@@ -1,4 +1,4 @@
-"""Threads of programs that compute: how many they are, and that they sleep while they wait."""
+"""Threads of programs that compute: their number, and that they sleep while they wait."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ def ran(program: str, cpus: int | None = None, **variables: str) -> subprocess.C
     ("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "7"}, "")]
 )
 def test_openmps_threads_sleep_unless_the_user_decides(given: dict[str, str], policy: str) -> None:
-    answer = ran(TASK, OMP_DISPLAY_ENV="verbose", **given)  # said by the library itself, when it loads
+    answer = ran(TASK, OMP_DISPLAY_ENV="verbose", **given)  # printed by the OpenMP library when it loads
     said = dict(line.strip().split(" = ", 1) for line in answer.stderr.splitlines() if " = " in line)
     said = {name.removeprefix("[host] "): value.strip("'") for name, value in said.items()}
     if policy:
@@ -51,9 +51,9 @@ def test_openmps_threads_sleep_unless_the_user_decides(given: dict[str, str], po
 
 @pytest.mark.parametrize("program", [TASK, TORCH_FIRST])
 def test_torch_has_as_many_threads_as_the_quota_allows(program: str) -> None:
-    # LOKY_MAX_CPU_COUNT stands for the quota, which only a container has: tests/docker/test_cpu_quota.py.
+    # LOKY_MAX_CPU_COUNT simulates the quota; tests/docker/test_cpu_quota.py tests the real one, in a container.
     assert "threads 1" in ran(program, LOKY_MAX_CPU_COUNT="1").stdout
-    users = min(2, os.cpu_count() or 1)  # MKL takes no more threads than there are cores
+    users = min(2, os.cpu_count() or 1)  # MKL uses at most as many threads as there are cores
     assert f"threads {users}" in ran(program, LOKY_MAX_CPU_COUNT="1", OMP_NUM_THREADS="2").stdout
 
 

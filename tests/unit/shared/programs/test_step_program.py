@@ -1,4 +1,4 @@
-"""How a step's process ends: its exit code, the line it says, and the message that Kubernetes keeps of it."""
+"""How a step's process ends: its exit code, its last line of output, and the termination message for Kubernetes."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ PREPARE = [sys.executable, "-m", "components.prepare", "--workers", "1", "--outp
 
 
 class Config(StepConfig):
-    """What a step that fails is told."""
+    """The config of a step that fails."""
 
     output_dir: Path = Path("out")
     per_device_train_batch_size: int = 8
@@ -31,7 +31,7 @@ class Config(StepConfig):
 
 @pytest.fixture
 def message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the file that stands for Kubernetes' termination message."""
+    """Return the file that serves as Kubernetes' termination message."""
     monkeypatch.setenv("DEEPSYNTH_TERMINATION_LOG", str(tmp_path / "termination-log"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     return tmp_path / "termination-log"
@@ -49,7 +49,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def ended(fail: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Return the exit code and the last line of a step that does ``fail``."""
+    """Return the exit code and the last line of output of a step that calls ``fail``."""
     code = step_main("train", Config, lambda config: fail(), [])
     said = capsys.readouterr().err
     assert "Traceback" not in said
@@ -97,7 +97,8 @@ def test_an_error_of_ours_keeps_its_traceback_and_has_a_message(message: Path) -
 
 
 def cuda_out_of_memory() -> None:
-    # As torch 2.11 said it on an H100 beside another process, with figures of the same length where that line was cut.
+    # torch 2.11's message on an H100 shared with another process; where the log cut the line, the figures are made up
+    # with the same length.
     raise torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 34.00 MiB. GPU 0 has a total capacity of 79.18 GiB of which 32.56 MiB is"
         " free. Process 496 has 77.67 GiB memory in use. Including non-PyTorch memory, this process has 1.47 GiB memory"
@@ -153,7 +154,7 @@ def test_a_library_s_word_for_a_full_disk_is_understood(
     line = capsys.readouterr().err.splitlines()[-1]
     assert code == 2
     assert line.startswith(f"error: output_dir {small_disk}/out: no space is left on the disk (")
-    assert line.count(" MiB are free in ") == 2  # of the small disk and of the one with the temporary files
+    assert line.count(" MiB are free in ") == 2  # for the small disk and for the disk with the temporary files
 
 
 def test_a_folder_that_may_not_be_written_is_named_with_the_user(tmp_path: Path, message: Path) -> None:

@@ -1,4 +1,4 @@
-"""Settings as YAML or JSON: a key that is there twice is an error with both lines."""
+"""Settings as YAML or JSON: a duplicate key is an error that names both lines."""
 
 from pathlib import Path
 

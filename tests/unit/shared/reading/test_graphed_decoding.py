@@ -1,4 +1,4 @@
-"""Recorded decoding chooses the tokens that transformers' own greedy search chooses; tests/gpu replays real graphs."""
+"""Recorded decoding chooses the same tokens as transformers' greedy search; tests/gpu replays real graphs."""
 
 import functools
 import io
@@ -24,7 +24,7 @@ PAD = 0
 
 
 class Reader:
-    """A model, and the pages' tensors for it."""
+    """A model and the input tensors of pages for it."""
 
     def __init__(self, base: str) -> None:
         self.model: Any = load_model(base, dtype=torch.float32, device=torch.device("cpu")).eval()
@@ -60,7 +60,7 @@ def drawn(text: str, height: int = 56) -> Image.Image:
 def test_the_tokens_are_those_of_greedy_search_batch_after_batch(reader: Reader) -> None:
     decoding = GraphedDecoding(reader.model, [reader.end], PAD)
     batches = [("one line", "a"), ("b", "two lines"), ("three",), ("a longer line", "one line")]
-    for texts in batches:  # the first two and the last share a shape: what the step keeps is used again
+    for texts in batches:  # the first two and the last have the same shape, so the recorded step is reused
         inputs = reader.inputs(*texts)
         answers = decoding.generate(inputs, MAX_NEW_TOKENS)
         assert torch.equal(answers[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
@@ -103,7 +103,7 @@ def test_an_answer_that_ends_is_padded_and_others_go_on(reader: Reader) -> None:
 
 @pytest.fixture
 def forward_passes(reader: Reader) -> Iterator[list[None]]:
-    """As many values as forward passes of the model."""
+    """A list that gets one entry for each forward pass of the model."""
     passes: list[None] = []
     hook = reader.model.register_forward_pre_hook(lambda *_: passes.append(None))
     yield passes
@@ -111,7 +111,7 @@ def forward_passes(reader: Reader) -> Iterator[list[None]]:
 
 
 def configured(reader: Reader, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
-    """Let the model's generation_config.json have these values too."""
+    """Add these values to the model's generation config."""
     values = reader.model.generation_config.to_dict() | settings
     monkeypatch.setattr(reader.model, "generation_config", GenerationConfig(**values))
 
@@ -186,7 +186,7 @@ def test_a_transcriber_obeys_the_generation_config_and_says_why_it_is_slow(
 
 
 def test_layers_that_ask_the_host_are_not_recorded(reader: Reader, forward_passes: list[None]) -> None:
-    """A recording that fails in the middle would lock memory until the process ends."""
+    """They are detected before, because a recording that fails in the middle locks memory until the process ends."""
     decoding = GraphedDecoding(reader.model, [reader.end], PAD)
     reader.model.quantised = type("Linear8bitLt", (torch.nn.Linear,), {})(2, 2)
     try:

@@ -1,4 +1,4 @@
-"""What a page's tokens are in training: those of its reading, continued by those of its text."""
+"""A page's tokens in training: the prompt's tokens as in generation, followed by those of its text."""
 
 from functools import cache
 
@@ -19,7 +19,7 @@ ANSWERS = ["The invoice", "page 3", "(a) x", " a space before", "", "an <image> 
 
 
 def words_with_a_space_before() -> Tokenizer:
-    """Join a space to the word behind it, as the tokenizers of DeepSeek and GPT-2 do."""
+    """Join a space to the word after it, like the tokenizers of DeepSeek and GPT-2."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -32,7 +32,7 @@ def words_with_a_space_before() -> Tokenizer:
 
 
 def texts_with_a_dummy_space() -> Tokenizer:
-    """Put a space in front of every text, as SentencePiece does."""
+    """Put a space in front of every text, like SentencePiece."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
@@ -73,7 +73,7 @@ def test_a_training_row_is_what_reading_sees_and_then_writes(kind: str, instruct
         assert labels[: len(prompt)].eq(IGNORED_LABEL).all() and labels[length:].eq(IGNORED_LABEL).all()
         written = labels[len(prompt) : length]
         assert torch.equal(written, ids[len(prompt) : length]) and written[-1] == processor.tokenizer.eos_token_id
-        # Behind a word, so that the decoder takes no space from the beginning.
+        # Decode after another word, so that the decoder does not strip a space at the beginning.
         word = processor.tokenizer("The", add_special_tokens=False).input_ids
         assert processor.tokenizer.decode([*word, *written[:-1].tolist()]) == "The" + answer
 

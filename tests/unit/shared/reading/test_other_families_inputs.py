@@ -1,4 +1,4 @@
-"""Training rows of families that this project has no tests of their own for, with their real processors."""
+"""Training rows of families that have no separate tests in this project, with their real processors."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def mllama() -> MllamaProcessor:
 
 
 def rows_of(processor: Any, model_type: str, images: list[Image.Image], answers: list[str]) -> dict[str, Any]:
-    """Return training rows, after comparing their beginnings with what reading sees."""
+    """Return training rows after checking that they begin with the same tokens as in generation."""
     family = family_of(model_type)
     batch = training_inputs(processor, family, images, ["Read."] * len(images), answers)
     for row, (image, answer) in enumerate(zip(images, answers, strict=True)):

@@ -1,4 +1,4 @@
-"""SAM's attention without a table of position biases gives what it gives with one."""
+"""SAM's attention gives the same outputs with and without the table of position biases."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def encoder(base: Path) -> Any:
-    """Return SAM's part of the tiny model, with position biases that matter."""
+    """Return the tiny model's SAM encoder, with position biases large enough to matter."""
     model: Any = load_model(str(base), dtype=torch.float32, device=torch.device("cpu")).eval()
     sam = model.model.vision_tower.sam_encoder
     generator = torch.Generator().manual_seed(0)
@@ -32,7 +32,7 @@ def encoder(base: Path) -> Any:
 
 
 def attended(sam: Any, height: int, width: int) -> torch.Tensor:
-    """Return what the layers make of a random picture."""
+    """Return the layers' output for a random picture."""
     pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found: torch.Tensor = sam(pixels).last_hidden_state
@@ -63,7 +63,7 @@ def test_changed_weights_are_seen(base: Path) -> None:
 
 
 def test_frozen_weights_that_ddp_writes_once_more_are_the_same(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was recorded before reads what was made for it, and finds it where it was."""
+    """A graph recorded before reads tensors at their old addresses, so they must stay where they are."""
     folded = encoder(base).requires_grad_(False)
     folded.register_parameter("trained", torch.nn.Parameter(torch.zeros(1)))
     fold_position_biases(folded)

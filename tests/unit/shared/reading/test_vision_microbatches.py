@@ -1,4 +1,4 @@
-"""Pictures that go through the vision encoder a few at a time give the features of all at once."""
+"""Encoding pictures a few at a time gives the same features as encoding all at once."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def loaded(base: Path | str) -> Any:
 
 
 def features(model: Any, base: Path) -> list[torch.Tensor]:
-    """Return the features of the noisy pages, one tensor of shape (tokens, hidden size) a page."""
+    """Return the features of the noisy pages, one tensor of shape (tokens, hidden size) per page."""
     generator = torch.Generator().manual_seed(0)
     pages = [
         Image.fromarray(torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy())

@@ -1,4 +1,4 @@
-"""What programs say on standard error: JSON lines where that is asked for, progress where nobody sees a bar."""
+"""Output of programs on standard error: JSON lines if requested, and progress as lines without a terminal."""
 
 import datetime
 import json
@@ -47,7 +47,7 @@ def prepare(*arguments: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[dict[str, Any]], Path]:
-    """Return exit code, JSON lines and folder of a task in which everybody says something, and that fails."""
+    """Return exit code, JSON lines and folder of a task that fails, and in which every source of output prints."""
     folder = tmp_path_factory.mktemp("talk")
     code, lines = said([sys.executable, "-c", TALKATIVE], folder, DEEPSYNTH_LOG="json", KFP_RUN_ID="run-7")
     return code, [json.loads(line) for line in lines.splitlines()], folder

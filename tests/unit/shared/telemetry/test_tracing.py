@@ -1,4 +1,4 @@
-"""Spans as a receiver gets them: a real OTLP endpoint over HTTP, real steps as programs."""
+"""Spans as a receiver gets them: a real OTLP endpoint over HTTP, and real steps run as programs."""
 
 import json
 import os
@@ -33,7 +33,7 @@ with task(sys.argv[1]):
 
 @dataclass
 class Receiver:
-    """What arrived, as OTLP has it."""
+    """The received OTLP messages."""
 
     address: str
     spans: list[Any] = field(default_factory=list)
@@ -116,7 +116,7 @@ def test_all_steps_of_a_run_are_in_one_trace(tmp_path: Path) -> None:
             assert ran(["-c", TASK, step], tmp_path, receiver.address, KFP_RUN_ID=run_id).returncode == 0
     prepare, train, other = (receiver.named(step) for step in ("prepare", "train", "evaluate"))
     assert prepare.trace_id == train.trace_id != other.trace_id
-    assert prepare.parent_span_id == train.parent_span_id == b""  # no span that nobody sends
+    assert prepare.parent_span_id == train.parent_span_id == b""  # no parent, because nothing would send that span
     assert prepare.span_id != train.span_id
 
 

@@ -1,4 +1,4 @@
-"""Uploads and downloads that never end: one line within the time limit."""
+"""Uploads and downloads that hang end with one line within the time limit."""
 
 import logging
 import os
@@ -19,13 +19,13 @@ from components.shared.tracking.step_run import step_run
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     for name in [*direct_access(False), "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"]:
-        monkeypatch.setenv(name, "x")  # connect() sets them for the process; monkeypatch removes them afterwards
+        monkeypatch.setenv(name, "x")  # connect() sets these for the process; monkeypatch removes them afterwards
         monkeypatch.delenv(name)
 
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """An HTTP server that accepts connections and never answers, like one whose S3 hangs."""
+    """An HTTP server that accepts connections but never answers, like one whose S3 hangs."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -59,7 +59,7 @@ def test_an_error_and_a_result_pass_through_and_request_limits_are_put_back(monk
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     monkeypatch.setenv(name, "10")
     assert transferred(lambda: os.environ[name], "x", {name: "10"}) == "300"
-    assert transferred(lambda: os.environ[name], "x", {}) == "10"  # the user's own
+    assert transferred(lambda: os.environ[name], "x", {}) == "10"  # the user's value
     with pytest.raises(ZeroDivisionError):
         transferred(lambda: 1 // 0, "x", {name: "10"})
     assert os.environ[name] == "10"

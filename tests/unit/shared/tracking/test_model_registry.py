@@ -1,4 +1,4 @@
-"""The model registry, in a real SQLite store; the same against a real MLflow server."""
+"""The model registry, in a real SQLite store and on a real MLflow server."""
 
 import errno
 import shutil
@@ -25,7 +25,7 @@ NAME = "ocr-latin"
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes a second to make its tables."""
+    """Return a store with MLflow's tables, made once because it takes a second."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_registered_models()
     return path
@@ -116,7 +116,7 @@ def test_files_that_are_gone_or_changed_are_named(adapter: Path, tmp_path: Path)
     [
         OSError(errno.ENOSPC, "No space left on device"),
         ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
-        # What MLflow makes of either where it copies several files: one error of text.
+        # When MLflow copies several files, it turns either of these into a single error with their texts.
         MlflowException("failures occurred while downloading: ##### File a ##### [Errno 28] No space left on device"),
     ],
     ids=["full disk", "store down", "full disk in words"],
@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_looked_into_is_not_called_gone(adapter: Path, t
     registered = model_registry.register(adapter, NAME, {})
     place = Path(registered.source.removeprefix("file://"))
     shutil.rmtree(place)
-    place.symlink_to(place)  # as a mount that is broken: to ask for it is an error, and not "there is none"
+    place.symlink_to(place)  # like a broken mount: stat fails with an error other than "not found"
     with pytest.raises(RegistryUnavailableError, match="the version's files cannot be fetched"):
         model_registry.download(registered, tmp_path / "champion")
 

@@ -1,4 +1,4 @@
-"""What the pipeline's exit task and its first task write into MLflow, in a real store."""
+"""What the pipeline's exit task and first task write to MLflow, in a real store."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def parent_and_nested(client: MlflowClient) -> tuple[Run, dict[str, Run]]:
 
 
 def killed_step(name: str) -> None:
-    """Run a step in a process that is killed like one that ran out of memory."""
+    """Run a step in a process that is killed as if it had run out of memory."""
     program = f"""
         import os, signal
         from components.shared.tracking.step_run import step_run
@@ -49,7 +49,7 @@ def killed_step(name: str) -> None:
 @pytest.mark.parametrize(
     ("state", "status"),
     [
-        # The local runner's words, and those that the backend of KFP 2.17 passes on from its metadata store.
+        # The states of the local runner, and those that KFP 2.17's backend forwards from its metadata store.
         ("SUCCEEDED", "FINISHED"),
         ("COMPLETE", "FINISHED"),
         ("FAILED", "FAILED"),
@@ -60,7 +60,7 @@ def killed_step(name: str) -> None:
 def test_the_parent_gets_the_pipelines_final_state(client: MlflowClient, state: str, status: str) -> None:
     with step_run("prepare", {}):
         pass
-    for _ in range(2):  # KFP may try the task again
+    for _ in range(2):  # KFP may retry the task
         assert close_pipeline_run(state) == status
     parent, nested = parent_and_nested(client)
     assert parent.info.status == status and parent.info.end_time
@@ -85,7 +85,7 @@ def test_a_state_that_is_not_final_is_decided_by_the_steps(client: MlflowClient)
     assert close_pipeline_run("RUNNING") == "FINISHED"
     killed_step("train")
     assert close_pipeline_run("RUNNING") == "KILLED"
-    with step_run("train", {}):  # tried again
+    with step_run("train", {}):  # a retry
         pass
     assert close_pipeline_run("UNKNOWN") == "FINISHED"
 

@@ -1,4 +1,4 @@
-"""Tracking against a real SQLite store and a real MLflow server that dies in the middle of a step."""
+"""Tracking with a real SQLite store and a real MLflow server that dies in the middle of a step."""
 
 import logging
 import os
@@ -68,7 +68,7 @@ def test_the_steps_of_one_pipeline_run_share_one_parent(store: MlflowClient, mon
         with step_run(step, {"seed": 1}):
             statuses.append(all_runs(store)["pipeline 20261120-201530"].info.status)
         statuses.append(all_runs(store)["pipeline 20261120-201530"].info.status)
-    assert statuses == ["RUNNING"] * 4  # a run that is interrupted here is not finished
+    assert statuses == ["RUNNING"] * 4  # a run that is interrupted here must not count as finished
     runs = all_runs(store)
     parent = runs.pop("pipeline 20261120-201530")
     assert set(runs) == {"20261120-201530 · prepare", "20261120-201530 · train"}
@@ -126,7 +126,7 @@ def test_the_parent_carries_what_runs_are_compared_by(store: MlflowClient, monke
 def test_a_setting_with_another_value_costs_no_other_setting(
     store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """KFP's MLflow plugin, or a retry with a smaller batch, may have logged a parameter first."""
+    """KFP's MLflow plugin, or an earlier attempt with another batch size, may have logged a parameter first."""
     monkeypatch.setenv("KFP_RUN_ID", "r1")
     for batch in (8, 4):
         with step_run("train", {"per_device_train_batch_size": batch, "r": 16, f"only_{batch}": 1}):

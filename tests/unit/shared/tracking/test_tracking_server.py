@@ -1,4 +1,4 @@
-"""MLflow with the manifest's own command line, before a real PostgreSQL and a real S3 store."""
+"""MLflow with the manifest's command line, with a real PostgreSQL and a real S3 store."""
 
 import os
 import time
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow  # MLflow takes half a minute to make its tables
 
 HOSTS = ("mlflow:5000", "mlflow.deepsynth:5000", "mlflow.deepsynth.svc.cluster.local:5000", "localhost:15000")
 FOREIGN_HOSTS = ("evil.example", "mlflow.evil.example:5000", "10.0.0.7:5000")
-"""The last is what MLflow lets pass by itself: any private address."""
+"""The last one passes MLflow's default check, which allows any private address."""
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,13 @@ def stack(objects: list[Manifest], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def client(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    """A step's view: the server's address, and no key of the object store."""
+    """A client like a step's: it knows the server's address and has no key for the object store."""
     for name in list(os.environ):
         if name.startswith(("MLFLOW_", "KFP_", "AWS_")):
             monkeypatch.delenv(name)
-    for name, value in direct_access(False).items():  # set and removed: connect() sets them for the whole process
+    for name, value in direct_access(
+        False
+    ).items():  # so that monkeypatch restores them: connect() sets them for the whole process
         monkeypatch.setenv(name, value)
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -81,7 +83,7 @@ def test_a_step_logs_and_all_of_it_reads_back(
 def test_a_large_file_passes_through_the_server(
     client: MlflowClient, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", "6000000")  # MLflow's own is 500 MB
+    monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", "6000000")  # MLflow's default is 500 MB
     (tmp_path / "merged.safetensors").write_bytes(os.urandom(7_000_000))
     with step_run("export", {}) as tracked:
         tracked.log_artifact(tmp_path / "merged.safetensors")
@@ -94,7 +96,7 @@ def test_a_large_file_passes_through_the_server(
 def test_direct_access_is_refused_to_a_step_and_ends_in_time_with_one_line(
     client: MlflowClient, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What MLflow does by itself, and what ``mlflow_direct_artifacts: true`` allows: S3 is asked past the server."""
+    """Direct access to S3 is MLflow's default and what ``mlflow_direct_artifacts: true`` allows."""
     (tmp_path / "adapter_config.json").write_text("{}")
     registered = register(tmp_path, "direct", {})
     for name, value in direct_access(True).items():
@@ -126,7 +128,7 @@ def test_a_model_version_is_registered_and_its_files_come_back(client: MlflowCli
 def test_a_step_attaches_below_the_task_of_kfps_mlflow_plugin(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plugin makes a run for the pipeline and one for the task, logs the task's inputs, and closes both itself."""
+    """The plugin creates a run for the pipeline and one for the task, logs the task's inputs, and closes both."""
     experiment = client.create_experiment("deepsynth-finetune")
     pipeline = client.create_run(experiment, run_name="weekly 12")
     task = client.create_run(experiment, run_name="train", tags={"mlflow.parentRunId": pipeline.info.run_id})
