@@ -28,7 +28,7 @@ def describe_dataset(dataset: Any, source_digest: str, preview: Any) -> None:
 
 @failing_in_order("prepare")
 def describe_selection(selection: Any, source_digest: str) -> None:
-    """Note what the documents were selected from."""
+    """Note the digest of the documents' source."""
     selection.metadata["source_digest"] = source_digest
 
 

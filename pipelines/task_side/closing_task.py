@@ -13,6 +13,6 @@ def close_run(state: str) -> None:
     It sends no events to a local run's watcher: it is not a step, and after a failure the first error counts.
     """
     configure_logs("close")
-    # A step that ran out of memory or was killed could not tell MLflow itself.
+    # A step that ran out of memory or was killed could not report its end to MLflow.
     endings = endings_of_run(os.environ["KFP_RUN_ID"]) if os.environ.get("KFP_RUN_ID") else {}
     close_pipeline_run(state, endings)

@@ -1,6 +1,6 @@
 """Events that a running step sends to the process that displays the run: JSON lines in the progress bar's file.
 
-A line with ``event`` is a step's start, end or error; all others are the progress of a piece of work.
+A line with ``event`` is a step's start, end or error; all others report progress.
 """
 
 import json

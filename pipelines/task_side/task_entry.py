@@ -1,4 +1,4 @@
-"""What every KFP task does around its step: logs, the events of the run, and errors as one line."""
+"""Wraps the step of a KFP task: sets up logs, sends the run's events, and reports errors as one line."""
 
 import json
 import logging

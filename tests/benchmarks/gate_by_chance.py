@@ -15,7 +15,7 @@ EVALUATIONS, RESAMPLES = 4000, 1000
 
 
 def passes(bootstrap: DocumentBootstrap, random: np.random.Generator) -> bool:
-    """Return whether the improvement's interval lies above 0 in one evaluation of two equal models."""
+    """Return whether the improvement's interval is above 0 in one evaluation of two equal models."""
     difficulty = random.gamma(2, 0.03, bootstrap.documents)
     lengths = random.integers(1000, 8001, bootstrap.documents)
     base, adapter = (

@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def use_one_core() -> None:
-    """Keep this process, and the threads of what it uses, on one core."""
+    """Restrict this process and all threads of its libraries to one core."""
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     import cv2

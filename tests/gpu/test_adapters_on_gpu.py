@@ -65,7 +65,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # This test runs first, before the trainings start, because it fills the GPU's memory.
 def test_a_training_that_does_not_fit_is_refused_unless_told_to_go_on(made: Path, tmp_path: Path) -> None:
     free, _ = torch.cuda.mem_get_info()
-    ballast = [torch.empty(free - 3 * 2**29, dtype=torch.uint8, device="cuda")]  # 1.5 GiB, the child's context included
+    ballast = [
+        torch.empty(free - 3 * 2**29, dtype=torch.uint8, device="cuda")
+    ]  # leaves 1.5 GiB, including the child's CUDA context
     settings = settings_of(made, tmp_path / "out", backend="standard", per_device_train_batch_size=128, max_steps=2)
     assert started("train", settings).wait() == 2
     said = log_of("train", settings).read_text()

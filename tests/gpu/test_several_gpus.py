@@ -1,4 +1,4 @@
-"""Two GPUs train like one with twice the batch, in both backends.
+"""Training on two GPUs equals training on one with twice the batch, in both backends.
 
 python -m pytest tests/gpu/test_several_gpus.py        (needs two CUDA devices, bitsandbytes and unsloth)
 """

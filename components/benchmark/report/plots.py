@@ -13,7 +13,7 @@ from components.shared.artifacts.benchmark_report import Measurement
 
 # Used on light and dark pages: each has a contrast of at least 3 to white and to #16191d.
 COLOURS = {"standard": "#c2741a", "unsloth": "#2f80d8", "stock": "#8a6fb8"}
-_INK = "#010203"  # stands for the colour of the surrounding text
+_INK = "#010203"  # placeholder for the colour of the surrounding text
 _GIB = 2**30
 
 _Draw = Callable[[Any, list[Measurement]], None]

@@ -19,12 +19,12 @@ class ModelFamily:
         prompt: the text that asks for a plain transcription, without the image token.
         prompt_template: for processors without a chat template: how ``{image}``, the processor's image token, and
             ``{prompt}`` are joined.
-        processor_adds_image: the processor writes the image tokens itself; the prompt has none, or another placeholder.
+        processor_adds_image: the processor adds the image tokens; the prompt has none or a different placeholder.
         flat_images: the processor takes one list of pictures; others take a list of pictures for each text.
-        image_options: keyword arguments of the processor's image side.
+        image_options: keyword arguments for the processor's image part.
         language_modules: regular expression of the module names that LoRA adapts by default.
         vision_rows_are_pictures: each row of the vision encoder's input is one picture or one tile of a picture.
-        answer_token_type: the value of ``token_type_ids`` over the answer.
+        answer_token_type: the value of ``token_type_ids`` for the answer's tokens.
         vision_modules: the same for the vision encoder and the projector, used if these are trained too.
     """
 

@@ -32,7 +32,7 @@ class ImageSettings:
         return cls(**{name: config.get(name) for name in _NAMES})
 
     def given(self) -> list[str]:
-        """Return the names of the settings that are not left to the model."""
+        """Return the names of the settings that are not None."""
         return [name for name in _NAMES if getattr(self, name) is not None]
 
 

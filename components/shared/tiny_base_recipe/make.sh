@@ -9,7 +9,7 @@ set -euo pipefail
 work=$1
 here=components/shared/tiny_base
 recipe=components/shared/tiny_base_recipe
-# The hash seed: some of SciPy's docstrings print a set.
+# The hash seed is fixed because some of SciPy's docstrings print a set.
 export MLFLOW_TRACKING_URI=off HF_HUB_OFFLINE=1 PYTHONHASHSEED=0
 
 mkdir -p "$work/fonts"

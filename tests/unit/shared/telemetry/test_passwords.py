@@ -1,4 +1,4 @@
-"""Passwords in addresses: in no log line, event, error, termination message or span."""
+"""Passwords in addresses appear in no log line, event, error, termination message or span."""
 
 import os
 import subprocess
