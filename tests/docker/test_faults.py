@@ -64,7 +64,7 @@ def test_a_full_disk_under_the_runs_is_named_and_leaves_nothing_that_looks_finis
         left = {path.name for path in place.runs.iterdir()}
     assert "no space is left on the disk" in said and str(place.runs) in said and "MiB are free in output_dir" in said
     assert "make room there" in said
-    assert left <= {"mlflow.db", "mlflow.db-journal", "mlartifacts", "r1.failed.log", "r1.failed"}
+    assert left - {".checkpoints"} <= {"mlflow.db", "mlflow.db-journal", "mlartifacts", "r1.failed.log", "r1.failed"}
 
 
 @only_root
