@@ -65,7 +65,7 @@ def tasks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return [child for child in children if "kfp.dsl.executor_main" in child.cmdline()]
 
 
-def wait_for(happened: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(happened: Callable[[], bool], seconds: float = 300.0) -> None:
     """Check every 20 ms; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not happened():

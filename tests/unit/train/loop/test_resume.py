@@ -346,7 +346,7 @@ def test_a_finished_training_that_was_killed_while_it_saved_adds_no_step(
     (tmp_path / "out").mkdir()
     blocked = tmp_path / "out" / "file"
     when(lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-12")), lambda: blocked.write_text("in the way"))
-    with pytest.raises(OSError, match="not empty"):
+    with pytest.raises(UserError, match=r"cannot be moved to its place \(Directory not empty\); it is kept in"):
         run(config)
     assert sorted(checkpoint_folders(tmp_path / "checkpoints")) == [8, 12]
     blocked.unlink()
