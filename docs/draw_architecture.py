@@ -27,16 +27,30 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imported_modules(path: Path, known: dict[str, Path]) -> set[str]:
-    """Return the product's modules that a file imports, at its top or inside a function."""
+def package_parts(path: Path) -> list[str]:
+    """Return the parts of the package that ``path`` belongs to: ``components/train/step.py`` is components.train."""
+    return list(path.relative_to(ROOT).parent.parts)
+
+
+def imports_of(path: Path, source: str) -> set[str]:
+    """Return the absolute names of all modules that a file imports, at its top or inside a function."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= (names & known.keys()) or {node.module}
-    return found & known.keys()
+        elif isinstance(node, ast.ImportFrom):
+            package = package_parts(path)
+            start = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and _is_import_call(node) and isinstance(node.args[0], ast.Constant):
+            found.add(str(node.args[0].value))
+    return found
+
+
+def _is_import_call(node: ast.Call) -> bool:
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    return name in ("import_module", "__import__") and bool(node.args)
 
 
 def module_graph() -> networkx.DiGraph:
@@ -44,7 +58,11 @@ def module_graph() -> networkx.DiGraph:
     known = modules()
     graph = networkx.DiGraph()
     graph.add_nodes_from(known)
-    graph.add_edges_from((name, to) for name, path in known.items() for to in imported_modules(path, known))
+    for name, path in known.items():
+        found = imports_of(path, path.read_text()) & known.keys()
+        # `from a.b import c` names a.b and a.b.c: where c is a module, that is what is imported.
+        inner = {to.rpartition(".")[0] for to in found}
+        graph.add_edges_from((name, to) for to in found if to not in inner)
     return graph
 
 

@@ -23,7 +23,7 @@ from pipelines.commands.list_command import list_runs
 from pipelines.commands.logs_command import logs
 from pipelines.commands.package_commands import push, register, verify
 from pipelines.commands.retry_command import retry
-from pipelines.commands.run_command import run
+from pipelines.commands.run_command import RunsDir, run
 from pipelines.commands.schedule_command import schedule
 from pipelines.commands.submit_command import follow, submit
 from pipelines.settings.command_settings import checked_config
@@ -58,9 +58,6 @@ def _program(
     ] = False,
 ) -> None:
     pass
-
-
-RunsDir = Annotated[Path, typer.Option(help="The folder of all runs and of their MLflow store.")]
 
 
 @app.command("config")

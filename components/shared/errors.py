@@ -6,6 +6,7 @@ import unicodedata
 from urllib.parse import unquote
 
 EXIT_CODE_USER_ERROR = 2
+EXIT_CODE_INTERRUPTED = 130
 _HIDDEN = "***"
 _JOINERS = "\u200c\u200d"  # invisible, and part of the spelling of Persian, Hindi and emoji
 _UP_TO_THE_LAST_AT = re.compile(r"(?<=//)\S*(?=@)")

@@ -1,23 +1,22 @@
 """``deepsynth list``: the runs of a folder, finished, failed and under way."""
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from components.shared.artifacts.output_folder import unfinished_folders
 from components.shared.artifacts.run_summary import RunSummary
 from components.shared.errors import UserError
 from components.shared.telemetry.terminal import output_console
 from pipelines.local.resumed_run import FailedRun
 from pipelines.local.runs_folder import CONFIG_FILE, FAILED
 
-_WORKING = re.compile(r"\.(?P<run>.+)\.partial-(?P<pid>\d+)")
+_STATES = {True: "running", False: "killed", None: "running or killed, on another host"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,11 @@ def list_runs(runs_dir: Annotated[Path, typer.Option(help="The folder of all run
 
 def listed(runs_dir: Path) -> list[ListedRun]:
     """Return the runs of a folder; what is no run is passed over."""
-    found = []
+    found = [
+        ListedRun(one.target, _STATES[one.lives])
+        for one in unfinished_folders(runs_dir)
+        if (one.path / CONFIG_FILE).is_file()
+    ]
     for path in runs_dir.glob("*/") if runs_dir.is_dir() else []:
         if (path / RunSummary.FILE).is_file():
             found.append(_finished(path))
@@ -56,8 +59,6 @@ def listed(runs_dir: Path) -> list[ListedRun]:
             steps = FailedRun(path, path / CONFIG_FILE).finished_steps()
             state = f"failed or interrupted after {', '.join(steps)}" if steps else "failed or interrupted"
             found.append(ListedRun(path.name.removesuffix(FAILED), state))
-        elif (match := _WORKING.fullmatch(path.name)) and (path / CONFIG_FILE).is_file():
-            found.append(ListedRun(match["run"], "running" if psutil.pid_exists(int(match["pid"])) else "killed"))
     return found
 
 

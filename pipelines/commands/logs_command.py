@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.shared.errors import UserError, printable
+from components.shared.errors import EXIT_CODE_INTERRUPTED, UserError, printable
 from pipelines.commands.cluster_options import EnvironmentFile, Host, cluster_environment, connected
-from pipelines.commands.submit_command import EXIT_CODE_INTERRUPTED, PollSeconds
+from pipelines.commands.submit_command import PollSeconds
 from pipelines.definition.task_titles import TASK_TITLES
 
 if TYPE_CHECKING:

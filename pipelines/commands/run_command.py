@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from components.shared.errors import UserError
+from components.shared.errors import EXIT_CODE_INTERRUPTED, UserError
 from components.shared.telemetry.terminal import output_console
 from components.shared.telemetry.tracing import pipeline_span
 from pipelines.commands.compile_command import PreparePartitions
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from pipelines.local.docker_run import DockerRun
     from pipelines.local.local_runner import RunOutcome
     from pipelines.local.resumed_run import FailedRun
-
-EXIT_CODE_INTERRUPTED = 130
 
 
 class Runner(StrEnum):
@@ -85,9 +83,10 @@ def run(
     """
     from pipelines.local.local_runner import run_pipeline
 
+    _check_name(resume or run_id, "--resume" if resume else "--run-id")
     resumed = _resumed_run(runs_dir, resume, config, set_, run_id) if resume else None
     checked = checked_config(resumed.config if resumed else config, set_ or [])
-    name = resume or _checked_name(run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S"))
+    name = resume or run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     try:
         docker = _docker_run(name, runs_dir, image) if runner is Runner.DOCKER else None
         with pipeline_span(name, "deepsynth-finetune"):
@@ -117,12 +116,13 @@ def _show(outcome: "RunOutcome", runs_dir: Path) -> None:
     print_summary(outcome.summary, outcome.folder, tracking_uri(runs_dir), output_console())
 
 
-def _checked_name(name: str) -> str:
+def _check_name(name: str | None, option: str) -> None:
+    if name is None:
+        return
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError("may hold letters, digits, dots, - and _ only", where=f"--run-id {name!r}")
+        raise UserError("may hold letters, digits, dots, - and _ only", where=f"{option} {name!r}")
     if name.endswith(FAILED):
-        raise UserError(f"must not end in {FAILED}, which marks a failed run's folder", where=f"--run-id {name!r}")
-    return name
+        raise UserError(f"must not end in {FAILED}, which marks a failed run's folder", where=f"{option} {name!r}")
 
 
 def _resumed_run(

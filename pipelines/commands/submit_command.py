@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from components.shared.errors import UserError, printable
+from components.shared.errors import EXIT_CODE_INTERRUPTED, UserError, printable
 from components.shared.telemetry.terminal import output_console
 from pipelines.commands.cluster_options import (
     ConfigFile,
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pipelines.following.diagnosis import Ending
 
 EXIT_CODE_RUN_FAILED = 1
-EXIT_CODE_INTERRUPTED = 130
 _SECONDS_BETWEEN_LOOKS = 5.0
 
 PollSeconds = Annotated[float, typer.Option(min=0.05, help="Seconds between two polls of the run.")]

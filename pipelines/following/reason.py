@@ -24,8 +24,8 @@ def resources_key(step: str) -> str:
 
 
 _CACHED_FILES_GONE = (
-    "KFP's cache names files that are gone from its object store: run again without the cache, e.g. with another seed,"
-    " or put the files back"
+    "KFP's cache names files that are gone from its object store: run again without the cache"
+    " (submit --no-cache), or put the files back"
 )
 # What steps, Argo and Kubernetes say -> what to do. Messages of ours that have a mend already match none of these.
 _MENDS = (

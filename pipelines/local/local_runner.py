@@ -1,6 +1,6 @@
 """``deepsynth run``: run the pipeline on this machine in KFP's subprocess or Docker runner, and show its progress.
 
-A run works in ``runs/.<id>.partial-<pid>``. The folder is renamed to ``runs/<id>`` when it is complete, or to
+A run works in ``runs/.<id>.partial-<pid>-<host>``. The folder is renamed to ``runs/<id>`` when it is complete, or to
 ``runs/<id>.failed`` if a step failed, or the run was interrupted, after others had finished.
 """
 

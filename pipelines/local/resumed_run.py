@@ -10,10 +10,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.shared.artifacts.output_folder import unfinished_folders
 from components.shared.errors import UserError
 from pipelines.local.runs_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, FAILED, FOLDERS
 
-_RUNS_WITH_CHECKPOINTS = 3
 # Both run again: the gate takes seconds, and the package is the last output.
 TAKEN = ("prepare", "train", "evaluate", "benchmark")
 
@@ -53,16 +53,18 @@ def failed_run(runs_dir: Path, run_id: str) -> FailedRun:
 
 
 def checkpoints_root(runs_dir: Path, run_id: str, resumed: bool) -> Path:
-    """Return the folder below which trainings keep their checkpoints by run, and remove those of old runs.
+    """Return the folder below which trainings keep their checkpoints by run, and remove those that no run can use.
 
-    A run that is not resumed starts without checkpoints, even if an earlier run had the same id.
+    A run that is not resumed starts without checkpoints, even if an earlier run had the same id. Of the other runs
+    those under way, and those that can be resumed, keep theirs.
     """
     root = runs_dir / CHECKPOINTS_FOLDER
-    if not resumed:
-        shutil.rmtree(root / run_id, ignore_errors=True)
-    others = [path for path in root.glob("*/") if path.name != run_id]
-    for path in sorted(others, key=lambda path: path.stat().st_mtime)[: -_RUNS_WITH_CHECKPOINTS or None]:
-        shutil.rmtree(path, ignore_errors=True)
+    under_way = {one.target for one in unfinished_folders(runs_dir) if one.lives is not False}
+    if not resumed and (root / run_id).exists():
+        shutil.rmtree(root / run_id)
+    for path in root.glob("*/"):
+        if path.name not in under_way and not (runs_dir / f"{path.name}{FAILED}").is_dir() and path.name != run_id:
+            shutil.rmtree(path, ignore_errors=True)  # room, which this run does not need
     return root
 
 

@@ -11,6 +11,7 @@ from components.export.config import ExportConfig
 from components.gate.config import GateConfig
 from components.prepare.config import PrepareConfig
 from components.shared.programs.step_config import StepConfig
+from components.shared.tracking.tracking_runs import SHARED_SETTINGS
 from components.train.config import TrainConfig
 from components.train.presets import with_preset
 
@@ -22,7 +23,7 @@ STEP_CONFIGS: dict[str, type[StepConfig]] = {
     "gate": GateConfig,
     "export": ExportConfig,
 }
-SHARED_FIELDS = ("source", "base_model", "revision", "trust_remote_code", "seed")
+SHARED_FIELDS = SHARED_SETTINGS
 """Given once at the top of the pipeline's configuration, for every step with these fields."""
 FOLDER_FIELDS = ("dataset_dir", "adapter_dir", "evaluation_dir", "gate_dir", "output_dir")
 """Artifacts of the pipeline: the orchestrator names their folders."""

@@ -11,12 +11,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.shared.errors import UserError
 
 log = logging.getLogger(__name__)
 
+_PARTIAL = re.compile(r"\.(?P<target>.+)\.partial-(?P<process>[0-9]+)-(?P<host>[0-9a-f]{8})")
 _HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
 _held: set[Path] = set()
 """This process's locks: POSIX locks do not exclude its other threads."""
@@ -42,7 +44,7 @@ def finished_folder(target: Path) -> Iterator[Path]:
     with _locked(target):
         _check_is_free(target)  # another process may have finished it in between
         _remove_leftovers(target)
-        partial = target.with_name(f"{_partial_prefix(target)}{os.getpid()}-{_host()}")
+        partial = target.with_name(f".{target.name}.partial-{os.getpid()}-{_host()}")
         partial.mkdir()
         try:
             yield partial
@@ -50,6 +52,30 @@ def finished_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         _rename(partial, target)
+
+
+@dataclass(frozen=True)
+class UnfinishedFolder:
+    """A temporary folder of ``finished_folder``.
+
+    Attributes:
+        target: the name that it gets when it is finished.
+        lives: whether the process that writes it runs; None on another host, where nothing is known of it.
+    """
+
+    path: Path
+    target: str
+    lives: bool | None
+
+
+def unfinished_folders(folder: Path) -> list[UnfinishedFolder]:
+    """Return the temporary folders of ``finished_folder`` in ``folder``."""
+    found = []
+    for path in folder.glob(".*/") if folder.is_dir() else []:
+        if match := _PARTIAL.fullmatch(path.name):
+            lives = _runs(int(match["process"])) if match["host"] == _host() else None
+            found.append(UnfinishedFolder(path, match["target"], lives))
+    return found
 
 
 def _check_is_free(target: Path) -> None:
@@ -108,8 +134,14 @@ def _being_written(target: Path, holder: str) -> UserError:
     )
 
 
-def _partial_prefix(target: Path) -> str:
-    return f".{target.name}.partial-"
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _host() -> str:
@@ -119,9 +151,9 @@ def _host() -> str:
 
 def _remove_leftovers(target: Path) -> None:
     """Remove what killed processes of this host left; the lock is held, so none of them lives."""
-    ours = re.compile(re.escape(_partial_prefix(target)) + r"[0-9]+-" + _host())
-    for leftover in target.parent.iterdir():
-        if ours.fullmatch(leftover.name):
+    for unfinished in unfinished_folders(target.parent):
+        if unfinished.target == target.name and unfinished.lives is not None:
+            leftover = unfinished.path
             shutil.rmtree(leftover, ignore_errors=True)
             removed = not leftover.exists()
             log.warning("%s what a killed process left: %s", "removed" if removed else "cannot remove", leftover)

@@ -6,7 +6,7 @@ from pathlib import Path
 import networkx
 import pytest
 
-from docs.draw_architecture import module_graph, room_graph
+from docs.draw_architecture import imports_of, module_graph, package_parts, room_graph
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted(path for top in ("components", "pipelines") for path in (ROOT / top).rglob("*.py"))
@@ -17,32 +17,6 @@ VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "misc"}
 MOST_LINES = 300
 MOST_LINES_OF_A_FUNCTION = 60
 MOST_MODULES = 15
-
-
-def module_of(path: Path) -> list[str]:
-    """Return the parts of the package that ``path`` belongs to: ``components/train/step.py`` is components.train."""
-    return list(path.relative_to(ROOT).parent.parts)
-
-
-def imports_of(path: Path, source: str) -> set[str]:
-    """Return the absolute names of all modules that a file imports, at its top or inside a function."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            package = module_of(path)
-            start = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*start, *([node.module] if node.module else [])])
-            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and _is_import_call(node) and isinstance(node.args[0], ast.Constant):
-            found.add(str(node.args[0].value))
-    return found
-
-
-def _is_import_call(node: ast.Call) -> bool:
-    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    return name in ("import_module", "__import__") and bool(node.args)
 
 
 def offences(path: Path, source: str) -> list[str]:
@@ -65,7 +39,7 @@ def test_there_is_something_to_check() -> None:
 
 def test_shared_imports_no_step_and_a_step_imports_shared_alone() -> None:
     # A file directly in components/ (its __init__) belongs to no step and has nothing to import.
-    inside = [path for path in FILES if path.relative_to(ROOT).parts[0] == "components" and len(module_of(path)) > 1]
+    inside = [path for path in FILES if package_parts(path)[0] == "components" and len(package_parts(path)) > 1]
     found = {str(path.relative_to(ROOT)): offences(path, path.read_text()) for path in inside}
     assert {name: imports for name, imports in found.items() if imports} == {}
 

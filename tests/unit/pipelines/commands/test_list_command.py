@@ -1,13 +1,20 @@
 """``deepsynth list`` for a folder with runs of every state."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from components.shared.artifacts.output_folder import finished_folder
 from pipelines.commands.list_command import listed
 from tests.fixtures.finished_runs import finished_run
 
+KILLED_RUN = """
+import os, pathlib, signal, sys
+from components.shared.artifacts.output_folder import finished_folder
+with finished_folder(pathlib.Path(sys.argv[1])) as folder:
+    (folder / "config.yaml").write_text("seed: 0")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 
 
@@ -16,11 +23,13 @@ def test_each_state_of_a_run_is_told(tmp_path: Path) -> None:
     finished_run(runs, "good", [100, 100, 100])
     (runs / "broken.failed" / "dataset").mkdir(parents=True)
     (runs / "broken.failed" / "config.yaml").write_text("seed: 0\n")
-    for name in (f".now.partial-{os.getpid()}", ".gone.partial-4194300", "no-run"):
-        (runs / name).mkdir()
-    for name in (f".now.partial-{os.getpid()}", ".gone.partial-4194300"):
-        (runs / name / "config.yaml").write_text("seed: 0\n")
-    found = {run.name: run for run in listed(runs)}
+    (runs / "no-run").mkdir()
+    # A process that makes a run's folder as `deepsynth run` does, and is killed.
+    subprocess.run([sys.executable, "-c", KILLED_RUN, runs / "gone"], check=False)
+    with finished_folder(runs / "now") as folder:
+        (folder / "config.yaml").write_text("seed: 0\n")
+        found = {run.name: run for run in listed(runs)}
+        answer = subprocess.run([DEEPSYNTH, "list"], cwd=tmp_path, capture_output=True, text=True)
     assert {name: run.state for name, run in found.items()} == {
         "good": "finished",
         "broken": "failed or interrupted after prepare",
@@ -29,7 +38,6 @@ def test_each_state_of_a_run_is_told(tmp_path: Path) -> None:
     }
     assert found["good"].verdict in ("promoted", "not promoted") and found["good"].adapter_cer.endswith("%")
 
-    answer = subprocess.run([DEEPSYNTH, "list"], cwd=tmp_path, capture_output=True, text=True)
     assert answer.returncode == 0 and "deepsynth run --resume RUN" in answer.stderr
     assert all(name in answer.stdout for name in found)
 
