@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from components.shared.errors import UserError
 from components.shared.telemetry.progress import PROGRESS_FILE_VARIABLE
 
-# torchrun notices within 0.1 s that a process ended, and sends SIGTERM to the others.
-_SECONDS_FOR_THE_FIRST_FAILURE = 3.0
+# torchrun sends SIGTERM to the others within 0.1 s of a process's end; the first one may tidy up before it.
+_SECONDS_UNTIL_TORCHRUN_ENDS_ALL = 60.0
+_ANSWER_OF_THE_STORE = timedelta(seconds=5)
 
 
 def started_by_torchrun() -> bool:
@@ -30,7 +32,8 @@ def one_of_several(num_gpus: int) -> Iterator[None]:
     """Within the block, behave as one of torchrun's processes; do nothing in a process that torchrun did not start.
 
     All processes but the first are silent: no progress bars, no log lines below errors. If the block fails, only the
-    process that failed first reports its error; the others fail because they lost that process, and stay silent.
+    process that failed first reports its error. The others found the same, or fail because they lost that process: they
+    stay silent and end with exit code 1.
 
     Raises:
         UserError: ``num_gpus`` is above 1 and not the number of processes on this machine.
@@ -46,9 +49,10 @@ def one_of_several(num_gpus: int) -> Iterator[None]:
     try:
         _check_number(num_gpus)
         yield
-    except Exception as error:
-        if not (isinstance(error, UserError) and first):
-            _let_the_first_failure_speak()
+    except Exception:
+        if not _failed_first():
+            _wait_until_torchrun_ends_this()
+            raise SystemExit(1) from None
         raise
 
 
@@ -62,7 +66,20 @@ def _check_number(num_gpus: int) -> None:
         )
 
 
-def _let_the_first_failure_speak() -> None:
+def _failed_first() -> bool:
+    """Return whether this process is the first to fail, by a count in the store of torchrun's agent."""
+    from torch.distributed import DistError, TCPStore
+
+    given = os.environ
+    attempt = f"{given.get('TORCHELASTIC_RUN_ID')}/{given.get('TORCHELASTIC_RESTART_COUNT')}"
+    try:
+        store = TCPStore(given["MASTER_ADDR"], int(given["MASTER_PORT"]), is_master=False, timeout=_ANSWER_OF_THE_STORE)
+        return bool(store.add(f"deepsynth/failures/{attempt}", 1) == 1)
+    except (DistError, KeyError):
+        return True  # without an agent the first process had the store, and is gone: better said twice than not at all
+
+
+def _wait_until_torchrun_ends_this() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    time.sleep(_SECONDS_FOR_THE_FIRST_FAILURE)
+    time.sleep(_SECONDS_UNTIL_TORCHRUN_ENDS_ALL)
