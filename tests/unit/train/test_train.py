@@ -242,7 +242,7 @@ def test_a_training_that_fails_ends_with_its_data_workers(made: Path, tmp_path: 
     settings = config_of(made, tmp_path / "out", max_length=16, dataloader_num_workers=1).model_dump(mode="json")
     (tmp_path / "train.json").write_text(json.dumps(settings))
     command = [sys.executable, "-m", "components.train", "--config", str(tmp_path / "train.json")]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert answer.returncode == 2 and "max_length: 16 tokens" in answer.stderr
 
 

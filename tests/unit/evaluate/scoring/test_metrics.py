@@ -41,7 +41,7 @@ def levenshtein(a: list[str], b: list[str]) -> int:
 
 
 @given(SHORT_TEXT, SHORT_TEXT)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_edits_are_levenshtein_distances_over_code_points_and_words(label: str, prediction: str) -> None:
     assert character_edits(label, prediction) == EditCounts(levenshtein([*label], [*prediction]), len(label))
     words, others = label.split(), prediction.split()
@@ -163,7 +163,7 @@ ANY_TEXT = st.text(
     alphabet=st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("ab  é漢ا.")), max_size=40
 )
 SEVERAL = st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1, max_size=5)
-AS_LIBRARIES = settings(max_examples=150, deadline=None)
+AS_LIBRARIES = settings(max_examples=150)
 
 
 @given(SEVERAL)
@@ -259,7 +259,7 @@ def test_evaluate_loads_the_module_from_its_file_without_a_hub(tmp_path: Path) -
 
 @pytest.mark.parametrize("profile", PROFILES)
 @given(text=st.text(max_size=30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_normalising_twice_changes_nothing(profile: str, text: str) -> None:
     normalise = normalizer(profile)  # type: ignore[arg-type]
     assert normalise(normalise(text)) == normalise(text)
@@ -320,14 +320,13 @@ def test_loops(prediction: str, label: str, loop: bool) -> None:
 
 
 @given(st.text("abc", min_size=1, max_size=400), st.integers(4, 60))
-@settings(deadline=None)
 def test_every_long_repetition_has_a_unit(unit: str, repeats: int) -> None:
     found = repeated_unit(unit * repeats)
     assert (found is not None) == (len(unit) * repeats >= 30)
 
 
 @given(SHORT_TEXT, SHORT_TEXT)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_difference_rebuilds_both_texts(label: str, prediction: str) -> None:
     runs = character_diff(label, prediction)
     assert "".join(run.text for run in runs if run.kind != "added") == label

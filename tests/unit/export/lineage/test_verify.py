@@ -27,9 +27,7 @@ from tests.fixtures.export_fixture import export_config, make_sources
 Entries = dict[str, bytes]
 FUZZ = settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    derandomize=True,
 )
 
 

@@ -348,12 +348,12 @@ def test_ctrl_c_while_waiting_leaves_the_run_going(tmp_path: Path, kfp: FakeKfp)
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not kfp.looks:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     finally:
         if process.poll() is None:
             process.kill()

@@ -57,7 +57,7 @@ def objects_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manif
         "REGISTRY=ghcr.io/me",
         "TAG=1.2.3-ab",
     ]
-    subprocess.run(arguments, cwd=manifests.parent, check=True, timeout=60)
+    subprocess.run(arguments, cwd=manifests.parent, check=True, timeout=3000)
     built = manifests.parent / "build" / "manifests"
     return {
         folder: rendered(built / folder.removeprefix("build/") if folder.startswith("build/") else manifests / folder)
@@ -290,7 +290,7 @@ def test_the_volumes_jobs_fail_where_one_of_them_cannot_be_written(
             (root / mount.strip("/")).mkdir(parents=True)
         here = re.sub(r"(?<=[ ])(?=/c)", str(root), script)
         variables = {**os.environ, "SECONDS_TO_WAIT": "1"}
-        done = subprocess.run([*container["command"], here], capture_output=True, text=True, timeout=30, env=variables)
+        done = subprocess.run([*container["command"], here], capture_output=True, text=True, timeout=300, env=variables)
         results[missing] = (done.returncode == 0, f"touch: cannot touch '{root}{missing}/.writable'" in done.stderr)
         assert not list(root.rglob(".writable"))
     assert results == {None: (True, False), "/checkpoints": (False, True), "/cache": (False, True)}
@@ -367,7 +367,7 @@ def test_make_local_secrets_writes_them_once(tmp_path: Path) -> None:
     command = ["make", "--silent", "--file", str(ROOT / "Makefile"), "local-secrets"]
     written = []
     for _ in range(2):
-        subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=3000)
         written.append({path.name: path.read_text() for path in sorted(folder.iterdir())})
         assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
     assert written[0] == written[1]

@@ -245,7 +245,7 @@ def test_sets_of_older_versions_empty_splits_and_broken_pictures_are_shown(tmp_p
 ODD_VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.integers())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     text=st.text(st.characters(codec=None), max_size=40),
     about=st.dictionaries(

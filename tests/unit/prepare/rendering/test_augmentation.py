@@ -221,7 +221,7 @@ def test_paper_texture_shows_on_paper_more_than_on_ink() -> None:
 # ---- what must never happen
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     height=st.integers(64, 400),
     width=st.integers(64, 400),

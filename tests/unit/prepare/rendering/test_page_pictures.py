@@ -210,7 +210,7 @@ def test_max_pixels_bounds_the_file_and_the_result(tmp_path: Path) -> None:
 
 
 @given(content=st.binary(max_size=200), suffix=st.sampled_from(["png", "jpg", "webp", "tif", "bmp", "pdf"]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_foreign_bytes_are_a_page_or_refused(content: bytes, suffix: str) -> None:
     _page_or_refused(content, suffix)
 
@@ -220,7 +220,7 @@ def test_foreign_bytes_are_a_page_or_refused(content: bytes, suffix: str) -> Non
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
     cut=st.floats(0.2, 1),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_files_are_a_page_or_refused(suffix: str, changes: list[tuple[float, int]], cut: float) -> None:
     content = bytearray(WHOLE_FILES[suffix])
     for place, value in changes:

@@ -227,7 +227,7 @@ def rendered(text: str, engine: tuple[str, bool]) -> tuple[list[dict[str, Any]],
     return [json.loads(page.metadata) for page in result.pages], counted
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.text(max_size=200), st.sampled_from(sorted(RENDERERS)))
 def test_any_text_is_drawn_or_counted(raw: str, engine: tuple[str, bool]) -> None:
     text = clean_text(raw)
@@ -242,7 +242,7 @@ def test_any_text_is_drawn_or_counted(raw: str, engine: tuple[str, bool]) -> Non
         assert all(ord(letter) in covered for letter in page["text"] if letter not in "\n\u200c\u200d")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @example("\u031d\u061b0", False)  # a mark without a letter extends beyond the page: page_does_not_fit
 @given(
     st.text(alphabet=st.sampled_from(COVERED) | st.sampled_from(string.ascii_letters + " \n"), max_size=200),

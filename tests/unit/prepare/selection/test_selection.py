@@ -576,7 +576,7 @@ contents_and_copies = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(contents_and_copies, contents_and_copies, st.integers(0, 3), st.booleans())
 def test_any_documents_in_any_order(first: list[Any], added: list[Any], seed: int, with_holdout: bool) -> None:
     """Counts add up, no copy is in the other split, and documents keep their split when others are appended."""

@@ -260,13 +260,13 @@ WHOLE = {
 
 
 @given(suffix=st.sampled_from(SUFFIXES), content=st.binary(max_size=600))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_foreign_bytes_as_any_file_are_read_or_refused(suffix: str, content: bytes) -> None:
     _read_or_refused(suffix, content)
 
 
 @given(content=st.text(alphabet='{}[]":,\\utextn01 \n', max_size=120).map(str.encode))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_foreign_lines_are_read_or_refused(content: bytes) -> None:
     _read_or_refused("jsonl", content)
 
@@ -276,7 +276,7 @@ def test_foreign_lines_are_read_or_refused(content: bytes) -> None:
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
     cut=st.floats(0.2, 1),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_damaged_files_are_read_or_refused(suffix: str, changes: list[tuple[float, int]], cut: float) -> None:
     content = bytearray(WHOLE[suffix])
     for place, value in changes:

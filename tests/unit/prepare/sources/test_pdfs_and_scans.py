@@ -224,7 +224,7 @@ def test_a_folder_without_scans_is_refused(source: str, tmp_path: Path) -> None:
 @given(
     content=st.binary(max_size=200) | st.text(alphabet="<>/&;'\"= altoPgecrlin_SrCOTEN!", max_size=200).map(str.encode)
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_foreign_bytes_as_scan_texts_are_text_or_refused(content: bytes) -> None:
     for reader in (alto_text, hocr_text):
         try:
@@ -234,7 +234,7 @@ def test_foreign_bytes_as_scan_texts_are_text_or_refused(content: bytes) -> None
 
 
 @given(places=st.lists(st.tuples(st.integers(0, len(ALTO) - 1), st.integers(0, 255)), min_size=1, max_size=5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_damaged_scan_texts_are_text_or_refused(places: list[tuple[int, int]]) -> None:
     for reader, text in ((alto_text, ALTO.format(namespace="x", order="")), (hocr_text, HOCR)):
         content = bytearray(text.encode())
@@ -247,7 +247,7 @@ def test_damaged_scan_texts_are_text_or_refused(places: list[tuple[int, int]]) -
 
 
 @given(content=st.binary(max_size=300), cut=st.integers(0, 900))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_foreign_bytes_as_pdf_are_read_or_refused(content: bytes, cut: int) -> None:
     for foreign in (content, b"%PDF-1.4\n" + content, pdf_with_text(b"Hello")[:cut] + content):
         with tempfile.TemporaryDirectory() as folder:

@@ -239,7 +239,7 @@ LOOKS = st.builds(
 
 @pytest.mark.parametrize("name", ENGINES)
 @given(text=TEXTS, page_look=LOOKS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_word_is_drawn_once_in_order_and_inside_the_margins(name: str, text: str, page_look: PageLook) -> None:
     engine = engine_called(name)
     labels = []
@@ -272,7 +272,7 @@ COVERED = st.sampled_from(sorted(map(chr, DEJAVU)))
 
 @pytest.mark.parametrize("name", ENGINES)
 @given(text=st.text(ANY_LETTER, max_size=60) | st.text(COVERED, max_size=60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_text_is_drawn_whole_or_refused_by_a_reason(name: str, text: str) -> None:
     engine = engine_called(name)
     paragraphs = split_paragraphs(text, reflow=True)

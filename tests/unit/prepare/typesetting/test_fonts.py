@@ -76,7 +76,7 @@ def test_nothing_similar_is_put_in_the_place_of_a_font_that_is_not_there() -> No
 
 
 @given(st.text(max_size=12))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_name_is_a_font_or_an_error_in_words(name: str) -> None:
     try:
         assert find_fonts([name])
@@ -240,7 +240,7 @@ def test_a_table_that_claims_billions_of_characters_is_refused_at_once(tmp_path:
 
 
 @given(st.integers(0, len(DEJAVU_BYTES) - 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_cut_font_is_refused(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
     path = tmp_path_factory.mktemp("cut") / "cut.ttf"
     path.write_bytes(DEJAVU_BYTES[:length])
@@ -250,7 +250,7 @@ def test_a_cut_font_is_refused(tmp_path_factory: pytest.TempPathFactory, length:
 
 
 @given(st.lists(st.tuples(st.integers(0, len(DEJAVU_BYTES) - 1), st.integers(1, 255)), min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_font_with_flipped_bits_is_refused_or_covers_what_it_did(
     tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]]
 ) -> None:
@@ -269,7 +269,7 @@ def test_a_font_with_flipped_bits_is_refused_or_covers_what_it_did(
 
 
 @given(st.integers(12 + 16 * 30, len(DEJAVU_BYTES) - 4), st.integers(0, 7))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_one_flipped_bit_in_a_table_is_seen(tmp_path_factory: pytest.TempPathFactory, place: int, bit: int) -> None:
     with TTFont(DEJAVU, lazy=True) as font:
         tables = [(entry.offset, entry.length, tag) for tag, entry in font.reader.tables.items()]
@@ -334,7 +334,7 @@ def test_the_error_lists_scripts_letters_and_where_a_font_is(tmp_path: Path, mon
 
 
 @given(st.lists(st.text(max_size=40), max_size=5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_reported_stands_in_the_documents_and_in_no_font(texts: list[str]) -> None:
     covered = covered_code_points(FontFace(DEJAVU))
     for script in uncovered_by_dejavu(counted(*texts)):
