@@ -141,6 +141,28 @@ def test_what_one_process_finds_wrong_is_said_once(made: Path, tmp_path: Path, b
         assert code == 2 and "Traceback" not in said and "torch" not in said
 
 
+ALL_FAIL_AND_END_LATE = """
+import atexit, sys, time
+from components.shared.errors import UserError
+from components.train.processes.torchrun import one_of_several
+
+atexit.register(time.sleep, 5)
+try:
+    with one_of_several(2):
+        raise UserError("is wrong", where="here", mend="mend it")
+except UserError as error:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.slow
+def test_the_first_failure_alone_speaks_however_long_its_process_takes_to_end(tmp_path: Path) -> None:
+    (tmp_path / "fail.py").write_text(ALL_FAIL_AND_END_LATE)
+    code, said = ended([*TORCHRUN, str(tmp_path / "fail.py")])
+    assert code == 1 and said.count("error: here: is wrong") == 1, said
+
+
 @pytest.mark.slow
 def test_the_callers_error_is_the_workers(made: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
