@@ -8,6 +8,7 @@ that the picture shows the order and not every import.
 """
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import networkx
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
+_PLACE = re.compile(r"((?:components|pipelines)(?:\.\w+)+):\w+")
+"""``module:name``: the place of a command, which is imported when it is invoked."""
 BEGIN, END = "<!-- drawn by docs/draw_architecture.py: begin -->", "<!-- drawn: end -->"
 
 
@@ -45,6 +48,8 @@ def imports_of(path: Path, source: str) -> set[str]:
             found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and _is_import_call(node) and isinstance(node.args[0], ast.Constant):
             found.add(str(node.args[0].value))
+        elif isinstance(node, ast.Constant) and (place := _PLACE.fullmatch(str(node.value))):
+            found.add(place[1])
     return found
 
 

@@ -5,8 +5,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from components.shared.artifacts.benchmark_report import Contender
-from components.shared.programs.probe_settings import ProbeSettings
+from components.shared.programs.probe_settings import Contender, ProbeSettings
 
 _CHOSEN_BY_THE_BENCHMARK = {"dataset_dir", "base_model", "output_dir", "backend", "max_steps", "logging_steps"}
 

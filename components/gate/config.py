@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from components.shared.programs.step_config import StepConfig
-from components.shared.scoring.statistics import TELLING_DOCUMENTS
+from components.shared.scoring.paired_comparison import TELLING_DOCUMENTS
 
 
 class GateConfig(StepConfig):

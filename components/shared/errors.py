@@ -1,4 +1,4 @@
-"""The one error that a user can mend, and texts about errors that hold no password."""
+"""The error that a user can mend, the one that nobody can, and texts about errors that hold no password."""
 
 import os
 import re
@@ -37,6 +37,10 @@ class UserError(Exception):
         prefix = f"{self.where}: " if where else ""
         suffix = f"; {self.mend}" if mend else ""
         super().__init__(printable(" ".join(f"{prefix}{self.problem}{suffix}".split())))
+
+
+class StepFailedError(Exception):
+    """A step failed with an error that the user cannot fix; the log has its traceback."""
 
 
 def first_line(error: BaseException) -> str:

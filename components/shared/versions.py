@@ -7,6 +7,9 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from components.shared.errors import UserError
+
+_COMMIT_DIGITS = 12
 _VERSIONED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "unsloth", "webdataset", "pillow")
 
 
@@ -31,6 +34,22 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()
+
+
+def code_tag() -> str:
+    """Return version and commit of this code as an image's tag: 0.1.0-86349badd219.
+
+    Raises:
+        UserError: no commit is known, so two builds could have the same tag.
+    """
+    commit = git_commit()
+    if commit is None:
+        raise UserError(
+            "the code's commit is not known",
+            where="the images' tag",
+            mend="set tag in the environment's file, or DEEPSYNTH_GIT_COMMIT",
+        )
+    return f"{tool_version().replace('+', '-')}-{commit[:_COMMIT_DIGITS]}"
 
 
 @cache

@@ -51,7 +51,8 @@ def compile_pipeline(
         raise UserError("the file's name must end in .yaml", where=f"--output {output}")
     if not output.absolute().parent.is_dir():
         raise UserError("no such folder", where=str(output.absolute().parent))
-    from pipelines.definition.environment import CPU_IMAGE, code_tag, read_environment
+    from components.shared.versions import code_tag
+    from pipelines.definition.environment import CPU_IMAGE, read_environment
 
     if environment is None:
         if image:

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.shared.errors import UserError
-from components.shared.scoring.statistics import DocumentBootstrap, Interval
+from components.shared.scoring.paired_comparison import Interval
+from components.shared.scoring.statistics import DocumentBootstrap
 
 _RESAMPLES = 1000
 _SEED = 0

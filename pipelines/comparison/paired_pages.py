@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.shared.errors import UserError
+from components.shared.scoring.paired_comparison import TELLING_DOCUMENTS, Interval
 from components.shared.scoring.sign_test import SignTest, sign_test
-from components.shared.scoring.statistics import TELLING_DOCUMENTS, DocumentBootstrap, Interval
+from components.shared.scoring.statistics import DocumentBootstrap
 from pipelines.comparison.compared_run import ComparedRun
 
 RESAMPLES = 10_000

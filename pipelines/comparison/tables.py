@@ -12,7 +12,7 @@ from components.shared.artifacts.dataset_manifest import DatasetManifest, Split
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.artifacts.training_record import TrainingRecord
-from components.shared.scoring.statistics import Interval
+from components.shared.scoring.paired_comparison import Interval
 from pipelines.comparison.compared_run import ComparedRun
 from pipelines.comparison.loop_intervals import loop_interval
 

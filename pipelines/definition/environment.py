@@ -12,15 +12,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from components.shared.errors import UserError
 from components.shared.programs.step_config import StepConfig, read_config_file, validated
-from components.shared.versions import git_commit, tool_version
+from components.shared.versions import code_tag
 
 PIPELINE_NAME = "deepsynth-finetune"
 CPU_IMAGE = "deepsynth-pipelines-python"
 GPU_IMAGE = "deepsynth-pipelines-python-cuda"
 IMAGE_USER = 10001  # user and group of the images and of the volumes that manifests/ makes
-_COMMIT_DIGITS = 12
 _IN_IMAGE_TAG = r"[\w][\w.-]{0,127}"
 _REGISTRY = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
 _DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -282,19 +280,3 @@ def read_environment(path: Path) -> Environment:
         UserError: the file is missing, not YAML, or a key or value is wrong.
     """
     return validated(Environment, read_config_file(path), str(path))
-
-
-def code_tag() -> str:
-    """Return version and commit of this code as an image's tag: 0.1.0-86349badd219.
-
-    Raises:
-        UserError: no commit is known, so two builds could have the same tag.
-    """
-    commit = git_commit()
-    if commit is None:
-        raise UserError(
-            "the code's commit is not known",
-            where="the images' tag",
-            mend="set tag in the environment's file, or DEEPSYNTH_GIT_COMMIT",
-        )
-    return f"{tool_version().replace('+', '-')}-{commit[:_COMMIT_DIGITS]}"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import UserError
-from components.shared.versions import git_commit, tool_version
-from pipelines.definition.environment import CPU_IMAGE, GPU_IMAGE, code_tag
+from components.shared.versions import code_tag, git_commit, tool_version
+from pipelines.definition.environment import CPU_IMAGE, GPU_IMAGE
 
 _OPTION = "--runner docker"
 _SOCKET = "unix:///var/run/docker.sock"

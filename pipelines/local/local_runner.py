@@ -23,7 +23,7 @@ import yaml
 
 from components.shared.artifacts.output_folder import finished_folder
 from components.shared.artifacts.run_summary import RunSummary
-from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.errors import EXIT_CODE_USER_ERROR, StepFailedError, UserError
 from components.shared.telemetry.progress import PROGRESS_FILE_VARIABLE
 from pipelines.local.docker_run import DockerRun, configuration
 from pipelines.local.process_group import ProcessGroup
@@ -42,10 +42,6 @@ _KEPT_FOLDER = "kept"
 _SECONDS_BETWEEN_LOOKS = 0.2
 # KFP's local runner continues with other tasks after one in a loop failed.
 _SECONDS_TO_END_AFTER_A_FAILURE = 5.0
-
-
-class StepFailedError(Exception):
-    """A step failed with an error that the user cannot fix; the log has its traceback."""
 
 
 @dataclass

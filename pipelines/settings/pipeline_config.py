@@ -9,7 +9,7 @@ from pydantic import Field, create_model
 from components.shared.models.base_models import base_model_location
 from components.shared.programs.step_config import StepConfig, parse_config_text, read_config_file, validated
 from components.train.presets import without_preset_settings
-from pipelines.settings.step_sections import FOLDER_FIELDS, SHARED_FIELDS, STEP_CONFIGS, section_model
+from pipelines.settings.step_sections import DESCRIBED, FOLDER_FIELDS, SHARED_FIELDS, STEP_CONFIGS, section_model
 
 QUICKSTART_FILE = Path(__file__).with_name("quickstart.yaml")
 _PRESET = "train.preset"
@@ -58,6 +58,7 @@ PipelineConfig = create_model(
     "PipelineConfig",
     __base__=SharedSettings,
     __doc__="Everything that a run of the pipeline can be told.",
+    __cls_kwargs__=DESCRIBED,
     **{
         step: (model := section_model(step), Field(default_factory=model, description=model.__doc__))
         for step in STEP_CONFIGS

@@ -10,8 +10,7 @@ from components.evaluate.config import EvaluateConfig
 from components.export.config import ExportConfig
 from components.gate.config import GateConfig
 from components.prepare.config import PrepareConfig
-from components.shared.programs.step_config import StepConfig
-from components.shared.tracking.tracking_runs import SHARED_SETTINGS
+from components.shared.programs.step_config import SHARED_SETTINGS, StepConfig
 from components.train.config import TrainConfig
 from components.train.presets import with_preset
 
@@ -27,6 +26,8 @@ SHARED_FIELDS = SHARED_SETTINGS
 """Given once at the top of the pipeline's configuration, for every step with these fields."""
 FOLDER_FIELDS = ("dataset_dir", "adapter_dir", "evaluation_dir", "gate_dir", "output_dir")
 """Artifacts of the pipeline: the orchestrator names their folders."""
+DESCRIBED = {"use_attribute_docstrings": False}
+"""For generated models: their fields bring their descriptions, and looking for docstrings takes 0.1 s of CPU."""
 _TRAIN_SETTINGS_OF_THE_BENCHMARK = "train"
 
 
@@ -44,4 +45,11 @@ def section_model(step: str) -> type[StepConfig]:
     if "preset" in fields:
         validators["_with_preset"] = model_validator(mode="before")(with_preset)
     name = f"{step.capitalize()}Section"
-    return create_model(name, __base__=StepConfig, __doc__=config.__doc__, __validators__=validators, **fields)
+    return create_model(
+        name,
+        __base__=StepConfig,
+        __doc__=config.__doc__,
+        __cls_kwargs__=DESCRIBED,
+        __validators__=validators,
+        **fields,
+    )

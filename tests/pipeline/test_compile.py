@@ -10,7 +10,7 @@ import pytest
 import yaml
 from kfp.components import load_component_from_file
 
-from pipelines.definition.environment import code_tag
+from components.shared.versions import code_tag
 from pipelines.definition.task_titles import TASK_TITLES
 
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.definition.environment import Environment, code_tag, read_environment
+from components.shared.versions import code_tag
+from pipelines.definition.environment import Environment, read_environment
 from tests.fixtures.kfp_api_server import check_package
 
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))

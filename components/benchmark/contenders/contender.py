@@ -11,9 +11,10 @@ from typing import Any
 from components.benchmark.config import BenchmarkConfig
 from components.benchmark.contenders.module_process import OUT_OF_TIME, run_module, seconds_until
 from components.benchmark.contenders.probes import probe
-from components.shared.artifacts.benchmark_report import Contender, Measurement
+from components.shared.artifacts.benchmark_report import Measurement
 from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.errors import UserError
+from components.shared.programs.probe_settings import Contender
 from components.shared.telemetry.tracing import span
 
 BACKENDS: dict[Contender, dict[str, Any]] = {

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from components.shared.artifacts.benchmark_report import Contender, ContenderRow, Measurement, Ratio, Spread
+from components.shared.artifacts.benchmark_report import ContenderRow, Measurement, Ratio, Spread
+from components.shared.programs.probe_settings import Contender
 
 Kind = Literal["cost", "gain"]
 Figure = Callable[[Measurement], float | list[float] | None]

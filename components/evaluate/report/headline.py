@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from components.shared.artifacts.evaluation_report import EvaluationReport, RowComparison
-from components.shared.scoring.statistics import TELLING_DOCUMENTS, Interval
+from components.shared.scoring.paired_comparison import TELLING_DOCUMENTS, Interval
 
 
 @dataclass(frozen=True)

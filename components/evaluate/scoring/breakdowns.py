@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from components.evaluate.scoring.scores import TRAITS, Label, ModelScores, PageScore, edits, lengths
 from components.shared.artifacts.evaluation_report import BreakdownFigures, BreakdownValue, Trait
 from components.shared.scoring.edit_counts import EditCounts, error_rate
-from components.shared.scoring.statistics import DocumentBootstrap, Interval
+from components.shared.scoring.paired_comparison import Interval
+from components.shared.scoring.statistics import DocumentBootstrap
 
 UNKNOWN = "unknown"
 """The value of pages whose metadata lack the trait."""

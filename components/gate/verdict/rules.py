@@ -15,7 +15,8 @@ are paired percentile bootstraps over documents, as in the evaluation's report.
 from components.gate.config import GateConfig
 from components.gate.verdict.paired_pages import PairedPages
 from components.shared.artifacts.gate_verdict import GateVerdict, RuleOutcome
-from components.shared.scoring.statistics import CONFIDENCE, DocumentBootstrap, Interval, PairedComparison
+from components.shared.scoring.paired_comparison import CONFIDENCE, Interval, PairedComparison
+from components.shared.scoring.statistics import DocumentBootstrap
 
 _NAMES = {"cer": "CER", "wer": "WER"}
 

@@ -2,7 +2,7 @@
 
 from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.artifacts.markdown import markdown_code, markdown_text
-from components.shared.scoring.statistics import Interval
+from components.shared.scoring.paired_comparison import Interval
 
 PAGE_FILE = "verdict.md"
 

@@ -6,9 +6,7 @@ from pydantic import Field
 
 from components.shared.artifacts.step_file import FileContent, StepFile
 from components.shared.artifacts.training_record import PeakMemory
-
-Contender = Literal["standard", "unsloth", "stock"]
-"""A trainer under comparison."""
+from components.shared.programs.probe_settings import Contender
 
 
 class ProbeResult(FileContent, extra="allow"):

@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal
 
 from components.shared.artifacts.dataset_manifest import Split
 from components.shared.artifacts.step_file import FileContent, StepFile
+from components.shared.scoring.paired_comparison import Interval, PairedComparison
 from components.shared.scoring.sign_test import SignTest
-from components.shared.scoring.statistics import Interval, PairedComparison
 from components.shared.scoring.text_normalization import Profile
 
 RowName = Literal["base", "adapter", "champion", "tesseract", "rapidocr"]

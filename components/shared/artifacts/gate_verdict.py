@@ -11,7 +11,7 @@ from components.shared.artifacts.evaluation_report import (
     TrainingDocuments,
 )
 from components.shared.artifacts.step_file import FileContent, StepFile
-from components.shared.scoring.statistics import Interval
+from components.shared.scoring.paired_comparison import Interval
 
 Reference = Literal["champion", "base"]
 """The row that the adapter must beat."""

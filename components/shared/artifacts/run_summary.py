@@ -2,10 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from components.shared.artifacts.benchmark_report import Contender, Ratio
+from components.shared.artifacts.benchmark_report import Ratio
 from components.shared.artifacts.evaluation_report import ReportRow, RowComparison
 from components.shared.artifacts.step_file import FileContent, StepFile
-from components.shared.scoring.statistics import Interval
+from components.shared.programs.probe_settings import Contender
+from components.shared.scoring.paired_comparison import Interval
 
 
 class GateSummary(FileContent):

@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-from huggingface_hub import HfApi, try_to_load_from_cache
-
 from components.shared.errors import UserError
-from components.shared.models.hub import hub_is_reachable, named_refusals
 
 TINY_BASE = "tiny-base"
 TINY_BASE_FOLDER = Path(__file__).parents[1] / "tiny_base"
@@ -42,6 +39,11 @@ def check_base_model_can_be_had(base_model: str, revision: str | None) -> None:
     if Path(location).is_dir():
         _check_folder(Path(location), base_model)
         return
+    # Imported here: the hub's client takes 0.25 s of CPU, and most callers only ask for the location.
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    from components.shared.models.hub import hub_is_reachable, named_refusals
+
     if isinstance(try_to_load_from_cache(location, "config.json", revision=revision), str):
         return
     if not hub_is_reachable():

@@ -12,10 +12,12 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING
 
 from components.shared.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel  # not at run time: `deepsynth --help` has no settings
 
 _FULL = {errno.ENOSPC: "no space is left on the disk", errno.EDQUOT: "the disk quota is used up"}
 _FULL_TEXTS = {"no space left on device": errno.ENOSPC, "disk quota exceeded": errno.EDQUOT}
@@ -55,7 +57,7 @@ class MachineFailureError(UserError):
 
 
 @contextmanager
-def named_failures(what: str, settings: BaseModel | None = None) -> Iterator[None]:
+def named_failures(what: str, settings: "BaseModel | None" = None) -> Iterator[None]:
     """Turn a failure of the machine in the block into an error that says where it happened and what to do.
 
     Args:
@@ -73,7 +75,7 @@ def named_failures(what: str, settings: BaseModel | None = None) -> Iterator[Non
         raise
 
 
-def named_failure(error: BaseException, what: str, settings: BaseModel | None = None) -> MachineFailureError | None:
+def named_failure(error: BaseException, what: str, settings: "BaseModel | None" = None) -> MachineFailureError | None:
     """Return the failure of the machine that caused ``error``; None if there is none or ``error`` already names it."""
     if isinstance(error, MachineFailureError):
         return None
@@ -105,7 +107,7 @@ def causes_of(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
 
 
-def _out_of_memory(causes: list[BaseException], what: str, settings: BaseModel | None) -> MachineFailureError | None:
+def _out_of_memory(causes: list[BaseException], what: str, settings: "BaseModel | None") -> MachineFailureError | None:
     for cause in causes:
         said = " ".join(str(cause).split())
         quoted = textwrap.shorten(said, _LONGEST_QUOTE, placeholder=" …")
@@ -138,7 +140,7 @@ def _is_device_memory(error: BaseException) -> bool:
     )
 
 
-def _less_memory(settings: BaseModel | None) -> str:
+def _less_memory(settings: "BaseModel | None") -> str:
     known = settings.model_dump(include=set(_MEMORY_SETTINGS)) if settings else {}
     hints = [
         hint.format(name=name, value=known[name])
@@ -148,7 +150,7 @@ def _less_memory(settings: BaseModel | None) -> str:
     return ", ".join([*hints, "or give the step more memory"] if hints else ["give the step more memory"])
 
 
-def _disk_full(causes: list[BaseException], what: str, settings: BaseModel | None) -> MachineFailureError | None:
+def _disk_full(causes: list[BaseException], what: str, settings: "BaseModel | None") -> MachineFailureError | None:
     for cause in causes:
         number = _full_number(cause)
         if number is None:
@@ -190,7 +192,7 @@ def _path_of(error: BaseException) -> Path | None:
     return Path(os.fsdecode(name)) if isinstance(name, str | bytes) else None
 
 
-def _folders_written(settings: BaseModel | None) -> dict[str, Path]:
+def _folders_written(settings: "BaseModel | None") -> dict[str, Path]:
     """Return the folders that a step may write to, one per disk, by the setting or variable that names them.
 
     A failed ``write`` does not name its file.

@@ -1,8 +1,13 @@
-"""Settings of the probes that the benchmark runs on a trained model; the benchmark and the probe share them."""
+"""Whom the benchmark compares, and the settings of its probes; the benchmark, its report and the probe share them."""
+
+from typing import Literal
 
 from pydantic import Field
 
 from components.shared.programs.step_config import StepConfig
+
+Contender = Literal["standard", "unsloth", "stock"]
+"""A trainer under comparison."""
 
 
 class ProbeSettings(StepConfig):

@@ -10,6 +10,9 @@ from components.shared.errors import UserError
 from components.shared.programs.setting_hints import problem_with_value, unknown_key_hint
 from components.shared.programs.yaml_text import parsed_yaml
 
+SHARED_SETTINGS = ("source", "base_model", "revision", "trust_remote_code", "seed")
+"""Settings that stand once at the top of a pipeline's configuration."""
+
 
 class StepConfig(BaseModel):
     """A step's whole interface: unknown keys are errors, and field docstrings are the ``--help`` text."""

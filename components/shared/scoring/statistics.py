@@ -8,19 +8,14 @@ Percentile bootstrap: Efron & Tibshirani, An Introduction to the Bootstrap (1993
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-CONFIDENCE = 0.95
-TELLING_DOCUMENTS = 10
-"""Below this the interval is too narrow: for equal models it excludes zero far more often than in 5 % of cases
-(docs/gate.md has the rates), so no model is called better from fewer documents."""
+from components.shared.scoring.paired_comparison import CONFIDENCE, Interval, PairedComparison
+
 _RESAMPLES_AT_ONCE = 256  # 256 resamples of 100,000 documents: 205 MB of counts
 _KEPT_COUNTS = 16_000_000  # 128 MB. 1,000 pages of as many documents: the first interval 37 ms, each further one 1.4
-
-Interval = tuple[float, float]
 
 
 class DocumentBootstrap:
@@ -70,7 +65,7 @@ class DocumentBootstrap:
 
     def compare(
         self, reference: Sequence[float], candidate: Sequence[float], denominators: Sequence[float]
-    ) -> "PairedComparison":
+    ) -> PairedComparison:
         """Compare two models' error counts per page over the same pages."""
         reference_rates = self.ratios(reference, denominators)
         candidate_rates = self.ratios(candidate, denominators)
@@ -102,29 +97,6 @@ class DocumentBootstrap:
         tail = 100 * (1 - CONFIDENCE) / 2
         low, high = np.percentile(values, [tail, 100 - tail])
         return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class PairedComparison:
-    """How much lower the candidate's error rate is than the reference's, over the same pages.
-
-    Attributes:
-        difference: reference - candidate; positive means that the candidate is better.
-        difference_bootstrap_mean: the mean of the difference over the resamples.
-        difference_interval: its 95 % interval; None with fewer than two documents.
-        ratio: candidate / reference; None where the reference makes no error.
-    """
-
-    reference: float
-    candidate: float
-    difference: float
-    difference_bootstrap_mean: float
-    difference_interval: Interval | None
-    ratio: float | None
-    ratio_interval: Interval | None
-    documents: int
-    resamples: int
-    confidence: float
 
 
 def _divided(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,7 +11,6 @@ import warnings
 from types import TracebackType
 
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError, printable, without_passwords
-from components.shared.telemetry import json_logs
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +39,8 @@ def configure_logs(step: str | None = None) -> None:
         UserError: ``DEEPSYNTH_LOG`` is neither ``text`` nor ``json``.
     """
     if logs_are_json():
+        from components.shared.telemetry import json_logs
+
         json_logs.log_json_only(step)
     else:
         logging.basicConfig(format=_TEXT_FORMAT)

@@ -10,7 +10,7 @@ from components.shared.artifacts.benchmark_report import BenchmarkReport
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.artifacts.training_record import TrainingRecord
-from components.shared.scoring.statistics import Interval
+from components.shared.scoring.paired_comparison import Interval
 
 READERS = ("adapter", "base", "champion")
 ERRORS = ("cer", "wer", "rougeL")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import without_passwords
+from components.shared.programs.step_config import SHARED_SETTINGS
 from components.shared.tracking.mlflow_connection import store_file, transferred
 from components.shared.tracking.run_description import description
 from components.shared.versions import git_commit, tool_version
@@ -17,8 +18,6 @@ _OPENS_ON_ITS_RUNS = {"mlflow.experimentKind": "custom_model_development"}
 """Without a kind MLflow's UI opens an experiment on its GenAI page."""
 _LONGEST_DIGEST = 36
 _PARAMETERS_PER_BATCH = 100
-SHARED_SETTINGS = ("source", "base_model", "revision", "trust_remote_code", "seed")
-"""Settings that stand once at the top of a pipeline's configuration."""
 
 
 def experiment(client: Any, uri: str, name: str) -> str:

@@ -15,7 +15,8 @@ import yaml
 
 from components.shared.errors import UserError
 from components.shared.tracking.step_run import step_run
-from pipelines.definition.environment import code_tag
+from components.shared.versions import code_tag
+from pipelines.command_line import COMMANDS
 from pipelines.settings.command_settings import checked_config
 from pipelines.settings.parameter_text import parameter_text
 from pipelines.settings.pipeline_config import pipeline_config, quickstart_values, with_overrides
@@ -43,6 +44,31 @@ def test_help_teaches_with_examples(tmp_path: Path) -> None:
     assert {"run", "config", "compile", "ui"} <= set(deepsynth("--help", folder=tmp_path).stdout.split())
     text = deepsynth("run", "--help", folder=tmp_path).stdout
     assert "--set" in text and "train.learning_rate=1e-4" in text and "deepsynth config" in text
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "config", "init my.yaml", "list --help", "lst"])
+def test_a_quick_command_imports_no_library_that_takes_long(tmp_path: Path, command: str) -> None:
+    program = (
+        "import atexit, sys\n"
+        "from pipelines.command_line import main\n"
+        "atexit.register(lambda: print(*sys.modules, sep='\\n', file=sys.__stderr__))\n"
+        f"sys.argv = ['deepsynth', *{command.split()}]\n"
+        "main()\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    loaded = set(answer.stderr.split())
+    assert "pipelines.lazy_commands" in loaded
+    slow = {"torch", "transformers", "kfp", "mlflow", "numpy", "pyarrow", "huggingface_hub", "httpx", "PIL", "jinja2"}
+    assert loaded & slow == set()
+    if command in ("--help", "--version"):
+        assert loaded & {"pydantic", "yaml", *(one.place.partition(":")[0] for one in COMMANDS)} == set()
+
+
+def test_the_list_of_commands_has_the_help_of_each_command() -> None:
+    for command in COMMANDS:
+        loaded = command.load()
+        first_paragraph = " ".join(loaded.help.split("\n\n")[0].split())
+        assert (command.help, command.name) == (first_paragraph, loaded.name)
 
 
 def test_the_version_is_the_tag_of_the_images(tmp_path: Path) -> None:

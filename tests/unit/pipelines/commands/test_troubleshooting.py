@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 
 from components.shared.errors import UserError
 from components.shared.models.base_models import base_model_location
 from components.shared.models.model_loading import load_model, model_type_of
-from pipelines.command_line import app
+from pipelines.command_line import COMMANDS
 
 ROOT = Path(__file__).parents[4]
 GUIDE = ROOT / "docs" / "troubleshooting.md"
@@ -76,7 +75,8 @@ def test_the_commands_of_the_cluster_guides_exist() -> None:
     assert len(commands) > 4 and len(targets) > 4
     for command in commands:
         words = shlex.split(command)
-        found = typer.main.get_command(app)
+        name = words.pop(0)
+        (found,) = (one.load() for one in COMMANDS if one.name == name)
         while hasattr(found, "commands") and words[0] in found.commands:
             found = found.commands[words.pop(0)]
         options = {option for parameter in found.params for option in parameter.opts}

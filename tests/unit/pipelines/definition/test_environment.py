@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from components.shared.errors import UserError
-from pipelines.definition.environment import Environment, code_tag, read_environment
+from components.shared.versions import code_tag
+from pipelines.definition.environment import Environment, read_environment
 from pipelines.definition.environment_reference import reference
 
 ENVIRONMENTS = Path(__file__).parents[4] / "manifests" / "environments"

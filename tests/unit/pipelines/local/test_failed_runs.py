@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.errors import UserError
+from components.shared.errors import StepFailedError, UserError
 from pipelines.comparison.local_runs import local_folder
-from pipelines.local.local_runner import StepFailedError, run_pipeline
+from pipelines.local.local_runner import run_pipeline
 from pipelines.settings.pipeline_config import pipeline_config
 
 # Replaces the process that runs KFP: prepare and train finish, then evaluate fails or the process simply ends.

@@ -1,5 +1,6 @@
-"""``deepsynth list``: the runs of a folder, finished, failed and under way."""
+"""``deepsynth list`` and ``deepsynth ui``: the runs of a folder in the terminal, and in MLflow's UI."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,10 @@ class ListedRun:
     seconds: str = "–"
 
 
-def list_runs(runs_dir: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs")) -> None:
+RunsDir = Annotated[Path, typer.Option(help="The folder of all runs and of their MLflow store.")]
+
+
+def list_runs(runs_dir: RunsDir = Path("runs")) -> None:
     """List this machine's runs: their state, the gate's verdict, and the CER of base and adapter."""
     runs = sorted(listed(runs_dir), key=lambda run: run.name)
     if not runs:
@@ -43,6 +47,30 @@ def list_runs(runs_dir: Annotated[Path, typer.Option(help="The folder of all run
     output_console().print(table)
     if any(run.state.startswith(("failed", "interrupted")) for run in runs):
         print("go on with one that did not end well: deepsynth run --resume RUN", file=sys.stderr)
+
+
+def ui(
+    runs_dir: RunsDir = Path("runs"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the runs' store: loss curves, metrics, reports, packages."""
+    from components.shared.tracking.mlflow_connection import missing_store, store_file
+    from pipelines.local.mlflow_ui import open_when_it_answers, runs_page
+    from pipelines.local.runs_folder import tracking_uri
+
+    uri = tracking_uri(runs_dir)
+    if store := missing_store(uri):
+        raise UserError("no runs yet", where=str(store), mend="start one with: deepsynth run")
+    if store_file(uri) is None:
+        raise UserError(
+            f"the runs are tracked at {uri}", where="MLFLOW_TRACKING_URI", mend="open that, or unset the variable"
+        )
+    address = f"http://127.0.0.1:{port}{runs_page(uri)}"
+    output_console().print(f"MLflow UI: {address} (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+    sys.stdout.flush()
+    open_when_it_answers(address, port)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    os.execv(sys.executable, [*command, "--backend-store-uri", uri])
 
 
 def listed(runs_dir: Path) -> list[ListedRun]:

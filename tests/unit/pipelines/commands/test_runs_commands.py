@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from components.shared.artifacts.output_folder import finished_folder
-from pipelines.commands.list_command import listed
+from pipelines.commands.runs_commands import listed
 from tests.fixtures.finished_runs import finished_run
 
 KILLED_RUN = """
