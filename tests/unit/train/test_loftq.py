@@ -1,9 +1,5 @@
 """On a CPU: 4-bit weights, an adapter that starts as their quantisation error (LoftQ), and an 8-bit optimizer."""
 
-import os
-import signal
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +29,7 @@ from components.train.probes.probe import ProbeConfig
 from components.train.probes.probe import run as probe
 from components.train.step import TrainResult, run
 from tests.fixtures.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
+from tests.fixtures.training_interruption import terminated_after_checkpoint
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="about 4 bits on a CPU; tests/gpu has a GPU's")
 
@@ -189,11 +186,8 @@ def test_a_resumed_training_ends_as_if_it_had_not_been_stopped(made: Path, tmp_p
     changes |= LOFTQ | {"loftq_iter": 2}
     uninterrupted = run(config_of(made, tmp_path / "whole", **changes))
     config = config_of(made, tmp_path / "out", checkpoint_dir=tmp_path / "checkpoints", save_steps=2, **changes)
-    watcher = threading.Thread(target=terminate_after_a_checkpoint, args=(tmp_path / "checkpoints",), daemon=True)
-    watcher.start()
-    with pytest.raises(SystemExit):
+    with terminated_after_checkpoint(tmp_path / "checkpoints", 2):
         run(config)
-    watcher.join()
     kept = sorted((tmp_path / "checkpoints").glob("*/checkpoint-*/optimizer.pt"))[-1]
     states = [state["__bnb_optimizer_quant_state__"] for state in torch.load(kept)["state"].values()]
     assert all(state[name].dtype == torch.uint8 for state in states for name in ("state1", "state2"))
@@ -202,13 +196,6 @@ def test_a_resumed_training_ends_as_if_it_had_not_been_stopped(made: Path, tmp_p
     assert resumed.training.losses == uninterrupted.training.losses
     files = [result.folder / "adapter_model.safetensors" for result in (resumed, uninterrupted)]
     assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def terminate_after_a_checkpoint(folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not list(folder.glob("*/checkpoint-2/checkpoint.json")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,11 @@
 """Checkpoints: a killed and resumed training ends like an uninterrupted one; damaged checkpoints are skipped."""
 
 import json
-import multiprocessing
-import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from components.shared.errors import UserError
+from components.shared.reading.transcriber import Transcriber
 from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr2
 from components.train.config import TrainConfig
 from components.train.loop import page_trainer
@@ -26,6 +23,7 @@ from components.train.loop.checkpoints import NotFiniteError, damage, seal
 from components.train.loop.page_trainer import PageTrainer
 from components.train.step import TrainResult, run
 from tests.fixtures.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
+from tests.fixtures.training_interruption import once_after, terminated, terminated_after_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -43,17 +41,11 @@ SETTINGS: dict[str, Any] = {
 BY_THE_CLOCK = {"step_seconds", "data_wait_seconds", "eval_seconds", "checkpoint_seconds"}
 
 
-def not_expected(*_: Any) -> None:
-    """Ignore a SIGTERM that arrives while no training runs: it must not end the tests."""
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread_and_no_tracking() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, not_expected)
     with one_thread_and_no_tracking() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")
@@ -94,35 +86,21 @@ def checkpoint_folders(checkpoint_dir: Path) -> dict[int, Path]:
     return {int(path.name.split("-")[1]): path for path in sorted(checkpoint_dir.glob("training-*/checkpoint-*"))}
 
 
-def when(condition: Callable[[], Any], action: Callable[[], Any]) -> threading.Thread:
-    def watch() -> None:
-        deadline = time.monotonic() + 120
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        action()
+# It is killed between its steps 8 and 12.
+KILLED = """
+import os, runpy, signal
+from components.train.loop import page_trainer
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
+seal = page_trainer.seal
 
+def then_killed(folder, step, *others):
+    seal(folder, step, *others)
+    if step == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def terminated(config: TrainConfig, condition: Callable[[], Any]) -> None:
-    """Run until ``condition``, then send SIGTERM to this process and its data workers, as to a whole process group."""
-
-    def send() -> None:
-        for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
-            os.kill(int(process.pid or 0), signal.SIGTERM)
-
-    watcher = when(condition, send)
-    with pytest.raises(SystemExit) as left:
-        run(config)
-    watcher.join()
-    assert left.value.code == 143
-
-
-def steps_done(progress: Path) -> int:
-    lines = progress.read_text().splitlines() if progress.exists() else []
-    return int(json.loads(lines[-1])["done"]) if lines else 0
+page_trainer.seal = then_killed
+runpy.run_module("components.train", run_name="__main__", alter_sys=True)
+"""
 
 
 def test_after_kill_9_it_ends_as_if_it_had_not_been_killed(
@@ -130,12 +108,9 @@ def test_after_kill_9_it_ends_as_if_it_had_not_been_killed(
 ) -> None:
     settings = config_of(made, tmp_path / "out").model_dump(mode="json")
     (tmp_path / "train.json").write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "components.train", "--config", str(tmp_path / "train.json")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        sealed = lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-8/checkpoint.json"))  # noqa: E731
-        when(lambda: sealed() or process.poll() is not None, process.kill).join()
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it was to be killed between its steps 8 and 12"
+    command = [sys.executable, "-c", KILLED, "--config", str(tmp_path / "train.json")]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == -signal.SIGKILL, answer.stderr
     assert not (tmp_path / "out").exists()
     assert_ends_like(run(config_of(made, tmp_path / "out")), uninterrupted, resumed_after=[8])
     tokens = uninterrupted.training.tokens_per_step
@@ -146,16 +121,15 @@ def test_after_kill_9_it_ends_as_if_it_had_not_been_killed(
 def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on_from_it(
     made: Path, uninterrupted: TrainResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    progress = tmp_path / "progress"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEEPSYNTH_PROGRESS_FILE", str(progress))
-        terminated(config_of(made, tmp_path / "out", save_steps=100), lambda: steps_done(progress) >= 1)
+    before = signal.getsignal(signal.SIGTERM)
+    with terminated(PageTrainer, "training_step"):
+        run(config_of(made, tmp_path / "out", save_steps=100))
     ((step, folder),) = checkpoint_folders(tmp_path / "checkpoints").items()
     assert 1 <= step < 12 and damage(folder) is None
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("terminated")]
     assert f"checkpoint-{step} is kept" in line
     assert not (tmp_path / "out").exists()
-    assert signal.getsignal(signal.SIGTERM) is not_expected
+    assert signal.getsignal(signal.SIGTERM) == before
     assert_ends_like(run(config_of(made, tmp_path / "out")), uninterrupted, resumed_after=[step])
 
 
@@ -163,8 +137,8 @@ def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on_from_it(
 def stopped(made: Path) -> Path:
     """The checkpoint folder of a stopped training with two checkpoints: of step 4, and of the step it stopped at."""
     folder = made / "stopped"
-    config = config_of(made, folder / "out")
-    terminated(config, lambda: list(folder.glob("checkpoints/*/checkpoint-4/checkpoint.json")))
+    with terminated_after_checkpoint(folder / "checkpoints", 4):
+        run(config_of(made, folder / "out"))
     return folder / "checkpoints"
 
 
@@ -208,7 +182,8 @@ def test_early_stopping_counts_on_where_it_was_stopped(made: Path, tmp_path: Pat
     settings |= {"learning_rate": 0.3, "lr_scheduler_type": "constant", "save_steps": None, "max_steps": 20}
     whole = run(config_of(made, tmp_path / "whole", **settings)).training.model_dump()
     config = config_of(made, tmp_path / "out", **settings)
-    terminated(config, lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-1/checkpoint.json")))
+    with terminated_after_checkpoint(tmp_path / "checkpoints", 1):
+        run(config)
     resumed = run(config).training.model_dump()
     assert 1 <= resumed["resumed_after_steps"][0] < whole["steps"] < 20
     for name in ("losses", "eval_steps", "eval_losses", "best_step"):
@@ -227,9 +202,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 
 
 def test_sigterm_ends_an_evaluation_as_well(made: Path, tmp_path: Path) -> None:
-    # After each step, some pages are transcribed one by one, which takes ten times as long as the step.
+    # After each step, some pages are transcribed one by one.
     config = config_of(made, tmp_path / "out", eval_steps=1, per_device_train_batch_size=1, max_steps=8, save_steps=1)
-    terminated(config, lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-1/checkpoint.json")))
+    with terminated(Transcriber, "read", lambda: list(tmp_path.glob("checkpoints/*/checkpoint-1/checkpoint.json"))):
+        run(config)
     last = max(checkpoint_folders(tmp_path / "checkpoints").items())
     measured = json.loads((last[1] / "measurements.json").read_text())
     assert damage(last[1]) is None and len(measured["losses"]) == last[0] > len(measured["eval_losses"])
@@ -251,7 +227,8 @@ def test_every_kind_of_training_resumes(made: Path, tmp_path: Path, changes: dic
         settings["base_model"] = str(tmp_path / "deepseek")
     whole = run(config_of(made, tmp_path / "whole", **settings))
     config = config_of(made, tmp_path / "out", **settings)
-    terminated(config, lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-1/checkpoint.json")))
+    with terminated_after_checkpoint(tmp_path / "checkpoints", 1):
+        run(config)
     resumed = run(config)
     assert 1 <= resumed.training.resumed_after_steps[0] < settings["max_steps"]
     assert resumed.training.losses == whole.training.losses
@@ -345,8 +322,11 @@ def test_a_finished_training_that_was_killed_while_it_saved_adds_no_step(
     config = config_of(made, tmp_path / "out")
     (tmp_path / "out").mkdir()
     blocked = tmp_path / "out" / "file"
-    when(lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-12")), lambda: blocked.write_text("in the way"))
-    with pytest.raises(UserError, match=r"cannot be moved to its place \(Directory not empty\); it is kept in"):
+    written = lambda: list(tmp_path.glob("checkpoints/*/checkpoint-12"))  # noqa: E731
+    with (
+        pytest.raises(UserError, match=r"cannot be moved to its place \(Directory not empty\); it is kept in"),
+        once_after(page_trainer, "seal", written, lambda: blocked.write_text("in the way")),
+    ):
         run(config)
     assert sorted(checkpoint_folders(tmp_path / "checkpoints")) == [8, 12]
     blocked.unlink()
