@@ -23,6 +23,7 @@ from components.benchmark.contenders.contender import measure, steady_figures, t
 from components.benchmark.contenders.probes import PROBES, character_error_rate, probe_figures
 from components.benchmark.report.comparison import compare
 from components.benchmark.report.page import benchmark_page
+from components.benchmark.step import run
 from components.prepare.config import PrepareConfig
 from components.prepare.step import run as prepare
 from components.shared.artifacts.benchmark_report import Measurement
@@ -30,6 +31,7 @@ from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.models.model_families import FAMILIES
 from components.shared.models.model_loading import load_processor
+from components.shared.programs.step_command import step_main
 from components.shared.reading.image_text_inputs import training_inputs
 from components.shared.tiny_base_recipe.tiny_models import save_blank_paddleocr_vl, save_tiny_deepseek_ocr2
 from components.train.backends.choice import choose_backend
@@ -55,13 +57,17 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def benchmark(
-    inputs: Path, output: Path, environment: dict[str, str] | None = None, **settings: Any
-) -> subprocess.CompletedProcess:
+def flags(inputs: Path, output: Path, **settings: Any) -> list[str]:
     config = {"dataset_dir": str(inputs / "dataset"), "base_model": str(inputs / "model"), "output_dir": str(output)}
     config_file = output.with_suffix(".config.json")
     config_file.write_text(json.dumps(config | {"max_steps": 3, "warmup_steps": 1} | settings))
-    command = [sys.executable, "-m", "components.benchmark", "--config", str(config_file)]
+    return ["--config", str(config_file)]
+
+
+def benchmark(
+    inputs: Path, output: Path, environment: dict[str, str] | None = None, **settings: Any
+) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "components.benchmark", *flags(inputs, output, **settings)]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | (environment or {}))
 
 
@@ -186,10 +192,12 @@ def test_a_contender_that_fails_says_its_last_words_and_nothing_is_left(inputs: 
         ({"dataset_dir": "/nowhere"}, "no dataset manifest"),
     ],
 )
-def test_bad_input_is_one_line(inputs: Path, tmp_path: Path, settings: dict, said: str) -> None:
-    answer = benchmark(inputs, tmp_path / "benchmark", **settings)
-    assert answer.returncode == 2
-    assert said in answer.stderr and "Traceback" not in answer.stderr
+def test_bad_input_is_one_line(
+    inputs: Path, tmp_path: Path, settings: dict, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert step_main("benchmark", BenchmarkConfig, run, flags(inputs, tmp_path / "benchmark", **settings)) == 2
+    errors = capsys.readouterr().err
+    assert said in errors and "Traceback" not in errors
     assert not (tmp_path / "benchmark").exists()
 
 
@@ -253,11 +261,14 @@ def test_the_stock_trainer_is_the_standard_one_as_its_guide_has_it(tmp_path: Pat
     assert stock["backend"] == "standard" and stock["r"] == 8
 
 
-def test_what_is_left_when_the_time_is_over_says_so(tmp_path: Path) -> None:
+def test_what_is_left_when_the_time_is_over_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python").write_text("#!/bin/sh\nexec sleep 600\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))  # a training that does not end
     config = BenchmarkConfig(dataset_dir=tmp_path, output_dir=tmp_path / "out", time_limit_minutes=1)
     left = measure("standard", 1, config, tmp_path, deadline=time.monotonic())
     assert (left.status, left.reason) == ("skipped", "the benchmark's time_limit_minutes are over")
-    ended = measure("standard", 1, config, tmp_path, deadline=time.monotonic() + 0.3)
+    ended = measure("standard", 1, config, tmp_path, deadline=time.monotonic() + 2)
     assert (ended.status, ended.reason) == ("failed", "the benchmark's time_limit_minutes are over")
 
 

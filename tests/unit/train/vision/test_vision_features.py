@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import resource
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +27,7 @@ from components.train.processes.launch import CPU_PROCESSES_VARIABLE
 from components.train.step import run
 from components.train.vision.features_store import FeatureStore, PageFeatures, picture_digest
 from tests.fixtures.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
+from tests.fixtures.training_interruption import terminated_after_checkpoint
 
 PAGES = 6
 # Two epochs. Dropout depends on the random state of each step.
@@ -329,18 +328,8 @@ def test_a_disk_that_takes_no_more_leaves_nothing_half(tmp_path: Path, caplog: p
 
 def test_a_resumed_training_ends_like_an_uninterrupted_one(made: Path, plain: dict[str, Any], tmp_path: Path) -> None:
     settings = {"checkpoint_dir": tmp_path / "checkpoints", "save_steps": 2, "vision_features_dir": tmp_path / "kept"}
-
-    def terminate() -> None:
-        while not list(tmp_path.glob("checkpoints/*/checkpoint-2/checkpoint.json")) and time.monotonic() < deadline:
-            time.sleep(0.002)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    deadline = time.monotonic() + 60
-    watcher = threading.Thread(target=terminate)
-    watcher.start()
-    with pytest.raises(SystemExit):
+    with terminated_after_checkpoint(tmp_path / "checkpoints", 2):
         trained(made, tmp_path / "out", **settings)
-    watcher.join()
     resumed = trained(made, tmp_path / "out", **settings)
     assert resumed["resumed_after_steps"] and resumed["vision_features"]["reused"] == PAGES
     assert_same_course(resumed, plain)
