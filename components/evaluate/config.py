@@ -1,12 +1,12 @@
 """The evaluate step's whole interface."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from components.shared.artifacts.dataset_manifest import Split
-from components.shared.programs.step_config import StepConfig
+from components.shared.programs.step_config import Seed, StepConfig
 from components.shared.scoring.text_normalization import Profile, newest_version
 
 
@@ -27,7 +27,8 @@ class EvaluateConfig(StepConfig):
     split: Split = "eval"
     """the dataset's split to read"""
     max_pages: int | None = Field(default=None, ge=1)
-    """read at most this many pages, drawn at random with ``seed``; all of them where not given"""
+    """read at most this many pages, drawn at random with ``seed``, one of every document before a second one of any;
+    all of them where not given"""
     per_device_eval_batch_size: int = Field(default=32, ge=1)
     """pages per batch; halved where the device runs out of memory"""
     dataloader_num_workers: int | None = Field(default=None, ge=0)
@@ -49,7 +50,7 @@ class EvaluateConfig(StepConfig):
     a name without a version means the newest one"""
     bootstrap_resamples: int = Field(default=1000, ge=100)
     """bootstrap resamples of the documents for each 95 % interval"""
-    seed: int = 0
+    seed: Seed = 0
     """seed of the bootstrap and of the sample of pages"""
     revision: str | None = None
     """commit or tag of a hub model"""
@@ -64,3 +65,9 @@ class EvaluateConfig(StepConfig):
     """layer whose hidden states are compared; 0 is the embeddings; by default the last layer"""
     worst_pages: int = Field(default=10, ge=0)
     """how many of the worst pages the HTML report shows, with picture and differences"""
+
+    @model_validator(mode="after")
+    def _layer_needs_a_model(self) -> Self:
+        if self.bertscore_layer is not None and self.bertscore_model is None:
+            raise ValueError("bertscore_layer needs bertscore_model")
+        return self

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.shared.programs.step_config import StepConfig
+from components.shared.programs.step_config import Seed, StepConfig
 from components.shared.scoring.paired_comparison import TELLING_DOCUMENTS
 
 
@@ -28,5 +28,5 @@ class GateConfig(StepConfig):
     (its 95 % interval includes 0); 1 switches this rule off"""
     bootstrap_resamples: int = Field(default=1000, ge=100)
     """bootstrap resamples of the documents; with the evaluation's number and seed, the report's own intervals"""
-    seed: int = 0
+    seed: Seed = 0
     """seed of the bootstrap"""

@@ -6,17 +6,20 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from components.prepare.settings.augmentation_settings import AugmentationSettings
-from components.prepare.settings.page_modes import page_size
+from components.prepare.settings.page_modes import LONGEST_SIDE, page_size
 from components.prepare.settings.source_settings import SourceSettings
 from components.shared.artifacts.dataset_manifest import Split
+from components.shared.models.model_families import LEAST_LETTER_HEIGHT
 from components.shared.programs.cpu_threads import available_cpus
+from components.shared.programs.step_config import Seed
+from components.shared.scoring.paired_comparison import TELLING_DOCUMENTS
 
 GrayRange = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
 PixelRange = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 LineRange = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 SpacingRange = tuple[Annotated[float, Field(ge=0.8, le=4)], Annotated[float, Field(ge=0.8, le=4)]]
 
-_NOT_IN_THE_DATA = {"output_dir", "workers"}
+_NOT_IN_THE_DATA = {"output_dir", "workers", "min_eval_documents"}
 _LINES_OF_A_FREE_HEIGHT = (1, 4)
 
 
@@ -42,7 +45,7 @@ class PrepareConfig(SourceSettings):
     max_train_pages: int | None = Field(None, ge=1)
     """keep at most this many training pages, sampled evenly from all documents"""
     max_eval_pages: int | None = Field(None, ge=1)
-    """the same for the evaluation pages"""
+    """keep at most this many evaluation pages: one page of every document before a second one of any"""
     task: Literal["ocr", "summarize"] = "ocr"
     """ocr: a document is split into pages, and a page's label is its text; summarize: one page shows the whole
     document, and its label is target_column"""
@@ -65,12 +68,12 @@ class PrepareConfig(SourceSettings):
     min_font_size: int = Field(10, ge=4)
     """task summarize: a document that does not fit is set in a smaller size, down to this one (pixels)"""
     resolutions: list[str] = Field(default=[])
-    """page sizes, one is picked per page: WIDTHxHEIGHT, or one of DeepSeek-OCR's modes (tiny, small, base, large,
-    gundam, ocr2_base, ocr2_tile, ocr2_tiles); if set, page_width and page_height are ignored"""
-    page_width: int = Field(420, ge=28)
-    """page width in pixels"""
-    page_height: int | None = Field(None, ge=28)
-    """page height in pixels; null: the page is as high as its lines"""
+    """sizes of drawn pages, one is picked per page: WIDTHxHEIGHT, or one of DeepSeek-OCR's modes (tiny, small, base,
+    large, gundam, ocr2_base, ocr2_tile, ocr2_tiles); if set, page_width and page_height are ignored"""
+    page_width: int = Field(420, ge=28, le=LONGEST_SIDE)
+    """width of drawn pages in pixels"""
+    page_height: int | None = Field(None, ge=28, le=LONGEST_SIDE)
+    """height of drawn pages in pixels; null: the page is as high as its lines"""
     page_size_multiple: int = Field(28, ge=1)
     """if page_height is null, the height is rounded up to a multiple of this (the model's patch size)"""
     lines_per_page: LineRange | None = None
@@ -90,13 +93,21 @@ class PrepareConfig(SourceSettings):
     """how many times each document is drawn, each time with a different look"""
     augmentation: AugmentationSettings = AugmentationSettings()
     """effects of scanners and cameras; each one is off until it is given a range"""
+    picture_longest_edge: int | None = Field(1288, ge=28, le=LONGEST_SIDE)
+    """PDFs and scans: pixels of the longer side of a page; a scan is only made smaller, never larger; null: scans as
+    they are, PDFs at 150 dpi. 1288 is what olmOCR renders its pages at; drawn pages have resolutions, page_width"""
+    min_letter_height: float | None = Field(None, ge=0)
+    """PDFs and scans: pages whose letters are lower than this (pixels, estimated) stay, and are counted and named;
+    null: what base_model's family can see, in a pipeline; 8 in this step alone"""
     max_picture_pixels: int = Field(64_000_000, ge=1)
     """pages of PDFs and scans with more pixels are dropped and counted"""
     image_format: Literal["png", "webp", "jpg"] = "png"
     """file format of the page images; jpg and webp use quality 90"""
     max_samples_per_shard: int = Field(1000, ge=1)
     """pages per tar file"""
-    seed: int = 0
+    min_eval_documents: int = Field(TELLING_DOCUMENTS, ge=0)
+    """say so in the log if fewer documents than this are held out; a pipeline takes gate.min_documents"""
+    seed: Seed = 0
     """seed of splits, looks and noise: the same input, config and seed give the same bytes"""
     workers: int = Field(default_factory=available_cpus, ge=1)
     """number of worker processes; it does not change the result"""
@@ -111,6 +122,9 @@ class PrepareConfig(SourceSettings):
             room = width - 2 * self.margin[1] - 2 * max(self.columns) * max(self.font_sizes)
             if room <= 0 or (height or 2**31) <= 2 * self.margin[1] + 2 * max(self.font_sizes):
                 raise ValueError(f"a page of {width}x{height or 'any'} leaves no room for two letters in each column")
+        lines, spacing = (self.line_limits() or (0, 0))[1], self.line_spacing[1] * max(self.font_sizes)
+        if self.page_height is None and not self.resolutions and lines * spacing > LONGEST_SIDE:
+            raise ValueError(f"lines_per_page: {lines} lines make a page higher than {LONGEST_SIDE} pixels")
         if self.task == "summarize" and any(source.target_column is None for source in self.sources()):
             raise ValueError("task summarize needs target_column, the field that holds the summary")
         if self.task == "summarize" and self.page_sizes()[0][1] is None:
@@ -140,9 +154,17 @@ class PrepareConfig(SourceSettings):
         """Return all sources, the holdout last."""
         return self.mixed_sources() + ([self.holdout] if self.holdout else [])
 
+    def least_letter_height(self) -> float:
+        """Return the height in pixels below which the letters of a PDF or scan are too small."""
+        return LEAST_LETTER_HEIGHT if self.min_letter_height is None else self.min_letter_height
+
     def page_limits(self) -> dict[Split, int | None]:
         """Return split -> maximum number of pages; None: no limit."""
         return {"train": self.max_train_pages, "eval": self.max_eval_pages}
+
+    def documents_first(self, split: Split) -> bool:
+        """Return whether the limit of pages takes a page of every document before it takes a second one of any."""
+        return split == "eval" and self.max_eval_pages is not None
 
     def data_settings(self) -> dict[str, Any]:
         """Return the settings that affect the shards' bytes, as JSON values."""

@@ -95,7 +95,7 @@ def draw_pages(
     with finished_folder(pages_dir) as folder:
         account = DrawingLog(folder, config.page_limits())
         drawing = Drawing(config, faces, folder, pixel_variant())
-        drawn = draw_documents(documents, drawing, account.order_limits, pool)
+        drawn = draw_documents(documents, drawing, account.last_kept, pool)
         for document in track(drawn, "draw documents", end - first):
             account.take(document)
         account.finish(partition, partitions, _engine_name(choice.engine.name, drawing.variant), font_digests(faces))

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.shared.programs.step_config import StepConfig
+from components.shared.programs.step_config import Seed, StepConfig
 from components.train.presets import with_preset
 
 
@@ -128,7 +128,7 @@ class TrainConfig(StepConfig):
     once, before the first step, and reused in later epochs and later trainings"""
     vision_features_gib: float = Field(50.0, gt=0)
     """the most GiB that vision_features_dir may take; the features of pages without room are computed in each step"""
-    seed: int = 0
+    seed: Seed = 0
     """the seed of the data order, the adapter's initial weights and dropout"""
 
     @model_validator(mode="before")
@@ -145,6 +145,8 @@ class TrainConfig(StepConfig):
         if self.peft == "none" and (self.load_in_4bit or self.load_in_8bit):
             name = "load_in_4bit" if self.load_in_4bit else "load_in_8bit"
             raise ValueError(f"{name} freezes the weights, so it needs peft: lora")
+        if self.peft == "none" and self.backend == "unsloth":
+            raise ValueError("backend: unsloth trains adapters; peft: none needs backend standard or auto")
         if self.adapt_experts and self.lora_dropout:
             raise ValueError("adapt_experts needs lora_dropout: 0, PEFT has no dropout for fused weights")
         return self

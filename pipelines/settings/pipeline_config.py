@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, create_model
 
 from components.shared.models.base_models import base_model_location
-from components.shared.programs.step_config import StepConfig, parse_config_text, read_config_file, validated
+from components.shared.programs.step_config import Seed, StepConfig, parse_config_text, read_config_file, validated
 from components.train.presets import without_preset_settings
 from pipelines.settings.step_sections import DESCRIBED, FOLDER_FIELDS, SHARED_FIELDS, STEP_CONFIGS, section_model
 
@@ -28,7 +28,7 @@ class SharedSettings(StepConfig):
     """hub models: the commit, tag or branch"""
     trust_remote_code: bool = False
     """run code that comes with the model; only with a pinned revision"""
-    seed: int = 0
+    seed: Seed = 0
     """the seed of splits, looks, data order, adapter weights and bootstrap"""
 
     def step_settings(self, step: str) -> dict[str, Any]:

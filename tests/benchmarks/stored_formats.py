@@ -19,7 +19,7 @@ Reader = Callable[[Order], Iterator[Item]]
 def our_shards(samples: list[tuple[bytes, str]], folder: Path) -> dict[str, Reader]:
     import cv2
 
-    from components.prepare.output.page_spool import SpooledPage
+    from components.prepare.output.merged_pages import SpooledPage
     from components.prepare.output.shards import write_shards
     from components.shared.artifacts.dataset_manifest import MANIFEST_FILE, manifest_digest
     from components.shared.datasets.shard_reader import Sample, ShardDataset

@@ -1,6 +1,7 @@
 """The pages that are scored: all of them, or a seeded sample."""
 
 import random
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -14,15 +15,14 @@ class EvaluationPages:
 
     Args:
         dataset: the split that is read.
-        max_pages: at most so many, drawn without regard to document or length; None for all.
+        max_pages: at most so many, drawn at random: one page of every document before a second one of any; None: all.
         seed: of that draw.
     """
 
     def __init__(self, dataset: ShardDataset, max_pages: int | None, seed: int) -> None:
         self._dataset = dataset
-        every = range(len(dataset))
-        drawn = every if max_pages is None or max_pages >= len(every) else random.Random(seed).sample(every, max_pages)
-        self._indices = sorted(drawn)
+        whole = max_pages is None or max_pages >= len(dataset)
+        self._indices = list(range(len(dataset))) if whole else sorted(_drawn(dataset, seed)[:max_pages])
 
     @property
     def manifest(self) -> DatasetManifest:
@@ -45,6 +45,18 @@ class EvaluationPages:
         """
         sizes = [_area_and_ink(self[position]) for position in range(len(self))]
         return sorted(range(len(self)), key=lambda position: sizes[position], reverse=True)
+
+
+def _drawn(dataset: ShardDataset, seed: int) -> list[int]:
+    """Return all positions in random order: first one page of every document, then a second one, and so on."""
+    shuffled = random.Random(seed).sample(range(len(dataset)), len(dataset))
+    before: Counter[str] = Counter()
+    ranks: dict[int, int] = {}
+    for position in shuffled:
+        document = str(dataset.metadata(position).get("source_id"))
+        ranks[position] = before[document]
+        before[document] += 1
+    return sorted(shuffled, key=ranks.__getitem__)
 
 
 def _area_and_ink(page: Sample) -> tuple[int, int]:

@@ -6,11 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from components.prepare.assembly.letter_heights import letter_heights, warn_of_small_letters
 from components.prepare.assembly.manifest import build_manifest, page_counts
 from components.prepare.config import PrepareConfig
 from components.prepare.documents.drop_table import DropTable
 from components.prepare.drawing.drawing_log import DrawingRecord, dropped_pages, read_drawing_record
-from components.prepare.output.page_spool import PageSpool, merged
+from components.prepare.output.merged_pages import merged
+from components.prepare.output.page_spool import PageSpool
 from components.prepare.output.preview import PREVIEW_FILE, write_preview
 from components.prepare.output.shards import ShardTask, write_shards
 from components.prepare.selection.dataset_sources import SOURCE_DIGEST_FILE, sources_name
@@ -54,12 +56,15 @@ def write_dataset(
     in_pages = dropped_pages(records, kept, config.page_limits())
     dropped.update(in_pages.counts, in_pages.names, {})
     source_digest = (selection_dir / SOURCE_DIGEST_FILE).read_text(encoding="utf-8")
-    manifest = build_manifest(config, source_digest, records[0], splits, documents, dropped)
+    letters = letter_heights(kept, config.least_letter_height())
+    warn_of_small_letters(letters)
+    manifest = build_manifest(config, source_digest, records[0], splits, documents, dropped, letters)
     _check_pages(manifest, dropped, selection, config)
     (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     with span("write the preview"):
         write_preview(folder, manifest, partial(pool.map, name=lambda sample: sample.key))
     _log(manifest, config, folder, tracked)
+    _warn_of_few_documents(manifest, config)
     return manifest
 
 
@@ -76,6 +81,17 @@ def _log(manifest: DatasetManifest, config: PrepareConfig, folder: Path, tracked
     tracked.log_artifact(folder / PREVIEW_FILE)
     counts = ", ".join(f"{name} {int(count)}" for name, count in page_counts(manifest).items())
     log.info("the dataset is ready: %s", counts)
+
+
+def _warn_of_few_documents(manifest: DatasetManifest, config: PrepareConfig) -> None:
+    held_out = manifest.documents.get("eval", 0)
+    if held_out < config.min_eval_documents and (held_out or config.eval_fraction):
+        log.warning(
+            "%d documents are held out for evaluation, and the gate promotes only from %d on: raise eval_fraction, name"
+            " more documents in holdout, or lower the gate's min_documents",
+            held_out,
+            config.min_eval_documents,
+        )
 
 
 def _check_partitions(records: Sequence[DrawingRecord], pages_dirs: Sequence[Path]) -> None:

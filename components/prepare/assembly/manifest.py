@@ -6,7 +6,13 @@ from components.prepare.config import PrepareConfig
 from components.prepare.documents.drop_table import DropTable
 from components.prepare.drawing.drawing_log import DrawingRecord
 from components.prepare.typesetting.fonts import FontFace
-from components.shared.artifacts.dataset_manifest import DatasetManifest, Split, SplitIndex, manifest_digest
+from components.shared.artifacts.dataset_manifest import (
+    DatasetManifest,
+    LetterHeights,
+    Split,
+    SplitIndex,
+    manifest_digest,
+)
 from components.shared.digests import sha256_file, sha256_json
 from components.shared.versions import tool_version
 
@@ -18,12 +24,14 @@ def build_manifest(
     splits: dict[Split, SplitIndex],
     documents: dict[Split, int],
     dropped: DropTable,
+    letters: LetterHeights | None,
 ) -> DatasetManifest:
     """Return the manifest of ``splits``, with a digest of its own content.
 
     Args:
         documents: split -> documents that have a page in the shards.
         dropped: everything that is not in the shards.
+        letters: of the pages of PDFs and scans.
     """
     settings = config.data_settings()
     draft = DatasetManifest(
@@ -33,6 +41,7 @@ def build_manifest(
         dropped=dict(sorted((+dropped.counts).items())),
         dropped_names=dict(sorted(dropped.names.items())),
         unread_kinds=dict(sorted(dropped.kinds.items())),
+        letter_heights=letters,
         source_digest=source_digest,
         config=settings,
         config_digest=sha256_json([settings, record.fonts, record.layout_engine]),
@@ -49,9 +58,11 @@ def font_digests(faces: Sequence[FontFace]) -> dict[str, str]:
 
 
 def page_counts(manifest: DatasetManifest) -> dict[str, float]:
-    """Return the metrics to track: pages and documents per split, drops by reason."""
+    """Return the metrics to track: pages and documents per split, pages with small letters, drops by reason."""
+    letters = manifest.letter_heights
     return {
         **{f"{split}_pages": index.samples for split, index in manifest.splits.items()},
         **{f"{split}_documents": count for split, count in manifest.documents.items()},
+        **({"small_letters_pages": letters.small_pages} if letters else {}),
         **{f"dropped_{reason}": count for reason, count in manifest.dropped.items()},
     }

@@ -120,7 +120,7 @@ _EXPLANATIONS: _Explanations = {
     "page_picture_unreadable": "The page's picture is damaged, or is not a picture.",
     "page_picture_too_large": "The page's picture has more pixels than max_picture_pixels.",
     "page_over_max_train_pages": "Above the limit: max_train_pages were picked evenly over all documents.",
-    "page_over_max_eval_pages": "Above the limit: max_eval_pages were picked evenly over all documents.",
+    "page_over_max_eval_pages": "Above the limit: max_eval_pages were picked, of as many documents as possible.",
 }
 
 

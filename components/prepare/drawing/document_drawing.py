@@ -9,8 +9,10 @@ from pathlib import Path
 from components.prepare.config import PrepareConfig
 from components.prepare.documents.drop_reasons import DropReason
 from components.prepare.drawing.reference_pages import pixel_variant
+from components.prepare.output.merged_pages import PageKey
 from components.prepare.output.page_spool import PageFile, StoredPage
-from components.prepare.rendering.document_renderer import DocumentRenderer, FailedPage
+from components.prepare.rendering.document_renderer import DocumentRenderer
+from components.prepare.rendering.rendered_document import FailedPage
 from components.prepare.selection.selected_document import SelectedDocument
 from components.prepare.typesetting.fonts import FontFace
 from components.prepare.workers.memory_reuse import keep_freed_memory
@@ -37,12 +39,22 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class DrawnPage:
+    """One drawn page; ``order``, ``rank`` and ``letter_height`` are those of the ``RenderedPage``."""
+
+    order: int
+    rank: int
+    letter_height: float | None
+    stored: StoredPage
+
+
+@dataclass(frozen=True)
 class DrawnDocument:
     """The result for one document.
 
     Attributes:
         number, name, split: those of the document.
-        pages: order and location of each drawn page.
+        pages: the drawn pages.
         attempted: number of pages that it was split into, drawn or not.
         dropped: reason -> count of paragraphs (or 1 for the document) that could not be typeset.
         failed: pages that could not be drawn.
@@ -51,7 +63,7 @@ class DrawnDocument:
     number: int
     name: str
     split: Split
-    pages: list[tuple[int, StoredPage]]
+    pages: list[DrawnPage]
     attempted: int
     dropped: Counter[DropReason]
     failed: list[FailedPage] = field(default_factory=list)
@@ -61,22 +73,23 @@ class DrawnDocument:
 class _Task:
     drawing: Drawing
     documents: list[SelectedDocument]
-    order_limits: dict[Split, int]
+    last_kept: dict[Split, PageKey]
 
 
 def draw_documents(
-    documents: Iterable[SelectedDocument], drawing: Drawing, order_limits: Mapping[Split, int], pool: WorkerPool
+    documents: Iterable[SelectedDocument], drawing: Drawing, last_kept: Mapping[Split, PageKey], pool: WorkerPool
 ) -> Iterator[DrawnDocument]:
     """Yield the drawn ``documents`` in order, whatever the number of workers.
 
     Args:
-        order_limits: read again for every task; pages above the limit are counted but not drawn.
+        last_kept: the keys of the last pages that limits keep, read again for every task; pages above are counted but
+            not drawn.
 
     Raises:
         UserError: a worker process died; names the documents that it was probably drawing.
     """
     try:
-        for drawn in pool.map(_draw, _tasks(iter(documents), drawing, order_limits), _name):
+        for drawn in pool.map(_draw, _tasks(iter(documents), drawing, last_kept), _name):
             yield from drawn
     finally:
         if workplace := _workplaces.pop(drawing.folder, None):  # with one worker, this process draws
@@ -88,10 +101,10 @@ def import_drawing() -> None:
 
 
 def _tasks(
-    documents: Iterator[SelectedDocument], drawing: Drawing, order_limits: Mapping[Split, int]
+    documents: Iterator[SelectedDocument], drawing: Drawing, last_kept: Mapping[Split, PageKey]
 ) -> Iterator[_Task]:
     while batch := list(islice(documents, _DOCUMENTS_PER_TASK)):
-        yield _Task(drawing, batch, dict(order_limits))
+        yield _Task(drawing, batch, dict(last_kept))
 
 
 def _name(task: _Task) -> str:
@@ -127,8 +140,11 @@ def _draw(task: _Task) -> list[DrawnDocument]:
     workplace = _workplaces[folder]
     drawn = []
     for document in task.documents:
-        result = workplace.renderer.render(document, task.order_limits)
-        stored = [(page.order, workplace.pages.append(page.image, page.metadata)) for page in result.pages]
+        result = workplace.renderer.render(document, task.last_kept)
+        stored = [
+            DrawnPage(page.order, page.rank, page.letter_height, workplace.pages.append(page.image, page.metadata))
+            for page in result.pages
+        ]
         drawn.append(
             DrawnDocument(
                 number=document.number,

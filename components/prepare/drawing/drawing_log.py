@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.prepare.documents.drop_reasons import DropReason
 from components.prepare.documents.drop_table import DropTable
-from components.prepare.drawing.document_drawing import DrawnDocument
-from components.prepare.output.page_spool import MergedPages, PageSpool
-from components.prepare.rendering.document_renderer import FailedPage
+from components.prepare.drawing.document_drawing import DrawnDocument, DrawnPage
+from components.prepare.output.merged_pages import MergedPages, PageKey
+from components.prepare.output.page_spool import PageSpool
+from components.prepare.rendering.rendered_document import FailedPage
 from components.shared.artifacts.dataset_manifest import Split
 from components.shared.errors import UserError
 
@@ -56,9 +57,9 @@ class DrawingLog:
         self._folder = folder
         self._spool = PageSpool(folder)
         self._limits = {split: limit for split, limit in limits.items() if limit is not None}
-        self._kept: dict[Split, list[int]] = {split: [] for split in self._limits}
-        self.order_limits: dict[Split, int] = {}
-        """split -> highest order that can still be kept; it only decreases"""
+        self._kept: dict[Split, list[PageKey]] = {split: [] for split in self._limits}
+        self.last_kept: dict[Split, PageKey] = {}
+        """split -> the highest key that can still be kept; it only decreases"""
         self._attempted: Counter[Split] = Counter()
         self._dropped = DropTable()
         self._failed: dict[Split, list[FailedPage]] = {}
@@ -72,14 +73,14 @@ class DrawingLog:
         self._attempted[document.split] += document.attempted
         for reason, count in document.dropped.items():
             self._dropped.add(reason, document.name, count=count)
-        for page in document.failed:
+        for failed in document.failed:
             if document.split not in self._limits:
-                check_picture(page)
-            self._failed.setdefault(document.split, []).append(page)
-        for order, stored in document.pages:
-            self._spool.add(order, document.split, document.number, stored)
+                check_picture(failed)
+            self._failed.setdefault(document.split, []).append(failed)
+        for page in document.pages:
+            self._spool.add(page.order, document.split, document.number, page.stored, page.rank, page.letter_height)
             if document.split in self._limits:
-                self._lower_limit(document.split, order)
+                self._lower_limit(document.split, page)
 
     def finish(self, partition: int, partitions: int, layout_engine: str, fonts: dict[str, str]) -> None:
         """Close the spool and write the record."""
@@ -96,14 +97,15 @@ class DrawingLog:
         )
         (self._folder / _RECORD_FILE).write_text(record.model_dump_json(), encoding="utf-8")
 
-    def _lower_limit(self, split: Split, order: int) -> None:
+    def _lower_limit(self, split: Split, page: DrawnPage) -> None:
         kept, limit = self._kept[split], self._limits[split]
+        negative = (-page.rank, -page.order)
         if len(kept) < limit:
-            heapq.heappush(kept, -order)
+            heapq.heappush(kept, negative)
         else:
-            heapq.heappushpop(kept, -order)
+            heapq.heappushpop(kept, negative)
         if len(kept) == limit:
-            self.order_limits[split] = -kept[0]
+            self.last_kept[split] = (-kept[0][0], -kept[0][1])
 
 
 def read_drawing_record(folder: Path) -> DrawingRecord:
@@ -149,10 +151,13 @@ def dropped_pages(
     for record in records:
         table.update(record.dropped, record.dropped_names, {})
     for split, pages in kept.items():
-        # The order decides only if there were more pages than the limit.
-        limit = pages.highest_order if limits[split] is not None and len(pages) == limits[split] else None
+        # The key decides only if there were more pages than the limit.
+        last = pages.highest_key if limits[split] is not None and len(pages) == limits[split] else None
         failures = [
-            page for record in records for page in record.failed.get(split, []) if limit is None or page.order <= limit
+            page
+            for record in records
+            for page in record.failed.get(split, [])
+            if last is None or (page.rank, page.order) <= last
         ]
         for page in failures:
             check_picture(page)

@@ -1,14 +1,11 @@
 """Encoded pages on disk, written in the order of drawing and read in the order of the shards.
 
 A spool is a folder with a ``pages-<n>.bin`` for each process that drew, which holds pictures and metadata one after
-the other, and ``index.bin`` with 35 bytes per page. Only the index is held in memory: 35 MB for a million pages, and
+the other, and ``index.bin`` with 41 bytes per page. Only the index is held in memory: 41 MB for a million pages, and
 about 50 MB more during sorting.
 """
 
-import os
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,9 +20,9 @@ from components.shared.errors import UserError
 
 INDEX_FILE = "index.bin"
 
-_SPLITS: tuple[Split, ...] = get_args(Split)
-_MAGIC = b"deepsynth pages2"
-_ROW = np.dtype(
+SPLITS: tuple[Split, ...] = get_args(Split)
+_MAGIC = b"deepsynth pages3"
+ROW = np.dtype(
     [
         ("order", "<u8"),
         ("offset", "<u8"),
@@ -33,23 +30,15 @@ _ROW = np.dtype(
         ("image", "<u4"),  # bytes
         ("metadata", "<u4"),  # bytes
         ("crc", "<u4"),  # of image and metadata
+        ("rank", "<u4"),
+        ("letters", "<u2"),  # their height in tenths of a pixel; 0: not measured
         ("file", "<u2"),
         ("split", "u1"),
     ]
 )
 _ARRAY_CODES = {8: "Q", 4: "I", 2: "H", 1: "B"}
 _MOST_FILES = 2**16
-_MEND = "draw these pages again"
-
-
-@dataclass(frozen=True)
-class SpooledPage:
-    """A page as encoded picture and JSON metadata, with its sort keys."""
-
-    order: int
-    document: int
-    image: bytes
-    metadata: bytes
+MEND = "draw these pages again"
 
 
 @dataclass(frozen=True)
@@ -61,6 +50,10 @@ class StoredPage:
     image: int
     metadata: int
     crc: int
+
+
+TENTHS_OF_A_PIXEL = 10
+_MOST_TENTHS = 2**16 - 1
 
 
 class PageFile:
@@ -118,7 +111,7 @@ class PageSpool:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / INDEX_FILE).unlink(missing_ok=True)
         self.folder = folder
-        self._columns = {name: array(_ARRAY_CODES[_ROW[name].itemsize]) for name in _ROW.names or ()}
+        self._columns = {name: array(_ARRAY_CODES[ROW[name].itemsize]) for name in ROW.names or ()}
         self._open = True
         self._index: npt.NDArray[Any] | None = None
 
@@ -134,8 +127,21 @@ class PageSpool:
         spool._index = _read_index(folder)
         return spool
 
-    def add(self, order: int, split: Split, document: int, stored: StoredPage) -> None:
-        """Add a page of document number ``document`` (below 2**32); ``order`` is from 0 to 2**64 - 1.
+    def add(
+        self,
+        order: int,
+        split: Split,
+        document: int,
+        stored: StoredPage,
+        rank: int = 0,
+        letter_height: float | None = None,
+    ) -> None:
+        """Add a page of document number ``document`` (below 2**32).
+
+        Args:
+            order: from 0 to 2**64 - 1; pages are read in this order.
+            rank: from 0 to 2**32 - 1; a limit keeps pages of lower rank first.
+            letter_height: pixels; None if it was not measured.
 
         Raises:
             OverflowError: a number is out of range, or the picture or metadata has 4 GiB or more.
@@ -150,8 +156,10 @@ class PageSpool:
             stored.image,
             stored.metadata,
             stored.crc,
+            rank,
+            min(max(1, round(letter_height * TENTHS_OF_A_PIXEL)), _MOST_TENTHS) if letter_height is not None else 0,
             stored.file,
-            _SPLITS.index(split),
+            SPLITS.index(split),
         )
         length = len(self._columns["order"])
         try:
@@ -167,7 +175,7 @@ class PageSpool:
         if not self._open:
             return
         self._open = False
-        index = np.empty(len(self._columns["order"]), _ROW)
+        index = np.empty(len(self._columns["order"]), ROW)
         for name in list(self._columns):
             index[name] = self._columns.pop(name)
         content = index.tobytes()
@@ -198,85 +206,17 @@ class PageSpool:
         return self._index
 
 
-class MergedPages:
-    """Pages of one split in several spools, in the order of the shards; iterating reads them.
-
-    A slice is also a ``MergedPages`` and small enough to send to another process. The result does not depend on how
-    documents are divided among spools and files, as long as the pages of one document are in one file.
-    """
-
-    def __init__(self, paths: list[Path], files: npt.NDArray[np.uint32], rows: npt.NDArray[Any]) -> None:
-        self._paths = paths
-        self._files = files
-        self._rows = rows
-
-    @property
-    def documents(self) -> int:
-        """The number of documents that the pages belong to."""
-        return len(np.unique(self._rows["document"]))
-
-    @property
-    def highest_order(self) -> int | None:
-        """The last page's order; None if there are no pages."""
-        return int(self._rows["order"][-1]) if len(self._rows) else None
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, part: slice) -> "MergedPages":
-        return MergedPages(self._paths, self._files[part], self._rows[part])
-
-    def __iter__(self) -> Iterator[SpooledPage]:
-        with ExitStack() as opened:
-            descriptors: dict[int, int] = {}
-            for file, row in zip(self._files.tolist(), self._rows, strict=True):
-                if file not in descriptors:
-                    stream = opened.enter_context(self._paths[file].open("rb", buffering=0))
-                    descriptors[file] = stream.fileno()
-                yield _read_page(descriptors[file], row, self._paths[file])
-
-
-def merged(spools: Sequence[PageSpool], split: Split, limit: int | None = None) -> MergedPages:
-    """Return the pages of ``split`` in all spools, sorted by order and document, at most the ``limit`` lowest.
-
-    Raises:
-        UserError: while iterating, if a page differs from what was written.
-        ValueError: the limit is below 0.
-    """
-    if limit is not None and limit < 0:
-        raise ValueError(f"limit must be 0 or more, not {limit}")
-    paths: list[Path] = []
-    parts, files = [np.empty(0, _ROW)], [np.empty(0, np.uint32)]
-    for spool in spools:
-        rows = spool.index[spool.index["split"] == _SPLITS.index(split)]
-        parts.append(rows)
-        files.append(rows["file"].astype(np.uint32) + np.uint32(len(paths)))
-        paths += [pages_file(spool.folder, number) for number in range(int(rows["file"].max(initial=0)) + 1)]
-    all_rows, all_files = np.concatenate(parts), np.concatenate(files)
-    # lexsort is stable: pages of one document with equal keys stay in the order of writing.
-    kept = np.lexsort((all_rows["document"], all_rows["order"]))[:limit]
-    return MergedPages(paths, all_files[kept], all_rows[kept])
-
-
-def _read_page(descriptor: int, row: Any, path: Path) -> SpooledPage:
-    order, offset, document, image, metadata, crc = row.item()[:6]
-    content = os.pread(descriptor, image + metadata, offset)
-    if isal_zlib.crc32(content) != crc:
-        raise UserError(f"the page at byte {offset} differs from what was written", where=str(path), mend=_MEND)
-    return SpooledPage(order, document, content[:image], content[image:])
-
-
 def _read_index(folder: Path) -> npt.NDArray[Any]:
     path = folder / INDEX_FILE
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"not a finished page spool ({error.strerror})", where=str(path), mend=_MEND) from error
+        raise UserError(f"not a finished page spool ({error.strerror})", where=str(path), mend=MEND) from error
     rows = content[len(_MAGIC) : -4]
-    whole = content.startswith(_MAGIC) and len(content) >= len(_MAGIC) + 4 and len(rows) % _ROW.itemsize == 0
+    whole = content.startswith(_MAGIC) and len(content) >= len(_MAGIC) + 4 and len(rows) % ROW.itemsize == 0
     if not whole or isal_zlib.crc32(rows).to_bytes(4, "little") != content[-4:]:
-        raise UserError("the index of the page spool is damaged", where=str(path), mend=_MEND)
-    index = np.frombuffer(rows, _ROW)
+        raise UserError("the index of the page spool is damaged", where=str(path), mend=MEND)
+    index = np.frombuffer(rows, ROW)
     for number in np.unique(index["file"]).tolist():
         _check_file(pages_file(folder, number), index[index["file"] == number])
     return index
@@ -287,6 +227,6 @@ def _check_file(path: Path, rows: npt.NDArray[Any]) -> None:
     try:
         stored = path.stat().st_size
     except OSError as error:
-        raise UserError(f"a page spool's file is missing ({error.strerror})", where=str(path), mend=_MEND) from error
+        raise UserError(f"a page spool's file is missing ({error.strerror})", where=str(path), mend=MEND) from error
     if named != stored:
-        raise UserError(f"the file holds {stored} bytes, but its index says {named}", where=str(path), mend=_MEND)
+        raise UserError(f"the file holds {stored} bytes, but its index says {named}", where=str(path), mend=MEND)

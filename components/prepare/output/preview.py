@@ -209,6 +209,7 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
         "resolution": "{}",
         "mode": "{}",
         "columns": "{} columns",
+        "letter_height": "letters of {} px",
     }
     known = {name: about.get(name) for name in phrases}
     if known["columns"] == 1:

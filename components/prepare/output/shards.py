@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from components.prepare.output.page_spool import SpooledPage
+from components.prepare.output.merged_pages import SpooledPage
 from components.shared.artifacts.dataset_manifest import Shard, Split, SplitIndex
 
 

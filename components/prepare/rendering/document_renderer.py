@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,8 @@ import numpy as np
 
 from components.prepare.config import PrepareConfig
 from components.prepare.documents.document import PagePicture
-from components.prepare.documents.drop_reasons import OF_DOCUMENT, OF_PAGE, OF_PARAGRAPH, DropReason
+from components.prepare.documents.drop_reasons import OF_DOCUMENT, OF_PAGE, OF_PARAGRAPH
+from components.prepare.output.merged_pages import PageKey
 from components.prepare.output.png import encode_image
 from components.prepare.rendering.augmentation import augment
 from components.prepare.rendering.composition import ComposedPage, compose
@@ -20,56 +20,17 @@ from components.prepare.rendering.page_drawing import draw_page
 from components.prepare.rendering.page_look import PageLook, page_look
 from components.prepare.rendering.page_pictures import PageError, load_page
 from components.prepare.rendering.paragraphs import Paragraph, cut_behind, is_end, split_paragraphs
+from components.prepare.rendering.rendered_document import FailedPage, RenderedDocument, RenderedPage
 from components.prepare.selection.selected_document import SelectedDocument
 from components.prepare.typesetting.engine_choice import choose_engine
 from components.prepare.typesetting.fonts import FontFace
 from components.prepare.typesetting.text_engine import CannotBeSetError
 from components.shared.artifacts.dataset_manifest import Split
+from components.shared.datasets.letter_height import letter_height
 
-
-@dataclass(frozen=True)
-class RenderedPage:
-    """One page; sorting by ``order`` (64 bits) shuffles the pages of all documents reproducibly."""
-
-    order: int
-    image: bytes
-    metadata: bytes
-
-
-@dataclass(frozen=True)
-class FailedPage:
-    """A page that could not be drawn.
-
-    Attributes:
-        order: the page's, as if it had been drawn.
-        reason: ``page_*``.
-        name: the document's id and the page's number.
-        problem: what is wrong, in words.
-        stops: the picture is broken, and the source's ``on_unreadable`` is ``stop``.
-    """
-
-    order: int
-    reason: DropReason
-    name: str
-    problem: str
-    stops: bool
-
-
-@dataclass
-class RenderedDocument:
-    """The result of drawing one document.
-
-    Attributes:
-        pages: the pages that were drawn.
-        attempted: number of pages that it was split into, drawn or not.
-        dropped: reason -> count of paragraphs (or 1 for the document) that could not be typeset.
-        failed: pages that could not be drawn.
-    """
-
-    pages: list[RenderedPage] = field(default_factory=list)
-    attempted: int = 0
-    dropped: Counter[DropReason] = field(default_factory=Counter)
-    failed: list[FailedPage] = field(default_factory=list)
+_NO_LIMIT: PageKey = (2**32, 0)
+_RANKS_OF_A_RENDERING = 2**20
+"""More pages than a document has: all pages of the first rendering come before those of the second."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +45,10 @@ class _Place:
 @dataclass(frozen=True)
 class _DrawnPage:
     place: _Place
+    rank: int
     image: bytes
     about: dict[str, Any]
+    letter_height: float | None
 
 
 class DocumentRenderer:
@@ -102,15 +65,15 @@ class DocumentRenderer:
         instruction = config.instruction if config.instruction_in_image else None
         self._instruction = split_paragraphs(instruction or "", reflow=True)
 
-    def render(self, document: SelectedDocument, order_limits: Mapping[Split, int]) -> RenderedDocument:
-        """Draw the pages of ``document``; pages whose order is above the split's limit are only counted."""
+    def render(self, document: SelectedDocument, last_kept: Mapping[Split, PageKey]) -> RenderedDocument:
+        """Draw the pages of ``document``; pages whose key is above the split's last one are only counted."""
         rendered = RenderedDocument()
-        limit = order_limits.get(document.split, 2**64)
+        limit = last_kept.get(document.split, _NO_LIMIT)
         digest = hashlib.sha256(document.text.encode("utf-8")).hexdigest()
         for rendering in range(self._config.renderings_per_document):
             places = _Places(f"{self._config.seed}:{digest}:{rendering}", self._config, len(self._faces))
             # Draw all pages before writing metadata: it holds the number of pages.
-            drawn = list(self._drawn_pages(document, places, limit, rendered))
+            drawn = list(self._drawn_pages(document, places, limit, rendered, rendering * _RANKS_OF_A_RENDERING))
             of_all = {
                 "source_id": document.source_id,
                 "lang": document.lang,
@@ -118,11 +81,19 @@ class DocumentRenderer:
                 "rendering": rendering,
             }
             rendered.attempted += places.taken
-            rendered.pages += [RenderedPage(page.place.order, page.image, _json(of_all | page.about)) for page in drawn]
+            rendered.pages += [
+                RenderedPage(page.place.order, page.rank, page.image, _json(of_all | page.about), page.letter_height)
+                for page in drawn
+            ]
         return rendered
 
     def _drawn_pages(
-        self, document: SelectedDocument, places: "_Places", limit: int, rendered: RenderedDocument
+        self,
+        document: SelectedDocument,
+        places: "_Places",
+        limit: PageKey,
+        rendered: RenderedDocument,
+        rank: int,
     ) -> Iterator[_DrawnPage]:
         if document.pictures:
             pages = self._pictures(document, places)
@@ -130,15 +101,18 @@ class DocumentRenderer:
             pages = self._summarized(document, places, rendered)
         else:
             pages = self._transcribed(document, places, rendered)
-        for place, draw in pages:
-            if place.order > limit:
+        ranked = self._config.documents_first(document.split)
+        rank = rank if ranked else 0
+        for place, draw in sorted(pages, key=lambda page: page[0].order) if ranked else pages:
+            if (rank, place.order) > limit:
                 continue
             try:
                 gray, about = draw()
             except (CannotBeSetError, PageError) as error:
-                rendered.failed.append(_failed_page(document, place, error))
+                rendered.failed.append(_failed_page(document, place, rank, error))
             else:
-                yield self._finished(place, gray, about)
+                yield self._finished(place, rank, gray, about)
+                rank += ranked
 
     def _transcribed(
         self, document: SelectedDocument, places: "_Places", rendered: RenderedDocument
@@ -180,7 +154,7 @@ class DocumentRenderer:
         for picture in document.pictures:
             place = places.next()
             places.take()
-            yield place, partial(self._loaded, picture, place.look)
+            yield place, partial(self._loaded, picture)
 
     def _shrunk(self, paragraphs: list[Paragraph], look: PageLook, lang: str) -> ComposedPage:
         """Return the page at the largest font size, from the look's down to the minimum, at which the whole text fits.
@@ -219,17 +193,20 @@ class DocumentRenderer:
             "fallback_fonts": used[1:],
             "font_size": page.style.font_size,
             "columns": look.columns,
+            "mode": look.mode,
         }
         return draw_page(page, look, self._engine), about
 
-    def _loaded(self, picture: PagePicture, look: PageLook) -> tuple[np.ndarray, dict[str, Any]]:
+    def _loaded(self, picture: PagePicture) -> tuple[np.ndarray, dict[str, Any]]:
         if not picture.text:
             raise PageError("empty", f"{picture.path}: this page has no text")
         about: dict[str, Any] = dict.fromkeys(("text", "original_text", "drawn_text"), picture.text)
-        gray = load_page(picture, look.width, look.height, self._config.max_picture_pixels)
-        return gray, about | {"font": None, "fallback_fonts": [], "font_size": None, "columns": None}
+        gray = load_page(picture, self._config.picture_longest_edge, self._config.max_picture_pixels)
+        height = letter_height(gray)
+        about |= {"font": None, "fallback_fonts": [], "font_size": None, "columns": None, "mode": None}
+        return gray, about | {"letter_height": None if height is None else round(height, 1)}
 
-    def _finished(self, place: _Place, gray: np.ndarray, about: dict[str, Any]) -> _DrawnPage:
+    def _finished(self, place: _Place, rank: int, gray: np.ndarray, about: dict[str, Any]) -> _DrawnPage:
         augmented = augment(gray, self._config.augmentation, place.look.augmentation_seed, place.look.paper)
         image = encode_image(augmented.page, self._config.image_format)
         height, width = augmented.page.shape
@@ -238,21 +215,22 @@ class DocumentRenderer:
             "task": self._config.task,
             "instruction": self._config.instruction,
             "resolution": f"{width}x{height}",
-            "mode": place.look.mode,
             "augmentation": augmented.applied,
             "sha256": hashlib.sha256(image).hexdigest(),
         }
-        return _DrawnPage(place, image, about | finished)
+        return _DrawnPage(place, rank, image, about | finished, about.get("letter_height"))
 
 
-def _failed_page(document: SelectedDocument, place: _Place, error: CannotBeSetError | PageError) -> FailedPage:
+def _failed_page(
+    document: SelectedDocument, place: _Place, rank: int, error: CannotBeSetError | PageError
+) -> FailedPage:
     name, stops = f"{document.source_id}#page={place.number}", False
     if document.pictures:
         picture = document.pictures[place.number - 1]
         index = picture.page_index
         name = document.source_id if index is None else f"{document.source_id}#page={index + 1}"
         stops = picture.on_unreadable == "stop" and error.reason == "picture_unreadable"
-    return FailedPage(place.order, OF_PAGE[error.reason], name, str(error), stops)
+    return FailedPage(place.order, rank, OF_PAGE[error.reason], name, str(error), stops)
 
 
 _Draw = Callable[[], tuple[np.ndarray, dict[str, Any]]]

@@ -1,4 +1,4 @@
-"""Existing pages as pictures, scaled to the page size: pages of PDFs, and scans."""
+"""Existing pages as pictures: pages of PDFs, and scans."""
 
 import warnings
 from functools import lru_cache
@@ -15,9 +15,6 @@ from components.shared.models.standalone_inference import gray_page
 
 MAX_PIXELS = 64_000_000
 """An A4 page at 600 dpi has 35 million pixels."""
-
-MAX_ENLARGEMENT = 2.0
-"""The most that scans are enlarged: more would only blur the letters. The rest of the page stays white."""
 
 _PDF_DOTS_PER_POINT = 150 / 72  # used if no size is requested
 _WHITE = 255
@@ -41,14 +38,13 @@ class PageError(Exception):
         return type(self), (self.reason, self.problem)
 
 
-def load_page(picture: PagePicture, width: int | None, height: int | None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def load_page(picture: PagePicture, longest_edge: int | None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Return a page picture as (H, W) uint8 grey levels, 255 white, contiguous and writable.
 
-    With both ``width`` and ``height``, the picture is fitted into that many pixels and centred on white. With one of
-    them, it is scaled to that. With neither, scans keep their size and PDF pages are drawn at 150 dpi. The aspect ratio
-    is kept. A PDF page is rendered at the final size, without annotations and form entries, which are not in its text.
-    Scans are rotated as their EXIF data says and enlarged at most ``MAX_ENLARGEMENT`` times. The same file gives the
-    same pixels.
+    A PDF page is rendered so that its longer side has ``longest_edge`` pixels, without annotations and form entries,
+    which are not in its text. A scan is rotated as its EXIF data says, made smaller if its longer side has more pixels,
+    and never enlarged, which would only blur it. With None, PDF pages are drawn at 150 dpi and scans keep their size.
+    The same file gives the same pixels.
 
     Raises:
         PageError: the file is broken or has several pages; or it, a picture on the PDF's page, or the result has more
@@ -56,13 +52,11 @@ def load_page(picture: PagePicture, width: int | None, height: int | None, max_p
             more than 179 million pixels.
     """
     if picture.page_index is None:
-        page = _scan(picture.path, width, height, max_pixels)
-    else:
-        page = _pdf_page(picture.path, picture.page_index, width, height, max_pixels)
-    return _on_paper(page, width, height)
+        return _scan(picture.path, longest_edge, max_pixels)
+    return _pdf_page(picture.path, picture.page_index, longest_edge, max_pixels)
 
 
-def _pdf_page(path: str, index: int, width: int | None, height: int | None, max_pixels: int) -> np.ndarray:
+def _pdf_page(path: str, index: int, longest_edge: int | None, max_pixels: int) -> np.ndarray:
     try:
         page = _opened_pdf(path)[index]
         for picture in page.get_objects(filter=[pypdfium2.raw.FPDF_PAGEOBJ_IMAGE]):
@@ -71,7 +65,7 @@ def _pdf_page(path: str, index: int, width: int | None, height: int | None, max_
         natural = page.get_size()
         if min(natural) <= 0:
             raise PageError("picture_unreadable", f"{path}, page {index + 1}: the page has no size")
-        columns, rows = _fitted(natural, width, height, default=_PDF_DOTS_PER_POINT)
+        columns, rows = _scaled(natural, longest_edge / max(natural) if longest_edge else _PDF_DOTS_PER_POINT)
         _check_size(columns, rows, max_pixels, path)
         bitmap = pypdfium2.PdfBitmap.new_native(columns, rows, pypdfium2.raw.FPDFBitmap_Gray)
         bitmap.fill_rect((_WHITE, _WHITE, _WHITE, _WHITE), 0, 0, columns, rows)
@@ -87,7 +81,7 @@ def _opened_pdf(path: str) -> pypdfium2.PdfDocument:
     return open_pdf(path)
 
 
-def _scan(path: str, width: int | None, height: int | None, max_pixels: int) -> np.ndarray:
+def _scan(path: str, longest_edge: int | None, max_pixels: int) -> np.ndarray:
     try:
         # A stream and not the path: Pillow 13 maps raw TIFFs into memory with the sides of a turned page swapped.
         with warnings.catch_warnings(), open(path, "rb") as stream:  # noqa: PTH123
@@ -96,9 +90,10 @@ def _scan(path: str, width: int | None, height: int | None, max_pixels: int) -> 
                 _check_size(image.width, image.height, max_pixels, path)
                 if image.format in ("TIFF", "PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
                     raise PageError("picture_unreadable", f"{path}: the file holds several pictures")
-                if width or height:  # decode a JPEG at 1/2, 1/4 or 1/8 if that is large enough
-                    side = max(width or 0, height or 0)
-                    image.draft("L", (side, side))
+                if longest_edge and max(image.size) > longest_edge:
+                    # Decode a JPEG at 1/2, 1/4 or 1/8 if that is large enough.
+                    scale = longest_edge / max(image.size)
+                    image.draft("L", _scaled(image.size, scale))
                 gray = gray_page(image)
     except PageError:
         raise
@@ -106,36 +101,18 @@ def _scan(path: str, width: int | None, height: int | None, max_pixels: int) -> 
         raise PageError("picture_too_large", f"{path}: {error}") from error
     except Exception as error:  # Pillow's decoders raise almost any exception for damaged files
         raise PageError("picture_unreadable", f"{path}: {error}") from error
-    columns, rows = _fitted(gray.size, width, height, default=1.0, largest=MAX_ENLARGEMENT)
-    _check_size(columns, rows, max_pixels, path)
+    columns, rows = _scaled(gray.size, min(1.0, longest_edge / max(gray.size)) if longest_edge else 1.0)
     if (columns, rows) != gray.size:
         # First average down to three times the final size: several times faster, no visible difference.
         gray = gray.resize((columns, rows), Image.Resampling.LANCZOS, reducing_gap=3.0)
     return np.array(gray)
 
 
-def _fitted(
-    natural: tuple[float, float], width: int | None, height: int | None, *, default: float, largest: float = np.inf
-) -> tuple[int, int]:
-    """Return the size in pixels, at least 1 x 1, at which a picture of ``natural`` size fits into the box."""
-    scales = [box / size for box, size in zip((width, height), natural, strict=True) if box is not None]
-    scale = min([*scales, largest]) if scales else default
-    columns, rows = (max(1, round(size * scale)) for size in natural)
-    return min(columns, width or columns), min(rows, height or rows)
+def _scaled(size: tuple[float, float], scale: float) -> tuple[int, int]:
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _check_size(columns: int, rows: int, max_pixels: int, path: str) -> None:
     if columns * rows > max_pixels:
         problem = f"{path}: {columns} x {rows} pixels, at most {max_pixels} are allowed"
         raise PageError("picture_too_large", problem)
-
-
-def _on_paper(page: np.ndarray, width: int | None, height: int | None) -> np.ndarray:
-    rows, columns = page.shape
-    wanted = (height or rows, width or columns)
-    if page.shape == wanted:
-        return page
-    paper = np.full(wanted, _WHITE, np.uint8)
-    top, left = (wanted[0] - rows) // 2, (wanted[1] - columns) // 2
-    paper[top : top + rows, left : left + columns] = page
-    return paper

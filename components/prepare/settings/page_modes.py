@@ -39,7 +39,7 @@ PAGE_MODES: dict[str, PageSize] = {
     "ocr2_tiles_2x2": (2 * 768, 2 * 768),
 }
 
-_LEAST, _MOST = 28, 16_383
+_LEAST, LONGEST_SIDE = 28, 16_383
 """Pixels: the smallest patch of any model, and the largest side of a WebP file."""
 
 
@@ -56,8 +56,8 @@ def page_size(name: str) -> PageSize:
         return PAGE_MODES[name]
     if written := re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", name):
         width, height = int(written[1]), int(written[2])
-        if not (_LEAST <= width <= _MOST and _LEAST <= height <= _MOST):
-            raise ValueError(f"the page size {name!r} is not within {_LEAST} to {_MOST} pixels a side")
+        if not (_LEAST <= width <= LONGEST_SIDE and _LEAST <= height <= LONGEST_SIDE):
+            raise ValueError(f"the page size {name!r} is not within {_LEAST} to {LONGEST_SIDE} pixels a side")
         return width, height
     near = difflib.get_close_matches(name.lower(), PAGE_MODES, n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""

@@ -43,6 +43,22 @@ class SplitIndex(BaseModel):
         return sum(shard.nsamples for shard in self.shardlist)
 
 
+class LetterHeights(BaseModel):
+    """How high the letters are on the pages of PDFs and scans: pixels, estimated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pages: int
+    """Pages that were measured; those without enough text to tell are not."""
+    median: float
+    min_letter_height: float
+    """The height below which a page's letters count as too small for the model."""
+    small_pages: int
+    """Pages whose letters are lower than that; they are in the shards."""
+    small_names: list[str]
+    """The first ten of them, with their letters' height."""
+
+
 class DatasetManifest(BaseModel):
     """The contract between prepare and every later step."""
 
@@ -59,6 +75,8 @@ class DatasetManifest(BaseModel):
     """Reason -> names of the first ten of them."""
     unread_kinds: dict[str, int] = {}
     """Suffix -> count of the source's files of a kind that is not read."""
+    letter_heights: LetterHeights | None = None
+    """None if no page was taken as it is from a PDF or a scan."""
     source_digest: str
     config: dict[str, Any]
     """The settings that determine the shards' bytes; without folders and worker counts."""

@@ -9,6 +9,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from components.shared.errors import UserError
 from components.shared.models.base_models import base_model_location
 from components.shared.models.hub import hub_is_reachable, named_refusals
+from components.shared.models.model_families import ModelFamily, family_of
 
 _CONFIG = "config.json"
 _ENCODER_DECODERS = {
@@ -44,6 +45,11 @@ def check_family_is_supported(base_model: str, revision: str | None = None) -> N
             where=where,
             mend="choose a family of docs/models.md, for instance deepseek-community/DeepSeek-OCR-2 or PaddleOCR-VL",
         )
+
+
+def base_family(base_model: str, revision: str | None = None) -> ModelFamily:
+    """Return the base model's family; one with the default values if its config cannot be had here."""
+    return family_of(str(_config_of(base_model_location(base_model), revision, base_model).get("model_type")))
 
 
 def _config_of(location: str, revision: str | None, base_model: str) -> dict[str, Any]:

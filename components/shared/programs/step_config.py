@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.shared.errors import UserError
 from components.shared.programs.setting_hints import problem_with_value, unknown_key_hint
@@ -12,6 +12,8 @@ from components.shared.programs.yaml_text import parsed_yaml
 
 SHARED_SETTINGS = ("source", "base_model", "revision", "trust_remote_code", "seed")
 """Settings that stand once at the top of a pipeline's configuration."""
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What NumPy, PyTorch and Python all take as a seed."""
 
 
 class StepConfig(BaseModel):

@@ -271,6 +271,16 @@ def test_max_pages_draws_pages_by_the_seed(base: Path, dataset: Path, tmp_path: 
     assert len({tuple(keys(seed)) for seed in range(10)}) > 1
 
 
+def test_max_pages_reads_a_page_of_every_document_before_a_second_one(tmp_path: Path) -> None:
+    pages = [Page(f"page {number}", "long", number + 1) for number in range(12)]
+    pages += [Page(f"short {number}", f"short{number}") for number in range(4)]
+    write_dataset(tmp_path / "data", pages)
+    for seed in range(4):
+        chosen = EvaluationPages(ShardDataset(tmp_path / "data", "eval"), 6, seed)
+        found = [chosen[position].metadata["source_id"] for position in range(len(chosen))]
+        assert sorted(found) == ["long", "long", "short0", "short1", "short2", "short3"]
+
+
 def test_a_whole_model_counts_as_adapter_after_full_fine_tuning(base: Path, dataset: Path, tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     save_blank_paddleocr_vl(tuned, seed=1)

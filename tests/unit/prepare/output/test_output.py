@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image, ImageDraw, ImageFont
 
-from components.prepare.output.page_spool import INDEX_FILE, PageFile, PageSpool, SpooledPage, StoredPage, merged
+from components.prepare.output.merged_pages import SpooledPage, merged
+from components.prepare.output.page_spool import INDEX_FILE, PageFile, PageSpool, StoredPage
 from components.prepare.output.png import encode_image, encode_png
 from components.prepare.output.shards import write_shards
 from components.shared.artifacts.dataset_manifest import MANIFEST_FILE, SplitIndex, manifest_digest
@@ -329,10 +330,26 @@ def test_how_documents_were_divided_among_spools_does_not_show(
             assert [(page.order, page.document, page.image) for page in found] == [
                 (order, number, image) for order, number, _, image in kept
             ]
-            assert found.highest_order == max((order for order, *_ in kept), default=None)
+            assert found.highest_key == max(((0, order) for order, *_ in kept), default=None)
             part = pickle.loads(pickle.dumps(found[3:9]))
             assert list(part) == list(found)[3:9] == list(found[3:9])
             assert all(json.loads(page.metadata) == [page.order, page.document] for page in found)
+
+
+def test_a_limit_keeps_lower_ranks_first_and_then_lower_orders(tmp_path: Path) -> None:
+    """Document 1 has many pages of low order; those of rank 0 come first, and the result is sorted by order."""
+    with PageSpool(tmp_path / "pages") as spool:
+        file = PageFile(tmp_path / "pages")
+        stored = file.append(b"", b"{}")
+        pages = [(1, 1, 0), (2, 1, 1), (3, 1, 2), (8, 3, 0), (9, 2, 0), (7, 3, 1)]
+        for order, document, rank in pages:
+            spool.add(order, "eval", document, stored, rank, letter_height=order + 0.26)
+        file.close()
+    for limit, orders, key in ((3, [1, 8, 9], (0, 9)), (4, [1, 2, 8, 9], (1, 2)), (5, [1, 2, 7, 8, 9], (1, 7))):
+        kept = merged([spool], "eval", limit)
+        assert [page.order for page in kept] == orders and kept.highest_key == key
+        assert kept.letter_heights == pytest.approx([order + 0.3 for order in orders])
+        assert [page.document for page in kept.by_document(np.arange(len(kept)))] == sorted(p.document for p in kept)
 
 
 def test_a_spool_can_be_read_twice_and_where_it_was_written(tmp_path: Path) -> None:

@@ -165,8 +165,9 @@ def test_real_pages_are_mixed_with_drawn_ones_by_weight(tmp_path: Path) -> None:
     drawn = {page.metadata["source_id"] for page in pages if page.metadata["font"]}
     assert (len(drawn), len(of_scans), len(of_pdf)) == (10, 5, 2)
     assert manifest.dropped == {"document_over_weight": 5}
-    for page in of_scans + of_pdf:
-        assert page.gray.shape == (640, 640) and page.gray.min() < 128
+    assert {page.gray.shape for page in of_scans} == {(200, 300)}, "as they are"
+    assert {page.gray.shape for page in of_pdf} == {(1288, 920)}, "the size for pages of PDFs"
+    assert all(page.gray.min() < 128 for page in of_scans + of_pdf)
 
 
 def test_a_holdout_is_what_is_evaluated_and_nothing_else(tmp_path: Path) -> None:
