@@ -52,6 +52,11 @@ COMMANDS = [
         "Predict a training's memory from the model's config alone, without weights or a GPU.",
     ),
     LazyCommand(
+        "export",
+        "pipelines.commands.export_command:export",
+        "Pack the adapter of a finished run that the gate did not promote.",
+    ),
+    LazyCommand(
         "verify",
         "pipelines.commands.package_commands:verify",
         "Recompute every digest of a package's lineage, and report what differs and what could not be checked.",

@@ -15,6 +15,7 @@ from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationR
 from components.shared.artifacts.markdown import markdown_code, markdown_text
 
 _TEMPLATE = "model_card.md.jinja"
+_NOT_PROMOTED = "not-promoted"
 _PIPELINE_TAG = "image-text-to-text"
 _MEASURED = {
     "cer": "Character error rate",
@@ -88,10 +89,14 @@ def _front_matter(config: ExportConfig, sources: PackageSources) -> ModelCardDat
         library_name="peft" if sources.kind == "adapter" else "transformers",
         pipeline_tag=_PIPELINE_TAG,
         license=config.license,
-        tags=["ocr", "deepsynth-pipelines", *(["lora"] if sources.kind == "adapter" else [])],
+        tags=["ocr", "deepsynth-pipelines", *(["lora"] if sources.kind == "adapter" else []), *_verdict_tags(sources)],
         model_name=sources.name,
         eval_results=results,
     )
+
+
+def _verdict_tags(sources: PackageSources) -> list[str]:
+    return [_NOT_PROMOTED] if sources.verdict and not sources.verdict.promoted else []
 
 
 def _base_argument(config: ExportConfig, sources: PackageSources) -> str:
