@@ -24,6 +24,9 @@ from components.shared.models.hub import hub_is_reachable
 from components.shared.models.refused_families import check_family_is_supported
 from components.shared.models.weight_files import refuse_pickled_weights
 
+_OF_FOREIGN_FILES = (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RecursionError)
+"""What transformers raises on configs that lack a value, hold one of another type, or are nested too deeply."""
+
 
 def load_processor(base_model: str, revision: str | None = None, trust_remote_code: bool = False) -> ProcessorMixin:
     """Load a model's processor.
@@ -39,7 +42,9 @@ def load_processor(base_model: str, revision: str | None = None, trust_remote_co
             return AutoProcessor.from_pretrained(location, **options)
         except ImportError:
             return _assembled_processor(location, options)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers and the processors' own code raise any type, even plain Exception
         raise _loading_error(base_model, error) from error
 
 
@@ -77,7 +82,7 @@ def load_model(
             where=f"base_model {base_model!r}",
             mend="copy or download the model again",
         ) from error
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except _OF_FOREIGN_FILES as error:
         raise _loading_error(base_model, error) from error
     return model
 
@@ -90,7 +95,7 @@ def model_type_of(base_model: str, revision: str | None = None, trust_remote_cod
         config = AutoConfig.from_pretrained(
             location, revision=revision, trust_remote_code=trust_remote_code, **_hub_options(location)
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except _OF_FOREIGN_FILES as error:
         raise _loading_error(base_model, error) from error
     return str(config.model_type)
 

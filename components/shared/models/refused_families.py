@@ -63,6 +63,6 @@ def _config_of(location: str, revision: str | None, base_model: str) -> dict[str
                 path = hf_hub_download(location, _CONFIG, revision=revision)
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}  # loading the model reports it
     return content if isinstance(content, dict) else {}

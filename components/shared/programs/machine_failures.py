@@ -1,4 +1,4 @@
-"""Failures of the machine that a user can mend: out of memory, disk full, no permission.
+"""Failures of the machine that a user can mend: out of memory, disk full, no permission, a path that cannot be.
 
 Libraries wrap them in their own exceptions, so the causes of an exception are checked too.
 """
@@ -19,14 +19,31 @@ from components.shared.errors import UserError
 if TYPE_CHECKING:
     from pydantic import BaseModel  # not at run time: `deepsynth --help` has no settings
 
-_FULL = {errno.ENOSPC: "no space is left on the disk", errno.EDQUOT: "the disk quota is used up"}
+_FULL = {
+    errno.ENOSPC: "no space is left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file would be larger than the file system or ulimit -f allows",
+}
+_MORE_ROOM = "make room there, or name a folder on a larger disk"
 _FULL_TEXTS = {"no space left on device": errno.ENOSPC, "disk quota exceeded": errno.EDQUOT}
 _DENIED = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
 }
-_MEMORY_TEXTS = ("defaultcpuallocator: can't allocate memory", "cannot allocate memory")
+_UNUSABLE = {
+    errno.ENAMETOOLONG: "the name is longer than the file system allows",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a file or folder of this name exists already",
+    errno.EISDIR: "it is a folder, not a file",
+    errno.ELOOP: "its links lead in a circle",
+}
+_LONGEST_PATH = 120
+"""Characters of a path in an error; of a longer one the end is left out."""
+_MEMORY_TEXTS = (
+    *("defaultcpuallocator: can't allocate memory", "cannot allocate memory"),
+    "failed to map segment from shared object",  # the loader, where a library is imported
+)
 _DEVICE_MEMORY_TEXTS = ("_status_alloc_failed", "device_allocation_failed")
 """How cuBLAS, cuDNN and similar libraries report missing device memory, in a plain RuntimeError."""
 _UNEXPLAINED_TEXTS = (
@@ -53,7 +70,7 @@ _ALMOST_NOTHING = 64 * 2**20
 
 
 class MachineFailureError(UserError):
-    """Memory, disk space or a permission was missing."""
+    """Memory, disk space or a permission was missing, or a path cannot be used."""
 
 
 @contextmanager
@@ -65,7 +82,8 @@ def named_failures(what: str, settings: "BaseModel | None" = None) -> Iterator[N
         settings: its settings; the error names their folders and batch sizes.
 
     Raises:
-        MachineFailureError: memory, disk space or a permission was missing. Other errors propagate unchanged.
+        MachineFailureError: memory, disk space or a permission was missing, or a path cannot be used. Other errors
+            propagate unchanged.
     """
     try:
         yield
@@ -85,7 +103,7 @@ def named_failure(error: BaseException, what: str, settings: "BaseModel | None" 
     if named := _disk_full(causes, what, settings):
         return named
     # For a file without read permission the step's own message is more specific.
-    return None if isinstance(error, UserError) else _denied(causes)
+    return None if isinstance(error, UserError) else _denied(causes) or _unusable(causes)
 
 
 def ran_out_of_device_memory(error: BaseException) -> bool:
@@ -161,7 +179,7 @@ def _disk_full(causes: list[BaseException], what: str, settings: "BaseModel | No
         return MachineFailureError(
             f"{_FULL[number]} ({'; '.join(_free(name, folder) for name, folder in folders.items())})",
             where=where,
-            mend="make room there, or name a folder on a larger disk",
+            mend="raise the limit, or name a folder elsewhere" if number == errno.EFBIG else _MORE_ROOM,
         )
     return None
 
@@ -184,6 +202,14 @@ def _denied(causes: list[BaseException]) -> MachineFailureError | None:
                 where=str(place),
                 mend="give this user the right to use it, or name another place",
             )
+    return None
+
+
+def _unusable(causes: list[BaseException]) -> MachineFailureError | None:
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in _UNUSABLE and (place := _path_of(cause)):
+            where = str(place) if len(str(place)) <= _LONGEST_PATH else f"{str(place)[:_LONGEST_PATH]}…"
+            return MachineFailureError(_UNUSABLE[cause.errno], where=where, mend="name another place")
     return None
 
 

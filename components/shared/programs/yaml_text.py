@@ -5,6 +5,9 @@ from typing import Any
 
 import yaml
 
+_MOST_VALUES = 1_000_000
+"""Values in a file, each alias counted in full: nine lines of aliases of aliases hold 387 million."""
+
 
 def parsed_yaml(text: str) -> Any:
     """Return what YAML or JSON ``text`` holds.
@@ -12,7 +15,8 @@ def parsed_yaml(text: str) -> Any:
     JSON is parsed as JSON: PyYAML reads the two halves of an escaped 4-byte character as two characters.
 
     Raises:
-        ValueError: the text is neither, or a mapping has a key twice; the message names both lines.
+        ValueError: the text is neither, its aliases make more than a million values, or a mapping has a key twice; the
+            message names both lines.
     """
     if text.lstrip().startswith(("{", "[", '"')):
         try:
@@ -20,11 +24,26 @@ def parsed_yaml(text: str) -> Any:
         except (ValueError, RecursionError):
             pass  # YAML in braces, or a duplicate key, whose lines the YAML loader names
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
+        value = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    _check_size(value)
+    return value
+
+
+def _check_size(value: Any) -> None:
+    waiting, seen = [value], 0
+    while waiting:
+        inner = waiting.pop()
+        seen += 1
+        if seen > _MOST_VALUES:
+            raise ValueError(f"its aliases make more than {_MOST_VALUES:,} values")
+        if isinstance(inner, dict):
+            waiting.extend(inner.values())
+        elif isinstance(inner, list):
+            waiting.extend(inner)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

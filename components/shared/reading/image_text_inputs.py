@@ -9,6 +9,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from components.shared.errors import UserError, first_line
 from components.shared.models.model_families import ModelFamily
+from components.shared.reading.chat_templates import rendered_prompt
 
 IGNORED_LABEL = -100
 _OVER_TOKENS = (
@@ -24,7 +25,7 @@ def prompt_text(processor: ProcessorMixin, family: ModelFamily, instruction: str
 
     Raises:
         UserError: the instruction contains the image token, which would mean another picture, or the chat template
-            leaves the image token out.
+            fails or leaves the image token out.
     """
     prompt = instruction or family.prompt
     token = getattr(processor, "image_token", None)
@@ -37,8 +38,7 @@ def prompt_text(processor: ProcessorMixin, family: ModelFamily, instruction: str
     if processor.chat_template is None:
         text = family.prompt_template.format(image=token or "<image>", prompt=prompt)
     else:
-        content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
-        text = str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+        text = rendered_prompt(processor, prompt, where=f"base_model of the family {family.name}")
     if token and token not in text and not family.processor_adds_image:
         raise UserError(
             f"the prompt {text!r} has no image token ({token!r}), so the model would not see the page",

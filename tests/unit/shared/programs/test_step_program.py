@@ -1,6 +1,8 @@
 """How a step's process ends: its exit code, its last line of output, and the termination message for Kubernetes."""
 
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from components.prepare.config import PrepareConfig
+from components.prepare.step import run as prepare
 from components.shared.errors import UserError
 from components.shared.programs.step_command import step_main
 from components.shared.programs.step_config import StepConfig
@@ -63,6 +67,40 @@ def test_what_the_user_can_mend_is_the_termination_message(message: Path, capsys
     code, line = ended(fail, capsys)
     assert (code, line) == (2, "error: scans/7.png, page 2: not a picture; scan it again")
     assert message.read_text() == "train: scans/7.png, page 2: not a picture; scan it again"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--output_dir", "/dev/null/x/y", "error: /dev/null/x: a part of the path is a file, not a folder"),
+        ("--output_dir", "/dev/null/x", "error: /dev/null: a file or folder of this name exists already"),
+        ("--output_dir", "/" + "a" * 300, "error: /aaaa.*…: the name is longer than the file system allows"),
+        ("--source", "b" * 300, "error: bbbb.*…: the name is longer than the file system allows"),
+        ("--source", "/" + "b/" * 2500, "error: /b/b.*…: the name is longer than the file system allows"),
+    ],
+)
+def test_a_path_that_cannot_be_is_named(
+    tmp_path: Path, message: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, said: str
+) -> None:
+    options = {"--source": str(tmp_path), "--output_dir": str(tmp_path / "out")} | {option: value}
+    (tmp_path / "page.txt").write_text("A page.\n")
+    assert step_main("prepare", PrepareConfig, prepare, [part for pair in options.items() for part in pair]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(said, last) and len(last) < 300 and last.endswith("name another place")
+
+
+def test_a_file_that_may_not_be_so_large(message: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fail() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            (tmp_path / "weights").write_bytes(bytes(5000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    code, line = ended(fail, capsys)
+    assert code == 2 and "a file would be larger than the file system or ulimit -f allows" in line
 
 
 def test_a_long_message_is_cut_between_two_letters(message: Path, capsys: pytest.CaptureFixture[str]) -> None:

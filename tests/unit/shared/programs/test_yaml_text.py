@@ -51,3 +51,15 @@ def test_json_is_read_as_json() -> None:
 def test_text_that_is_nested_without_end_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(UserError, match="not valid YAML or JSON"):
         parse_config_text(text, "test")
+
+
+def test_aliases_of_aliases_are_not_spelled_out() -> None:
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    with pytest.raises(UserError, match=r"test: .*its aliases make more than 1,000,000 values"):
+        parse_config_text("\n".join(lines), "test")
+    with pytest.raises(UserError, match="its aliases make more than"):
+        parse_config_text("a: &a [*a]", "test")
