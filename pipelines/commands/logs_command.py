@@ -88,7 +88,7 @@ def _print_all(api: "KfpApi", sources: "RunSources", run_id: str, step: str) -> 
         own = list(own_lines(lines))
         _print(own)
         if not own and lines:
-            print("note: KFP's log has no lines of the step's own; it leaves JSON lines empty", file=sys.stderr)
+            print("note: KFP's log has no lines of the step's own", file=sys.stderr)
 
 
 def _parts(api: "KfpApi", sources: "RunSources", run_id: str, step: str) -> Iterator[tuple[str, list[str]]]:

@@ -152,7 +152,7 @@ class RunSources:
     def log_of_node(self, node_id: str) -> list[str] | None:
         """Return the log of a node's pod, from KFP's log address; None if KFP has none.
 
-        KFP 2.17 prints an empty line for each JSON line in a log that it reads back from its archive.
+        KFP 2.17 shows of a JSON line in a log that it reads back from its archive the field ``log`` only.
         """
         for pod in pod_names(node_id):
             try:

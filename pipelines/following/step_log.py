@@ -9,12 +9,16 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from components.shared.telemetry.json_logs import readable
+
 # glog's header: severity, month and day, time, thread, file and line.
 _LAUNCHER = re.compile(r"[IWEF]\d{4} \d{2}:\d{2}:\d{2}\.\d+\s+\d+ \S+:\d+\] ")
 _EXECUTOR = re.compile(r"\[KFP Executor [^\]]+\]: ")
 _INPUT_FOLLOWS = "Got executor_input:"
 # MLflow's client prints these at the end of each run.
 _MLFLOW_LINKS = re.compile(r"(?:🏃 View run|🧪 View experiment) ")
+# A JSON line of which KFP's archive shows the field "log".
+_ARCHIVED_ERROR = re.compile(r"(?:ERROR|CRITICAL) ")
 
 
 def own_lines(lines: Iterable[str]) -> Iterator[str]:
@@ -36,11 +40,7 @@ def own_lines(lines: Iterable[str]) -> Iterator[str]:
 def as_text(line: str) -> str:
     """Return a JSON log line as ``LEVEL message``, with its traceback below it; other lines as they are."""
     record = json_record(line)
-    if record is None:
-        return line
-    level = str(record.get("level") or "INFO")
-    exception = f"\n{record['exception']}" if record.get("exception") else ""
-    return f"{'' if level == 'INFO' else level + ' '}{record['message']}{exception}"
+    return line if record is None else readable(record)
 
 
 def json_record(line: str) -> dict[str, Any] | None:
@@ -67,6 +67,8 @@ def last_error(lines: Iterable[str]) -> str:
             found = str(record["message"])
         elif line.startswith("error: "):
             found = line.removeprefix("error: ").rstrip()
+        elif _ARCHIVED_ERROR.match(line):
+            found = line.partition(" ")[2]
     return " ".join(found.split())
 
 

@@ -1,7 +1,9 @@
 """Everything that Python code writes to standard error as JSON, one object per line, without passwords.
 
 Fields: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``exception`` (with its traceback), the caller's
-``extra``, and what the process works on: ``step``, ``kfp_run_id``, ``mlflow_run_id``, ``trace_id``, ``span_id``.
+``extra``, what the process works on: ``step``, ``kfp_run_id``, ``mlflow_run_id``, ``trace_id``, ``span_id``, and ``log``,
+the line as text. KFP 2.17 shows of an archived log's JSON lines their field ``log`` and nothing else (the struct
+``RunLogEntry`` of its backend/src/apiserver/archive/log.go).
 """
 
 import io
@@ -9,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -20,6 +23,8 @@ from components.shared.telemetry.trace_target import current_span_ids
 
 _FIELDS = {"levelname": "level", "name": "logger", "message": "message", "exc_info": "exception"}
 _SECONDS_BETWEEN_BARS = "15"
+# KFP reads an archived log with Go's bufio.Scanner, which gives up at a line of 64 KiB; the message is in the line too.
+_LONGEST_TEXT = 8_000
 
 _context: dict[str, str] = {}
 
@@ -61,6 +66,17 @@ def log_json_only(step: str | None) -> None:
     )
 
 
+def readable(line: Mapping[str, Any]) -> str:
+    """Return a JSON line as text: its level unless that is INFO, its message, and its traceback below.
+
+    >>> readable({"level": "ERROR", "message": "no room"})
+    'ERROR no room'
+    """
+    level = str(line.get("level") or "INFO")
+    exception = f"\n{line['exception']}" if line.get("exception") else ""
+    return f"{'' if level == 'INFO' else level + ' '}{line['message']}{exception}"
+
+
 class _Formatter(JsonFormatter):
     def add_fields(self, log_data: LogData, record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         super().add_fields(log_data, record, message_dict)
@@ -68,6 +84,7 @@ class _Formatter(JsonFormatter):
         for name, value in log_data.items():
             if isinstance(value, str):
                 log_data[name] = without_passwords(value)
+        log_data["log"] = readable(log_data)[:_LONGEST_TEXT]
 
 
 class _JsonLines(io.TextIOBase):

@@ -1,9 +1,13 @@
 """`deepsynth logs`: a step's own lines, from Kubernetes or from KFP."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
+from pipelines.following.step_log import last_error
 from tests.fixtures.cluster_command import Answer, Shell
 from tests.fixtures.kfp_api_server import FakeKfp
 from tests.fixtures.kubernetes_api_server import FakeKubernetes
@@ -14,6 +18,29 @@ POD = "deepsynth-finetune-vzg4n-retry-system-container-impl-3192748504"
 
 def logs(shell: Shell, kfp: FakeKfp, *arguments: str) -> Answer:
     return shell("logs", *arguments, "--host", kfp.url, "--environment", "environment.yaml", "--poll-seconds", "0.05")
+
+
+FAILING_STEP = """
+import logging, sys
+from components.shared.errors import UserError
+from components.shared.telemetry.logs import configure_logs, exit_code_of
+configure_logs("train")
+logging.getLogger("components.train").info("step 3 of 75")
+sys.exit(exit_code_of(UserError("no room", where="checkpoint_dir", mend="make some")))
+"""
+
+
+def archived(log: str) -> str:
+    """Return what KFP 2.17 shows of an archived log: CopyLogFromArchive in backend/src/apiserver/archive/log.go."""
+    shown = []
+    for line in filter(None, log.splitlines()):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            shown.append(line)
+        else:
+            shown.append(entry.get("log", ""))
+    return "".join(f"{line}\n" for line in shown)
 
 
 def json_line(level: str, message: str) -> str:
@@ -36,6 +63,17 @@ def test_kubernetes_has_the_json_lines_and_they_are_shown_as_text(
     assert logs(shell, kfp, run, "train").out == "step 3 of 75\nERROR no room\n"
     followed = shell("follow", run, "--host", kfp.url, "--environment", "environment.yaml", "--poll-seconds", "0.05")
     assert "the last lines of train's log:\n  step 3 of 75\n  ERROR no room\n" in followed.err
+
+
+def test_of_an_archived_log_the_json_lines_are_shown_too(shell: Shell, kfp: FakeKfp) -> None:
+    environment = os.environ | {"DEEPSYNTH_LOG": "json"}
+    step = subprocess.run([sys.executable, "-c", FAILING_STEP], env=environment, capture_output=True, text=True)
+    assert step.returncode == 2 and all(line.startswith("{") for line in step.stderr.splitlines())
+    run = replay("train-out-of-memory", kfp, None)
+    kfp.logs[POD] = archived(kfp.logs[POD].replace("Killed", step.stderr))
+    error = "checkpoint_dir: no room; make some"
+    assert logs(shell, kfp, run).out == f"step 3 of 75\nERROR {error}\n"
+    assert last_error(kfp.logs[POD].splitlines()) == error
 
 
 def test_following_ends_with_the_step(

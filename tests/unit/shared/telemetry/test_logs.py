@@ -67,6 +67,8 @@ def test_every_line_is_an_object_that_says_when_who_and_where(talk: tuple[int, l
         assert abs((datetime.datetime.now(datetime.UTC) - time).total_seconds()) < 600
         assert line["level"] in ("INFO", "WARNING", "ERROR", "CRITICAL") and line["logger"] and line["message"]
         assert (line["step"], line["kfp_run_id"]) == ("train", "run-7")
+        level = "" if line["level"] == "INFO" else f"{line['level']} "
+        assert line["log"].startswith(f"{level}{line['message']}"), "all that KFP shows of an archived log"
 
 
 def test_records_keep_level_logger_and_extra_fields(talk: tuple[int, list[dict[str, Any]], Path]) -> None:
@@ -100,6 +102,7 @@ def test_an_exception_is_one_object_with_its_traceback(talk: tuple[int, list[dic
     assert (last["level"], last["message"]) == ("CRITICAL", "KeyError: 'missing'")
     assert last["exception"].startswith("Traceback (most recent call last):\n")
     assert last["exception"].endswith("KeyError: 'missing'")
+    assert last["log"].endswith(last["exception"])
     assert line_of(talk, "ZeroDivisionError")["exception"].endswith("ZeroDivisionError: division by zero")
 
 
