@@ -53,6 +53,10 @@ class KubernetesApi:
         """Create ``body`` at ``path`` and return the answer; errors as in ``get``."""
         return self._json(self._call("POST", path, {}, body))
 
+    def delete(self, path: str, **query: str) -> None:
+        """Delete the object at ``path``; errors as in ``get``."""
+        self._call("DELETE", path, query, None)
+
     def text(self, path: str, **query: str) -> str:
         """Return the text at ``path``, such as a container's log; errors as in ``get``."""
         return self._call("GET", path, query, None).decode("utf-8", errors="replace")

@@ -126,7 +126,7 @@ def _volumes(api: KubernetesApi, environment: Environment) -> Iterator[Finding]:
         phase = claim.get("status", {}).get("phase", "unknown")
         modes = ", ".join(claim.get("status", {}).get("accessModes") or claim["spec"].get("accessModes") or [])
         if phase == "Bound":
-            yield Finding("ok", subject, f"bound, {modes}; only a pod can tell whether the steps' user may write it")
+            yield Finding("ok", subject, f"bound, {modes}")
         elif phase == "Pending":
             mend = f"see why with: kubectl describe pvc {volume.claim} --namespace {api.namespace}"
             yield Finding("unknown", subject, "pending: it may wait for its first pod, or for a storage class", mend)

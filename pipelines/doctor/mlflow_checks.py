@@ -1,7 +1,7 @@
-"""MLflow as this machine reaches it: the server, and a file put into its artifact store and read back."""
+"""MLflow as the process that asks reaches it: the server, and a file put into its artifact store and read back."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,19 +16,30 @@ _FILE = "doctor.txt"
 
 
 def mlflow_findings(environment: Environment) -> Iterator[Finding]:
-    """Yield what MLflow says; its run of this check is deleted again."""
+    """Yield what MLflow says to this machine."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or environment.mlflow_tracking_uri
     if not uri or uri.lower() == TRACKING_OFF:
         yield Finding("unknown", "MLflow", "the environment names no server (mlflow_tracking_uri)")
         return
+    mend = "kubectl port-forward -n deepsynth svc/mlflow 5000:5000, and MLFLOW_TRACKING_URI=http://127.0.0.1:5000"
+
+    def unreachable(reason: str) -> Finding:
+        return Finding("unknown", "MLflow", f"{uri} {reason}; pods may reach it all the same", mend)
+
+    yield from server_findings(uri, unreachable)
+
+
+def server_findings(uri: str, unreachable: Callable[[str], Finding]) -> Iterator[Finding]:
+    """Yield what the server at ``uri`` says; the run of this check is deleted again.
+
+    ``unreachable`` makes the finding of a server that does not answer, from the reason in words.
+    """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         client = mlflow_connection.connect(uri)
         experiment = tracking_runs.experiment(client, uri, EXPERIMENT)
     except mlflow_connection.store_errors() as error:
-        mend = "kubectl port-forward -n deepsynth svc/mlflow 5000:5000, and MLFLOW_TRACKING_URI=http://127.0.0.1:5000"
-        detail = f"{uri} does not answer here ({mlflow_connection.reason(error)[:200]}); pods may reach it all the same"
-        yield Finding("unknown", "MLflow", detail, mend)
+        yield unreachable(f"does not answer here ({mlflow_connection.reason(error)[:200]})")
         return
     yield Finding("ok", "MLflow", f"{uri} answers here")
     yield _artifacts(client, experiment)

@@ -71,7 +71,7 @@ def kubernetes(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKu
 
 
 def doctor(shell: Shell, kfp: FakeKfp) -> Answer:
-    return shell("doctor", "--host", kfp.url, "--environment", "environment.yaml")
+    return shell("doctor", "--no-pod", "--host", kfp.url, "--environment", "environment.yaml")
 
 
 def test_a_sound_cluster_has_no_fault(shell: Shell, kfp: FakeKfp, kubernetes: FakeKubernetes) -> None:
@@ -163,7 +163,8 @@ def test_what_the_account_may_not_see_is_unknown(shell: Shell, kfp: FakeKfp, kub
 
 
 def test_no_kfp_is_a_fault(shell: Shell, kubernetes: FakeKubernetes) -> None:
-    answer = shell("doctor", "--host", f"http://127.0.0.1:{free_port()}", "--environment", "environment.yaml")
+    host = f"http://127.0.0.1:{free_port()}"
+    answer = shell("doctor", "--no-pod", "--host", host, "--environment", "environment.yaml")
     assert (
         answer.code == 1 and "fault   KFP: --host http://127.0.0.1" in answer.out and "cannot be reached" in answer.out
     )
