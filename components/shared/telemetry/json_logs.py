@@ -1,9 +1,9 @@
 """Everything that Python code writes to standard error as JSON, one object per line, without passwords.
 
 Fields: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``exception`` (with its traceback), the caller's
-``extra``, what the process works on: ``step``, ``kfp_run_id``, ``mlflow_run_id``, ``trace_id``, ``span_id``, and ``log``,
-the line as text. KFP 2.17 shows of an archived log's JSON lines their field ``log`` and nothing else (the struct
-``RunLogEntry`` of its backend/src/apiserver/archive/log.go).
+``extra``, what the process works on (``step``, ``kfp_run_id``, ``mlflow_run_id``, ``trace_id``, ``span_id``), and
+``log``, the line as text: KFP 2.17 shows of an archived log's JSON lines this field and nothing else (``RunLogEntry``
+in its backend/src/apiserver/archive/log.go).
 """
 
 import io
