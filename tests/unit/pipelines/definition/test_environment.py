@@ -31,7 +31,7 @@ def test_the_environments_that_come_with_the_project_can_be_read(name: str) -> N
 
 
 def test_images_are_named_by_registry_and_version_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.definition.environment.git_commit", lambda: "0123456789abcdef" * 2)
+    monkeypatch.setattr("components.shared.versions.git_commit", lambda: "0123456789abcdef" * 2)
     environment = read(tmp_path, "registry: ghcr.io/owner")
     assert environment.gpu_image.startswith("ghcr.io/owner/deepsynth-pipelines-python-cuda:")
     assert environment.image.endswith("-0123456789ab") and "+" not in environment.image
@@ -40,7 +40,7 @@ def test_images_are_named_by_registry_and_version_of_the_code(tmp_path: Path, mo
 
 
 def test_without_a_commit_a_tag_must_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.definition.environment.git_commit", lambda: None)
+    monkeypatch.setattr("components.shared.versions.git_commit", lambda: None)
     with pytest.raises(UserError, match="the code's commit is not known"):
         _ = read(tmp_path, "").image
     assert read(tmp_path, "tag: 1-a").image.endswith(":1-a")
