@@ -25,7 +25,11 @@ _FULL = {
     errno.EFBIG: "a file would be larger than the file system or ulimit -f allows",
 }
 _MORE_ROOM = "make room there, or name a folder on a larger disk"
-_FULL_TEXTS = {"no space left on device": errno.ENOSPC, "disk quota exceeded": errno.EDQUOT}
+_FULL_TEXTS = {
+    "no space left on device": errno.ENOSPC,
+    "disk quota exceeded": errno.EDQUOT,
+    "file too large (os error": errno.EFBIG,
+}
 _DENIED = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",

@@ -89,13 +89,20 @@ def test_a_path_that_cannot_be_is_named(
     assert re.match(said, last) and len(last) < 300 and last.endswith("name another place")
 
 
-def test_a_file_that_may_not_be_so_large(message: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "write",
+    [lambda path: path.write_bytes(bytes(5000)), lambda path: save_file({"a": torch.zeros(5000)}, path)],
+    ids=["Python", "safetensors"],
+)
+def test_a_file_that_may_not_be_so_large(
+    message: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, write: Callable[[Path], None]
+) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fail() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
         try:
-            (tmp_path / "weights").write_bytes(bytes(5000))
+            write(tmp_path / "weights")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
