@@ -36,7 +36,7 @@ def run(config: BenchmarkConfig) -> BenchmarkReport:
     check_train_settings(config)
     parameters = config.model_dump(mode="json", exclude={"dataset_dir", "output_dir"})
     with step_run("benchmark", parameters) as tracked, finished_folder(config.output_dir) as folder:
-        tracked.log_dataset(manifest.digest, str(config.dataset_dir), "training")
+        tracked.log_dataset(manifest.digest, manifest.sources_name(), "training")
         (folder / LOGS_FOLDER).mkdir()
         comparison = compare(_measured_in_turns(config, folder / LOGS_FOLDER))
         _check_any_ran(comparison.measurements)

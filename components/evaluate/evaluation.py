@@ -60,7 +60,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
             name: training_documents_of(name, place, dataset, shared) for name, place in fine_tuned.items() if place
         }
         pages = EvaluationPages(dataset, config.max_pages, config.seed)
-        tracked.log_dataset(pages.manifest.digest, str(pages.manifest.config.get("source")), "evaluation")
+        tracked.log_dataset(pages.manifest.digest, pages.manifest.sources_name(), "evaluation")
         normalise = normalizer(config.normalization)
         labels = labels_of(pages, normalise)
 

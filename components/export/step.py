@@ -85,7 +85,7 @@ def _packed(config: ExportConfig, tracked: TrackedRun) -> ExportResult:
     with finished_folder(config.output_dir) as output:
         sources = read_sources(config)
         _say_another_length(sources)
-        tracked.log_dataset(sources.manifest.digest, str(sources.manifest.config.get("source")), "evaluation")
+        tracked.log_dataset(sources.manifest.digest, sources.manifest.sources_name(), "evaluation")
         with span("read the pages to check with"):
             checked = checked_pages(config, sources, _CHECKED_PAGES)
         with span("merge the weights"):

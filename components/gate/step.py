@@ -48,7 +48,7 @@ def run(config: GateConfig) -> GateResult:
 
 
 def _track(tracked: TrackedRun, verdict: GateVerdict, pages: PairedPages, folder: Path) -> None:
-    tracked.log_dataset(verdict.dataset_digest, pages.where, "evaluation")
+    tracked.log_dataset(verdict.dataset_digest, Path(pages.where).name, "evaluation")
     tracked.set_tags(verdict.tags())
     figures = {
         "promoted": float(verdict.promoted),

@@ -78,7 +78,7 @@ def _run(config: TrainConfig) -> TrainResult:
         _by_the_first(lambda: training_folder(config, identity, Path(scratch))) as checkpoints,
         _by_the_first(lambda: finished_folder(config.output_dir)) as folder,
     ):
-        tracked.log_dataset(dataset.manifest.digest, str(dataset.manifest.config.get("source")), "training")
+        tracked.log_dataset(dataset.manifest.digest, dataset.manifest.sources_name(), "training")
         tracked.set_tags({"backend": backend.name, "backend_reason": reason})
         transformers.set_seed(config.seed)
         with span("load the model"):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+from components.shared.tracking.experiment_view import runs_address
 from components.shared.tracking.mlflow_connection import connect
 from components.shared.tracking.step_run import DEFAULT_EXPERIMENT
 
@@ -23,9 +24,9 @@ while time.monotonic() < deadline:
 
 
 def runs_page(uri: str) -> str:
-    """Return the path of the list of runs in MLflow's UI; the start page where the store has no pipeline's runs."""
+    """Return the address of the runs below that of MLflow's UI; empty where the store has no pipeline's runs."""
     found = connect(uri).get_experiment_by_name(os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT)
-    return f"/#/experiments/{found.experiment_id}/runs" if found else ""
+    return runs_address(found) if found else ""
 
 
 def open_when_it_answers(address: str, port: int) -> None:

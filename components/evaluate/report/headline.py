@@ -31,7 +31,7 @@ def headline(report: EvaluationReport) -> Headline | None:
         return Headline(claim, f"{_first_upper(rates)}; one document gives no interval.")
     low, high = cer.difference_interval
     interval = (
-        f"the difference is between {percent(low)} and {percent(high)} "
+        f"the difference is between {points(low)} and {points(high)} points "
         f"(95 %, paired bootstrap over {cer.documents} documents; positive: the adapter is better)"
     )
     if cer.documents < TELLING_DOCUMENTS:
@@ -75,6 +75,15 @@ def percent(rate: float | None) -> str:
     if rate is None:
         return "–"
     return f"{100 * rate:.{2 if 0 < abs(rate) < 0.1 else 1}f}\N{NO-BREAK SPACE}%"
+
+
+def points(difference: float | None) -> str:
+    """Return a difference of two rates in percentage points, without a unit.
+
+    >>> points(0.5491), points(-0.00123)
+    ('54.9', '-0.12')
+    """
+    return percent(difference).removesuffix("\N{NO-BREAK SPACE}%")
 
 
 def _first_upper(text: str) -> str:

@@ -15,7 +15,7 @@ from components.evaluate.readers.pages import EvaluationPages
 from components.evaluate.report.cer_plot import COLOURS, cer_plot
 from components.evaluate.report.character_diff import Run, character_diff
 from components.evaluate.report.example_pages import example_pages
-from components.evaluate.report.headline import decisive_comparison, headline, percent
+from components.evaluate.report.headline import decisive_comparison, headline, percent, points
 from components.evaluate.scoring.scores import ModelScores
 from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationReport, Trait
 from components.shared.datasets.shard_reader import Sample
@@ -62,6 +62,7 @@ def write_html(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["percent"] = percent
+    environment.filters["points"] = points
     environment.filters["chance"] = chance
     text = environment.get_template("report.html.jinja").render(
         report=report,

@@ -134,7 +134,8 @@ def device_name(device: torch.device) -> str:
     """Return the GPU's name, or the processor's architecture and the threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"CPU ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"
 
 
 def definitions(config: EvaluateConfig) -> dict[str, str]:

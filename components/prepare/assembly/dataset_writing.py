@@ -75,7 +75,7 @@ def _tracked_map(
 
 
 def _log(manifest: DatasetManifest, config: PrepareConfig, folder: Path, tracked: TrackedRun) -> None:
-    tracked.log_dataset(manifest.digest, sources_name(config), "training")
+    tracked.log_dataset(manifest.digest, manifest.sources_name(), "training")
     tracked.log_metrics(page_counts(manifest))
     tracked.log_artifact(folder / MANIFEST_FILE)
     tracked.log_artifact(folder / PREVIEW_FILE)

@@ -86,6 +86,11 @@ class DatasetManifest(BaseModel):
     layout_engine: str
     tool_version: str
 
+    def sources_name(self) -> str:
+        """Return the sources, the holdout last, as one line for MLflow."""
+        further = [*self.config.get("more_sources", []), self.config.get("holdout")]
+        return ", ".join(str(one.get("source")) for one in (self.config, *further) if one)
+
 
 def manifest_digest(content: dict[str, Any]) -> str:
     """Return the digest over a manifest's content without ``digest`` and ``tool_version``."""

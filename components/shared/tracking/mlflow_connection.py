@@ -22,6 +22,8 @@ _HTTP_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
+# MLflow reports its use to its makers in a thread, which also changes os.environ while other threads read it.
+_NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true"}
 _CREDENTIALS = "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 T = TypeVar("T")
@@ -63,12 +65,13 @@ def missing_store(uri: str) -> Path | None:
 def connect(uri: str) -> Any:
     """Return an ``MlflowClient`` that gives up after seconds, not minutes, and does not log each retry.
 
-    It gets artifacts from MLflow's server and not from S3 directly, unless the environment says otherwise.
+    It gets artifacts from MLflow's server and not from S3 directly, and does not report its use to MLflow's makers,
+    unless the environment says otherwise.
 
     Raises:
         ImportError: MLflow is not installed.
     """
-    for name, value in (_HTTP_DEFAULTS | artifact_transfer.direct_access(False)).items():
+    for name, value in (_HTTP_DEFAULTS | _NO_TELEMETRY | artifact_transfer.direct_access(False)).items():
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
 

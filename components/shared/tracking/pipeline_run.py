@@ -34,7 +34,7 @@ def tag_pipeline_run(tags: Mapping[str, str]) -> None:
     def tag(client: Any, uri: str) -> None:
         parent = os.environ.get("MLFLOW_RUN_ID")
         if parent is None:
-            experiment = tracking_runs.experiment(client, uri, _experiment_name())
+            experiment = tracking_runs.experiment(client, uri, _experiment_name(), of_pipelines=True)
             parent = tracking_runs.parent_run(client, experiment, os.environ["KFP_RUN_ID"])
         for name, value in tags.items():
             client.set_tag(parent, name, value)

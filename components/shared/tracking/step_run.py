@@ -18,7 +18,6 @@ from components.shared.telemetry.json_logs import log_context, set_log_context
 from components.shared.telemetry.tracing import annotate_step
 from components.shared.tracking import mlflow_connection, tracking_runs
 from components.shared.tracking.mlflow_connection import TRACKING_OFF
-from components.shared.versions import git_commit, tool_version
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,8 @@ T = TypeVar("T")
 class TrackedRun:
     """The MLflow run that a step logs to. A failing store is logged once; it raises nothing and the step goes on.
 
-    Metrics are buffered and sent in batches; what was buffered during an outage is sent when the server is back.
+    Metrics are buffered and sent in batches. What could not be sent during an outage (metrics, tags, datasets, figures
+    of the whole run; not files) is sent when the server is back, or tried once more at the step's end.
     """
 
     def __init__(self, uri: str) -> None:
@@ -48,6 +48,8 @@ class TrackedRun:
         self._owns_parent = False
         self._monitor: Any = None
         self._metrics: list[tuple[str, float, int, int]] = []
+        self._owed: list[Callable[[], Any]] = []
+        """what an outage prevented"""
         self._last_batch = time.monotonic()
         self._next_attempt = 0.0
         self._warned = False
@@ -76,7 +78,7 @@ class TrackedRun:
         self._annotate({"dataset_digest": digest})
         for run_id in (self.run_id, self._parent_id if self._owns_parent else None):
             if run_id:
-                self._attempt(partial(tracking_runs.log_dataset, self._client, run_id, digest, source, context))
+                self._attempt_or_owe(partial(tracking_runs.log_dataset, self._client, run_id, digest, source, context))
 
     def summarize(self, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None) -> None:
         """Log figures, and tags, of the whole pipeline run: on its parent run, by which runs are compared.
@@ -91,7 +93,7 @@ class TrackedRun:
         logged = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
         marks = [RunTag(name, without_passwords(value)[:_LONGEST_VALUE]) for name, value in (tags or {}).items()]
         parent = self._parent_id
-        self._attempt(lambda: self._client.log_batch(parent, metrics=logged, tags=marks, synchronous=True))
+        self._attempt_or_owe(lambda: self._client.log_batch(parent, metrics=logged, tags=marks, synchronous=True))
 
     def log_artifact(self, path: Path) -> None:
         """Upload a file, or a folder under its own name.
@@ -119,7 +121,7 @@ class TrackedRun:
         from mlflow.entities import RunTag
 
         entities = [RunTag(name, without_passwords(str(value))[:_LONGEST_VALUE]) for name, value in tags.items()]
-        self._attempt(lambda: self._client.log_batch(self.run_id, tags=entities, synchronous=True))
+        self._attempt_or_owe(lambda: self._client.log_batch(self.run_id, tags=entities, synchronous=True))
 
     def _annotate(self, attributes: Mapping[str, str | int | float | bool | None]) -> None:
         if self._outer_run_id is None:
@@ -132,17 +134,16 @@ class TrackedRun:
         self.run_id = run_id
         set_log_context(mlflow_run_id=run_id)
         self._annotate({"mlflow_run_id": run_id})
-        self._attempt(lambda: tracking_runs.log_parameters(self._client, run_id, parameters, _LONGEST_VALUE))
+        client = self._client
+        self._attempt_or_owe(lambda: tracking_runs.log_parameters(client, run_id, parameters, _LONGEST_VALUE))
         if parent := self._parent_id if self._owns_parent else None:
-            self._attempt(lambda: tracking_runs.log_settings(self._client, parent, step, parameters, _LONGEST_VALUE))
+            self._attempt_or_owe(lambda: tracking_runs.log_settings(client, parent, step, parameters, _LONGEST_VALUE))
         self._attempt(self._start_monitor)
 
     def _open(self, client: Any, step: str) -> str:
         self._client = client
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
-        tags = {"deepsynth.step": step, "deepsynth.version": tool_version()}
-        if commit := git_commit():
-            tags["mlflow.source.git.commit"] = commit
+        tags = {"deepsynth.step": step} | tracking_runs.source_tags()
         pipeline_run = os.environ.get("KFP_RUN_ID")
         if pipeline_run:
             tags[tracking_runs.PIPELINE_RUN_TAG] = pipeline_run
@@ -150,7 +151,7 @@ class TrackedRun:
             self._parent_id = attached
             experiment_id = client.get_run(attached).info.experiment_id
         else:
-            experiment_id = tracking_runs.experiment(client, self._uri, name)
+            experiment_id = tracking_runs.experiment(client, self._uri, name, of_pipelines=True)
             if pipeline_run:
                 self._parent_id = tracking_runs.parent_run(client, experiment_id, pipeline_run)
                 self._owns_parent = True
@@ -176,15 +177,19 @@ class TrackedRun:
         self._next_attempt = 0.0  # try once more: the server may be back
         self._send_metrics()
         self._attempt(lambda: self._close(status))
+        owed, self._owed = self._owed, []
+        for action in owed:
+            self._attempt_or_owe(action)
+        if parent := self._parent_id if self._owns_parent else None:
+            self._attempt(lambda: tracking_runs.describe_parent(self._client, parent))
         set_log_context(mlflow_run_id=self._outer_run_id)
-        if self._metrics:
-            logger.warning("MLflow: %d values were not logged; the results on disk are complete", len(self._metrics))
+        if left := len(self._metrics) + len(self._owed):
+            logger.warning("MLflow: %d values were not logged; the results on disk are complete", left)
 
     def _close(self, status: str) -> None:
         self._client.set_terminated(self.run_id, status=status)
         if self._parent_id and self._owns_parent:
             tracking_runs.settle_parent(self._client, self._parent_id, ended=False)
-            tracking_runs.describe_parent(self._client, self._parent_id)
 
     def _send_metrics(self) -> None:
         from mlflow.entities import Metric
@@ -209,6 +214,11 @@ class TrackedRun:
             self._next_attempt = time.monotonic() + _SECONDS_BETWEEN_ATTEMPTS
             self._warn(error)
             return None
+
+    def _attempt_or_owe(self, action: Callable[[], Any]) -> None:
+        """Do it, or keep it for the step's end if the store failed."""
+        if self._attempt(lambda: (action(),)) is None:
+            self._owed.append(action)
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:

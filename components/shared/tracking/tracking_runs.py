@@ -9,6 +9,7 @@ from typing import Any
 
 from components.shared.errors import without_passwords
 from components.shared.programs.step_config import SHARED_SETTINGS
+from components.shared.tracking.experiment_view import saved_view
 from components.shared.tracking.mlflow_connection import store_file, transferred
 from components.shared.tracking.run_description import description
 from components.shared.versions import git_commit, tool_version
@@ -20,16 +21,20 @@ _LONGEST_DIGEST = 36
 _PARAMETERS_PER_BATCH = 100
 
 
-def experiment(client: Any, uri: str, name: str) -> str:
-    """Return the experiment's id, created if needed; beside a SQLite file its artifacts are in ``mlartifacts``."""
+def experiment(client: Any, uri: str, name: str, *, of_pipelines: bool = False) -> str:
+    """Return the experiment's id, created if needed; beside a SQLite file its artifacts are in ``mlartifacts``.
+
+    An experiment ``of_pipelines`` gets a saved view that compares their runs.
+    """
     from mlflow.exceptions import MlflowException
 
     if found := client.get_experiment_by_name(name):
         return str(found.experiment_id)
     file = store_file(uri)
     location = (file.parent / "mlartifacts").as_uri() if file else None
+    tags = _OPENS_ON_ITS_RUNS | (saved_view() if of_pipelines else {})
     try:
-        return str(client.create_experiment(name, artifact_location=location, tags=_OPENS_ON_ITS_RUNS))
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
     except MlflowException:
         # Another step may have created it in the meantime.
         if found := client.get_experiment_by_name(name):
@@ -44,14 +49,20 @@ def parent_run(client: Any, experiment_id: str, pipeline_run: str) -> str:
     """
     if found := _parents(client, experiment_id, pipeline_run):
         return found[0]
-    tags = {PIPELINE_RUN_TAG: pipeline_run, "deepsynth.pipeline": "true", "deepsynth.version": tool_version()}
-    if commit := git_commit():
-        tags["mlflow.source.git.commit"] = commit
+    tags = {PIPELINE_RUN_TAG: pipeline_run, "deepsynth.pipeline": "true"} | source_tags()
     created = client.create_run(experiment_id, tags=tags, run_name=_parent_name(pipeline_run)).info.run_id
     oldest = _parents(client, experiment_id, pipeline_run)[0]
     if oldest != created:
         client.delete_run(created)
     return oldest
+
+
+def source_tags() -> dict[str, str]:
+    """Return the tags from which MLflow's UI shows a run's source, and this project's version."""
+    tags = {"deepsynth.version": tool_version(), "mlflow.source.name": "deepsynth", "mlflow.source.type": "LOCAL"}
+    if commit := git_commit():
+        tags["mlflow.source.git.commit"] = commit
+    return tags
 
 
 def existing_parent(client: Any, experiment_id: str, pipeline_run: str) -> str | None:
@@ -180,9 +191,15 @@ def _log_missing(client: Any, run_id: str, parameters: Mapping[str, Any], longes
 
 
 def log_dataset(client: Any, run_id: str | None, digest: str, source: str, context: str) -> None:
-    """Log a dataset as the run's input; MLflow's digest column holds 36 characters, a tag has the full digest."""
+    """Log a dataset as the run's input; MLflow's digest column holds 36 characters, a tag has the full digest.
+
+    A dataset that the run has already stays as it is: the steps of a pipeline read the same one.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
+    inputs = client.get_run(run_id).inputs
+    if any(one.dataset.digest == digest[:_LONGEST_DIGEST] for one in inputs.dataset_inputs):
+        return
     dataset = Dataset(
         name=Path(source).name or "dataset",
         digest=digest[:_LONGEST_DIGEST],

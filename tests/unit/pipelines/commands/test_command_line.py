@@ -206,7 +206,8 @@ def test_ui_serves_the_store_of_the_runs(tmp_path: Path, monkeypatch: pytest.Mon
     finally:
         ui.terminate()
         ui.wait(timeout=300)
-    assert f"http://127.0.0.1:{port}" in (tmp_path / "ui.log").read_text()
+    address = f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=deepsynth"
+    assert address in (tmp_path / "ui.log").read_text()
 
 
 def test_shared_settings_reach_every_step_that_has_them() -> None:
