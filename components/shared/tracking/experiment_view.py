@@ -43,11 +43,16 @@ def runs_address(experiment: Any) -> str:
 
 
 def _state() -> dict[str, Any]:
-    charts = [
+    charts: list[dict[str, Any]] = [
         {"type": "PARALLEL", "selectedParams": ["learning_rate"], "selectedMetrics": ["train_loss", "adapter_cer"]},
         *({"type": "BAR", "metricKey": name, "displayName": name} for name in ("adapter_cer", "cer_improvement")),
     ]
-    of_every_chart = {"runsCountToCompare": 10, "metricSectionId": _HEADLINE, "deleted": False, "isGenerated": False}
+    of_every_chart: dict[str, Any] = {
+        "runsCountToCompare": 10,
+        "metricSectionId": _HEADLINE,
+        "deleted": False,
+        "isGenerated": False,
+    }
     return {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
