@@ -14,17 +14,18 @@ from components.export.package.package_layout import (
     restored_adapter_config,
     write_json,
 )
+from components.shared import page_reader
 from components.shared.artifacts.dataset_manifest import MANIFEST_FILE
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.gate_verdict import GateVerdict
-from components.shared.models import standalone_inference
 from components.shared.models.adapter_loading import load_fine_tuned_processor
 from components.shared.models.hub import hub_is_reachable
 from components.shared.models.model_loading import model_type_of
 from components.shared.reading.image_text_inputs import prompt_text, text_options
 
 _REQUIREMENTS = ("torch", "transformers", "peft", "pillow", "numpy")
-_SCRIPT = Path(standalone_inference.__file__)
+_SCRIPT = Path(__file__).parent / "scripts" / "inference.py"
+_READER = Path(page_reader.__file__).parent
 
 
 def write_package_files(config: ExportConfig, sources: PackageSources, instruction: str | None, folder: Path) -> None:
@@ -61,8 +62,15 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
     }
     write_json(folder / "inference_config.json", inference)
     _copy_evidence(config, folder / EVIDENCE_FOLDER)
-    shutil.copyfile(_SCRIPT, folder / "inference.py")
+    shutil.copyfile(_SCRIPT, folder / _SCRIPT.name)
+    _copy_reader(folder / _READER.name)
     (folder / "requirements.txt").write_text(requirements(sources), encoding="utf-8")
+
+
+def _copy_reader(folder: Path) -> None:
+    folder.mkdir()
+    for module in sorted(_READER.glob("*.py")):
+        shutil.copyfile(module, folder / module.name)
 
 
 def _copy_evidence(config: ExportConfig, folder: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from components.prepare.documents.document import PagePicture
 from components.prepare.documents.drop_reasons import PictureProblem
 from components.prepare.sources.pages.pdf import open_pdf
-from components.shared.models.standalone_inference import gray_page
+from components.shared.page_reader.pictures import gray_page
 
 MAX_PIXELS = 64_000_000
 """An A4 page at 600 dpi has 35 million pixels."""

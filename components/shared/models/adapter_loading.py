@@ -13,8 +13,8 @@ from components.shared.errors import UserError, first_line
 from components.shared.models.base_identity import base_identity
 from components.shared.models.base_models import base_model_location
 from components.shared.models.model_loading import load_model, load_processor
-from components.shared.models.standalone_inference import BASE_DIFFERENCES
 from components.shared.models.weight_files import check_weight_files, is_finite, not_finite, refuse_pickled_weights
+from components.shared.page_reader.base_check import BASE_DIFFERENCES
 
 AdapterKind = Literal["adapter", "model"]
 

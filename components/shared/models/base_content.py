@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from components.shared.errors import UserError
 from components.shared.models.base_models import base_model_location
 from components.shared.models.hub import hub_is_reachable, named_refusals
-from components.shared.models.standalone_inference import base_fingerprint
+from components.shared.page_reader.base_check import base_fingerprint
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from components.shared.artifacts.training_record import BaseIdentity
 from components.shared.models.hub import hub_is_reachable
-from components.shared.models.standalone_inference import base_fingerprint
+from components.shared.page_reader.base_check import base_fingerprint
 
 
 def base_identity(name: str, location: str, revision: str | None) -> BaseIdentity:

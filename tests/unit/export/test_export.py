@@ -136,6 +136,7 @@ def test_the_package_holds_what_it_needs(unpacked: Path) -> None:
         "inference.py",
         "inference_config.json",
         "lineage.json",
+        "page_reader/reader.py",
         "processor_config.json",
         "README.md",
         "requirements.txt",
@@ -149,9 +150,10 @@ def test_the_package_holds_what_it_needs(unpacked: Path) -> None:
 
 
 def test_the_script_imports_nothing_of_this_project(unpacked: Path) -> None:
-    tree = ast.parse((unpacked / "inference.py").read_text(encoding="utf-8"))
-    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    modules |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    scripts = [unpacked / "inference.py", *(unpacked / "page_reader").iterdir()]
+    nodes = [node for script in scripts for node in ast.walk(ast.parse(script.read_text(encoding="utf-8")))]
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     outside = {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names)
     assert outside == {"torch", "transformers", "peft", "PIL", "numpy", "pypdfium2"}, "the last one only for PDFs"
 
@@ -248,18 +250,18 @@ def test_a_base_that_stays_outside_is_asked_for(made: Path, tmp_path: Path) -> N
 def test_a_package_that_does_not_work_is_not_written(
     made: Path, tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "script.py").write_text(script)
-    monkeypatch.setattr(package_folder, "_SCRIPT", tmp_path / "script.py")
+    (tmp_path / "inference.py").write_text(script)
+    monkeypatch.setattr(package_folder, "_SCRIPT", tmp_path / "inference.py")
     with pytest.raises(PackageVerificationError, match=r"something else|broken"):
         run(settings(made, tmp_path / "out", verify=True))
-    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+    assert [path.name for path in tmp_path.iterdir()] == ["inference.py"]
 
 
 def test_the_package_is_checked_as_its_card_says_to_run_it(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "script.py").write_text("import sys; sys.exit(f'given {sys.argv[2:]}')")
-    monkeypatch.setattr(package_folder, "_SCRIPT", tmp_path / "script.py")
+    (tmp_path / "inference.py").write_text("import sys; sys.exit(f'given {sys.argv[2:]}')")
+    monkeypatch.setattr(package_folder, "_SCRIPT", tmp_path / "inference.py")
     with pytest.raises(PackageVerificationError, match=r"given \[\]$"):
         run(settings(made, tmp_path / "out", verify=True))
 

@@ -52,6 +52,9 @@ def hostile(source: Path, target: Path) -> Path:
     (target / "notes.txt").symlink_to(secret)
     (target / "LICENSE").write_text("as it was")
     torch.save({"weight": torch.zeros(2)}, target / "pytorch_model.bin")
+    for code in ("page_reader/evil.py", "page_reader/pictures.py"):
+        (target / code).parent.mkdir(exist_ok=True)
+        (target / code).write_text(CODE.format(marker=marker))
     (target / "nested").mkdir()
     (target / "nested" / "config.json").write_text("{}")
     return target
@@ -76,7 +79,8 @@ def test_code_pickles_and_links_of_an_adapter_stay_out(
     with caplog.at_level(logging.WARNING):
         names = exported(made, tmp_path, adapter, base_model=str(base), include_base_model=True, verify=True)
     assert not (tmp_path / "ran").exists(), "the check of the package ran the adapter's code"
-    assert [name for name in names if name.endswith(".py")] == ["inference.py"]
+    assert {name for name in names if name.endswith(".py") and "/" not in name} == {"inference.py"}
+    assert not [name for name in names if "evil" in name]
     assert not [name for name in names if "notes" in name or "pytorch_model" in name or "nested" in name]
     assert {"adapter_model.safetensors", "LICENSE", "base_model/LICENSE", "base_model/model.safetensors"} <= set(names)
     assert "secret key" not in "".join(path.read_text("utf-8", "replace") for path in tmp_path.glob("reader/**/*.*"))
@@ -86,13 +90,14 @@ def test_code_pickles_and_links_of_an_adapter_stay_out(
 def test_a_module_beside_the_script_is_not_imported_even_without_p(made: Path, tmp_path: Path) -> None:
     names = exported(made, tmp_path, shutil.copytree(made / "adapter", tmp_path / "adapter"), include_base_model=True)
     assert "inference.py" in names
-    for name in MODULES:
+    for name in (*MODULES, "page_reader/json.py", "page_reader/torch.py", "page_reader.py"):
         (tmp_path / "reader" / name).write_text(CODE.format(marker=str(tmp_path / "ran")))
     (tmp_path / "page.png").write_bytes(drawn("one boat"))
     command = [sys.executable, "inference.py", str(tmp_path / "page.png")]
     answer = subprocess.run(command, cwd=tmp_path / "reader", capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert not (tmp_path / "ran").exists()
+    assert not [*(tmp_path / "reader").rglob("__pycache__")], "the lineage names every file of the package"
 
 
 @pytest.mark.slow
@@ -103,7 +108,7 @@ def test_the_script_reads_folders_and_pdfs_and_writes_json_lines(made: Path, tmp
     (pages / "b.png").write_bytes(drawn("one boat"))
     (pages / "notes.txt").write_text("no page")
     write_pdf(pages / "a.pdf", ["one", "two"], size=(1.0, 0.5))
-    command = [sys.executable, "inference.py", "--json", "--max_new_tokens", "2", str(pages), str(pages / "b.png")]
+    command = [sys.executable, "inference.py", "--jsonl", "--max_new_tokens", "2", str(pages), str(pages / "b.png")]
     answer = subprocess.run(command, cwd=tmp_path / "reader", capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     lines = [json.loads(line) for line in answer.stdout.splitlines()]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from components.prepare.documents.document import PagePicture
 from components.prepare.rendering.page_pictures import PageError, load_page
-from components.shared.models.standalone_inference import opened_page
+from components.shared.page_reader.pictures import opened_page
 from tests.fixtures.pdf_files import one_page_pdf, pdf_with_picture, pdf_with_text, write_pdf
 
 

@@ -64,7 +64,7 @@ def test_prepare_starts_as_many_workers_as_affinity_and_quota_allow() -> None:
 
 
 def test_the_packaged_script_waits_passively_too() -> None:
-    script = Path(__file__).parents[4] / "components" / "shared" / "models" / "standalone_inference.py"
+    script = Path(__file__).parents[4] / "components" / "export" / "package" / "scripts" / "inference.py"
     program = f"import os, runpy; runpy.run_path({str(script)!r}); print(os.environ.get('OMP_WAIT_POLICY'))"
     assert ran(program).stdout == "PASSIVE\n"
     assert ran(program, KMP_BLOCKTIME="1").stdout == "None\n"

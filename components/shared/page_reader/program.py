@@ -1,0 +1,63 @@
+"""The packaged command line: ``python inference.py page.png``."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .loading import check_base_is_known
+from .pictures import PagePicture, listed, pictures
+from .reader import PageReader, read_settings
+from .refusal import RefusalError
+
+EXIT_CODE_REFUSAL = 2
+
+
+def main(package: Path) -> int:
+    """Transcribe the pages that the command line names; return the exit code."""
+    settings = read_settings(package)
+    arguments = parse_arguments(settings)
+    settings |= {"prompt": arguments.prompt, "max_new_tokens": arguments.max_new_tokens}
+    try:
+        files = listed(arguments.pages)
+        if settings["trust_remote_code"] and not arguments.trust_remote_code:
+            raise RefusalError("this model brings its own Python code; read it, then add --trust_remote_code")
+        check_base_is_known(package, settings, arguments.base_model)
+        reader = PageReader(package, settings, arguments.base_model, arguments.device)
+        with_head = len(files) > 1 or files[0].suffix.lower() == ".pdf"
+        for file in files:
+            for page in pictures(file):
+                text = reader.read(page.image)
+                print(json_line(page, text) if arguments.jsonl else plain(page, text, with_head), flush=True)
+    except RefusalError as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return EXIT_CODE_REFUSAL
+    return 0
+
+
+def parse_arguments(settings: dict[str, Any]) -> argparse.Namespace:
+    """Return the command line's options; the defaults are those of the evaluation."""
+    parser = argparse.ArgumentParser(prog="inference.py", description="Transcribe pages.")
+    parser.add_argument("pages", nargs="+", help="pictures, PDFs (with pypdfium2), or folders of them")
+    parser.add_argument(
+        "--jsonl", "--json", action="store_true", help="print a JSON line for each page: file, page, text"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--max_new_tokens", type=int, default=settings["max_new_tokens"])
+    parser.add_argument(
+        "--prompt", default=settings["prompt"], help="the whole text before the answer, including the image token"
+    )
+    parser.add_argument("--base_model", default=None, help="folder or hub id of the base, if it is not in this package")
+    parser.add_argument("--trust_remote_code", action="store_true", help="allow the model to run its own Python code")
+    return parser.parse_args()
+
+
+def json_line(page: PagePicture, text: str) -> str:
+    """Return a page's text as one line of JSON."""
+    return json.dumps({"file": str(page.file), "page": page.number, "text": text}, ensure_ascii=False)
+
+
+def plain(page: PagePicture, text: str, with_head: bool) -> str:
+    """Return a page's text, below its file's name where there are several pages."""
+    return f"--- {page.file} page {page.number}\n{text}" if with_head else text
