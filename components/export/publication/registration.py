@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from components.export.lineage.lineage_schema import GateLink
+from components.export.package.package_layout import CARD_FILE
 from components.export.publication.finished_package import FinishedPackage, finished_package
+from components.export.publication.version_description import version_description
 from components.shared.artifacts.evaluation_report import CANDIDATE
 from components.shared.tracking.model_registry import (
     CHALLENGER,
@@ -21,7 +23,8 @@ from components.shared.tracking.model_registry import (
 logger = logging.getLogger(__name__)
 
 PACKAGE_TAG = "package_sha256"
-_FIGURES = ("cer", "wer", "chrf", "loop_rate", "failure_rate", "pages", "documents")
+_FIGURES = ("cer", "wer", "loop_rate", "pages")
+_OF_THE_GATE = ("gate", "gate.reason")
 
 
 def register_package(path: Path, name: str) -> RegisteredAdapter:
@@ -36,7 +39,7 @@ def register_package(path: Path, name: str) -> RegisteredAdapter:
         UserError: not a package, one that does not match its lineage, or a name that no registry allows.
     """
     with finished_package(path) as package:
-        registered = _version_of(package, name) or register(package.folder, name, version_tags(package))
+        registered = _version_of(package, name) or _registered(package, name)
         aliases = [CHALLENGER]
         if package.lineage.gate is not None and _takes_the_place(package.lineage.gate, registered):
             aliases.append(CHAMPION)
@@ -69,23 +72,29 @@ def _version_of(package: FinishedPackage, name: str) -> RegisteredAdapter | None
     return next(found, None)
 
 
+def _registered(package: FinishedPackage, name: str) -> RegisteredAdapter:
+    card = (package.folder / CARD_FILE).read_text(encoding="utf-8", errors="replace")
+    return register(package.folder, name, version_tags(package), description=version_description(card))
+
+
 def version_tags(package: FinishedPackage) -> dict[str, str | int | float | None]:
-    """Return the version's tags: the gate's figures, the evaluation's, and the digests of its origin."""
+    """Return the version's tags: what people compare, and what programs look up. lineage.json holds everything else."""
     lineage = package.lineage
     row = next((row for row in lineage.evaluation.rows if row.name == CANDIDATE), None)
     interval = row.cer_interval if row else None
+    gate = lineage.gate.tags if lineage.gate else {"gate": "not asked"}
     return {
-        **(lineage.gate.tags if lineage.gate else {"gate": "not asked"}),
-        **({name: getattr(row, name) for name in _FIGURES} if row else {}),
-        "cer_interval": f"{interval[0]:.6g} to {interval[1]:.6g}" if interval else None,
-        "package": lineage.name,
-        PACKAGE_TAG: package.archive_sha256,
-        "adapter_sha256": lineage.adapter.sha256,
-        "dataset_digest": lineage.dataset.digest,
-        "training_dataset_digest": lineage.training.dataset_digest,
-        SOURCE_DIGEST_TAG: lineage.dataset.source_digest if lineage.training.on_this_dataset else None,
+        **{name: gate.get(name) for name in _OF_THE_GATE},
+        **({name: _rounded(getattr(row, name)) for name in _FIGURES} if row else {}),
+        "cer_interval": f"{interval[0]:.4g} to {interval[1]:.4g}" if interval else None,
         "base_model": lineage.base_model.base_model,
-        "base_revision": lineage.base_model.revision,
+        PACKAGE_TAG: package.archive_sha256,
+        "dataset_digest": lineage.dataset.digest,
+        SOURCE_DIGEST_TAG: lineage.dataset.source_digest if lineage.training.on_this_dataset else None,
         "git_commit": lineage.versions.get("git_commit"),
         "pipeline_run_id": lineage.pipeline_run_id,
     }
+
+
+def _rounded(figure: float | int | None) -> str | None:
+    return None if figure is None else f"{figure:.4g}" if isinstance(figure, float) else str(figure)

@@ -33,6 +33,7 @@ _EXPERIMENT = "deepsynth-adapters"
 _VARIABLE = "MLFLOW_TRACKING_URI"
 
 T = TypeVar("T")
+Tags = Mapping[str, str | int | float | bool | None]
 
 
 class RegistryUnavailableError(UserError):
@@ -99,18 +100,17 @@ def names(*, uri: str | None = None) -> list[str]:
         RegistryUnavailableError: the registry is down or switched off.
     """
     with _registry(uri) as (client, _):
-        return sorted(
-            model.name for model in _all_pages(lambda token: client.search_registered_models(page_token=token))
-        )
+        found = _all_pages(lambda token: client.search_registered_models(page_token=token))
+        return sorted(model.name for model in found)
 
 
 def register(
-    folder: Path, name: str, tags: Mapping[str, str | int | float | bool | None], *, uri: str | None = None
+    folder: Path, name: str, tags: Tags, *, description: str | None = None, uri: str | None = None
 ) -> RegisteredAdapter:
     """Upload ``folder`` (an adapter's files) as the next version of ``name``; the first version creates the name.
 
     The files go to an MLflow run of their own with the same tags: a pipeline's runs may be deleted, and the files of a
-    version must stay. Tags that are None are left out.
+    version must stay. Tags that are None are left out. ``description`` is Markdown of at most 5,000 characters.
 
     Raises:
         RegistryUnavailableError: the registry is down, refuses, or is switched off; ``folder`` is unchanged.
@@ -132,7 +132,8 @@ def register(
             )
             _make_name(client, name)
             source = f"{run.artifact_uri}/{_ARTIFACT_PATH}"
-            version = client.create_model_version(name, source=source, run_id=run.run_id, tags=texts)
+            about = {"run_id": run.run_id, "tags": texts, "description": description}
+            version = client.create_model_version(name, source=source, **about)
             client.update_run(run.run_id, name=f"{name} {version.version}")
             status = "FINISHED"
         finally:

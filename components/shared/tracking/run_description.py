@@ -1,10 +1,11 @@
 """The description of a pipeline run in MLflow: a Markdown page from the figures and tags of its parent run."""
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
+from components.shared.artifacts.markdown import markdown_text
 from components.shared.tracking.headline import READERS
 
 _COLUMNS = {"cer": "CER", "wer": "WER", "rougeL": "ROUGE-L", "bleu": "BLEU", "loop_rate": "loop rate"}
@@ -48,7 +49,7 @@ def _known(metrics: Mapping[str, float], key: str) -> list[str]:
 def _verdict(metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
     if "gate" not in tags:
         return ""
-    return f"**{plain(tags['gate'])}**: {plain(tags.get('gate.reason', ''))}"
+    return f"**{markdown_text(tags['gate'])}**: {markdown_text(tags.get('gate.reason', ''))}"
 
 
 def _training(metrics: Mapping[str, float]) -> str:
@@ -68,10 +69,6 @@ def _links(parent: Any, children: Sequence[Any]) -> str:
             lines = [f"- [report of the evaluation]({page})"]
     if registered := re.fullmatch(r"(.+) version (\d+)", parent.data.tags.get("registered", "")):
         name, version = registered.groups()
-        lines.append(f"- registered: [{plain(name)} version {version}](#/models/{name}/versions/{version})")
+        page = f"#/models/{quote(name, safe='')}/versions/{version}"
+        lines.append(f"- registered: [{markdown_text(name)} version {version}]({page})")
     return "\n".join(lines)
-
-
-def plain(text: str) -> str:
-    """Return ``text`` so that Markdown and HTML show it as it is."""
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
