@@ -36,6 +36,9 @@ class ExportConfig(StepConfig):
     max_new_tokens: int | None = Field(default=None, ge=1)
     """longest answer of the packaged script, in tokens; by default the evaluation's, at which the card's figures were
     measured"""
+    example_page: bool = True
+    """show a held-out page with its reading in the model card, which is also the input example in MLflow; false for
+    pages that must not leave with the package"""
     license: str = "apache-2.0"
     """licence in the model card, as a hub identifier; the base model's own licence also applies"""
     model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)

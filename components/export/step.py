@@ -12,12 +12,13 @@ from typing import Any
 
 from components.export.config import ExportConfig
 from components.export.lineage.lineage_file import lineage_content
+from components.export.package.example_page import example_page
 from components.export.package.held_out_pages import CheckedPages, checked_pages
 from components.export.package.inputs import PackageSources, read_sources
 from components.export.package.merging import write_merged
 from components.export.package.model_card import write_model_card
 from components.export.package.package_folder import write_package_files
-from components.export.package.package_layout import CARD_FILE, LINEAGE_FILE, MERGED_FOLDER, write_json
+from components.export.package.package_layout import CARD_FILE, EXAMPLE_FILE, LINEAGE_FILE, MERGED_FOLDER, write_json
 from components.export.package.verification import verify_package
 from components.export.package.zip_archive import write_zip
 from components.export.publication.hub_upload import (
@@ -88,26 +89,30 @@ def _packed(config: ExportConfig, tracked: TrackedRun) -> ExportResult:
         tracked.log_dataset(sources.manifest.digest, sources.manifest.sources_name(), "evaluation")
         with span("read the pages to check with"):
             checked = checked_pages(config, sources, _CHECKED_PAGES)
+            page, prediction, _ = checked.most_telling(sources.report.normalization)
+            example = example_page(page, prediction) if config.example_page else None
         with span("merge the weights"):
             merged = write_merged(config, sources, checked, output / MERGED_FOLDER) if config.merge else None
         with tempfile.TemporaryDirectory(dir=output) as scratch:
             package = Path(scratch) / sources.name
             package.mkdir()
-            write_package_files(config, sources, checked.instruction, package)
-            write_model_card(config, sources, package / CARD_FILE)
+            write_package_files(config, sources, checked.instruction, example, package)
+            write_model_card(config, sources, example, package / CARD_FILE)
             with span("verify the package"):
                 verification = _verified(package, config, sources, checked) if config.verify else None
             lineage = lineage_content(config, sources, package, verification, merged.as_json() if merged else None)
             write_json(package / LINEAGE_FILE, lineage)
             archive = output / f"{sources.name}.zip"
             write_zip(package, archive)
-            shutil.copyfile(package / CARD_FILE, output / CARD_FILE)
+            beside = [CARD_FILE, *([EXAMPLE_FILE] if example else [])]
+            for name in beside:
+                shutil.copyfile(package / name, output / name)
         # The lineage beside the zip also names the zip's digest, which the copy inside cannot.
         lineage["archive"] = {"file": archive.name, "bytes": archive.stat().st_size, "sha256": sha256_file(archive)}
         write_json(output / LINEAGE_FILE, lineage)
         tracked.set_tags({"package_sha256": lineage["archive"]["sha256"], "adapter_sha256": sources.adapter_sha256})
         tracked.log_metrics({"package_bytes": lineage["archive"]["bytes"]})
-        for name in (archive.name, CARD_FILE, LINEAGE_FILE):
+        for name in (archive.name, *beside, LINEAGE_FILE):
             tracked.log_artifact(output / name)
     logger.info("%s: %.1f MB, verified: %s", archive.name, lineage["archive"]["bytes"] / 1e6, bool(verification))
     return ExportResult(config.output_dir, config.output_dir / archive.name, lineage)

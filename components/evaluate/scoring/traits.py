@@ -1,22 +1,17 @@
 """The properties of a page by which the figures are broken down: from metadata, the document's name and the label."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from fontTools import unicodedata
-
 from components.shared.artifacts.evaluation_report import Trait
+from components.shared.scoring.text_scripts import script_of
 
 _OF_METADATA: tuple[Trait, ...] = ("lang", "task", "font", "resolution")
 _ROW_OF_A_FILE = re.compile(r"(?P<file>.+?\.[A-Za-z0-9.]{2,12}):.+", re.DOTALL)  # such as rows.jsonl:17
-_OF_NO_SCRIPT = {"Zyyy", "Zinh", "Zzzz"}
-_KANA = {"Hira", "Kana"}
 SINGLE_FILES = "single files"
 TOP_FOLDER = "(top folder)"
-NO_LETTERS = "(no letters)"
 
 
 def traits_of(metadata: Mapping[str, Any], label: str) -> dict[Trait, str]:
@@ -38,22 +33,3 @@ def traits_of(metadata: Mapping[str, Any], label: str) -> dict[Trait, str]:
         "folder": TOP_FOLDER if folder == "." else folder,
         "script": script_of(label),
     }
-
-
-def script_of(text: str) -> str:
-    """Return the English name of the script that most of the text's letters belong to; kana make a text Japanese.
-
-    >>> script_of("3 Katzen, кот"), script_of("漢字かな交じり文"), script_of("12.5")
-    ('Latin', 'Japanese', '(no letters)')
-    """
-    letters: Counter[str] = Counter()
-    for character, count in Counter(text).items():
-        letters[str(unicodedata.script(character))] += count
-    for script in _OF_NO_SCRIPT:
-        letters.pop(script, None)
-    if not letters:
-        return NO_LETTERS
-    if _KANA & letters.keys():
-        return "Japanese"
-    most = min(letters, key=lambda script: (-letters[script], script))
-    return str(unicodedata.script_name(most)).replace("_", " ")

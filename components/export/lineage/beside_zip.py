@@ -5,7 +5,7 @@ from pathlib import Path
 
 from components.export.lineage.findings import Findings, Reach
 from components.export.lineage.lineage_schema import Lineage, parsed_lineage
-from components.export.package.package_layout import CARD_FILE, LINEAGE_FILE, MERGED_FOLDER
+from components.export.package.package_layout import CARD_FILE, EXAMPLE_FILE, LINEAGE_FILE, MERGED_FOLDER
 from components.shared.digests import sha256_file, sha256_folder
 from components.shared.errors import UserError
 
@@ -91,6 +91,10 @@ def check_beside(findings: Findings, archive: PackageArchive) -> None:
         findings.compare(_LINK, subject, sha256_file(card), lineage.package.get(CARD_FILE))
     else:
         findings.not_reached(_LINK, subject, "the file is not here")
+    if EXAMPLE_FILE in lineage.package and (folder / EXAMPLE_FILE).is_file():
+        known.add(EXAMPLE_FILE)
+        subject = f"{EXAMPLE_FILE} beside the zip"
+        findings.compare(_LINK, subject, sha256_file(folder / EXAMPLE_FILE), lineage.package[EXAMPLE_FILE])
     if lineage.merged is not None:
         known.add(MERGED_FOLDER)
         merged = folder / MERGED_FOLDER

@@ -9,10 +9,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from components.export.config import ExportConfig
+from components.export.package.example_page import ExamplePage
 from components.export.package.inputs import PackageSources
+from components.export.package.package_layout import EXAMPLE_FILE
 from components.export.package.trained_pages import trained_pages
 from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationReport, ReportRow
-from components.shared.artifacts.markdown import markdown_code, markdown_text
+from components.shared.artifacts.markdown import markdown_block, markdown_code, markdown_text
 
 _TEMPLATE = "model_card.md.jinja"
 _NOT_PROMOTED = "not-promoted"
@@ -29,7 +31,7 @@ _MEASURED = {
 }
 
 
-def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) -> None:
+def write_model_card(config: ExportConfig, sources: PackageSources, example: ExamplePage | None, path: Path) -> None:
     """Write the card and read it back: a card that the hub cannot parse is never packed.
 
     Raises:
@@ -46,6 +48,7 @@ def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) 
         finalize=lambda value: value if isinstance(value, Markup) else markdown_text(value),
     )
     environment.filters["code"] = lambda value: Markup(markdown_code(value))
+    environment.filters["block"] = lambda value: Markup(markdown_block(value))
     environment.filters["percent"] = lambda rate: f"{100 * rate:.2f} %"
     body = environment.get_template(_TEMPLATE).render(
         name=sources.name,
@@ -57,6 +60,8 @@ def write_model_card(config: ExportConfig, sources: PackageSources, path: Path) 
         settings=_settings(sources.training.config),
         manifest=sources.manifest,
         verdict=sources.verdict,
+        example=example,
+        example_file=EXAMPLE_FILE,
         base_argument=Markup(_base_argument(config, sources)),
         pages=trained_pages(config.dataset_dir, sources.manifest) if sources.trained_on_this_dataset else None,
     )

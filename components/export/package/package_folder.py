@@ -5,12 +5,15 @@ import shutil
 from pathlib import Path
 
 from components.export.config import ExportConfig
+from components.export.package.example_page import ExamplePage
 from components.export.package.inputs import PackageSources, evaluated_family
+from components.export.package.mlflow_files import MODEL_CODE, write_mlflow_files
 from components.export.package.model_files import copy_base_files, copy_model_files
 from components.export.package.package_layout import (
     ADAPTER_CONFIG,
     BASE_FOLDER,
     EVIDENCE_FOLDER,
+    EXAMPLE_FILE,
     restored_adapter_config,
     write_json,
 )
@@ -25,10 +28,17 @@ from components.shared.reading.image_text_inputs import prompt_text, text_option
 
 _REQUIREMENTS = ("torch", "transformers", "peft", "pillow", "numpy")
 _SCRIPT = Path(__file__).parent / "scripts" / "inference.py"
+_MLFLOW_SCRIPT = _SCRIPT.with_name(MODEL_CODE)
 _READER = Path(page_reader.__file__).parent
 
 
-def write_package_files(config: ExportConfig, sources: PackageSources, instruction: str | None, folder: Path) -> None:
+def write_package_files(
+    config: ExportConfig,
+    sources: PackageSources,
+    instruction: str | None,
+    example: ExamplePage | None,
+    folder: Path,
+) -> None:
     """Fill ``folder`` with everything except README.md and lineage.json.
 
     ``instruction`` is the pages' own prompt; None uses the model family's.
@@ -62,9 +72,13 @@ def write_package_files(config: ExportConfig, sources: PackageSources, instructi
     }
     write_json(folder / "inference_config.json", inference)
     _copy_evidence(config, folder / EVIDENCE_FOLDER)
-    shutil.copyfile(_SCRIPT, folder / _SCRIPT.name)
+    for script in (_SCRIPT, _MLFLOW_SCRIPT):
+        shutil.copyfile(script, folder / script.name)
     _copy_reader(folder / _READER.name)
     (folder / "requirements.txt").write_text(requirements(sources), encoding="utf-8")
+    if example:
+        (folder / EXAMPLE_FILE).write_bytes(example.png)
+    write_mlflow_files(folder, example.png if example else None)
 
 
 def _copy_reader(folder: Path) -> None:

@@ -8,6 +8,7 @@ from components.shared.errors import printable
 _MARKUP = re.compile(r"([\\`*\[\]|~$!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[#>+=-])")
 _AUTOLINK = re.compile(r"(?i)(:)(?=//)|(?<=\bwww)(\.)|(?<=[a-z0-9])(@)(?=[a-z0-9])|(?<=mailto)(:)")
 _PLAIN_CODE = re.compile(r"[A-Za-z0-9 ._,;+=/'\"(){}\[\]%?*-]*")
+_IN_BLOCK = re.compile(r"[^\w ,\n-]")
 _IN_CODE = re.compile(r"[^\w ,=/-]")
 
 
@@ -31,6 +32,16 @@ def markdown_code(text: object) -> str:
     if line and _PLAIN_CODE.fullmatch(line):
         return f"`{line}`"
     return f"<code>{_IN_CODE.sub(lambda match: f'&#{ord(match[0])};', line)}</code>"
+
+
+def markdown_block(text: object) -> str:
+    """Return a text of several lines, shown as it is written.
+
+    >>> markdown_block("two <b>\\n\\nlines")
+    '<pre>two &#60;b&#62;\\n\\nlines</pre>'
+    """
+    lines = printable("\n".join(str(text).splitlines()), keep="\n")
+    return f"<pre>{_IN_BLOCK.sub(lambda match: f'&#{ord(match[0])};', lines)}</pre>"
 
 
 def _one_line(text: object) -> str:

@@ -67,7 +67,10 @@ def check_base_is_known(package: Path, settings: dict[str, Any], base_model: str
     if settings["kind"] != "adapter":
         return
     if settings["base_model"] is None and base_model is None:
-        raise RefusalError("the base model is not in this package: add --base_model FOLDER")
+        raise RefusalError(
+            "the base model is not in this package: add --base_model FOLDER,"
+            " or in MLflow model_config={'base_model': FOLDER}"
+        )
     folder = Path(base_model or package / settings["base_model"])
     if folder.is_dir():  # a hub model is checked after its download
         check_base(settings["base"], folder, str(folder))

@@ -36,7 +36,7 @@ ALLOWED_TAGS = {
     *("h1", "h2", "h3", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "code", "pre", "em", "strong"),
     *("hr", "details", "summary"),
 }
-SAFE_ADDRESS = re.compile(r"data:image/|#|LICENSE$")
+SAFE_ADDRESS = re.compile(r"data:image/|#|LICENSE$|example_page\.png$")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -79,7 +79,7 @@ def test_code_pickles_and_links_of_an_adapter_stay_out(
     with caplog.at_level(logging.WARNING):
         names = exported(made, tmp_path, adapter, base_model=str(base), include_base_model=True, verify=True)
     assert not (tmp_path / "ran").exists(), "the check of the package ran the adapter's code"
-    assert {name for name in names if name.endswith(".py") and "/" not in name} == {"inference.py"}
+    assert {name for name in names if name.endswith(".py") and "/" not in name} == {"inference.py", "mlflow_model.py"}
     assert not [name for name in names if "evil" in name]
     assert not [name for name in names if "notes" in name or "pytorch_model" in name or "nested" in name]
     assert {"adapter_model.safetensors", "LICENSE", "base_model/LICENSE", "base_model/model.safetensors"} <= set(names)

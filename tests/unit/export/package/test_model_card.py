@@ -105,6 +105,7 @@ def test_the_card_says_what_pages_it_was_trained_on_and_how_to_load_it(made: Pat
     write_evaluation(sources / "evaluation", digest, sha256_folder(sources / "adapter"))
     text = ModelCard.load(card_of(sources, tmp_path / "out")).text
     assert "| languages (pages) | en (1), fa (1) |" in text and "| fonts (pages) | Serif.ttf (2) |" in text
+    assert "| scripts (pages) | Latin (2) |" in text and "| lines per label | 1 |" in text
     assert text.index("<details>") < text.index("| `learning_rate` | `0.01` |") < text.index("</details>")
     code = text.split("```python\n", 1)[1].split("```", 1)[0]
     compile(code, "card", "exec")
