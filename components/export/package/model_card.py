@@ -11,7 +11,7 @@ from markupsafe import Markup
 from components.export.config import ExportConfig
 from components.export.package.example_page import ExamplePage
 from components.export.package.inputs import PackageSources
-from components.export.package.package_layout import EXAMPLE_FILE
+from components.export.package.package_layout import EXAMPLE_FILE, INFERENCE_FILE
 from components.export.package.trained_pages import trained_pages
 from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationReport, ReportRow
 from components.shared.artifacts.markdown import markdown_block, markdown_code, markdown_text
@@ -62,6 +62,7 @@ def write_model_card(config: ExportConfig, sources: PackageSources, example: Exa
         verdict=sources.verdict,
         example=example,
         example_file=EXAMPLE_FILE,
+        letters=json.loads((path.parent / INFERENCE_FILE).read_text(encoding="utf-8"))["letters"],
         base_argument=Markup(_base_argument(config, sources)),
         pages=trained_pages(config.dataset_dir, sources.manifest) if sources.trained_on_this_dataset else None,
     )

@@ -14,13 +14,16 @@ from components.export.package.package_layout import (
     BASE_FOLDER,
     EVIDENCE_FOLDER,
     EXAMPLE_FILE,
+    INFERENCE_FILE,
     restored_adapter_config,
     write_json,
 )
+from components.export.package.trained_letters import trained_letters
 from components.shared import page_reader
 from components.shared.artifacts.dataset_manifest import MANIFEST_FILE
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.gate_verdict import GateVerdict
+from components.shared.datasets import letter_height
 from components.shared.models.adapter_loading import load_fine_tuned_processor
 from components.shared.models.hub import hub_is_reachable
 from components.shared.models.model_loading import model_type_of
@@ -30,6 +33,7 @@ _REQUIREMENTS = ("torch", "transformers", "peft", "pillow", "numpy")
 _SCRIPT = Path(__file__).parent / "scripts" / "inference.py"
 _MLFLOW_SCRIPT = _SCRIPT.with_name(MODEL_CODE)
 _READER = Path(page_reader.__file__).parent
+_LETTER_HEIGHT = Path(letter_height.__file__)
 
 
 def write_package_files(
@@ -56,6 +60,7 @@ def write_package_files(
         _point_at_base(folder / ADAPTER_CONFIG, base_model or Path(sources.base_location).name, sources.base.revision)
     family = evaluated_family(config, sources, processor)
     prompt = prompt_text(processor, family, instruction)
+    letters = trained_letters(config, sources, processor, family)
     inference = {
         "kind": sources.kind,
         "base_model": base_model,
@@ -68,9 +73,10 @@ def write_package_files(
         "text_options": text_options(processor, [prompt]),
         "image_options": family.image_options,
         "max_new_tokens": sources.packaged_tokens,
+        "letters": letters.as_json() if letters else None,
         "dtype": {"cuda": "bfloat16", "cpu": "float32"},  # components.shared.models.model_loading.default_dtype
     }
-    write_json(folder / "inference_config.json", inference)
+    write_json(folder / INFERENCE_FILE, inference)
     _copy_evidence(config, folder / EVIDENCE_FOLDER)
     for script in (_SCRIPT, _MLFLOW_SCRIPT):
         shutil.copyfile(script, folder / script.name)
@@ -83,7 +89,7 @@ def write_package_files(
 
 def _copy_reader(folder: Path) -> None:
     folder.mkdir()
-    for module in sorted(_READER.glob("*.py")):
+    for module in [*sorted(_READER.glob("*.py")), _LETTER_HEIGHT]:
         shutil.copyfile(module, folder / module.name)
 
 

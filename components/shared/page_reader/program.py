@@ -6,16 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .letters import LetterHeight
 from .loading import check_base_is_known
 from .pictures import PagePicture, listed, pictures
-from .reader import PageReader, read_settings
+from .reader import PageReader, Reading, read_settings
 from .refusal import RefusalError
 
 EXIT_CODE_REFUSAL = 2
 
 
-def main(package: Path) -> int:
-    """Transcribe the pages that the command line names; return the exit code."""
+def main(package: Path, letter_height: LetterHeight) -> int:
+    """Transcribe the pages that the command line names; return the exit code. Warnings go to standard error."""
     settings = read_settings(package)
     arguments = parse_arguments(settings)
     settings |= {"prompt": arguments.prompt, "max_new_tokens": arguments.max_new_tokens}
@@ -24,12 +25,14 @@ def main(package: Path) -> int:
         if settings["trust_remote_code"] and not arguments.trust_remote_code:
             raise RefusalError("this model brings its own Python code; read it, then add --trust_remote_code")
         check_base_is_known(package, settings, arguments.base_model)
-        reader = PageReader(package, settings, arguments.base_model, arguments.device)
+        reader = PageReader(package, settings, letter_height, base_model=arguments.base_model, device=arguments.device)
         with_head = len(files) > 1 or files[0].suffix.lower() == ".pdf"
         for file in files:
             for page in pictures(file):
-                text = reader.read(page.image)
-                print(json_line(page, text) if arguments.jsonl else plain(page, text, with_head), flush=True)
+                reading = reader.read(page.image)
+                if reading.warning:
+                    print(f"warning: {page.file} page {page.number}: {reading.warning}", file=sys.stderr)
+                print(json_line(page, reading) if arguments.jsonl else plain(page, reading, with_head), flush=True)
     except RefusalError as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return EXIT_CODE_REFUSAL
@@ -41,7 +44,7 @@ def parse_arguments(settings: dict[str, Any]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="inference.py", description="Transcribe pages.")
     parser.add_argument("pages", nargs="+", help="pictures, PDFs (with pypdfium2), or folders of them")
     parser.add_argument(
-        "--jsonl", "--json", action="store_true", help="print a JSON line for each page: file, page, text"
+        "--jsonl", "--json", action="store_true", help="print a JSON line for each page: file, page, text, warning"
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--max_new_tokens", type=int, default=settings["max_new_tokens"])
@@ -53,11 +56,12 @@ def parse_arguments(settings: dict[str, Any]) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def json_line(page: PagePicture, text: str) -> str:
+def json_line(page: PagePicture, reading: Reading) -> str:
     """Return a page's text as one line of JSON."""
-    return json.dumps({"file": str(page.file), "page": page.number, "text": text}, ensure_ascii=False)
+    content = {"file": str(page.file), "page": page.number, "text": reading.text, "warning": reading.warning}
+    return json.dumps(content, ensure_ascii=False)
 
 
-def plain(page: PagePicture, text: str, with_head: bool) -> str:
+def plain(page: PagePicture, reading: Reading, with_head: bool) -> str:
     """Return a page's text, below its file's name where there are several pages."""
-    return f"--- {page.file} page {page.number}\n{text}" if with_head else text
+    return f"--- {page.file} page {page.number}\n{reading.text}" if with_head else reading.text

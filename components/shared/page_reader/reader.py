@@ -1,9 +1,11 @@
 """A package's model, loaded once, that turns page pictures into text."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .letters import LetterHeight, warning_about
 from .loading import load_model, load_processor
 
 SETTINGS_FILE = "inference_config.json"
@@ -14,21 +16,39 @@ def read_settings(package: Path) -> dict[str, Any]:
     return dict(json.loads((package / SETTINGS_FILE).read_text(encoding="utf-8")))
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A page's text, and a warning about it or None."""
+
+    text: str
+    warning: str | None
+
+
 class PageReader:
     """The model and its processor in the folder ``package``.
 
     Args:
         settings: what ``read_settings`` returns, with changes.
+        letter_height: estimates how high a page's letters are.
         base_model: folder or hub id of the base; None for the package's own.
         device: ``cpu``, ``cuda`` or ``auto``.
     """
 
-    def __init__(self, package: Path, settings: dict[str, Any], base_model: str | None, device: str) -> None:
+    def __init__(
+        self,
+        package: Path,
+        settings: dict[str, Any],
+        letter_height: LetterHeight,
+        *,
+        base_model: str | None = None,
+        device: str = "auto",
+    ) -> None:
         import torch
 
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.settings = settings
+        self.letter_height = letter_height
         self.processor = load_processor(package, settings)
         for name, value in settings["image_options"].items():  # the processor counts image tokens by its attributes
             setattr(self.processor.image_processor, name, value)
@@ -36,7 +56,7 @@ class PageReader:
         self.model = self.model.to(device).eval()
         self.end_tokens = _end_tokens(self.model, self.processor.tokenizer)
 
-    def read(self, image: Any) -> str:
+    def read(self, image: Any) -> Reading:
         """Return the transcription of a page, decoded greedily."""
         import torch
 
@@ -45,6 +65,7 @@ class PageReader:
         inputs = self.processor(images=[image], text=[settings["prompt"]], return_tensors="pt", **options).to(
             self.model.device, self.model.dtype
         )
+        warning = warning_about(image, inputs, settings.get("letters"), self.letter_height)
         pad = self.processor.tokenizer.pad_token_id
         with torch.inference_mode():
             output = self.model.generate(
@@ -58,7 +79,8 @@ class PageReader:
             )
         answer = output[0, inputs["input_ids"].shape[1] :].tolist()
         end = next((index for index, token in enumerate(answer) if token in self.end_tokens), None)
-        return str(self.processor.tokenizer.decode(answer[:end], skip_special_tokens=True))
+        text = str(self.processor.tokenizer.decode(answer[:end], skip_special_tokens=True))
+        return Reading(text, warning if text.strip() or warning else "no text was read")
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:

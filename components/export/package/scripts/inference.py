@@ -32,4 +32,5 @@ def add_page_reader(name: str = "page_reader") -> None:
 if __name__ == "__main__":
     sys.dont_write_bytecode = True  # nothing is added to the package, whose lineage names every file
     add_page_reader()
-    sys.exit(import_module("page_reader.program").main(PACKAGE))
+    letter_height = import_module("page_reader.letter_height").letter_height
+    sys.exit(import_module("page_reader.program").main(PACKAGE, letter_height))

@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import io
+import logging
 import re
 import sys
 from importlib import import_module
@@ -21,6 +22,8 @@ from typing import Any
 
 import mlflow
 import pandas
+
+logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parent
 LONGEST_PATH = 4096  # characters, Linux's PATH_MAX; a longer text is base64
@@ -45,7 +48,11 @@ class PageReaderModel(mlflow.pyfunc.PythonModel):
             )
         self._read_paths = bool(options.get("read_paths", True))
         self._reader = reader.PageReader(
-            PACKAGE, settings, options.get("base_model") or None, options.get("device") or "auto"
+            PACKAGE,
+            settings,
+            page_reader("letter_height").letter_height,
+            base_model=options.get("base_model") or None,
+            device=options.get("device") or "auto",
         )
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
@@ -55,7 +62,13 @@ class PageReaderModel(mlflow.pyfunc.PythonModel):
             RefusalError: a value is not a picture.
         """
         column = model_input[IMAGE_COLUMN] if IMAGE_COLUMN in model_input else model_input.iloc[:, 0]
-        return [self._reader.read(self._page(value, f"picture {row}")) for row, value in enumerate(column)]
+        return [self._read(value, f"picture {row}") for row, value in enumerate(column)]
+
+    def _read(self, value: Any, name: str) -> str:
+        reading = self._reader.read(self._page(value, name))
+        if reading.warning:
+            logger.warning("%s: %s", name, reading.warning)
+        return str(reading.text)
 
     def _page(self, value: Any, name: str) -> Any:
         pictures = page_reader("pictures")
