@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from components.shared.errors import UserError
+from components.shared.programs.parent_watch import ending_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +21,13 @@ def fresh_python(requirements: Path, folder: Path) -> str:
         UserError: pip cannot install them.
     """
     environment = folder / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True, capture_output=True)
+    create = [sys.executable, "-m", "venv", str(environment)]
+    subprocess.run(ending_with_parent(create), check=True, capture_output=True)
     python = str(environment / "bin" / "python")
     command = [python, "-m", "pip", "install", "--quiet", "--no-input", "--requirement", str(requirements)]
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
-        subprocess.run(command, env=variables, check=True, capture_output=True, timeout=_SECONDS)
+        subprocess.run(ending_with_parent(command), env=variables, check=True, capture_output=True, timeout=_SECONDS)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         last = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()[-1:] or [f"over {_SECONDS} s"]
         raise UserError(

@@ -16,6 +16,7 @@ from components.export.package.inputs import PackageSources, evaluated_family
 from components.shared.datasets.shard_reader import Sample
 from components.shared.models.adapter_loading import load_fine_tuned, load_fine_tuned_processor
 from components.shared.models.model_loading import default_device, default_dtype
+from components.shared.programs.parent_watch import ending_with_parent
 from components.shared.reading.transcriber import Transcriber
 from components.shared.scoring.text_normalization import normalizer
 
@@ -97,7 +98,8 @@ def fine_tuned_transcriber(config: ExportConfig, sources: PackageSources, max_ne
 
 
 def _run_script(archive: Path, config: ExportConfig, sources: PackageSources, page: Sample) -> str:
-    with tempfile.TemporaryDirectory(prefix="deepsynth-verify-") as scratch:
+    # Below the step's output: what a killed step leaves there is removed by the next one.
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=archive.parent) as scratch:
         picture = Path(scratch) / "page.png"
         page.image.save(picture)
         with zipfile.ZipFile(archive) as packed:
@@ -113,7 +115,12 @@ def _run_script(archive: Path, config: ExportConfig, sources: PackageSources, pa
             command += ["--base_model", str(Path(sources.base_location).absolute())]
         try:
             answer = subprocess.run(
-                command, cwd=folder, env=_environment(sources), capture_output=True, timeout=_SECONDS, check=True
+                ending_with_parent(command),
+                cwd=folder,
+                env=_environment(sources),
+                capture_output=True,
+                timeout=_SECONDS,
+                check=True,
             )
         except subprocess.CalledProcessError as error:
             last_lines = error.stderr.decode("utf-8", "replace").strip()[-2000:]

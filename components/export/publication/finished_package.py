@@ -1,7 +1,6 @@
 """A finished package for publication: checked against its own lineage, then unpacked into a temporary folder."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from components.export.lineage.integrity import check_integrity
 from components.export.lineage.lineage_schema import Lineage, parsed_lineage
 from components.export.lineage.package_files import opened_package
 from components.export.package.package_layout import LINEAGE_FILE
+from components.shared.artifacts.output_folder import scratch_folder
 from components.shared.digests import sha256_file
 from components.shared.errors import UserError
 
@@ -48,8 +48,8 @@ def finished_package(path: Path) -> Iterator[FinishedPackage]:
             where=str(path),
             mend="run deepsynth verify for details, and export again",
         )
-    with tempfile.TemporaryDirectory(prefix="deepsynth-package-") as scratch:
-        folder = Path(scratch) / "package"
+    with scratch_folder("deepsynth-package") as scratch:
+        folder = scratch / "package"
         _unpack(package, folder)
         lineage = parsed_lineage((folder / LINEAGE_FILE).read_bytes(), str(package))
         yield FinishedPackage(folder, lineage, sha256_file(package) if archive else None)

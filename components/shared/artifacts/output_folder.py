@@ -6,8 +6,10 @@ import hashlib
 import logging
 import os
 import re
+import secrets
 import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +54,26 @@ def finished_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         _rename(partial, target)
+
+
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """Yield an empty folder among the system's temporary files, and remove it afterwards.
+
+    Folders of the same ``name`` that killed processes of this user and host left are removed first, and named in the
+    log.
+    """
+    place = Path(tempfile.gettempdir())
+    for left in unfinished_folders(place):
+        is_ours = left.target.startswith(f"{name}-") and left.path.stat().st_uid == os.getuid()
+        if is_ours and left.lives is False:
+            _remove_leftover(left.path)
+    scratch = place / f".{name}-{secrets.token_hex(4)}.partial-{os.getpid()}-{_host()}"
+    scratch.mkdir(mode=0o700)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -153,10 +175,13 @@ def _remove_leftovers(target: Path) -> None:
     """Remove what killed processes of this host left; the lock is held, so none of them lives."""
     for unfinished in unfinished_folders(target.parent):
         if unfinished.target == target.name and unfinished.lives is not None:
-            leftover = unfinished.path
-            shutil.rmtree(leftover, ignore_errors=True)
-            removed = not leftover.exists()
-            log.warning("%s what a killed process left: %s", "removed" if removed else "cannot remove", leftover)
+            _remove_leftover(unfinished.path)
+
+
+def _remove_leftover(leftover: Path) -> None:
+    shutil.rmtree(leftover, ignore_errors=True)
+    removed = not leftover.exists()
+    log.warning("%s what a killed process left: %s", "removed" if removed else "cannot remove", leftover)
 
 
 def _rename(partial: Path, target: Path) -> None:
