@@ -29,7 +29,10 @@ _UNREADABLE = (
 )
 # A download from the hub adds these: the repository's settings and the download's metadata.
 _HUBS_FILE, _HUBS_FOLDER = ".gitattributes", (".cache", "huggingface")
-_LARGEST_JSON = 256_000_000  # bytes; a manifest of 100,000 shards takes 15 MB
+_LARGEST_JSON = 64_000_000  # bytes; a manifest of 100,000 shards takes 15 MB
+_MOST_ENTRIES = 10_000  # a package has about thirty files
+# Deflate shrinks by at most 1032; JSON by about 10, weights hardly. A larger entry is a bomb, and takes long to hash.
+_LARGEST_RATIO, _SMALL = 200, 10_000_000
 
 
 class UnreadableFileError(Exception):
@@ -75,8 +78,12 @@ class PackageFiles:
         Raises:
             UnreadableFileError: its bytes cannot be read or are damaged, or it is too large.
         """
+        place = self.files[name]
+        declared = place.stat().st_size if isinstance(place, Path) else place.file_size
+        if declared > _LARGEST_JSON:
+            raise UnreadableFileError(f"larger than {_LARGEST_JSON / 1e6:.0f} MB")
         with self.opened(name) as stream:
-            content = stream.read(_LARGEST_JSON + 1)
+            content = stream.read(_LARGEST_JSON + 1)  # the declared size may be wrong
         if len(content) > _LARGEST_JSON:
             raise UnreadableFileError(f"larger than {_LARGEST_JSON / 1e6:.0f} MB")
         return content
@@ -120,6 +127,10 @@ def opened_package(path: Path) -> Iterator[PackageFiles]:
             f"not a readable zip ({error})", where=str(path), mend="get the package again: it is cut or damaged"
         ) from error
     with archive:
+        if len(archive.infolist()) > _MOST_ENTRIES:
+            raise UserError(
+                f"not a package: {len(archive.infolist())} entries", where=str(path), mend="give a package: a zip"
+            )
         yield _in_archive(archive)
 
 
@@ -162,4 +173,6 @@ def _unsafe(entry: zipfile.ZipInfo, top: str, files: dict[str, Path | zipfile.Zi
         return f"not in the folder {top!r}"
     if name.removeprefix(f"{top}/") in files:
         return "there twice"
+    if entry.file_size > max(_SMALL, _LARGEST_RATIO * entry.compress_size):
+        return f"a compressed bomb ({entry.compress_size} bytes become {entry.file_size})"
     return None

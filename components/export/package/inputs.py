@@ -1,6 +1,5 @@
 """A package's inputs: adapter, dataset and evaluation, read and checked to belong together."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,19 +166,6 @@ def _package_name(base_name: str, kind: AdapterKind, adapter_sha256: str) -> str
     stem = base_name.rpartition("/")[2]
     safe = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in stem)
     return f"{safe.strip('._-') or 'model'}-{'adapter' if kind == 'adapter' else 'tuned'}-{adapter_sha256[:8]}"
-
-
-def _read_json(path: Path, keys: tuple[str, ...], mend: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", where=str(path), mend=mend) from error
-    except ValueError as error:
-        raise UserError(f"not valid JSON ({error})", where=str(path), mend=mend) from error
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise UserError(f"lacks {', '.join(missing)}", where=str(path), mend=mend)
-    return dict(content)
 
 
 def _read_predictions(path: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:

@@ -110,7 +110,7 @@ def read_manifest(folder: Path) -> DatasetManifest:
         manifest = DatasetManifest.model_validate(content)
     except OSError as error:
         raise UserError(f"no dataset manifest ({error.strerror})", where=str(path), mend=mend) from error
-    except (ValueError, ValidationError) as error:
+    except (ValueError, ValidationError, RecursionError) as error:
         raise UserError("not a valid dataset manifest", where=str(path), mend=mend) from error
     if manifest_digest(content) != manifest.digest:
         raise UserError("the manifest was changed after it was made", where=str(path), mend="prepare the data again")

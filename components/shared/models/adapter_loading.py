@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from components.shared.artifacts.training_record import training_record
 from components.shared.errors import UserError, first_line
+from components.shared.models.adapter_patterns import check_adapter_patterns
 from components.shared.models.base_identity import base_identity
 from components.shared.models.base_models import base_model_location
 from components.shared.models.model_loading import load_model, load_processor
@@ -102,7 +103,7 @@ def _packaged_base(folder: Path) -> Any:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot be read as JSON ({error})", where=str(path), mend=_MEND) from error
     if not isinstance(content, dict):
         raise UserError("holds no mapping", where=str(path), mend=_MEND)
@@ -176,6 +177,7 @@ def with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> P
     where = str(adapter_dir)
     mend = f"is it the adapter of another base_model than {base_model!r}? if not, train again"
     check_weight_files([adapter_dir / _ADAPTER_WEIGHTS])
+    check_adapter_patterns(adapter_dir / _ADAPTER_CONFIG, (name for name, _ in base.named_modules()))
     stored = load_file(adapter_dir / _ADAPTER_WEIGHTS)
     try:
         with warnings.catch_warnings():
