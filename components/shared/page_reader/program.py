@@ -11,6 +11,7 @@ from .loading import check_base_is_known
 from .pictures import PagePicture, listed, pictures
 from .reader import PageReader, Reading, read_settings
 from .refusal import RefusalError
+from .unused_packages import leave_out_unused_packages
 
 EXIT_CODE_REFUSAL = 2
 
@@ -25,6 +26,7 @@ def main(package: Path, letter_height: LetterHeight) -> int:
         if settings["trust_remote_code"] and not arguments.trust_remote_code:
             raise RefusalError("this model brings its own Python code; read it, then add --trust_remote_code")
         check_base_is_known(package, settings, arguments.base_model)
+        leave_out_unused_packages(package, settings, arguments.base_model)
         reader = PageReader(package, settings, letter_height, base_model=arguments.base_model, device=arguments.device)
         with_head = len(files) > 1 or files[0].suffix.lower() == ".pdf"
         for file in files:
