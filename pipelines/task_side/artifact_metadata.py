@@ -1,11 +1,13 @@
 """What KFP's pages show for an artifact: digests and figures as metadata, reports as separate pages."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.export.package.package_layout import EXAMPLE_FILE
 from components.shared.artifacts.benchmark_report import BenchmarkReport
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.gate_verdict import GateVerdict
@@ -104,7 +106,10 @@ def describe_verdict(verdict: Any, summary: Any) -> None:
 def describe_package(package: Any, model_card: Any) -> None:
     """Note the package's digest, and copy its model card."""
     package.metadata["sha256"] = sha256_folder(Path(package.path))
-    shutil.copyfile(Path(package.path) / "README.md", model_card.path)
+    card = (Path(package.path) / "README.md").read_text(encoding="utf-8")
+    # KFP shows the card alone: the picture beside it is named instead.
+    without_picture = re.sub(rf"(?m)^!\[[^\]]*\]\({re.escape(EXAMPLE_FILE)}\)$", f"(`{EXAMPLE_FILE}`)", card)
+    Path(model_card.path).write_text(without_picture, encoding="utf-8")
 
 
 def _json(folder: str, name: str) -> dict[str, Any]:
