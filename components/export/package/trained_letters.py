@@ -68,4 +68,5 @@ def trained_letters(
     if not measured:
         return None
     pixels, seen = np.percentile(np.array(measured), _OUTERMOST, axis=0).T.round(2).tolist()
-    return TrainedLetters(len(measured), *seen, lowest_pixels=round(pixels[0]), highest_pixels=round(pixels[2]))
+    low, median, high = seen
+    return TrainedLetters(len(measured), low, median, high, round(pixels[0]), round(pixels[2]))

@@ -1,6 +1,6 @@
 """This package as an MLflow model: ``mlflow.pyfunc.load_model("models:/NAME@champion").predict(pictures)``.
 
-``pictures`` is a list, or a DataFrame (its column ``image``, otherwise its first one). Each is a picture file's bytes,
+``pictures`` is a list, or a DataFrame with them in its first column. Each is a picture file's bytes,
 its path, its base64 text or a ``data:`` address. The answer is a list with the text of each picture.
 
 ``load_model(..., model_config={...})`` takes ``base_model`` (folder or hub id, for a package without its base),
@@ -20,17 +20,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import mlflow
 import pandas
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parent
 LONGEST_PATH = 4096  # characters, Linux's PATH_MAX; a longer text is base64
-IMAGE_COLUMN = "image"
 
 
-class PageReaderModel(mlflow.pyfunc.PythonModel):
+class PageReaderModel(PythonModel):
     """Transcribes pages; see the module's docstring."""
 
     def load_context(self, context: Any) -> None:
@@ -61,8 +61,7 @@ class PageReaderModel(mlflow.pyfunc.PythonModel):
         Raises:
             RefusalError: a value is not a picture.
         """
-        column = model_input[IMAGE_COLUMN] if IMAGE_COLUMN in model_input else model_input.iloc[:, 0]
-        return [self._read(value, f"picture {row}") for row, value in enumerate(column)]
+        return [self._read(value, f"picture {row}") for row, value in enumerate(model_input.iloc[:, 0])]
 
     def _read(self, value: Any, name: str) -> str:
         reading = self._reader.read(self._page(value, name))
@@ -105,4 +104,4 @@ def _content(value: Any, name: str) -> bytes:
         raise refusal.RefusalError(f"{name}: neither a file here nor base64 text ({error})") from error
 
 
-mlflow.models.set_model(PageReaderModel())
+set_model(PageReaderModel())

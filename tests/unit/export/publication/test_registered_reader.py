@@ -59,7 +59,7 @@ def test_a_package_is_an_mlflow_model_that_reads_as_its_script_does(
     assert texts[0] and texts[0] != texts[1], "two empty texts would prove nothing"
     model = mlflow.pyfunc.load_model(str(package))
     coded = [base64.b64encode(page).decode() for page in PAGES]
-    frame = pandas.DataFrame({"number": [1, 2], "image": PAGES})
+    frame = pandas.DataFrame({"image": PAGES, "number": [1, 2]})
     for given in (PAGES, [str(path) for path in paths], coded, [f"data:image/png;base64,{coded[0]}", PAGES[1]], frame):
         assert model.predict(given) == texts
     assert model.predict(PAGES[1]) == texts[1:]
@@ -110,12 +110,8 @@ def test_the_champion_of_a_server_reads_pictures(made: Path, tmp_path: Path, mon
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         gate = write_gate(made, tmp_path / "gate", promoted=True)
         package = unpacked(made, tmp_path, gate_dir=gate, register_as="reader")
-        mlflow.set_tracking_uri(address)
-        try:
-            model = mlflow.pyfunc.load_model("models:/reader@champion")
-            version = mlflow.MlflowClient(address).get_model_version_by_alias("reader", "champion")
-        finally:
-            mlflow.set_tracking_uri(None)
+        model = mlflow.pyfunc.load_model("models:/reader@champion")
+        version = mlflow.MlflowClient(address).get_model_version_by_alias("reader", "champion")
         champion = champion_of("reader")
         assert champion is not None
         folder = download(champion, tmp_path / "champion")
