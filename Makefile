@@ -27,7 +27,7 @@ install: $(INSTALLED_TESTS) ## create .venv and install everything into it, for 
 quickstart: $(INSTALLED) ## run the whole pipeline on Python's own documentation, on this machine
 	$(BIN)/deepsynth run
 
-# A file's tests stay in one process, because they share fixtures; in order, because the longest files come first.
+# A file's tests stay in one process, because they share fixtures; in order, because tests/conftest.py puts the longest first.
 test: $(INSTALLED_TESTS) lint ## lint, check types, run the tests
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
