@@ -25,6 +25,7 @@ from components.shared.errors import UserError
 from components.shared.models.adapter_loading import load_fine_tuned
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import load_model, load_processor
+from components.shared.programs.step_command import step_main
 from components.shared.reading.transcriber import Prediction, PreparedPages, Transcriber
 from components.shared.scoring.edit_counts import character_edits
 from components.shared.scoring.text_normalization import normalizer
@@ -539,11 +540,11 @@ def test_an_encoder_for_bertscore_that_is_none_is_named_before_anything_is_read(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_program_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "components.evaluate", "--output_dir", str(tmp_path / "out")]
-    answer = subprocess.run([*command, "--dataset_dir", str(tmp_path / "nowhere")], capture_output=True, text=True)
-    assert answer.returncode == 2 and "Traceback" not in answer.stderr
-    assert "no dataset manifest" in answer.stderr.strip().splitlines()[-1]
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--output_dir", str(tmp_path / "out"), "--dataset_dir", str(tmp_path / "nowhere")]
+    assert step_main("evaluate", EvaluateConfig, run, flags) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "no dataset manifest" in said.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 

@@ -30,6 +30,7 @@ from components.export.step import ExportResult, run
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.digests import sha256_file, sha256_folder
 from components.shared.errors import UserError
+from components.shared.programs.step_command import step_main
 from components.shared.tiny_base_recipe.tiny_models import save_blank_paddleocr_vl
 from components.train.config import TrainConfig
 from components.train.step import run as train
@@ -374,8 +375,9 @@ def test_a_name_that_is_no_file_name_is_refused(made: Path, tmp_path: Path) -> N
         settings(made, tmp_path / "out", model_name="../up")
 
 
-def test_the_program_says_what_is_wrong_in_one_line(made: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "components.export", "--base_model", str(made / "base")]
+def test_the_command_says_what_is_wrong_in_one_line(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folders = {
         "adapter_dir": tmp_path,
         "dataset_dir": tmp_path,
@@ -383,9 +385,9 @@ def test_the_program_says_what_is_wrong_in_one_line(made: Path, tmp_path: Path) 
         "output_dir": tmp_path / "o",
     }
     flags = [part for name, folder in folders.items() for part in (f"--{name}", str(folder))]
-    answer = subprocess.run([*command, *flags], capture_output=True, text=True)
-    assert answer.returncode == 2 and "Traceback" not in answer.stderr
-    assert "neither an adapter" in answer.stderr.strip().splitlines()[-1]
+    assert step_main("export", ExportConfig, run, ["--base_model", str(made / "base"), *flags]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "neither an adapter" in said.strip().splitlines()[-1]
     assert not (tmp_path / "o").exists()
 
 

@@ -496,10 +496,13 @@ def test_a_bad_setting_is_one_line_and_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_command_says_what_is_wrong(made: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "components.train", "--dataset_dir", str(made / "dataset")]
-    command += ["--base_model", "./nowhere", "--output_dir", "out"]
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert answer.returncode == 2 and "Traceback" not in answer.stderr
-    assert answer.stderr.splitlines()[-1].startswith("error: base_model './nowhere': no such model folder")
+def test_the_command_says_what_is_wrong(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--dataset_dir", str(made / "dataset"), "--base_model", "./nowhere", "--output_dir", "out"]
+    assert step_main("train", TrainConfig, run, flags) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("error: base_model './nowhere': no such model folder")
     assert list(tmp_path.iterdir()) == []
