@@ -42,7 +42,7 @@ def test_a_second_process_is_refused_at_its_start_and_the_first_keeps_its_work(t
         ):
             pytest.fail("the block was entered")
         assert refusal.value.where == str(target)
-        process.communicate("\n", timeout=30)
+        process.communicate("\n", timeout=300)
     assert process.returncode == 0
     assert (target / "work").read_text() == "mine"
     assert list(tmp_path.iterdir()) == [target], "no lock and no partial folder stay"
@@ -85,7 +85,7 @@ def test_what_a_killed_process_left_is_removed_and_said(tmp_path: Path, caplog: 
 
 
 def test_a_forked_child_that_outlives_a_killed_step_does_not_hold_its_lock(tmp_path: Path) -> None:
-    program = HOLD.replace('print("writing"', 'import os, time\n    os.fork() or time.sleep(60)\n    print("writing"')
+    program = HOLD.replace('print("writing"', 'import os, time\n    os.fork() or time.sleep(600)\n    print("writing"')
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "out")],
         stdin=subprocess.PIPE,
@@ -96,7 +96,7 @@ def test_a_forked_child_that_outlives_a_killed_step_does_not_hold_its_lock(tmp_p
     try:
         assert process.stdout and process.stdout.readline() == "writing\n"
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(30)
+        process.wait(300)
         with finished_folder(tmp_path / "out"):
             pass
         os.killpg(process.pid, 0)  # the child lives

@@ -49,7 +49,7 @@ def test_a_step_goes_on_after_an_upload_that_hangs(
     started = time.monotonic()
     with caplog.at_level(logging.WARNING, logger="components"), step_run("evaluate", {"seed": 1}) as tracked:
         tracked.log_artifact(tmp_path / "report.json")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 120, "the limit without the variable is longer"
     assert tracked.run_id and client.get_run(tracked.run_id).info.status == "FINISHED"
     (line,) = [record.message for record in caplog.records if "tracking at" in record.message]
     assert "the upload of config.json has not finished after 0.3 s" in line and "\n" not in line

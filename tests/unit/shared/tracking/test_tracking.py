@@ -46,7 +46,10 @@ def test_a_step_alone_is_a_top_level_run_in_the_local_store(
         tracked.log_artifact(tmp_path / "out")
         tracked.log_artifact(tmp_path / "out" / "report.html")
         tracked.set_tags({"backend": "standard"})
-        time.sleep(1)  # long enough for a sample of the system metrics
+        deadline = time.monotonic() + 120
+        while not any(name.startswith("system/") for name in store.get_run(tracked.run_id).data.metrics):
+            assert time.monotonic() < deadline, "no sample of the system metrics"
+            time.sleep(0.1)
     (run,) = all_runs(store).values()
     assert run.info.run_name == "train"
     assert run.info.status == "FINISHED"
@@ -58,7 +61,6 @@ def test_a_step_alone_is_a_top_level_run_in_the_local_store(
     assert {entry.path for entry in store.list_artifacts(run.info.run_id)} == {"config.json", "out", "report.html"}
     history = store.get_metric_history(run.info.run_id, "loss")
     assert [metric.step for metric in history] == list(range(2500))
-    assert any(name.startswith("system/") for name in run.data.metrics)
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.digest == ("ab" * 32)[:36]
     assert run.data.tags["deepsynth.dataset_digest"] == "ab" * 32
@@ -234,7 +236,7 @@ def test_a_server_that_dies_in_the_middle_costs_one_warning(
     failures = [record.message for record in caplog.records if "tracking at" in record.message]
     assert len(failures) == 1 and uri in failures[0]
     assert any("2 values were not logged" in record.message for record in caplog.records)
-    assert seconds < 30
+    assert seconds < 120
 
 
 def test_a_server_that_was_never_there_costs_one_warning(
@@ -246,7 +248,7 @@ def test_a_server_that_was_never_there_costs_one_warning(
         tracked.log_metrics({"loss": 0.5}, step=1)
     assert tracked.run_id is None
     assert len(caplog.records) == 1
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 120
 
 
 def test_a_missing_mlflow_package_costs_one_warning(tmp_path: Path) -> None:

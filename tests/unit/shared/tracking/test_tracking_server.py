@@ -105,7 +105,7 @@ def test_direct_access_is_refused_to_a_step_and_ends_in_time_with_one_line(
     started = time.monotonic()
     with pytest.raises(RegistryUnavailableError, match="the version's files cannot be fetched") as caught:
         download(registered, tmp_path / "fetched")
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120
     assert len(str(caught.value).splitlines()) == 1
     assert stack.gate and stack.gate.refused > 0
     stack.gate.refused = 0
@@ -177,7 +177,7 @@ def test_runs_are_in_postgres_and_files_in_the_bucket_under_its_key(
     assert any(f"{tracked.run_id}/artifacts/config.json" in one["Key"] for one in listed)
     with pytest.raises(Exception, match="SignatureDoesNotMatch"):
         store("another").list_objects_v2(Bucket=bucket)
-    anonymous = requests.get(f"{stack.s3}/{bucket}/{listed[0]['Key']}", timeout=10)
+    anonymous = requests.get(f"{stack.s3}/{bucket}/{listed[0]['Key']}", timeout=60)
     assert anonymous.status_code == 403
 
 
@@ -193,14 +193,14 @@ def test_foreign_names_are_refused_but_for_the_probe(stack: Stack, host: str) ->
         403,
         "Invalid Host header - possible DNS rebinding attack detected",
     )
-    health = requests.get(f"{stack.address}/health", headers={"Host": host}, timeout=10)
+    health = requests.get(f"{stack.address}/health", headers={"Host": host}, timeout=60)
     assert (health.status_code, health.text) == (200, "OK")
 
 
 def test_another_site_cannot_change_anything_and_no_page_frames_the_ui(stack: Stack) -> None:
     blocked = _search(stack, {"Origin": "https://evil.example"})
     assert (blocked.status_code, blocked.text) == (403, "Cross-origin request blocked")
-    assert requests.get(stack.address, timeout=10).headers["X-Frame-Options"] == "DENY"
+    assert requests.get(stack.address, timeout=60).headers["X-Frame-Options"] == "DENY"
 
 
 def test_two_workers_answer_and_nothing_is_written_outside_tmp(stack: Stack, objects: list[Manifest]) -> None:
@@ -239,4 +239,4 @@ def test_the_ingress_lets_the_ui_of_its_host_change_things(
 
 def _search(stack: Stack, headers: dict[str, str]) -> requests.Response:
     path = "/api/2.0/mlflow/experiments/search"
-    return requests.post(stack.address + path, json={"max_results": 1}, headers=headers, timeout=10)
+    return requests.post(stack.address + path, json={"max_results": 1}, headers=headers, timeout=60)
