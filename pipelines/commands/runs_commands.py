@@ -70,7 +70,9 @@ def ui(
     sys.stdout.flush()
     open_when_it_answers(address, port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    os.execv(sys.executable, [*command, "--backend-store-uri", uri])
+    # Its job workers serve GenAI evaluations: nine processes that a page of runs does not need.
+    variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
+    os.execve(sys.executable, [*command, "--backend-store-uri", uri], variables)
 
 
 def listed(runs_dir: Path) -> list[ListedRun]:
