@@ -12,7 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 
-_SECONDS_TO_START = 60.0
+_SECONDS_TO_START = 300.0
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def _own_engine(folder: Path) -> Iterator[docker.DockerClient]:
         yield _answering(process, folder / "log")
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=300)
         # The engine leaves its network namespace mounted; the folder could not be removed.
         subprocess.run(["umount", "--lazy", str(folder / "exec" / "netns" / "default")], capture_output=True)
         if before is None:

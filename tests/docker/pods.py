@@ -111,9 +111,9 @@ def tracking_behind_s3(engine: docker.DockerClient, images: Images, folder: Path
         ):
             stores.connect(tracking)
             bucket = "import boto3; boto3.client('s3', endpoint_url='http://s3:8333').create_bucket(Bucket='mlflow')"
-            wait_for(lambda: tracking.exec_run(["python3", "-c", bucket])[0] == 0, 120, store)
+            wait_for(lambda: tracking.exec_run(["python3", "-c", bucket])[0] == 0, 600, store)
             health = "import urllib.request as u; u.urlopen('http://127.0.0.1:5000/health', timeout=4)"
-            wait_for(lambda: tracking.exec_run(["python3", "-c", health])[0] == 0, 120, tracking)
+            wait_for(lambda: tracking.exec_run(["python3", "-c", health])[0] == 0, 600, tracking)
             yield steps.name
 
 

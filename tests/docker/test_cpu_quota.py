@@ -16,7 +16,7 @@ with task("train"):
 """
 
 
-@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1.0, 1), (1.5, 2)])
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1.5, 2)])
 def test_workers_and_threads_keep_to_the_quota(
     engine: docker.DockerClient, images: Images, cpus: float, threads: int
 ) -> None:

@@ -46,7 +46,7 @@ def prepared(
         detach=True,
     )
     try:
-        code = container.wait(timeout=300)["StatusCode"]
+        code = container.wait(timeout=600)["StatusCode"]
         return code, container.logs().decode()
     finally:
         container.remove(force=True)

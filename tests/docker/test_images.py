@@ -83,7 +83,7 @@ def test_the_mlflow_server_gets_healthy_and_answers(engine: docker.DockerClient,
         images.mlflow, detach=True, read_only=True, tmpfs={"/tmp": "", "/var/lib/mlflow": ""}
     )
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while container.health != "healthy":
             assert container.status != "exited" and time.monotonic() < deadline, container.logs().decode()[-2000:]
             time.sleep(1)

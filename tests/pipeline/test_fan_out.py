@@ -206,7 +206,7 @@ def test_a_partition_whose_process_is_killed_is_named(model: Path, tmp_path: Pat
     process, said = started(run, tmp_path, until="draw partition 2 of 3) ...")
     (task,) = tasks_of(process)
     task.kill()  # as the kernel does when memory runs out
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=300) == 1
     error = said.read_text()
     # The third partition is drawn or ended before the run ends; the error must name the second one.
     assert "error: prepare (draw partition 2 of 3): its process ended without an error of its own" in error

@@ -154,8 +154,8 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
     wait_for(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 3)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    assert process.wait(timeout=30) == code
-    _, alive = psutil.wait_procs(children, timeout=5)
+    assert process.wait(timeout=300) == code
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
     left = {path.name for path in (tmp_path / "runs").iterdir()}
     assert left <= {"mlflow.db", "mlartifacts"}
@@ -170,9 +170,9 @@ def test_a_run_interrupted_while_training_goes_on_where_it_was(model: Path, tmp_
     process, said = started(command(settings), tmp_path, until="train ...")
     (events,) = tmp_path.glob("runs/.r1.partial-*/kfp/events.jsonl")
     trained = re.compile(r'"description": "train", "done": [2-9]')
-    wait_for(lambda: trained.search(events.read_text()) is not None, seconds=120)
+    wait_for(lambda: trained.search(events.read_text()) is not None)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=300) == 130
     assert "go on with: deepsynth run --resume r1" in said.read_text()
     failed = tmp_path / "runs" / "r1.failed"
     assert {"dataset", "config.yaml", "pipeline.log"} <= {path.name for path in failed.iterdir()}
@@ -196,7 +196,7 @@ def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
     assert not (tmp_path / "runs" / "r1").exists() and not list(scratch.glob("deepsynth-*"))
 
@@ -204,7 +204,7 @@ def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_
 def test_a_step_that_is_killed_is_an_error_with_its_log_kept(model: Path, tmp_path: Path) -> None:
     process, said = started(command(SETTINGS | {"base_model": model}), tmp_path, until="prepare ...")
     tasks_of(process)[-1].kill()  # as the kernel does when memory runs out
-    assert process.wait(timeout=30) == 1
+    assert process.wait(timeout=300) == 1
     error = said.read_text()
     assert "error: prepare: its process ended without an error of its own" in error and "Traceback" not in error
     assert "Inner task failed" in (tmp_path / "runs" / "r1.failed.log").read_text()
@@ -215,7 +215,7 @@ def test_a_step_that_is_killed_is_an_error_with_its_log_kept(model: Path, tmp_pa
 def test_the_adapter_outlives_an_evaluation_that_is_killed(model: Path, tmp_path: Path) -> None:
     process, _ = started(command(SETTINGS | {"base_model": model}), tmp_path, until="evaluate ...")
     tasks_of(process)[-1].kill()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=300) == 1
     failed = tmp_path / "runs" / "r1.failed"
     kept = {path.name for path in failed.iterdir()} - {"benchmark"}  # KFP runs it before or after evaluate
     assert kept == {"dataset", "adapter", "config.yaml", "pipeline.log"}

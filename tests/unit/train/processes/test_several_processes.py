@@ -56,7 +56,7 @@ def step_command(made: Path, output: Path, settings: dict[str, Any]) -> list[str
 
 def ended(command: list[str]) -> tuple[int, str]:
     """Run ``command`` to the end and return its exit code and standard error."""
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=600)
     return answer.returncode, answer.stderr
 
 
@@ -179,14 +179,14 @@ def stopped_by(
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     ) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < deadline:
             lines = progress.read_text().splitlines() if progress.exists() else []
             if any(json.loads(line)["done"] >= steps for line in lines if line.endswith("}")):
                 break
             time.sleep(0.01)
         send(process)
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
     return process.returncode, said
 
 
@@ -269,7 +269,7 @@ from datetime import timedelta
 from components.train.processes import distributed
 from components.train.loop import page_trainer
 
-distributed._LONGEST_WAIT = timedelta(seconds=20)
+distributed._LONGEST_WAIT = timedelta(seconds=200)
 part = sys.argv.pop(1)
 write, calls = getattr(page_trainer, part), []
 evaluate, losses = page_trainer.PageTrainer.evaluation_loop, [1.0, 0.5, 0.8, 0.7]
@@ -363,6 +363,6 @@ def test_the_workers_of_a_killed_parent_end_with_a_checkpoint(made: Path, tmp_pa
     command = [sys.executable, *step_command(made, tmp_path / "out", settings)]
     code, said = stopped_by(kill, command, tmp_path / "progress", steps=1)
     assert code == -signal.SIGKILL and len(left) == 2
-    assert psutil.wait_procs(left, timeout=60)[1] == []
+    assert psutil.wait_procs(left, timeout=300)[1] == []
     (checkpoint,) = (tmp_path / "checkpoints").glob("training-*/checkpoint-*")
     assert damage(checkpoint) is None and "Traceback" not in said
