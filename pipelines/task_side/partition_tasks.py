@@ -12,6 +12,7 @@ from typing import Any
 from components.prepare.config import PrepareConfig
 from components.shared.programs.step_config import parse_config_text, read_config_file, validated
 from pipelines.task_side.artifact_metadata import partition_folders
+from pipelines.task_side.missing_artifacts import named_missing_files
 from pipelines.task_side.task_entry import task
 
 SETTINGS_FILE = "settings.json"
@@ -30,7 +31,8 @@ def select_documents(config: str, selection_dir: str) -> None:
 
 def draw_pages(selection_dir: str, pages_dir: str, partition: int, partitions: int) -> None:
     """Draw the pages of partition 0 to ``partitions`` - 1 of the selected documents."""
-    with task(_STEP, f"draw partition {partition + 1} of {partitions}"):
+    part = f"draw partition {partition + 1} of {partitions}"
+    with task(_STEP, part), named_missing_files({"selection": selection_dir}):
         from components.prepare.stages import draw
 
         draw(_settings(selection_dir, pages_dir), Path(selection_dir), Path(pages_dir), partition, partitions)
@@ -39,7 +41,11 @@ def draw_pages(selection_dir: str, pages_dir: str, partition: int, partitions: i
 def assemble_dataset(selection_dir: str, pages: Sequence[Any], dataset_dir: str) -> None:
     """Make the dataset from the pages of all partitions, KFP artifacts that ``draw_pages`` made."""
     # Resolved: the local runner may put a link into the path that is gone when the run has ended.
-    with task(_STEP, "assemble the dataset", output_dir=str(Path(dataset_dir).resolve())):
+    inputs = {"selection": selection_dir} | {f"pages {number}": one.path for number, one in enumerate(pages)}
+    with (
+        task(_STEP, "assemble the dataset", output_dir=str(Path(dataset_dir).resolve())),
+        named_missing_files(inputs),
+    ):
         from components.prepare.stages import assemble
 
         folders = partition_folders(pages)

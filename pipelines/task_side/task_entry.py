@@ -18,6 +18,7 @@ from components.shared.programs.step_config import parse_config_text, validated
 from components.shared.telemetry.logs import configure_logs, exit_code_of
 from components.shared.telemetry.tracing import step_span
 from pipelines.settings.step_sections import STEP_CONFIGS
+from pipelines.task_side.missing_artifacts import named_missing_files
 from pipelines.task_side.persistent_folders import kept_output, take_over
 from pipelines.task_side.run_events import tell
 
@@ -36,7 +37,8 @@ def run_task(step: str, config: str, **folders: str) -> Any:
             return take_over(kept, output_dir)
         values = parse_config_text(config, step) | folders
         settings = validated(STEP_CONFIGS[step], values, step)
-        with named_failures(step, settings):
+        inputs = {name.removesuffix("_dir"): folder for name, folder in folders.items() if name != "output_dir"}
+        with named_failures(step, settings), named_missing_files(inputs):
             return import_module(f"components.{step}.step").run(settings)
 
 
