@@ -33,7 +33,7 @@ class TrackedSteps:
 
     step: int
     total: int | None
-    """``max_steps``; None if the training counts epochs"""
+    """the planned steps; None if another version trains, which does not log them"""
     loss: float
     moment: float
     """when the loss was logged, in seconds since 1970"""
@@ -129,10 +129,10 @@ class RunSources:
         if not losses:
             return None
         losses = sorted(losses, key=lambda loss: loss.step)
-        planned = int(runs[-1].data.params.get("max_steps") or -1)
+        planned = runs[-1].data.tags.get(tracking_runs.PLANNED_STEPS_TAG, "")
         first, last = losses[0], losses[-1]
         return TrackedSteps(
-            last.step, planned if planned > 0 else None, last.value, last.timestamp / 1000, first.step - 1
+            last.step, int(planned) if planned.isdigit() else None, last.value, last.timestamp / 1000, first.step - 1
         )
 
     def log_of_pod(self, pod: str, tail: int | None = None) -> list[str] | None:

@@ -15,6 +15,8 @@ from components.shared.tracking.run_description import description
 from components.shared.versions import git_commit, tool_version
 
 PIPELINE_RUN_TAG = "kfp.run_id"
+PLANNED_STEPS_TAG = "deepsynth.planned_steps"
+"""The optimizer steps of a whole training, also if its settings count epochs."""
 _OPENS_ON_ITS_RUNS = {"mlflow.experimentKind": "custom_model_development"}
 """Without a kind MLflow's UI opens an experiment on its GenAI page."""
 _LONGEST_DIGEST = 36

@@ -14,6 +14,7 @@ from components.shared.errors import UserError
 from components.shared.models.model_families import in_language_model
 from components.shared.telemetry.progress import ProgressReport
 from components.shared.tracking.step_run import TrackedRun
+from components.shared.tracking.tracking_runs import PLANNED_STEPS_TAG
 from components.train.backends.protocol import TrainableModel
 from components.train.batches.collator import PageCollator, padding_granule
 from components.train.batches.length_grouping import LengthGroupedPages, page_lengths
@@ -56,6 +57,7 @@ def train(
     """
     identity, termination = identity or {}, termination or Termination()
     planned = _planned_steps(len(dataset), config)
+    tracked.set_tags({PLANNED_STEPS_TAG: planned})
     checkpoint = from_first(_checkpoint(config, folder, identity, planned) if is_first() else None)
     measurements = _measurements(checkpoint)
     trainer = _trainer(trainable, dataset, config, folder, identity, measurements, termination)

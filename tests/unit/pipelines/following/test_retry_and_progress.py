@@ -115,9 +115,11 @@ def test_the_step_says_where_it_resumed_in_words_that_are_understood() -> None:
     assert resumed_after([json.dumps({"message": text % (12, "/checkpoints/x")})]) == 12
 
 
+@pytest.mark.parametrize(("planned", "said"), [("75", "20 of 75, loss 0.0500"), (None, "20, loss 0.0500")])
 def test_mlflow_shows_the_progress_where_no_pod_can_be_read(
-    shell: Shell, kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, kfp: FakeKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planned: str | None, said: str
 ) -> None:
+    """The training counts epochs: the total is the steps that it planned."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     run = replay("terminated-while-training", kfp, None)
@@ -126,9 +128,11 @@ def test_mlflow_shows_the_progress_where_no_pod_can_be_read(
     kfp.recorded[run] = [running, with_train(running, "SUCCEEDED", "SUCCEEDED")]
     client = MlflowClient(uri)
     tracked = client.create_run("0", tags={"kfp.run_id": run, "deepsynth.step": "train"}).info.run_id
-    client.log_param(tracked, "max_steps", 75)
+    client.log_param(tracked, "max_steps", None)
+    if planned:
+        client.set_tag(tracked, "deepsynth.planned_steps", planned)
     for step in (13, 14, 20):
         client.log_metric(tracked, "loss", 1 / step, step=step)
     answer = command(shell, kfp, "follow", run)
     assert "train: the training resumed after step 12" in answer.out
-    assert "train: 20 of 75, loss 0.0500" in answer.out
+    assert f"train: {said}" in answer.out

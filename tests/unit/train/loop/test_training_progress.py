@@ -171,6 +171,7 @@ def test_mlflow_gets_the_rates_while_it_trains(made: Path, tmp_path: Path, monke
     training = run(config_of(made, tmp_path / "out", eval_steps=5, eval_pages=1, max_eval_samples=2, logging_steps=2))
     client = MlflowClient(store)
     (tracked,) = client.search_runs([client.get_experiment_by_name("deepsynth").experiment_id])
+    assert tracked.data.tags["deepsynth.planned_steps"] == "5"
     metrics = tracked.data.metrics
     assert {"loss", "learning_rate", "grad_norm", "eval_loss", "eval_cer", "eval_wer"} <= metrics.keys()
     history = {name: client.get_metric_history(tracked.info.run_id, name) for name in metrics}
