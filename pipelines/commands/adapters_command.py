@@ -1,6 +1,7 @@
 """``deepsynth adapters``: list, compare and delete the versions in the model registry."""
 
 import datetime
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from components.shared.tracking.model_registry import CHAMPION, RegisteredAdapte
 adapters = typer.Typer(no_args_is_help=True, help="List, compare and delete the adapters in the MLflow model registry.")
 _LISTED_TAGS = {"gate": "gate", "cer": "CER", "cer_interval": "95 % interval", "base_model": "base model"}
 _NOT_TERMINAL_WIDTH = 160
+_LONG_FRACTION = re.compile(r"(?<![\w.])-?\d+\.\d{5,}(?![\w.])")
 
 RunsDir = Annotated[
     Path, typer.Option(help="The folder of the runs. Its MLflow store is used if MLFLOW_TRACKING_URI is not set.")
@@ -41,7 +43,7 @@ def list_adapters(
         return
     table = _table("name", "version", "aliases", "registered (UTC)", *_LISTED_TAGS.values())
     for version in versions:
-        tags = [version.tags.get(tag, "–") for tag in _LISTED_TAGS]
+        tags = [_rounded(version.tags.get(tag, "–")) for tag in _LISTED_TAGS]
         _add(table, [version.name, str(version.version), _aliases(version), _time(version), *tags])
     output_console(_NOT_TERMINAL_WIDTH, highlight=False).print(table)
 
@@ -65,7 +67,7 @@ def compare(
     _add_compared(table, "aliases", [_aliases(version) for version in chosen])
     _add_compared(table, "registered (UTC)", [_time(version) for version in chosen])
     for tag in sorted({tag for version in chosen for tag in version.tags}):
-        _add_compared(table, tag, [version.tags.get(tag, "–") for version in chosen])
+        _add_compared(table, tag, [_rounded(version.tags.get(tag, "–")) for version in chosen])
     output_console(_NOT_TERMINAL_WIDTH, highlight=False).print(table)
 
 
@@ -151,6 +153,15 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _rounded(text: str) -> str:
+    """Return ``text`` with its long fractions rounded to 4 significant digits; the intervals say how sure they are.
+
+    >>> _rounded("0.03528886241810601"), _rounded("0.0207476 to 0.0552257"), _rounded("0.05"), _rounded("1.2.34567")
+    ('0.03529', '0.02075 to 0.05523', '0.05', '1.2.34567')
+    """
+    return _LONG_FRACTION.sub(lambda number: f"{float(number[0]):.4g}", text)
 
 
 def _aliases(version: RegisteredAdapter) -> str:

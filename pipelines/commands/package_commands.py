@@ -28,6 +28,8 @@ def verify(
 ) -> None:
     """Recompute every digest of a package's lineage, and report what differs and what could not be checked.
 
+    The last line is the verdict. In the folder of a run, the run's dataset, adapter and evaluation are compared too.
+
     Exit code 0: everything that could be checked matches. 1: something differs. 2: the package cannot be read, or
     --sha256 was given for an unpacked package.
 
@@ -39,15 +41,24 @@ def verify(
 
     - the whole chain: `deepsynth verify reader.zip --dataset-dir dataset --evaluation-dir evaluation --sha256 3f0c…`
     """
-    from components.export.lineage.findings import Reach
+    from components.export.lineage.findings import Reach, verdict_of
     from components.export.lineage.integrity import check_integrity
+    from pipelines.local.runs_folder import folders_beside
 
     for folder in (dataset_dir, adapter_dir, evaluation_dir, base_model):
         if folder is not None and not folder.is_dir():
             raise UserError("no such folder", where=str(folder))
-    reach = Reach(dataset_dir, adapter_dir, evaluation_dir, base_model, sha256)
+    beside = folders_beside(package)
+    reach = Reach(
+        dataset_dir or beside.get("dataset"),
+        adapter_dir or beside.get("adapter"),
+        evaluation_dir or beside.get("evaluation"),
+        base_model,
+        sha256,
+    )
     findings = check_integrity(package, reach)
     _print(findings)
+    _print_line(f"{'verdict:':<12}{verdict_of(findings)}")
     if any(finding.state == "differs" for finding in findings):
         raise typer.Exit(EXIT_CODE_DIFFERS)
 

@@ -24,3 +24,14 @@ FOLDERS = {
 def tracking_uri(runs_dir: Path) -> str:
     """Return ``MLFLOW_TRACKING_URI``, or the SQLite file that all runs of the folder share."""
     return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(runs_dir / "mlflow.db")
+
+
+def folders_beside(package: Path) -> dict[str, Path]:
+    """Return dataset, adapter and evaluation of the run whose package this is, by their names.
+
+    Nothing if ``package``, the folder or a zip in it, is not in the folder of a run, where all three are.
+    """
+    folder = package.absolute()
+    run = (folder if folder.is_dir() else folder.parent).parent
+    found = {name: run / name for name in ("dataset", "adapter", "evaluation")}
+    return found if all(path.is_dir() for path in found.values()) else {}

@@ -1,8 +1,9 @@
 """What ``deepsynth verify`` found, digest by digest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from components.shared.digests import sha256_file
 
@@ -75,6 +76,30 @@ class Findings:
     def not_reached(self, link: str, subject: str, detail: str) -> None:
         """Record what could not be compared."""
         self.found.append(Finding(link, subject, "not reached", detail))
+
+
+def verdict_of(findings: Sequence[Finding]) -> str:
+    """Return one line: whether anything differs, and how much could be compared.
+
+    >>> verdict_of([Finding("adapter", "a", "matches"), Finding("shards", "s", "not reached", "give --dataset-dir")])
+    'intact: the 1 digest that could be compared matches; 1 was not reached (shards)'
+    """
+    by_state = {state: [one for one in findings if one.state == state] for state in get_args(State)}
+    compared = len(findings) - len(by_state["not reached"])
+    missing = by_state["not reached"]
+    links = ", ".join(dict.fromkeys(one.link for one in missing))
+    rest = f"; {len(missing)} {'was' if len(missing) == 1 else 'were'} not reached ({links})" if missing else ""
+    if changed := by_state["differs"]:
+        links = ", ".join(dict.fromkeys(one.link for one in changed))
+        return f"CHANGED: {len(changed)} of {compared} compared {_digests(compared)} differ ({links}){rest}"
+    if not compared:
+        return f"not known: nothing could be compared{rest}"
+    match = "matches" if compared == 1 else "match"
+    return f"intact: the {compared} {_digests(compared)} that could be compared {match}{rest}"
+
+
+def _digests(count: int) -> str:
+    return "digest" if count == 1 else "digests"
 
 
 def _shown(value: Any) -> str:

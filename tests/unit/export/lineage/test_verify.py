@@ -371,13 +371,18 @@ def test_the_command_says_it_in_lines_and_exit_codes(result: ExportResult, unpac
     from pipelines.command_line import app
 
     program = CliRunner()
-    whole = program.invoke(app, ["verify", str(result.folder), "--dataset-dir", str(made / "dataset")])
+    whole = program.invoke(app, ["verify", str(result.folder), "--base-model", str(made / "base")])
     assert whole.exit_code == 0, whole.output
-    assert "shards:     2 match" in whole.output and "not reached: samples.parquet" in whole.output
+    assert "shards:     2 match" in whole.output and "not reached" not in whole.output, "found beside the package"
+    assert "verdict:    intact: the " in whole.output.splitlines()[-1]
+    alone = program.invoke(app, ["verify", str(unpacked)])
+    assert alone.exit_code == 0 and "not reached: samples.parquet" in alone.output
+    assert "verdict:    intact" in alone.output and "not reached (shards" in alone.output.splitlines()[-1]
     (unpacked / "in\x1b[2Jference.py").write_text("")
     broken = program.invoke(app, ["verify", str(unpacked)])
     assert broken.exit_code == 1
     assert "differs: in\\x1b[2Jference.py: not in the lineage" in broken.output
+    assert "verdict:    CHANGED: 1 of " in broken.output.splitlines()[-1]
 
 
 @pytest.mark.parametrize("arguments", [["none.zip"], [".", "--sha256", "0" * 64]])

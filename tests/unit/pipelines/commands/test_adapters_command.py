@@ -25,8 +25,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adapter = folder / "adapter"
     adapter.mkdir(parents=True)
     (adapter / "adapter_config.json").write_text("{}")
-    for cer in ("0.09", "0.05", "[red]\x1b[31m0.04"):
-        tags = {"gate": "promoted", "cer": cer, "base_model": "tiny-base"}
+    for cer in ("0.0900123456789", "0.05", "[red]\x1b[31m0.04"):
+        tags = {"gate": "promoted", "cer": cer, "cer_interval": "0.0312345 to 0.12", "base_model": "tiny-base"}
         registered = model_registry.register(adapter, NAME, tags, uri=uri)
         if registered.version > 1:
             alias = {2: "champion", 3: "challenger"}[registered.version]
@@ -58,7 +58,8 @@ def test_list_shows_the_newest_first_with_aliases_and_verdict(runs: Path) -> Non
         rows = [line for line in output.splitlines() if NAME in line]
         assert [row.split("│")[2].strip() for row in rows] == ["3", "2", "1"]
         assert "@challenger" in rows[0] and "@champion" in rows[1] and "@" not in rows[2]
-        assert all("promoted" in row and "tiny-base" in row for row in rows)
+        assert all("promoted" in row and "tiny-base" in row and "0.03123 to 0.12" in row for row in rows)
+        assert [cell.strip() for cell in rows[2].split("│")][6] == "0.09001", "no reader compares 17 digits"
         assert "[red]\\x1b[31m0.04" in rows[0] and "\x1b[31m0.04" not in output, "a tag is text and nothing else"
 
 
@@ -69,7 +70,7 @@ def test_compare_shows_champion_and_newest_side_by_side(runs: Path) -> None:
     assert line_with(" gate ", output)[-3:] == ["gate", "promoted", "promoted"]
     assert line_with(" gate ", output)[0] != "≠"
     chosen = adapters(runs, "compare", NAME, "1", "2").output
-    assert line_with(" cer ", chosen)[-2:] == ["0.09", "0.05"]
+    assert line_with(" cer ", chosen)[-2:] == ["0.09001", "0.05"]
 
 
 @pytest.mark.parametrize(
