@@ -22,6 +22,7 @@ SMALL_RUN: dict[str, object] = {
     "evaluate.classic_ocr": "false",
     "benchmark.max_steps": 2,
     "benchmark.warmup_steps": 1,
+    "export.verify": "false",
 }
 
 

@@ -23,14 +23,13 @@ from tests.pipeline.deepsynth_run import (
 )
 
 STEPS = {"prepare", "train", "evaluate", "benchmark", "gate", "export"}
-SETTINGS = {
-    "prepare.max_documents": 12,
-    "prepare.max_train_pages": 16,
-    "prepare.max_eval_pages": 4,
+SETTINGS = {"prepare.max_documents": 12, "prepare.max_train_pages": 16, "prepare.max_eval_pages": 4}
+EVERY_STEP = {
     # A blank model learns nothing in two steps, so the gate accepts any answer; CER can exceed 1.
     "gate.min_improvement": -1000,
     "gate.min_documents": 2,
     "gate.max_loop_rate_increase": 1,
+    "export.verify": "true",
 }
 
 
@@ -51,7 +50,7 @@ class FinishedRun:
 
 @pytest.fixture(scope="module")
 def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    root, output, progress = finish_well(command(SETTINGS | {"base_model": model}), tmp_path_factory)
+    root, output, progress = finish_well(command(SETTINGS | EVERY_STEP | {"base_model": model}), tmp_path_factory)
     return FinishedRun(root, model, output, progress)
 
 
@@ -166,7 +165,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
 
 @pytest.mark.slow
 def test_a_run_interrupted_while_training_goes_on_where_it_was(model: Path, tmp_path: Path) -> None:
-    settings = SETTINGS | {"base_model": model, "train.max_steps": 100}
+    settings = SETTINGS | {"base_model": model, "train.max_steps": 60}
     process, said = started(command(settings), tmp_path, until="train ...")
     (events,) = tmp_path.glob("runs/.r1.partial-*/kfp/events.jsonl")
     trained = re.compile(r'"description": "train", "done": [2-9]')
@@ -184,7 +183,7 @@ def test_a_run_interrupted_while_training_goes_on_where_it_was(model: Path, tmp_
     assert answer.returncode == 0, answer.stderr
     assert "prepare (kept) done" in answer.stderr and "train (kept)" not in answer.stderr
     training = json.loads((tmp_path / "runs" / "r1" / "adapter" / "training.json").read_text())
-    assert training["steps"] == 100 and training["resumed_after_steps"]
+    assert training["steps"] == 60 and training["resumed_after_steps"]
     assert (tmp_path / "runs" / "r1" / "dataset" / "manifest.json").read_bytes() == manifest
     assert not failed.exists() and not list((tmp_path / "runs").glob(".checkpoints/r1/*"))
     again = finish([DEEPSYNTH, "run", "--resume", "r1"], tmp_path)

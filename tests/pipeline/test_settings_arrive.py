@@ -90,7 +90,7 @@ def test_two_names_stay_two_and_hold_nobodys_syntax(one: str, other: str) -> Non
 
 
 @given(st.lists(texts, min_size=50, max_size=80))
-@settings(max_examples=2, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1, suppress_health_check=list(HealthCheck))
 def test_settings_arrive_through_kfps_compiler_and_local_runner(tmp_path_factory: Any, drawn: list[str]) -> None:
     folder = tmp_path_factory.mktemp("hand-on")
     value = {"instruction": SYNTAX + drawn, "{{workflow.name}}": "".join(SYNTAX)}
