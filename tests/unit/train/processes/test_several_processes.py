@@ -190,6 +190,14 @@ def stopped_by(
     return process.returncode, said
 
 
+STOPPED: dict[str, Any] = {"num_gpus": 2, "max_steps": 12, "lora_dropout": 0.1, "per_device_train_batch_size": 3}
+
+
+@pytest.fixture(scope="module")
+def whole(made: Path) -> dict[str, Any]:
+    return run(train_config(made, made / "whole", {**SETTINGS, **STOPPED})).training.model_dump()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "send",
@@ -200,11 +208,9 @@ def stopped_by(
     ids=["to the parent", "to the group"],
 )
 def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on(
-    send: Callable[[subprocess.Popen[str]], None], made: Path, tmp_path: Path
+    send: Callable[[subprocess.Popen[str]], None], made: Path, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
-    settings: dict[str, Any] = {"num_gpus": 2, "max_steps": 12, "lora_dropout": 0.1, "per_device_train_batch_size": 3}
-    whole = run(train_config(made, tmp_path / "whole", {**SETTINGS, **settings})).training.model_dump()
-    settings |= {"checkpoint_dir": tmp_path / "checkpoints"}
+    settings = STOPPED | {"checkpoint_dir": tmp_path / "checkpoints"}
     command = [sys.executable, *step_command(made, tmp_path / "out", settings)]
     code, said = stopped_by(send, command, tmp_path / "progress", steps=1)
     assert code == 143
