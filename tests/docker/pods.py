@@ -66,7 +66,7 @@ class Pod:
         finally:
             container.remove(force=True)
 
-    def answer(self, *command: str, seconds: float = 600, **limits: object) -> tuple[int, str]:
+    def answer(self, *command: str, seconds: float = 900, **limits: object) -> tuple[int, str]:
         """Run ``command`` to its end; return its exit code and what it printed."""
         with self.started(*command, **limits) as container:  # type: ignore[arg-type]
             code = container.wait(timeout=seconds)["StatusCode"]

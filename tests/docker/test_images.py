@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import docker
@@ -23,6 +24,17 @@ def said(engine: docker.DockerClient, image: str, command: list[str], **argument
     return engine.containers.run(image, command, remove=True, stderr=True, **arguments).decode()
 
 
+@pytest.fixture(scope="module")
+def server(engine: docker.DockerClient, images: Images) -> Iterator[Any]:
+    """An MLflow server; it starts, which takes half a minute, while the other tests run."""
+    container = engine.containers.run(
+        images.mlflow, detach=True, read_only=True, tmpfs={"/tmp": "", "/var/lib/mlflow": ""}
+    )
+    yield container
+    container.remove(force=True)
+
+
+@pytest.mark.usefixtures("server")
 def test_both_images_name_what_they_hold(engine: docker.DockerClient, images: Images) -> None:
     for image in (images.step, images.mlflow):
         labels = {
@@ -76,26 +88,20 @@ def test_pango_and_fonts_of_all_scripts_are_there(engine: docker.DockerClient, i
     assert "NotoSansDevanagari" in fonts and "wqy-microhei" in fonts
 
 
-def test_the_mlflow_server_gets_healthy_and_answers(engine: docker.DockerClient, images: Images) -> None:
+def test_the_mlflow_server_gets_healthy_and_answers(engine: docker.DockerClient, images: Images, server: Any) -> None:
     check = config(engine, images.mlflow)["Healthcheck"]["Test"]
     assert check[0] == "CMD" and "/health" in " ".join(check)
-    container = engine.containers.run(
-        images.mlflow, detach=True, read_only=True, tmpfs={"/tmp": "", "/var/lib/mlflow": ""}
+    deadline = time.monotonic() + 600
+    while server.health != "healthy":
+        assert server.status != "exited" and time.monotonic() < deadline, server.logs().decode()[-2000:]
+        time.sleep(1)
+        server.reload()
+    program = (
+        "import mlflow; mlflow.set_tracking_uri('http://127.0.0.1:5000'); mlflow.log_text('read', 'a.txt');"
+        "print(mlflow.artifacts.load_text(mlflow.get_artifact_uri('a.txt')))"
     )
-    try:
-        deadline = time.monotonic() + 600
-        while container.health != "healthy":
-            assert container.status != "exited" and time.monotonic() < deadline, container.logs().decode()[-2000:]
-            time.sleep(1)
-            container.reload()
-        program = (
-            "import mlflow; mlflow.set_tracking_uri('http://127.0.0.1:5000'); mlflow.log_text('read', 'a.txt');"
-            "print(mlflow.artifacts.load_text(mlflow.get_artifact_uri('a.txt')))"
-        )
-        code, output = container.exec_run(["python3", "-c", program])
-        assert code == 0 and b"read" in output, output
-    finally:
-        container.remove(force=True)
+    code, output = server.exec_run(["python3", "-c", program])
+    assert code == 0 and b"read" in output, output
 
 
 def test_a_tag_that_says_nothing_is_refused() -> None:

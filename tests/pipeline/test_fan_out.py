@@ -201,7 +201,7 @@ def test_a_partition_whose_process_is_killed_is_named(model: Path, tmp_path: Pat
     long = tmp_path / "long"
     long.mkdir()
     for number in range(60):
-        (long / f"{number}.txt").write_text(" ".join(f"word{number}x{place}" for place in range(1000)))
+        (long / f"{number}.txt").write_text(" ".join(f"word{number}x{place}" for place in range(3000)))
     run = in_three(long, model, **{"prepare.max_train_pages": "3000"})
     process, said = started(run, tmp_path, until="draw partition 2 of 3) ...")
     (task,) = tasks_of(process)

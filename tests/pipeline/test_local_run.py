@@ -165,7 +165,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
 
 @pytest.mark.slow
 def test_a_run_interrupted_while_training_goes_on_where_it_was(model: Path, tmp_path: Path) -> None:
-    settings = SETTINGS | {"base_model": model, "train.max_steps": 60}
+    settings = SETTINGS | {"base_model": model, "train.max_steps": 100}
     process, said = started(command(settings), tmp_path, until="train ...")
     (events,) = tmp_path.glob("runs/.r1.partial-*/kfp/events.jsonl")
     trained = re.compile(r'"description": "train", "done": [2-9]')
@@ -183,7 +183,7 @@ def test_a_run_interrupted_while_training_goes_on_where_it_was(model: Path, tmp_
     assert answer.returncode == 0, answer.stderr
     assert "prepare (kept) done" in answer.stderr and "train (kept)" not in answer.stderr
     training = json.loads((tmp_path / "runs" / "r1" / "adapter" / "training.json").read_text())
-    assert training["steps"] == 60 and training["resumed_after_steps"]
+    assert training["steps"] == 100 and training["resumed_after_steps"]
     assert (tmp_path / "runs" / "r1" / "dataset" / "manifest.json").read_bytes() == manifest
     assert not failed.exists() and not list((tmp_path / "runs").glob(".checkpoints/r1/*"))
     again = finish([DEEPSYNTH, "run", "--resume", "r1"], tmp_path)
