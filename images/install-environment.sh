@@ -4,7 +4,7 @@
 # torch is installed first, so that no other package pulls in another build. PyPI's build for Linux includes CUDA's
 # libraries, several GB that a machine without an NVIDIA driver cannot use; such a machine gets the CPU build: from
 # TORCH_CPU_INDEX if that is set, from pip's own index if it has one, else by uv, which knows where torch's builds are.
-# If uv is installed, it also installs the rest, in a fraction of pip's time.
+# The rest is installed by uv, in a fraction of pip's time: the installed one, or one that pip puts into .venv.
 set -euo pipefail
 extra=${1:-}
 PYTHON=${PYTHON:-python3}
@@ -18,7 +18,7 @@ pip_install() {
         { grep -v '^Requirement already satisfied' || true; }
 }
 uv_install() { "$uv" pip install --python $python --constraint constraints.txt "$@"; }
-uv=$(command -v uv || true)
+uv=$(command -v uv || { pip_install --quiet uv >&2 && echo .venv/bin/uv; } || true)
 
 has_nvidia_driver() { [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi > /dev/null; }
 
@@ -36,8 +36,7 @@ install_cpu_torch() {
         pip_install "$torch"
     else
         say "torch's CPU build, by uv: this machine has no NVIDIA driver"
-        [ -n "$uv" ] || { pip_install uv && uv=.venv/bin/uv; }
-        uv_install --torch-backend=cpu "$torch" || {
+        { [ -n "$uv" ] && uv_install --torch-backend=cpu "$torch"; } || {
             say "warning: torch's CPU builds are out of reach: pip's build follows, with CUDA's libraries, several GB;" \
                 "TORCH_CPU_INDEX=URL names an index of CPU builds"
             pip_install "$torch"
@@ -54,6 +53,10 @@ if ! $python -c 'import importlib.metadata as m; m.version("torch")' 2> /dev/nul
     fi
 fi
 say "this project${extra:+ with what \"$extra\" needs}"
-if [ -n "$uv" ]; then uv_install --editable ".${extra:+[$extra]}"; else pip_install --editable ".${extra:+[$extra]}"; fi
+project=".${extra:+[$extra]}"
+if [ -z "$uv" ] || ! uv_install --editable "$project"; then
+    say "pip installs it: uv cannot be had, or failed"
+    pip_install --editable "$project"
+fi
 version=$($python -c 'import importlib.metadata as m; print(m.version("torch"))')
 say "installed: .venv, $(du -sh .venv | cut -f 1), with torch $version"
