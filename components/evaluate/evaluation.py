@@ -27,6 +27,8 @@ from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.output_folder import finished_folder
 from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.models.adapter_loading import check_base_of_adapter, check_fine_tuned_weights
+from components.shared.models.model_loading import default_device
+from components.shared.models.weight_memory import BFLOAT16, FLOAT32, check_weights_fit
 from components.shared.scoring.statistics import DocumentBootstrap
 from components.shared.scoring.text_normalization import normalizer
 from components.shared.tracking import headline
@@ -51,7 +53,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         _champion(config) as champion,
     ):
         # Errors in the inputs come now, not after the base has read everything.
-        _check_fine_tuned(config)
+        _check_models(config)
         bert_scorer = BertScorer(config.bertscore_model, config.bertscore_layer) if config.bertscore_model else None
         dataset = ShardDataset(config.dataset_dir, config.split)
         shared = check_training_documents(dataset, config.split)
@@ -92,7 +94,9 @@ def _champion(config: EvaluateConfig) -> Iterator[Champion | None]:
         yield fetch_champion(config.champion, config.base_model, config.revision, Path(folder) / "files")
 
 
-def _check_fine_tuned(config: EvaluateConfig) -> None:
+def _check_models(config: EvaluateConfig) -> None:
+    loaded = BFLOAT16 if default_device().type == "cuda" else FLOAT32  # as default_dtype says
+    check_weights_fit(config.base_model, config.revision, loaded)
     if config.adapter_dir is not None:
         check_base_of_adapter(config.base_model, config.revision, config.adapter_dir)
         check_fine_tuned_weights(config.adapter_dir)

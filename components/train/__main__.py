@@ -13,5 +13,11 @@ def _run(config: TrainConfig) -> None:
     run(config)
 
 
+def _check(config: TrainConfig) -> None:
+    from components.train.estimate.least_memory import check_least_memory
+
+    check_least_memory(config)
+
+
 if __name__ == "__main__":
-    sys.exit(step_main("train", TrainConfig, _run, sys.argv[1:]))
+    sys.exit(step_main("train", TrainConfig, _run, sys.argv[1:], _check))

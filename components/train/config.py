@@ -72,6 +72,9 @@ class TrainConfig(StepConfig):
     """pages per device and step"""
     gradient_accumulation_steps: int = Field(1, ge=1)
     """batches per optimizer step"""
+    fit_batch: bool = False
+    """take the largest per_device_train_batch_size that fits into memory by the estimate, with as many
+    gradient_accumulation_steps as give the same number of pages per optimizer step"""
     learning_rate: float = Field(2e-4, gt=0, le=1e30)
     """the schedule's highest learning rate"""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
@@ -120,7 +123,7 @@ class TrainConfig(StepConfig):
     metric_for_best_model: Literal["eval_loss", "eval_cer"] = "eval_loss"
     """the metric of early stopping"""
     ignore_memory_estimate: bool = False
-    """on a GPU: train even if the memory estimate says that the training does not fit"""
+    """train even if the memory estimate says that the training does not fit"""
     compile_cache_dir: Path | None = None
     """keep compiled kernels for later runs here (on a volume, for instance); if not set, in the user's cache folder"""
     vision_features_dir: Path | None = None

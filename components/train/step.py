@@ -3,7 +3,7 @@
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from components.shared.tracking.step_run import TRACKING_OFF, TrackedRun, step_r
 from components.shared.versions import software_versions
 from components.train.backends.choice import choose_backend
 from components.train.backends.protocol import TrainableModel
+from components.train.batches.batch_plan import configured_plan
 from components.train.config import TrainConfig
 from components.train.processes.termination import EXIT_CODE, handled_termination
 from components.train.processes.torchrun import one_of_several, started_by_torchrun
@@ -33,10 +34,11 @@ class TrainResult:
     training: TrainingRecord
 
 
-def run(config: TrainConfig) -> TrainResult:
+def run(config: TrainConfig, halvings: Sequence[dict[str, int]] = ()) -> TrainResult:
     """Train on ``config.dataset_dir`` and write ``config.output_dir``; with several GPUs, start one process per GPU.
 
-    Under torchrun this is one of its processes, and only the first process writes.
+    Under torchrun this is one of its processes, and only the first process writes. ``halvings`` are those of earlier
+    attempts of its processes, which ran out of memory, see ``BatchPlan``.
 
     Raises:
         UserError: the dataset, the model or a setting is not usable on this machine, or loss or weights became nan.
@@ -48,18 +50,18 @@ def run(config: TrainConfig) -> TrainResult:
         run_in_processes(config)
         return TrainResult(config.output_dir, TrainingRecord.read(config.output_dir))
     with one_of_several(config.num_gpus):
-        return _run(config)
+        return _run(config, halvings)
 
 
-def _run(config: TrainConfig) -> TrainResult:
+def _run(config: TrainConfig, halvings: Sequence[dict[str, int]]) -> TrainResult:
     backend, reason = choose_backend(config)  # before any other import: Unsloth patches transformers
     import transformers
 
     from components.shared.datasets.shard_reader import ShardDataset
-    from components.train.estimate.preflight import check_free_memory
+    from components.train.estimate.fitting_batch import plan_within_memory
     from components.train.loop.checkpoints import training_folder, training_identity
     from components.train.loop.measurements import check_trained_weights, peak_memory_of_processes, start_memory_peak
-    from components.train.loop.training import train
+    from components.train.loop.memory_recovery import train_within_memory
     from components.train.processes import distributed
 
     distributed.join()
@@ -68,8 +70,8 @@ def _run(config: TrainConfig) -> TrainResult:
         transformers.utils.logging.disable_progress_bar()
     log.info("backend %s: %s", backend.name, reason)
     dataset = ShardDataset(config.dataset_dir, "train")
-    if first:
-        check_free_memory(config, dataset, backend.name)
+    plan = plan_within_memory(config, dataset, backend.name) if first else configured_plan(config)
+    plan = distributed.from_first(plan).after(halvings)
     identity = training_identity(config, backend.name, dataset.manifest.digest) | {"processes": processes}
     with (
         handled_termination() as termination,
@@ -80,13 +82,17 @@ def _run(config: TrainConfig) -> TrainResult:
     ):
         tracked.log_dataset(dataset.manifest.digest, dataset.manifest.sources_name(), "training")
         tracked.set_tags({"backend": backend.name, "backend_reason": reason})
+        if plan.fitted:
+            tracked.log_parameters({f"fitted_{name}": value for name, value in plan.settings.items()})
         transformers.set_seed(config.seed)
         with span("load the model"):
             trainable = backend.load(config)
         base = _base(config) if first else None
         loading = peak_memory_of_processes()
         start_memory_peak()
-        measurements = train(trainable, dataset, config, checkpoints, tracked, identity, termination)
+        measurements = train_within_memory(
+            trainable, dataset, config, checkpoints, tracked, identity, termination, plan
+        )
         if distributed.in_any_process(termination.requested):
             _leave(config, checkpoints)
         check_trained_weights(trainable.model, len(measurements.step_seconds))

@@ -10,7 +10,7 @@ from pipelines.definition.environment import Environment
 from pipelines.following.pod_reports import StepPod, driver_pods, failure_of_pod, waiting_for
 from pipelines.following.reason import Reason, killed, with_known_mend
 from pipelines.following.run_sources import RunSources
-from pipelines.following.step_log import killed_by_the_kernel, last_error, own_lines
+from pipelines.following.step_log import killed_by_the_kernel, last_error, logged_memory, own_lines
 from pipelines.following.workflow_nodes import (
     StepAttempt,
     StepState,
@@ -115,7 +115,7 @@ class Diagnosis:
         ended = [pod for pod in pods if pod.phase in ("Failed", "Unknown")]
         attempts = [attempt for attempt in step_attempts(tasks_of(run)) if attempt.step == step.name]
         lines = self._log(ended, attempts)
-        reason = failure_of_pod(ended[-1], self._environment) if ended else None
+        reason = failure_of_pod(ended[-1], self._environment, logged_memory(lines)) if ended else None
         if reason is None:
             reason = self._other_reason(step, ended, lines)
         attempt = f" ({ended[-1].attempt_of(self._environment)})" if ended else ""
@@ -128,7 +128,7 @@ class Diagnosis:
             if step_of_node(name) == step.name:
                 return with_known_mend(message)
         if killed_by_the_kernel(lines):
-            return killed(step.name, self._environment)
+            return killed(step.name, self._environment, logged_memory(lines))
         state = "its pod left no message" if ended else "its pod is gone"
         return Reason(f"{state}, and neither MLflow nor KFP has an error text")
 

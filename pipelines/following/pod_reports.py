@@ -94,18 +94,23 @@ def waiting_for(pod: StepPod, events: Iterable[dict[str, Any]], environment: Env
     return None
 
 
-def failure_of_pod(pod: StepPod, environment: Environment) -> Reason | None:
-    """Return why a pod failed; None if it did not fail, or says nothing."""
+def failure_of_pod(pod: StepPod, environment: Environment, logged_memory: str = "") -> Reason | None:
+    """Return why a pod failed; None if it did not fail, or says nothing.
+
+    ``logged_memory`` is what its log says of its memory.
+    """
     if pod.phase not in ("Failed", "Unknown"):
         return None
     ending = pod_ending(pod.raw)
-    return _in_terms_of_the_environment(pod, ending, environment) if ending else _message_of_the_step(pod)
+    if ending is None:
+        return _message_of_the_step(pod)
+    return _in_terms_of_the_environment(pod, ending, environment, logged_memory)
 
 
-def _in_terms_of_the_environment(pod: StepPod, ending: Ending, environment: Environment) -> Reason:
+def _in_terms_of_the_environment(pod: StepPod, ending: Ending, environment: Environment, logged_memory: str) -> Reason:
     match ending.cause:
         case "memory":
-            return out_of_memory(pod.step, ending.detail or None)
+            return out_of_memory(pod.step, ending.detail or None, logged_memory)
         case "evicted" if "ephemeral-storage" in ending.detail:
             return Reason(str(ending), "use nodes with larger disks, or smaller partitions")
         case "evicted":

@@ -74,16 +74,21 @@ def deadline(step: str, seconds: int | None, environment: Environment) -> Reason
     return Reason("the run's deadline ended it", "raise limits.active_deadline_seconds in the environment")
 
 
-def out_of_memory(step: str, limit: str | None) -> Reason:
-    """Return the reason of a container that took more than its memory limit, or of a node without memory."""
+def out_of_memory(step: str, limit: str | None, logged: str = "") -> Reason:
+    """Return the reason of a container that took more than its memory limit, or of a node without memory.
+
+    ``logged`` is what the step had said of its memory.
+    """
+    used = f" ({logged})" if logged else ""
     if limit is None:
         mend = f"set {resources_key(step)}.memory_request and memory_limit, so that it gets a node with room"
-        return Reason("out of memory: the node had none left", mend)
-    return Reason(f"out of memory at {limit}: raise {resources_key(step)}.memory_limit")
+        return Reason(f"out of memory: the node had none left{used}", mend)
+    return Reason(f"out of memory at {limit}: raise {resources_key(step)}.memory_limit{used}")
 
 
-def killed(step: str, environment: Environment) -> Reason:
+def killed(step: str, environment: Environment, logged: str = "") -> Reason:
     """Return the reason of a step that ended by SIGKILL, where only the log tells."""
     limit = getattr(environment.resources, TASK_KINDS.get(step, "control")).memory_limit
     at = f" at {limit}" if limit else ""
-    return Reason(f"killed (SIGKILL), most probably out of memory{at}: raise {resources_key(step)}.memory_limit")
+    used = f" ({logged})" if logged else ""
+    return Reason(f"killed (SIGKILL), most probably out of memory{at}: raise {resources_key(step)}.memory_limit{used}")

@@ -15,6 +15,12 @@ from components.shared.telemetry.json_logs import readable
 _LAUNCHER = re.compile(r"[IWEF]\d{4} \d{2}:\d{2}:\d{2}\.\d+\s+\d+ \S+:\d+\] ")
 _EXECUTOR = re.compile(r"\[KFP Executor [^\]]+\]: ")
 _INPUT_FOLLOWS = "Got executor_input:"
+# Fields of components.shared.telemetry.progress.
+_PEAKS = {
+    "peak_container_bytes": "in its container with cached files",
+    "peak_resident_bytes": "in its process",
+    "peak_gpu_bytes": "of GPU memory",
+}
 # MLflow's client prints these at the end of each run.
 _MLFLOW_LINKS = re.compile(r"(?:🏃 View run|🧪 View experiment) ")
 # A JSON line of which KFP's archive shows the field "log".
@@ -70,6 +76,19 @@ def last_error(lines: Iterable[str]) -> str:
         elif _ARCHIVED_ERROR.match(line):
             found = line.partition(" ")[2]
     return " ".join(found.split())
+
+
+def logged_memory(lines: Iterable[str]) -> str:
+    """Return the peaks of memory that a step logged last, beside its progress; empty if it logged none.
+
+    >>> logged_memory(['{"message": "train: 8 of 24", "peak_resident_bytes": 966367642}', "bye"])
+    'the step had logged a peak of 0.90 GiB in its process'
+    """
+    found: dict[str, Any] = {}
+    for record in filter(None, map(json_record, lines)):
+        found = {name: record[name] for name in _PEAKS if isinstance(record.get(name), int)} or found
+    peaks = ", ".join(f"{found[name] / 2**30:.2f} GiB {place}" for name, place in _PEAKS.items() if name in found)
+    return f"the step had logged a peak of {peaks}" if peaks else ""
 
 
 def killed_by_the_kernel(lines: Iterable[str]) -> bool:

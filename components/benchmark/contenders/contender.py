@@ -32,9 +32,10 @@ NOT_COMPARED = {
     "max_eval_samples",
     "metric_for_best_model",
     "early_stopping_patience",
+    "fit_batch",
 }
-"""Settings of the train step that would put other work between the timed steps, or let one contender resume from
-another's checkpoint."""
+"""Settings of the train step that would put other work between the timed steps, let one contender resume from another's
+checkpoint, or give each another batch."""
 
 
 def measure(
@@ -69,7 +70,7 @@ def check_train_settings(config: BenchmarkConfig) -> None:
     """Have the train step check the settings in ``config.train`` before anything is measured.
 
     Raises:
-        UserError: a key is unknown or a value is wrong.
+        UserError: a key is unknown, a value is wrong, or the weights cannot fit into memory.
     """
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         file = Path(folder) / "train"
@@ -102,6 +103,13 @@ def steady_figures(
     contender: Contender, repeat: int, training: TrainingRecord, warmup_steps: int, wall_seconds: float
 ) -> Measurement:
     """Return the figures of the steps after the first ``warmup_steps`` of a train step's ``training.json``."""
+    if training.batch and training.batch.halvings:
+        first = training.batch.halvings[0]
+        reason = (
+            f"ran out of memory after step {first.after_step}; it went on with"
+            f" per_device_train_batch_size {first.per_device_train_batch_size}, which is not comparable"
+        )
+        return Measurement(contender=contender, repeat=repeat, status="failed", reason=reason)
     warmup, seconds = training.step_seconds[:warmup_steps], training.step_seconds[warmup_steps:]
     if not seconds:
         done = len(training.step_seconds)

@@ -34,6 +34,29 @@ class PeakMemory(FileContent):
     """the process's resident set"""
 
 
+class BatchHalving(FileContent):
+    """The device ran out of memory, and the training went on with half the micro-batch."""
+
+    after_step: int
+    """the last step that was finished before"""
+    per_device_train_batch_size: int
+    """from there on: pages in one forward and backward pass"""
+    gradient_accumulation_steps: int
+    """from there on: passes in an optimizer step"""
+
+
+class BatchRecord(FileContent):
+    """How the pages of an optimizer step were divided at the end of a training."""
+
+    per_device_train_batch_size: int
+    """pages in one forward and backward pass"""
+    gradient_accumulation_steps: int
+    """passes in an optimizer step"""
+    fitted: bool
+    """whether ``fit_batch`` chose the division at the start"""
+    halvings: list[BatchHalving]
+
+
 class TrainingRecord(StepFile):
     """A training. Lists named ``..._per_step``, ``step_seconds`` and ``data_wait_seconds`` have one entry per optimizer
     step; losses, learning rates and gradient norms have one per ``loss_steps``; ``eval_...`` one per evaluation.
@@ -69,6 +92,8 @@ class TrainingRecord(StepFile):
     """before the first step; the highest of all processes"""
     peak_memory_bytes_of_processes: list[PeakMemory] | None = None
     """while training, by process; None with one process"""
+    batch: BatchRecord | None = None
+    """None in files from before it was recorded"""
     step_seconds: list[float]
     """from the step's first batch to its last kernel"""
     tokens_per_step: list[int]

@@ -43,10 +43,17 @@ class _CommandLine(BaseSettings):
         return (init_settings,)
 
 
-def step_main(step: str, config_model: type[StepConfig], run: Callable[[Any], Any], arguments: Sequence[str]) -> int:
+def step_main(
+    step: str,
+    config_model: type[StepConfig],
+    run: Callable[[Any], Any],
+    arguments: Sequence[str],
+    check: Callable[[Any], None] | None = None,
+) -> int:
     """Run ``components.<step>`` from command-line arguments and return the exit code.
 
-    Flags override the values of the ``--config`` file. With ``--check_only`` the settings are checked and nothing runs.
+    Flags override the values of the ``--config`` file. With ``--check_only`` the settings are checked and nothing runs;
+    ``check`` then also compares them with this machine.
     """
     try:
         with ends_in_order(step):
@@ -54,6 +61,8 @@ def step_main(step: str, config_model: type[StepConfig], run: Callable[[Any], An
             limit_threads()
             config = config_from_arguments(step, config_model, arguments)
             if _CHECK_ONLY in arguments:
+                if check:
+                    check(config)
                 return 0
             with step_span(step), named_failures(step, config):
                 run(config)

@@ -15,6 +15,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from components.shared.memory_limits import memory_peaks
 from components.shared.telemetry.logs import logs_are_json
 from components.shared.telemetry.tracing import close_span, open_span
 
@@ -138,7 +139,7 @@ class ProgressLog:
             rate,
             seconds,
             f", {note}" if note else "",
-            extra={"done": done, "total": total, "rate": round(rate, 3), "finished": finished},
+            extra={"done": done, "total": total, "rate": round(rate, 3), "finished": finished, **memory_peaks()},
         )
 
 

@@ -123,6 +123,11 @@ class TrackedRun:
         entities = [RunTag(name, without_passwords(str(value))[:_LONGEST_VALUE]) for name, value in tags.items()]
         self._attempt_or_owe(lambda: self._client.log_batch(self.run_id, tags=entities, synchronous=True))
 
+    def log_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Log parameters of the nested run that are known only after its start; none of them may have been logged."""
+        if run_id := self.run_id:
+            self._attempt(lambda: tracking_runs.log_missing(self._client, run_id, parameters, _LONGEST_VALUE))
+
     def _annotate(self, attributes: Mapping[str, str | int | float | bool | None]) -> None:
         if self._outer_run_id is None:
             annotate_step(attributes)

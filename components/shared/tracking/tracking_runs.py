@@ -145,7 +145,7 @@ def log_parameters(client: Any, run_id: str, parameters: Mapping[str, Any], long
 
     Folders are only in the artifact: they are temporary, and would differ between any two runs.
     """
-    _log_missing(client, run_id, {name: value for name, value in parameters.items() if not is_folder(name)}, longest)
+    log_missing(client, run_id, {name: value for name, value in parameters.items() if not is_folder(name)}, longest)
     text = json.dumps(dict(parameters), indent=2, default=str)
     transferred(lambda: client.log_text(run_id, without_passwords(text), "config.json"), "the upload of config.json")
 
@@ -161,7 +161,7 @@ def log_settings(client: Any, parent_id: str, step: str, parameters: Mapping[str
         for name, value in _flat(parameters).items()
         if not (step == "benchmark" and name.startswith("train"))  # the copy that the benchmark trains with
     }
-    _log_missing(client, parent_id, settings, longest)
+    log_missing(client, parent_id, settings, longest)
 
 
 def is_folder(name: str) -> bool:
@@ -179,7 +179,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _log_missing(client: Any, run_id: str, parameters: Mapping[str, Any], longest: int) -> None:
+def log_missing(client: Any, run_id: str, parameters: Mapping[str, Any], longest: int) -> None:
     """Log the parameters that the run does not have: MLflow rejects the whole batch for one that has another value."""
     from mlflow.entities import Param
 

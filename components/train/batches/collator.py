@@ -26,6 +26,7 @@ from components.train.vision.features_store import (
 log = logging.getLogger(__name__)
 
 _GRANULE_ON_GPU = 64  # tokens
+_PAGES, _PARTS = "pages", "micro_batches"
 _UNSEEN = Image.new("RGB", (1, 1))
 
 
@@ -37,6 +38,8 @@ class PageCollator:
     ``pixel_values`` is empty, and ``vision_features`` contains ``features`` (stored tokens of all pages, hidden size),
     ``tokens`` (their number for each page, 0 if not stored), ``pictures`` (the image processor's output for the pages
     that are not stored) and ``corrupt`` (the number of pages whose stored file is damaged).
+
+    More samples than ``micro_batch`` become a batch in parts, see ``parts_of``.
     """
 
     processor: ProcessorMixin
@@ -45,8 +48,17 @@ class PageCollator:
     rope_positions: RopePositions | None = None
     features: FeatureStore | None = None
     pad_to_multiple_of: int = 1
+    micro_batch: int | None = None
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        size = self.micro_batch or len(samples)
+        if len(samples) <= size:
+            return self._batch(samples)
+        parts = [self._batch(samples[start : start + size]) for start in range(0, len(samples), size)]
+        # transformers reads the number of pages of an evaluation's batch from its first tensor.
+        return {_PAGES: torch.arange(len(samples)), _PARTS: parts}
+
+    def _batch(self, samples: Sequence[Sample]) -> dict[str, Any]:
         if self.features is None:
             batch = self._inputs(self.processor, samples, [sample.image for sample in samples])
         else:
@@ -87,6 +99,12 @@ class PageCollator:
             "corrupt": corrupt,
         }
         return batch
+
+
+def parts_of(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the batches that pass through the model one after the other: ``batch`` itself, or its parts."""
+    parts: list[dict[str, Any]] = batch.get(_PARTS) or [batch]
+    return parts
 
 
 def padding_granule(config: TrainConfig) -> int:

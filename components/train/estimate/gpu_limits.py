@@ -50,6 +50,11 @@ def usable_bytes(gigabytes: int) -> int:
     return int(gigabytes * _SHARE_SHOWN * 2**30) - _CONTEXT_BYTES
 
 
+def needed_bytes(estimate: MemoryEstimate) -> int:
+    """Return the bytes that an estimate may come to, with its known error."""
+    return int(max(estimate.peak_bytes, estimate.loading_peak_bytes) * (1 + KNOWN_ERROR))
+
+
 def gpu_limits(
     config: TrainConfig,
     pages: Pages,
@@ -68,22 +73,18 @@ def gpu_limits(
 
     def peak_of_batch(batch: int) -> int:
         grown = config.model_copy(update={"per_device_train_batch_size": batch})
-        return _needed(estimate_memory(grown, pages, estimate.backend))
+        return needed_bytes(estimate_memory(grown, pages, estimate.backend))
 
     def peak_of_context(tokens: int) -> int:
         single = config.model_copy(update={"per_device_train_batch_size": 1})
-        return _needed(estimate_memory(single, replace(pages, tokens=tokens), estimate.backend))
+        return needed_bytes(estimate_memory(single, replace(pages, tokens=tokens), estimate.backend))
 
     batches = _ladder(peak_of_batch, 1, _LARGEST_BATCH, highest)
     contexts = _ladder(peak_of_context, estimate.page_tokens, longest_known, highest)
     return [
-        GpuLimits(name, budget, _needed(estimate) <= budget, _largest(batches, budget), _largest(contexts, budget))
+        GpuLimits(name, budget, needed_bytes(estimate) <= budget, _largest(batches, budget), _largest(contexts, budget))
         for name, budget in budgets.items()
     ]
-
-
-def _needed(estimate: MemoryEstimate) -> int:
-    return int(max(estimate.peak_bytes, estimate.loading_peak_bytes) * (1 + KNOWN_ERROR))
 
 
 def _ladder(peak_of: Callable[[int], int], start: int, end: int, highest: int) -> list[tuple[int, int]]:

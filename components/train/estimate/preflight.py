@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from components.shared.reading.image_text_inputs import training_inputs
 from components.train.batches.collator import padding_granule
 from components.train.config import TrainConfig
 from components.train.estimate.gpu_limits import KNOWN_ERROR
+from components.train.estimate.least_memory import check_least_memory
 from components.train.estimate.memory_estimate import MemoryEstimate, Pages
 
 log = logging.getLogger(__name__)
@@ -30,10 +32,16 @@ _SECONDS = 300
 
 
 def check_free_memory(config: TrainConfig, dataset: ShardDataset, backend: str) -> None:
-    """Run ``check_memory`` with the free memory of the first CUDA device; do nothing on a machine without one."""
-    if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        check_memory(config, dataset, backend, free)
+    """Run ``check_memory`` with the free memory of the first CUDA device.
+
+    On a machine without one, and where the estimate fails, compare what the weights need at least.
+
+    Raises:
+        UserError: the training does not fit.
+    """
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+    if free is None or check_memory(config, dataset, backend, free) is None:
+        check_least_memory(config)
 
 
 def check_memory(config: TrainConfig, dataset: ShardDataset, backend: str, free_bytes: int) -> MemoryEstimate | None:
@@ -59,9 +67,14 @@ def check_memory(config: TrainConfig, dataset: ShardDataset, backend: str, free_
     if needed * (1 - KNOWN_ERROR) <= free or config.ignore_memory_estimate or estimate.upper_bound:
         log.warning("%s: it may run out of memory", problem)
         return estimate
-    raise UserError(
-        problem,
-        where="GPU memory",
+    raise refusal(f"{needed:.1f} GiB are predicted at the peak", free_bytes, "GPU memory")
+
+
+def refusal(predicted: str, free_bytes: int, where: str) -> UserError:
+    """Return the error of a training that does not fit; ``predicted`` says what it needs."""
+    return UserError(
+        f"{predicted}, and {free_bytes / 2**30:.1f} GiB are free",
+        where=where,
         mend="lower per_device_train_batch_size or max_length, set load_in_4bit or gradient_checkpointing,"
         " or go on with ignore_memory_estimate: true",
     )
@@ -82,9 +95,18 @@ def largest_pages(config: TrainConfig, dataset: ShardDataset) -> Pages:
 
 def _estimate_elsewhere(config: TrainConfig, pages: Pages, backend: str) -> MemoryEstimate:
     request = {"config": config.model_dump(mode="json"), "pages": asdict(pages), "backend": backend}
+    return MemoryEstimate(**answered_elsewhere("components.train.estimate.memory_estimate", request))
+
+
+def answered_elsewhere(module: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Run ``module`` in a process of its own, which uses no GPU, with ``request`` as its input; return its answer.
+
+    Raises:
+        UserError: it failed, or took too long.
+    """
     try:
         answer = subprocess.run(
-            [sys.executable, "-m", "components.train.estimate.memory_estimate"],
+            [sys.executable, "-m", module],
             input=json.dumps(request),
             capture_output=True,
             text=True,
@@ -96,4 +118,5 @@ def _estimate_elsewhere(config: TrainConfig, pages: Pages, backend: str) -> Memo
         raise UserError(f"it took more than {_SECONDS} s") from error
     if answer.returncode:
         raise UserError((answer.stderr.strip().splitlines() or ["it failed"])[-1].removeprefix("error: "))
-    return MemoryEstimate(**json.loads(answer.stdout.splitlines()[-1]))
+    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    return found

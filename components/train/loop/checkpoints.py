@@ -25,6 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from components.shared.digests import sha256_file, sha256_json
 from components.shared.errors import UserError
 from components.shared.programs.access_rights import not_writable
+from components.train.batches.batch_plan import pages_per_step
 from components.train.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ _DO_NOT_SHAPE_THE_TRAINING = {
     *("dataset_dir", "output_dir", "preset", "backend", "logging_steps", "dataloader_num_workers"),
     *("compile_cache_dir", "checkpoint_dir", "save_steps", "resume_from_checkpoint", "num_gpus"),
     *("eval_steps", "eval_pages", "max_eval_samples", "ignore_memory_estimate"),
-    *("vision_features_dir", "vision_features_gib"),
+    *("vision_features_dir", "vision_features_gib", "fit_batch"),
 }
 _MAY_GROW = {"max_steps", "num_train_epochs"}
 
@@ -46,6 +47,8 @@ class NotFiniteError(ValueError):
 def training_identity(config: TrainConfig, backend: str, dataset_digest: str) -> dict[str, Any]:
     """Return the training's identity: what must be equal for two trainings to have the same losses at each step."""
     settings = config.model_dump(mode="json", exclude=_DO_NOT_SHAPE_THE_TRAINING)
+    if config.fit_batch:  # what fits may differ in the next attempt; the pages of each step do not
+        settings |= {"per_device_train_batch_size": pages_per_step(config), "gradient_accumulation_steps": 1}
     return {**settings, "backend": backend, "dataset_digest": dataset_digest, "base_files": _file_sizes(config)}
 
 

@@ -42,12 +42,17 @@ class PageReading:
     """Transcribes and scores the same held-out pages at each evaluation."""
 
     def __init__(
-        self, pages: Sequence[Sample], processor: ProcessorMixin, family: ModelFamily, config: TrainConfig
+        self,
+        pages: Sequence[Sample],
+        processor: ProcessorMixin,
+        family: ModelFamily,
+        config: TrainConfig,
+        batch_size: int,
     ) -> None:
         self._pages = pages
         self._processor = processor
         self._family = family
-        self._batch_size = config.per_device_train_batch_size
+        self._batch_size = batch_size
         longest = max(len(processor.tokenizer(page.text, add_special_tokens=False).input_ids) for page in pages)
         self._max_new_tokens = min(longest, config.max_length) + _MARGIN_TOKENS
 

@@ -54,9 +54,12 @@ class TrainingMeasurements:
     """with stored features: the numbers of pages ``computed`` before the first step, ``reused`` and ``left_out`` (no
     room), the ``seconds`` of that pass and the stored ``bytes``; the number ``computed_in_steps``, and how many of
     these had a ``corrupt`` file"""
+    batch: dict[str, Any] | None = None
+    """pages per pass and passes per step at the end, and each time that they changed, see ``BatchPlan``"""
 
     def begin_step(self) -> None:
         """Append a step's entries; ``count`` adds to them batch by batch."""
+        self._truncated_before = self.truncated_samples  # not a field: of no use after the step
         for counts in (self.tokens_per_step, self.padded_tokens_per_step, self.samples_per_step):
             counts.append(0)
         self.flops_per_step.append(0.0)
@@ -67,6 +70,15 @@ class TrainingMeasurements:
         self.padded_tokens_per_step[-1] += padded_length * len(lengths)
         self.samples_per_step[-1] += len(lengths)
         self.flops_per_step[-1] += flops
+
+    def drop_unfinished_step(self) -> None:
+        """Remove the entries of a step that has begun and not ended."""
+        finished = len(self.step_seconds)
+        if len(self.samples_per_step) > finished:
+            self.truncated_samples = self._truncated_before
+        counts = (self.tokens_per_step, self.padded_tokens_per_step, self.samples_per_step, self.flops_per_step)
+        for entries in (*counts, self.data_wait_seconds):
+            del entries[finished:]
 
     def count_all_processes(self, truncated_before: int) -> None:
         """Add the other processes' counts of the current step.

@@ -22,12 +22,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from components.shared.errors import UserError
-from components.train.batches.collator import PageCollator, every_page_has_an_answer
-from components.train.loop.checkpoints import NotFiniteError, seal
+from components.train.batches.batch_plan import BatchPlan
+from components.train.batches.collator import PageCollator
+from components.train.loop.checkpoints import NotFiniteError, damage, seal
 from components.train.loop.held_out_reading import EvaluationStoppedError, PageReading, undisturbed_training
 from components.train.loop.measurements import TrainingMeasurements
-from components.train.loop.page_loading import PageLoadingTrainer
-from components.train.loop.utilization import LanguageModelFlops
+from components.train.loop.micro_batches import MicroBatchTrainer
 from components.train.processes.distributed import in_any_process, is_first, wait_for_all
 from components.train.processes.termination import Termination
 
@@ -38,7 +38,7 @@ MEASUREMENTS_FILE = "measurements.json"
 _NOT_WRITTEN = (OSError, RuntimeError, ValueError, SafetensorError)
 
 
-class PageTrainer(PageLoadingTrainer):
+class PageTrainer(MicroBatchTrainer):
     """A Trainer over batches of ``PageCollator``; ``identity`` is written into its checkpoints."""
 
     def __init__(
@@ -52,17 +52,16 @@ class PageTrainer(PageLoadingTrainer):
         model: torch.nn.Module,
         **options: Any,
     ) -> None:
-        super().__init__(data_collator=collator, model=model, **options)
+        super().__init__(measurements=measurements, collator=collator, model=model, **options)
         self._trained = model
-        self._measurements = measurements
-        self._collator = collator
         self._reading = reading
         self._termination = termination
         self._identity = identity
-        self._flops = LanguageModelFlops(model)
         self._unwritten: Exception | None = None
         self._best_before: tuple[Any, Any, Any] = (None, None, None)
         self._most_checkpoints, self.args.save_total_limit = self.args.save_total_limit, None
+        self.optimizer_is_stepping = False
+        """whether the optimizer may have changed weights in a step that is not finished"""
         self._say_how_tokens_count()
 
     def _say_how_tokens_count(self) -> None:
@@ -74,48 +73,11 @@ class PageTrainer(PageLoadingTrainer):
                 batches,
             )
 
-    def get_batch_samples(self, *places: Any, **options: Any) -> Any:
-        """Measure the wait for a step's batches."""
-        started = time.perf_counter()
-        batches = super().get_batch_samples(*places, **options)
-        self._measurements.data_wait_seconds.append(time.perf_counter() - started)
-        return batches
-
-    def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
-        """Count tokens and samples, then train on one batch."""
-        self._check_answers(inputs)
-        lengths = inputs["attention_mask"].sum(dim=1)
-        last_labels = inputs["labels"].gather(1, lengths[:, None] - 1)
-        end_token = self._collator.processor.tokenizer.eos_token_id
-        self._measurements.truncated_samples += int((last_labels != end_token).sum())
-        rows = lengths.tolist()
-        self._measurements.count(rows, inputs["input_ids"].shape[1], self._flops.of_rows(rows))
-        return super().training_step(model, inputs, num_items_in_batch)
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Return 0: ``LanguageModelFlops`` counts instead, and transformers visits all modules in each step for this.
-
-        That takes 4 to 7 ms of host time with DeepSeek-OCR-2 on an H100, docs/benchmarks/training/run-12-profile.json.
-        """
-        return 0
-
     def prediction_step(self, model: torch.nn.Module, inputs: dict[str, Any], *places: Any, **options: Any) -> Any:
         """Compute the loss of one held-out batch."""
         if in_any_process(self._termination.requested):
             raise EvaluationStoppedError
-        self._check_answers(inputs)
         return super().prediction_step(model, inputs, *places, **options)
-
-    def _check_answers(self, inputs: dict[str, Any]) -> None:
-        # All processes fail together; otherwise the others would wait for gradients that never come.
-        if in_any_process(not every_page_has_an_answer(inputs)):
-            raise UserError(
-                f"{self._collator.max_length} tokens are used up by a page's picture and prompt, none is left for text",
-                where="max_length",
-                mend="raise it, or prepare smaller pages; nothing was written",
-            )
 
     def evaluation_loop(self, *places: Any, **options: Any) -> Any:
         """Add CER and WER of the pages that are transcribed."""
@@ -162,6 +124,19 @@ class PageTrainer(PageLoadingTrainer):
             best = self.state.best_model_checkpoint
             rotate_checkpoints(str(folder.parent), self._most_checkpoints, best, use_mtime=True)
         self._measurements.checkpoint_seconds.append(time.perf_counter() - started)
+
+    def drop_unfinished_step(self, next_plan: BatchPlan) -> None:
+        """Forget the gradients and counts of a step that failed; it is done again with ``next_plan``."""
+        self._trained.zero_grad(set_to_none=True)
+        self._measurements.drop_unfinished_step()
+        self._measurements.batch = next_plan.as_json()
+
+    def keep_last_step(self) -> Path | None:
+        """Return a whole checkpoint of the last finished step, written now unless there is one; None if it fails."""
+        folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if damage(folder) is not None:
+            self._save_checkpoint(self._trained, None)
+        return folder if damage(folder) is None else None
 
     def _go_on_without(self, folder: Path, failure: Exception) -> None:
         self._remove(folder)
@@ -279,6 +254,21 @@ class ResumeCallback(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called before the epoch's pages are taken."""
         self._trainer.order_pages_for(int(state.epoch or 0))
+
+
+class OptimizerStepCallback(TrainerCallback):
+    """Tells the trainer when the optimizer begins to change the weights, and when the step is finished."""
+
+    def __init__(self, trainer: PageTrainer) -> None:
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called before the optimizer's step."""
+        self._trainer.optimizer_is_stepping = True
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called after each optimizer step, with the scheduler moved on."""
+        self._trainer.optimizer_is_stepping = False
 
 
 class TerminationCallback(TrainerCallback):

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArgumen
 from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.errors import UserError
 from components.shared.models.model_families import in_language_model
+from components.shared.programs.machine_failures import ran_out_of_device_memory
 from components.shared.telemetry.progress import ProgressReport
 from components.shared.tracking.step_run import TrackedRun
 from components.shared.tracking.tracking_runs import PLANNED_STEPS_TAG
 from components.train.backends.protocol import TrainableModel
+from components.train.batches.batch_plan import BatchPlan, configured_plan, pages_per_step
 from components.train.batches.collator import PageCollator, padding_granule
 from components.train.batches.length_grouping import LengthGroupedPages, page_lengths
 from components.train.batches.rope_positions import rope_positions_of
@@ -23,7 +26,13 @@ from components.train.config import TrainConfig
 from components.train.loop.checkpoints import given_checkpoint, is_result, newest_whole_checkpoint
 from components.train.loop.held_out_reading import PageReading, held_out_sample
 from components.train.loop.measurements import MeasuringCallback, TrainingMeasurements
-from components.train.loop.page_trainer import MEASUREMENTS_FILE, PageTrainer, ResumeCallback, TerminationCallback
+from components.train.loop.page_trainer import (
+    MEASUREMENTS_FILE,
+    OptimizerStepCallback,
+    PageTrainer,
+    ResumeCallback,
+    TerminationCallback,
+)
 from components.train.loop.utilization import peak_flops
 from components.train.loop.vision_features import kept_vision_features
 from components.train.processes.distributed import from_first, in_any_process, is_first, process_count
@@ -35,6 +44,31 @@ log = logging.getLogger(__name__)
 _STEPS_BETWEEN_CHECKPOINTS = 100
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """The batch plan, and the checkpoint to go on from: the one that the config names, or this one (None: no step)."""
+
+    plan: BatchPlan
+    as_configured: bool = True
+    checkpoint: Path | None = None
+
+
+class OutOfMemoryWhileTrainingError(Exception):
+    """The device ran out of memory in a step or an evaluation; its cause says how.
+
+    Attributes:
+        trainer: holds the weights and states of the last finished step, unless the optimizer was changing them.
+        after_step: the last finished step.
+        smaller_plan: half of the plan; None if it was halved often enough.
+    """
+
+    def __init__(self, trainer: PageTrainer, plan: BatchPlan) -> None:
+        self.trainer = trainer
+        self.after_step = trainer.state.global_step
+        self.smaller_plan = plan.halved(self.after_step)
+        super().__init__(f"out of device memory after step {self.after_step}")
+
+
 def train(
     trainable: TrainableModel,
     dataset: ShardDataset,
@@ -43,6 +77,7 @@ def train(
     tracked: TrackedRun,
     identity: dict[str, Any] | None = None,
     termination: Termination | None = None,
+    beginning: Beginning | None = None,
 ) -> TrainingMeasurements:
     """Train the model in place, from a checkpoint if there is one; return the measurements since the first step.
 
@@ -54,13 +89,22 @@ def train(
         tracked: the run that metrics are logged to.
         identity: checkpoints must have the same identity, see ``training_identity``.
         termination: if requested, training ends after the current step, with a checkpoint.
+        beginning: the batch plan, and where to begin; by default, those of the config.
+
+    Raises:
+        OutOfMemoryWhileTrainingError: the device ran out of memory in a step or an evaluation.
     """
     identity, termination = identity or {}, termination or Termination()
+    beginning = beginning or Beginning(configured_plan(config))
     planned = _planned_steps(len(dataset), config)
     tracked.set_tags({PLANNED_STEPS_TAG: planned})
-    checkpoint = from_first(_checkpoint(config, folder, identity, planned) if is_first() else None)
+    checkpoint = beginning.checkpoint
+    if beginning.as_configured:
+        checkpoint = from_first(_checkpoint(config, folder, identity, planned) if is_first() else None)
     measurements = _measurements(checkpoint)
-    trainer = _trainer(trainable, dataset, config, folder, identity, measurements, termination)
+    plan = beginning.plan.after((measurements.batch or {}).get("halvings", ()))
+    measurements.batch = plan.as_json()
+    trainer = _trainer(trainable, dataset, config, folder, identity, measurements, termination, plan)
     if checkpoint and is_result(checkpoint, planned):
         trainer.take_finished(checkpoint)
         return measurements
@@ -75,6 +119,10 @@ def train(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except UserError as error:
             raise _without_worker_traceback(error) from error
+        except Exception as error:
+            if ran_out_of_device_memory(error):
+                raise OutOfMemoryWhileTrainingError(trainer, plan) from error
+            raise
         finally:
             trainer.end_data_workers()
         _check_all_steps_were_made(trainer.state.global_step, planned, config, measurements, termination)
@@ -132,35 +180,42 @@ def _trainer(
     identity: dict[str, Any],
     measurements: TrainingMeasurements,
     termination: Termination,
+    plan: BatchPlan,
 ) -> PageTrainer:
     model, processor, family = trainable.model, trainable.processor, trainable.family
     run_frozen_parts_without_gradients(model)
     held_out = held_out_sample(config) if config.eval_steps else None
     read = [held_out[index] for index in range(min(config.eval_pages, len(held_out)))] if held_out else []
     collator = PageCollator(
-        processor, family, config.max_length, rope_positions_of(model), pad_to_multiple_of=padding_granule(config)
+        processor,
+        family,
+        config.max_length,
+        rope_positions_of(model),
+        pad_to_multiple_of=padding_granule(config),
+        micro_batch=plan.micro_batch,
     )
     checkpointing = config.gradient_checkpointing and not trainable.checkpoints_itself
     trainer = PageTrainer(
         measurements=measurements,
         collator=collator,
-        reading=PageReading(read, processor, family, config) if read else None,
+        reading=PageReading(read, processor, family, config, plan.micro_batch) if read else None,
         termination=termination,
         identity=identity,
         model=model,
-        args=_training_arguments(config, folder, checkpointing, _a_step_may_leave_weights_out(model)),
+        args=_training_arguments(config, plan, folder, checkpointing, _a_step_may_leave_weights_out(model)),
         train_dataset=dataset,
         eval_dataset=held_out,
     )
     if config.group_by_length:
         lengths = from_first(page_lengths(dataset, collator) if is_first() else [])
-        trainer.take_pages_by(LengthGroupedPages(lengths, _pages_per_step(config), config.seed))
+        trainer.take_pages_by(LengthGroupedPages(lengths, pages_per_step(config) * process_count(), config.seed))
     trainer.remove_callback(PrinterCallback)
     patience = config.early_stopping_patience
     early_stopping = EarlyStoppingCallback(patience) if patience else None
     if early_stopping:
         trainer.add_callback(early_stopping)
     trainer.add_callback(ResumeCallback(trainer, early_stopping))
+    trainer.add_callback(OptimizerStepCallback(trainer))
     trainer.add_callback(TerminationCallback(termination, config.checkpoint_dir is not None))
     return trainer
 
@@ -168,12 +223,8 @@ def _trainer(
 def _planned_steps(samples: int, config: TrainConfig) -> int:
     if config.max_steps is not None:
         return config.max_steps
-    per_epoch = -(-samples // _pages_per_step(config))
+    per_epoch = -(-samples // (pages_per_step(config) * process_count()))
     return math.ceil(per_epoch * config.num_train_epochs)  # as transformers rounds it
-
-
-def _pages_per_step(config: TrainConfig) -> int:
-    return config.per_device_train_batch_size * config.gradient_accumulation_steps * process_count()
 
 
 def _a_step_may_leave_weights_out(model: torch.nn.Module) -> bool:
@@ -199,15 +250,15 @@ class OneDeviceArguments(TrainingArguments):
 
 
 def _training_arguments(
-    config: TrainConfig, folder: Path, checkpointing: bool, find_unused_parameters: bool
+    config: TrainConfig, plan: BatchPlan, folder: Path, checkpointing: bool, find_unused_parameters: bool
 ) -> OneDeviceArguments:
     on_gpu = torch.cuda.is_available()
     bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and on_gpu)
     return OneDeviceArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=config.per_device_train_batch_size,
+        per_device_train_batch_size=plan.loaded,
         per_device_eval_batch_size=config.per_device_train_batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        gradient_accumulation_steps=plan.loads,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.lr_scheduler_type,
         warmup_steps=config.warmup_ratio,

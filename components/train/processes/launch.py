@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,13 +20,17 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from components.shared.errors import UserError
+from components.train.batches.batch_plan import in_words
 from components.train.config import TrainConfig
 from components.train.processes.termination import EXIT_CODE, Termination, handled_termination
+
+log = logging.getLogger(__name__)
 
 CPU_PROCESSES_VARIABLE = "DEEPSYNTH_CPU_PROCESSES"
 """if set to 1, ``num_gpus`` processes may share the CPU of a machine without CUDA devices, to try a training"""
 CONFIG_FILE = "train.json"
 _ERROR_FILE = "error-{}.json"
+_SMALLER_BATCH_FILE = "smaller-batch.json"
 # torchrun's signals without SIGTERM: on SIGTERM, torchrun kills processes after 30 s, perhaps while they write a
 # checkpoint.
 _LEFT_TO_TORCHRUN = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -37,19 +41,47 @@ def error_file(folder: Path, rank: int) -> Path:
     return folder / _ERROR_FILE.format(rank)
 
 
+def smaller_batch(folder: Path) -> list[dict[str, int]]:
+    """Return the halvings of the batch that the processes which ran out of memory left; none if none did."""
+    try:
+        found: list[dict[str, int]] = json.loads((folder / _SMALLER_BATCH_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return found
+
+
+def leave_smaller_batch(folder: Path, halvings: Sequence[dict[str, int]]) -> None:
+    """Ask the parent to start all processes again, with the batch that the last of ``halvings`` names."""
+    partial = folder / f"{_SMALLER_BATCH_FILE}.{os.getpid()}"
+    partial.write_text(json.dumps(list(halvings)), encoding="utf-8")
+    partial.replace(folder / _SMALLER_BATCH_FILE)
+
+
 def run_in_processes(config: TrainConfig) -> None:
     """Run the train step in ``config.num_gpus`` processes (``worker.py``) and return when all have finished.
 
     SIGTERM is forwarded to them; they end as a single process does, with a checkpoint if there is a ``checkpoint_dir``.
+    If one runs out of memory while training, all are started again with half the micro-batch, at most twice; they go on
+    from their newest checkpoint.
 
     Raises:
         UserError: there are too few CUDA devices, or a process failed with a ``UserError``.
         ChildProcessError: a process failed with another error, which it wrote to standard error.
     """
     _check_devices(config.num_gpus)
+    halvings: list[dict[str, int]] = []
+    while halvings := _attempt(config, halvings):
+        log.warning("a process ran out of memory, all start again: %s", in_words(halvings[-1]))
+        if config.resume_from_checkpoint == "never":
+            config = config.model_copy(update={"resume_from_checkpoint": "auto"})
+
+
+def _attempt(config: TrainConfig, halvings: list[dict[str, int]]) -> list[dict[str, int]]:
+    """Run the processes; return nothing if they trained, or the halvings to try next if one ran out of memory."""
     with tempfile.TemporaryDirectory(prefix="deepsynth-train-") as scratch:
         folder = Path(scratch)
         (folder / CONFIG_FILE).write_text(config.model_dump_json(), encoding="utf-8")
+        leave_smaller_batch(folder, halvings)
         settings = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -68,11 +100,15 @@ def run_in_processes(config: TrainConfig) -> None:
             try:
                 elastic_launch(settings, sys.executable)("-m", "components.train.worker", scratch)
             except ChildFailedError as error:
+                smaller = smaller_batch(folder)
+                if smaller != halvings and not termination.requested:
+                    return smaller
                 _fail(error, folder, termination)
             except SignalException as error:
                 if error.sigval == signal.SIGINT:
                     raise KeyboardInterrupt from None
                 raise SystemExit(128 + error.sigval) from None
+    return []
 
 
 def _check_devices(wanted: int) -> None:

@@ -27,7 +27,7 @@ from components.benchmark.step import run
 from components.prepare.config import PrepareConfig
 from components.prepare.step import run as prepare
 from components.shared.artifacts.benchmark_report import Measurement
-from components.shared.artifacts.training_record import TrainingRecord
+from components.shared.artifacts.training_record import BatchHalving, BatchRecord, TrainingRecord
 from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.models.model_families import FAMILIES
 from components.shared.models.model_loading import load_processor
@@ -214,6 +214,16 @@ def training(step_seconds: list[float], trainable: int = 100) -> TrainingRecord:
         details={"attention": "sdpa"},
         trainable_parameters=trainable,
         device="H200",
+    )
+
+
+def test_a_contender_whose_batch_was_halved_has_no_figures() -> None:
+    halved = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    batch = BatchRecord(**halved, fitted=False, halvings=[BatchHalving(after_step=1, **halved)])
+    run = steady_figures("standard", 1, training([9.0, 2.0]).model_copy(update={"batch": batch}), 1, wall_seconds=30.0)
+    assert (run.status, run.median_step_seconds) == ("failed", None)
+    assert run.reason and run.reason.startswith(
+        "ran out of memory after step 1; it went on with per_device_train_batch"
     )
 
 

@@ -1,5 +1,6 @@
 """`deepsynth follow` names the reason in each situation of a real cluster, replayed from its recorded answers."""
 
+import json
 import re
 from pathlib import Path
 
@@ -146,6 +147,36 @@ def test_without_kubernetes_kfp_still_tells_what_it_knows(name: str, error: str,
     answer = follow(shell, kfp, replay(name, kfp, None))
     assert answer.code == 1 and error in answer.err
     assert answer.out.count("note: Kubernetes: no credentials") <= 1
+
+
+def with_logged_memory(kfp: FakeKfp) -> None:
+    """Let the failed pods' logs hold two lines of progress with peaks of memory."""
+    lines = [
+        json.dumps({"message": f"train: {done} of 24", "done": done, "peak_resident_bytes": resident, **container})
+        for done, resident, container in (
+            (3, 2**29, {}),
+            (8, 858993459, {"peak_container_bytes": 1041529569}),
+        )
+    ]
+    kfp.logs = {pod: "\n".join([*lines, log]) for pod, log in kfp.logs.items()}
+
+
+LOGGED = "(the step had logged a peak of 0.97 GiB in its container with cached files, 0.80 GiB in its process)"
+
+
+def test_out_of_memory_says_what_the_step_had_logged(shell: Shell, kfp: FakeKfp, kubernetes: FakeKubernetes) -> None:
+    run = replay("train-out-of-memory", kfp, kubernetes)
+    with_logged_memory(kfp)
+    said_of = follow(shell, kfp, run).err
+    assert f"(attempt 1 of 2): out of memory at 1Gi: raise resources.gpu.memory_limit {LOGGED}" in said_of
+
+
+def test_without_kubernetes_it_says_so_too(shell: Shell, kfp: FakeKfp) -> None:
+    run = replay("train-out-of-memory", kfp, None)
+    with_logged_memory(kfp)
+    assert (
+        f"most probably out of memory at 6Gi: raise resources.gpu.memory_limit {LOGGED}" in follow(shell, kfp, run).err
+    )
 
 
 def test_a_pod_that_does_not_start_is_noticed_without_kubernetes(shell: Shell, kfp: FakeKfp) -> None:

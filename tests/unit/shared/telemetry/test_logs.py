@@ -142,3 +142,5 @@ def test_long_work_is_followed_in_lines_where_there_is_no_terminal(log_format: s
     done = [each["done"] for each in objects]
     assert done == sorted(done) and objects[-1]["finished"] and not objects[0]["finished"]
     assert all(each["total"] == objects[-1]["done"] and each["rate"] > 0 for each in objects)
+    peaks = [each["peak_resident_bytes"] for each in objects]
+    assert peaks == sorted(peaks) and 2**24 < peaks[0] < 2**36
