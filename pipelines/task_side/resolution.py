@@ -6,7 +6,7 @@ from typing import Any
 
 from components.shared.models.base_content import base_digest
 from components.shared.models.base_models import check_base_model_can_be_had
-from components.shared.models.refused_families import check_family_is_supported
+from components.shared.models.refused_families import base_family, check_family_is_supported
 from components.shared.programs.step_config import parse_config_text, validated
 from components.shared.tracking.model_registry import SOURCE_DIGEST_TAG, RegisteredAdapter, champion_of
 from components.shared.tracking.pipeline_run import tag_pipeline_run
@@ -51,6 +51,10 @@ def resolve(config: str, parameters: dict[str, Any], *, skip_if_unchanged: bool 
     check_late_steps(settings)
     check_base_model_can_be_had(checked.base_model, checked.revision)
     check_family_is_supported(checked.base_model, checked.revision)
+    if settings["prepare"]["min_letter_height"] is None:
+        family = base_family(checked.base_model, checked.revision)
+        settings["prepare"]["min_letter_height"] = family.least_letter_height
+    settings["prepare"]["min_eval_documents"] = settings["gate"]["min_documents"]
     digest = sources_digest(validated(PrepareConfig, settings["prepare"] | {"output_dir": "."}, "prepare"))
     # Asked now, so that an unreachable registry costs no training.
     name = settings["evaluate"].get("champion")
