@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipelines.local.docker_run import DockerRun
     from pipelines.local.local_runner import RunOutcome
     from pipelines.local.resumed_run import FailedRun
+    from pipelines.settings.pipeline_config import SharedSettings
 
 
 class Runner(StrEnum):
@@ -86,6 +87,7 @@ def run(
     _check_name(resume or run_id, "--resume" if resume else "--run-id")
     resumed = _resumed_run(runs_dir, resume, config, set_, run_id) if resume else None
     checked = checked_config(resumed.config if resumed else config, set_ or [])
+    _check_machine(checked, runner)
     name = resume or run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     try:
         docker = _docker_run(name, runs_dir, image) if runner is Runner.DOCKER else None
@@ -96,6 +98,13 @@ def run(
         _say_interrupted(interrupt, name, runs_dir)
         raise typer.Exit(EXIT_CODE_INTERRUPTED) from interrupt
     _show(outcome, runs_dir)
+
+
+def _check_machine(checked: "SharedSettings", runner: Runner) -> None:
+    from pipelines.local.machine_checks import check_machine
+
+    if runner is Runner.SUBPROCESS:
+        check_machine({step: checked.step_settings(step) for step in ("train", "evaluate")})
 
 
 def _say_interrupted(interrupt: KeyboardInterrupt, run_id: str, runs_dir: Path) -> None:

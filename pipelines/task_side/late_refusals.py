@@ -1,16 +1,13 @@
 """Settings that a late step is sure to refuse; the run's first task refuses them before anything is trained."""
 
-import logging
 from typing import Any
 
 from components.export.publication.hub_upload import required_token
 from components.shared.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 
 def check_late_steps(settings: dict[str, dict[str, Any]]) -> None:
-    """Refuse settings that evaluate, gate or export would refuse hours later; warn if nothing can be promoted.
+    """Refuse settings that evaluate, gate or export would refuse hours later.
 
     Raises:
         UserError: no pages are held out, the held-out pages are the training's own, there will be no adapter to merge,
@@ -31,7 +28,6 @@ def check_late_steps(settings: dict[str, dict[str, Any]]) -> None:
         )
     if settings["export"].get("push_to_hub"):
         required_token()
-    _warn_if_never_promoted(settings)
 
 
 def _check_held_out_pages(prepare: dict[str, Any]) -> None:
@@ -49,23 +45,3 @@ def _check_held_out_pages(prepare: dict[str, Any]) -> None:
             where="prepare.max_documents 1",
             mend="allow at least two, or name documents to hold out in prepare.holdout",
         )
-
-
-def _warn_if_never_promoted(settings: dict[str, dict[str, Any]]) -> None:
-    """Warn if fewer documents can be held out than the gate asks for."""
-    prepare, needed = settings["prepare"], settings["gate"]["min_documents"]
-    limits = {
-        "prepare.max_eval_pages": prepare["max_eval_pages"],
-        "evaluate.max_pages": settings["evaluate"]["max_pages"],
-    }
-    if prepare["max_documents"] and not prepare["holdout"]:
-        # At most: the share of each source is rounded, and near-duplicates stay together.
-        limits["prepare.max_documents times eval_fraction"] = round(prepare["max_documents"] * prepare["eval_fraction"])
-    for name, most in limits.items():
-        if most is not None and most < needed:
-            logger.warning(
-                f"{name} holds out at most {most} documents, and the gate promotes only from {needed} on:"
-                " raise prepare.eval_fraction or the limit, name more documents in prepare.holdout, or lower"
-                " gate.min_documents"
-            )
-            return

@@ -14,6 +14,8 @@ from pipelines.settings.parameter_text import parameter_text, parameter_word
 from pipelines.settings.pipeline_config import pipeline_config, quickstart_values, with_overrides
 from pipelines.settings.pipeline_parameters import overrides
 from pipelines.settings.step_sections import STEP_CONFIGS
+from pipelines.task_side.document_checks import check_documents
+from pipelines.task_side.input_checks import check_inputs
 from pipelines.task_side.late_refusals import check_late_steps
 from pipelines.task_side.persistent_folders import keeps_checkpoints
 from pipelines.task_side.step_settings import TRAIN, UNCHANGED, StepSettings
@@ -51,11 +53,14 @@ def resolve(config: str, parameters: dict[str, Any], *, skip_if_unchanged: bool 
     check_late_steps(settings)
     check_base_model_can_be_had(checked.base_model, checked.revision)
     check_family_is_supported(checked.base_model, checked.revision)
+    family = base_family(checked.base_model, checked.revision)
     if settings["prepare"]["min_letter_height"] is None:
-        family = base_family(checked.base_model, checked.revision)
         settings["prepare"]["min_letter_height"] = family.least_letter_height
     settings["prepare"]["min_eval_documents"] = settings["gate"]["min_documents"]
-    digest = sources_digest(validated(PrepareConfig, settings["prepare"] | {"output_dir": "."}, "prepare"))
+    prepare = validated(PrepareConfig, settings["prepare"] | {"output_dir": "."}, "prepare")
+    check_inputs(settings, prepare, family)
+    check_documents(prepare, settings["gate"]["min_documents"], settings["evaluate"]["max_pages"])
+    digest = sources_digest(prepare)
     # Asked now, so that an unreachable registry costs no training.
     name = settings["evaluate"].get("champion")
     champion = champion_of(name) if name else None

@@ -15,8 +15,8 @@ from tests.pipeline.deepsynth_run import DEEPSYNTH, command, finish
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    (tmp_path / "page.txt").write_text("A text.")
-    return json.dumps({"source": str(tmp_path / "page.txt"), "evaluate": {"champion": "page-reader"}})
+    (tmp_path / "rows.jsonl").write_text('{"text": "A text."}\n{"text": "Another."}\n')
+    return json.dumps({"source": str(tmp_path / "rows.jsonl"), "evaluate": {"champion": "page-reader"}})
 
 
 def test_another_champion_is_another_input_of_evaluate(config: str, tmp_path: Path) -> None:

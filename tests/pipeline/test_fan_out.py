@@ -59,6 +59,7 @@ def test_any_number_of_partitions_makes_the_bytes_of_one_process(source: Path, t
             eval_fraction=0.3,
             font_sizes=[14, 16],
             max_train_pages=12,
+            max_eval_pages=3,
             max_samples_per_shard=5,
             workers=1,
         )

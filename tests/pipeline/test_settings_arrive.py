@@ -107,17 +107,17 @@ def test_settings_arrive_through_kfps_compiler_and_local_runner(tmp_path_factory
 
 
 def test_an_instruction_reaches_each_step_unchanged(tmp_path: Path) -> None:
-    (tmp_path / "page.txt").write_text("A text.")
+    (tmp_path / "rows.jsonl").write_text('{"text": "A text."}\n{"text": "Another."}\n')
     instruction = "<image>\nRead {{workflow.name}} and $(HOME): {{$.inputs.parameters}} 'python3' \U0001f600"
-    values = {"source": str(tmp_path / "page.txt"), "prepare": {"instruction": instruction}}
+    values = {"source": str(tmp_path / "rows.jsonl"), "prepare": {"instruction": instruction}}
     configured = resolve(parameter_text(values), {})
     assert json.loads(configured.prepare)["instruction"] == instruction
     assert not any("{{" in text for text in configured)
 
 
 def test_save_steps_needs_a_folder_only_where_the_run_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "page.txt").write_text("A text.")
-    values = {"source": str(tmp_path / "page.txt"), "train": {"save_steps": 4}}
+    (tmp_path / "rows.jsonl").write_text('{"text": "A text."}\n{"text": "Another."}\n')
+    values = {"source": str(tmp_path / "rows.jsonl"), "train": {"save_steps": 4}}
     with pytest.raises(UserError, match="save_steps needs a checkpoint_dir"):
         resolve(parameter_text(values), {})
     monkeypatch.setenv("DEEPSYNTH_CHECKPOINTS", "/checkpoints")

@@ -24,8 +24,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("KFP_RUN_ID", RUN_ID)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    (tmp_path / "page.txt").write_text("A text.")
-    return json.dumps({"source": str(tmp_path / "page.txt"), "evaluate": {"champion": "page-reader"}})
+    (tmp_path / "rows.jsonl").write_text('{"text": "A text."}\n{"text": "Another."}\n')
+    return json.dumps({"source": str(tmp_path / "rows.jsonl"), "evaluate": {"champion": "page-reader"}})
 
 
 def champion_of(config: str, **tags: str) -> None:
@@ -50,9 +50,10 @@ def test_nothing_is_trained_only_where_the_champion_was_trained_on_the_same_cont
     assert decision(config) == UNCHANGED
     assert decision(config, skip=False) == TRAIN
     source = Path(json.loads(config)["source"])
-    source.write_text("Another text.")
+    rows = source.read_text()
+    source.write_text(rows + '{"text": "A third."}\n')
     assert decision(config) == TRAIN
-    source.write_text("A text.")
+    source.write_text(rows)
     assert decision(config) == UNCHANGED
 
 
@@ -103,8 +104,9 @@ def test_a_run_on_unchanged_data_starts_no_step_and_ends_as_a_success(config: st
 
 @pytest.mark.slow
 def test_the_exit_task_closes_the_run_of_a_pipeline_that_failed(config: str, tmp_path: Path) -> None:
-    # One document cannot be split into training pages and held-out pages: prepare reports that.
-    answer = pipeline_run(tmp_path, config=json.dumps({"source": str(tmp_path / "page.txt")}))
+    # Two copies are one document, which cannot be split into training pages and held-out pages: prepare reports that.
+    (tmp_path / "rows.jsonl").write_text('{"text": "A text."}\n' * 2)
+    answer = pipeline_run(tmp_path, config=json.dumps({"source": str(tmp_path / "rows.jsonl")}))
     assert answer.returncode != 0 and "Inner task failed" in answer.stderr
     assert "close-run" in tasks_of(tmp_path) and "train" not in tasks_of(tmp_path)
     runs = {run.data.tags.get("deepsynth.step", run.info.run_name): run.info.status for run in runs_of("deepsynth")}

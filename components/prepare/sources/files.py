@@ -10,7 +10,7 @@ from components.prepare.documents.unreadable import unreadable
 from components.prepare.sources.pages.pdf import read_pdf
 from components.prepare.sources.tables.delimited import read_delimited
 from components.prepare.sources.tables.json_lines import read_jsonl
-from components.prepare.sources.tables.parquet import read_parquet
+from components.prepare.sources.tables.parquet import parquet_row_count, read_parquet
 from components.prepare.sources.tables.rows import MAX_DOCUMENT_BYTES
 from components.prepare.sources.tables.webdataset_tar import read_webdataset
 
@@ -52,6 +52,36 @@ READERS: dict[str, FileReader] = {
     ".tar": read_webdataset,
     ".pdf": read_pdf,
 }
+
+
+_ONE_DOCUMENT, _ROWS_OF_LINES, _HEADED = (".txt", ".md", ".pdf"), (".jsonl", ".csv", ".tsv"), (".csv", ".tsv")
+_CHUNK_BYTES = 1 << 20
+
+
+def most_documents_in(path: Path, enough: int) -> int | None:
+    """Return how many documents a file holds at most, without parsing it; None if only parsing can tell.
+
+    Args:
+        enough: the count ends there.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix in _ONE_DOCUMENT:
+            return 1
+        if suffix in _ROWS_OF_LINES:
+            return max(0, _lines(path, enough + 1) - (suffix in _HEADED))
+        return parquet_row_count(path) if suffix == ".parquet" else None
+    except OSError:
+        return None  # reading it reports the error
+
+
+def _lines(path: Path, enough: int) -> int:
+    lines, last = 0, b"\n"
+    with path.open("rb") as stream:
+        while lines < enough and (chunk := stream.read(_CHUNK_BYTES)):
+            lines += chunk.count(b"\n") + chunk.count(b"\r") - chunk.count(b"\r\n")
+            last = chunk[-1:]
+    return lines + (last not in b"\r\n")
 
 
 def is_readable(name: str) -> bool:

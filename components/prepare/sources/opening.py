@@ -11,10 +11,10 @@ import braceexpand
 from components.prepare.documents.document import Document, Unreadable, printable
 from components.prepare.documents.source_reading import SourceReading
 from components.prepare.settings.source_settings import SourceSettings
-from components.prepare.sources.files import READERS, is_readable, read_file
+from components.prepare.sources.files import READERS, is_readable, most_documents_in, read_file
 from components.prepare.sources.hugging_face import hugging_face_digest, read_hugging_face
 from components.prepare.sources.listing.folders import SourceFile, files_below
-from components.prepare.sources.pages.image_folder import digested_files, read_image_folder
+from components.prepare.sources.pages.image_folder import digested_files, most_scans, read_image_folder
 from components.prepare.sources.pages.images import IMAGE_SUFFIXES
 from components.prepare.sources.python_docs import python_docs_digest, read_python_docs
 from components.prepare.sources.saved_dataset import is_saved_dataset, read_saved_dataset, split_folder
@@ -67,6 +67,40 @@ def source_digest(settings: SourceSettings) -> str:
         except OSError as error:
             raise UserError(f"cannot be read ({error.strerror or error})", where=printable(str(path))) from error
     return digest.hexdigest()
+
+
+def most_documents(settings: SourceSettings, enough: int) -> int | None:
+    """Return how many documents the source gives at most, without reading texts; None if only reading can tell.
+
+    Args:
+        enough: the count ends there.
+
+    Raises:
+        UserError: the source does not exist.
+    """
+    limit = settings.max_documents
+    counted = _counted(settings.source, enough)
+    return limit if counted is None else min(counted, limit or enough, enough)
+
+
+def _counted(source: str, enough: int) -> int | None:
+    if source == PYTHON_DOCS or source.startswith(HUB_PREFIX):
+        return None
+    if source.startswith(IMAGES_PREFIX):
+        return most_scans(_image_root(source), enough)
+    folder = _folder(source)
+    if folder and is_saved_dataset(folder):
+        return None
+    below = (file.path for file in files_below(folder, is_readable) if isinstance(file, SourceFile)) if folder else None
+    total = 0
+    for path in below or (path for _, path in _named_files(source)):
+        of_file = most_documents_in(path, enough - total)
+        if of_file is None:
+            return None
+        total += of_file
+        if total >= enough:
+            break
+    return total
 
 
 def _all_documents(reading: SourceReading) -> Items:

@@ -62,6 +62,19 @@ def digested_files(root: Path) -> Iterator[tuple[str, Path]]:
                 yield file.name + printable(beside), file.path.with_name(beside)
 
 
+def most_scans(root: Path, enough: int) -> int | None:
+    """Return how many scans the folder has at most, counted to ``enough``; None if a metadata file lists them."""
+    scans = 0
+    for file in _files(root):
+        if isinstance(file, SourceFile):
+            if file.path.name in _METADATA:
+                return None
+            scans += is_picture(file.path.name) and text_beside(file.path.name, file.listing) is not None
+        if scans >= enough:
+            break
+    return scans
+
+
 def _files(root: Path) -> Iterator[SourceFile | Unreadable]:
     return files_below(root, lambda name: is_picture(name) or is_scan_text(name) or name in _METADATA)
 

@@ -19,6 +19,17 @@ def read_parquet(path: Path, name: str, reading: SourceReading) -> Iterator[Docu
     yield from documents_of_rows(parquet_rows(path, name, reading), name, printable(f"{path}, row"), reading)
 
 
+def parquet_row_count(path: Path) -> int | None:
+    """Return the number of rows that the file's footer gives; None if it cannot be read."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return int(pyarrow.parquet.read_metadata(path).num_rows)
+    except (pyarrow.ArrowException, OSError, ValueError):
+        return None
+
+
 def parquet_rows(path: Path, name: str, reading: SourceReading, more: Sequence[str] = ()) -> NumberedRows:
     """Yield the rows with the named columns and those in ``more``.
 

@@ -147,8 +147,8 @@ def test_a_setting_replaces_a_wrong_value_of_the_file(shell: Shell, tmp_path: Pa
     answer = shell(*config, "--set", "base_model=tiny-base")
     assert answer.code == 0 and yaml.safe_load(answer.out)["train"]["r"] == 4
     # The run's first task does the same for a parameter of the pipeline.
-    (tmp_path / "page.txt").write_text("A text.")
-    text = json.dumps({"source": str(tmp_path / "page.txt"), "base_model": "./nowhere", "train": {"r": "many"}})
+    (tmp_path / "rows.jsonl").write_text('{"text": "A text."}\n{"text": "Another."}\n')
+    text = json.dumps({"source": str(tmp_path / "rows.jsonl"), "base_model": "./nowhere", "train": {"r": "many"}})
     assert json.loads(resolve(text, {"base_model": "tiny-base", "r": 4}).train)["r"] == 4
 
 

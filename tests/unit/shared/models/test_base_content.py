@@ -78,8 +78,8 @@ def test_the_bundled_base_and_its_copy_are_the_same(folder: Path) -> None:
 def test_another_content_at_the_same_place_is_another_input_of_the_steps(
     folder: Path, name: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "page.txt").write_text("A text.")
-    config = json.dumps({"source": str(tmp_path / "page.txt"), "base_model": str(folder)})
+    (tmp_path / "rows.jsonl").write_text('{"text": "A text."}\n{"text": "Another."}\n')
+    config = json.dumps({"source": str(tmp_path / "rows.jsonl"), "base_model": str(folder)})
     before = resolve(config, {}).base_digest
     assert resolve(config, {}).base_digest == before
     content = (folder / name).read_bytes()
