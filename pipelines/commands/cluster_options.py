@@ -1,5 +1,6 @@
-"""The options that all cluster commands share."""
+"""The options that several commands share: of runs, and of clusters."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,13 @@ import typer
 if TYPE_CHECKING:
     from pipelines.cluster.kfp_api import KfpApi
     from pipelines.definition.environment import Environment
+
+
+class SkippableStep(StrEnum):
+    """The steps that a run can do without."""
+
+    BENCHMARK = "benchmark"
+
 
 PreparePartitions = Annotated[
     int,
@@ -36,7 +44,15 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one setting. May be repeated."),
 ]
+Skip = Annotated[
+    list[SkippableStep] | None, typer.Option("--skip", help="Leave out this step; the others need each other.")
+]
 Experiment = Annotated[str | None, typer.Option(help="KFP's experiment of the run. Default: the environment's.")]
+
+
+def settings_of(set_: list[str] | None, skip: list[SkippableStep] | None) -> list[str]:
+    """Return the settings that ``--set`` and ``--skip`` give, each as KEY=VALUE."""
+    return [*(set_ or []), *([f"skip=[{', '.join(skip)}]"] if skip else [])]
 
 
 def cluster_environment(path: Path | None, experiment: str | None = None) -> "Environment":

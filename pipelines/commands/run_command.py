@@ -12,7 +12,7 @@ import typer
 from components.shared.errors import EXIT_CODE_INTERRUPTED, UserError
 from components.shared.telemetry.terminal import output_console
 from components.shared.telemetry.tracing import pipeline_span
-from pipelines.commands.compile_command import PreparePartitions
+from pipelines.commands.cluster_options import PreparePartitions, Skip, settings_of
 from pipelines.local.runs_folder import FAILED
 from pipelines.settings.command_settings import checked_config
 
@@ -37,32 +37,41 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting. May be repeated.")
 ]
 
+RunnerOfSteps = Annotated[
+    Runner,
+    typer.Option(help="subprocess: each step in a process of this Python; docker: each in a container, as you."),
+]
+Image = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DEEPSYNTH_IMAGE",
+        help="--runner docker: the steps' image. Default: what `make images` built from this code.",
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check the settings, and say what would run, in which memory and time.")
+]
+Resume = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN",
+        help="Go on with a run that failed or was interrupted: with its settings, its finished steps' outputs,"
+        " and its training's last checkpoint.",
+    ),
+]
+
 
 def run(
     config: Annotated[Path | None, typer.Option(help="A YAML or JSON file. Default: the quickstart's.")] = None,
     set_: Settings = None,
-    runner: Annotated[
-        Runner,
-        typer.Option(help="subprocess: each step in a process of this Python; docker: each in a container, as you."),
-    ] = Runner.SUBPROCESS,
-    image: Annotated[
-        str | None,
-        typer.Option(
-            envvar="DEEPSYNTH_IMAGE",
-            help="--runner docker: the steps' image. Default: what `make images` built from this code.",
-        ),
-    ] = None,
+    runner: RunnerOfSteps = Runner.SUBPROCESS,
+    image: Image = None,
     runs_dir: RunsDir = Path("runs"),
     run_id: Annotated[str | None, typer.Option(help="The run's name. Default: the time in UTC.")] = None,
     prepare_partitions: PreparePartitions = 1,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN",
-            help="Go on with a run that failed or was interrupted: with its settings, its finished steps' outputs,"
-            " and its training's last checkpoint.",
-        ),
-    ] = None,
+    skip: Skip = None,
+    dry_run: DryRun = False,
+    resume: Resume = None,
 ) -> None:
     """Run the whole pipeline on this machine, from documents to adapter, evaluation and package.
 
@@ -76,7 +85,11 @@ def run(
 
     - a settings file: `deepsynth config > my.yaml`, edit, `deepsynth run --config my.yaml`
 
+    - without the comparison of trainers: `deepsynth run --skip benchmark`
+
     - in containers, with the machine's GPU if it has one: `make images`, `deepsynth run --runner docker`
+
+    - before a long one: `deepsynth run --dry-run --config my.yaml`
 
     - after a failure, or Ctrl-C: `deepsynth run --resume 20261129-101500`
 
@@ -85,10 +98,14 @@ def run(
     from pipelines.local.local_runner import run_pipeline
 
     _check_name(resume or run_id, "--resume" if resume else "--run-id")
-    resumed = _resumed_run(runs_dir, resume, config, set_, run_id) if resume else None
-    checked = checked_config(resumed.config if resumed else config, set_ or [])
+    settings = settings_of(set_, skip)
+    resumed = _resumed_run(runs_dir, resume, config, settings, run_id) if resume else None
+    checked = checked_config(resumed.config if resumed else config, settings)
     _check_machine(checked, runner)
     name = resume or run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    if dry_run:
+        _show_plan(checked, runs_dir, name, resumed)
+        return
     try:
         docker = _docker_run(name, runs_dir, image) if runner is Runner.DOCKER else None
         with pipeline_span(name, "deepsynth-finetune"):
@@ -105,6 +122,13 @@ def _check_machine(checked: "SharedSettings", runner: Runner) -> None:
 
     if runner is Runner.SUBPROCESS:
         check_machine({step: checked.step_settings(step) for step in ("train", "evaluate")})
+
+
+def _show_plan(checked: "SharedSettings", runs_dir: Path, name: str, resumed: "FailedRun | None") -> None:
+    from pipelines.local.dry_run import planned_run
+
+    for line in planned_run(checked, runs_dir, name, resumed).lines():
+        output_console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _say_interrupted(interrupt: KeyboardInterrupt, run_id: str, runs_dir: Path) -> None:
@@ -135,15 +159,15 @@ def _check_name(name: str | None, option: str) -> None:
 
 
 def _resumed_run(
-    runs_dir: Path, resume: str, config: Path | None, set_: list[str] | None, run_id: str | None
+    runs_dir: Path, resume: str, config: Path | None, settings: list[str], run_id: str | None
 ) -> "FailedRun":
     from pipelines.local.resumed_run import failed_run
 
-    if config or set_ or run_id:
+    if config or settings or run_id:
         raise UserError(
             "a resumed run has its own settings and its own name",
             where="--resume",
-            mend="leave out --config, --set and --run-id, or start a new run with them",
+            mend="leave out --config, --set, --skip and --run-id, or start a new run with them",
         )
     resumed = failed_run(runs_dir, resume)
     print(f"resumed: {', '.join(resumed.finished_steps()) or 'no step'} finished before", file=sys.stderr)

@@ -16,8 +16,10 @@ from pipelines.commands.cluster_options import (
     Host,
     PreparePartitions,
     Settings,
+    Skip,
     cluster_environment,
     connected,
+    settings_of,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def create(
         bool,
         typer.Option(help="Skip training if the champion (evaluate.champion) was trained on the same documents."),
     ] = True,
+    skip: Skip = None,
     prepare_partitions: PreparePartitions = 1,
 ) -> None:
     """Create a schedule. It runs one run at a time and does not catch up on missed times, e.g. while paused.
@@ -63,7 +66,7 @@ def create(
 
     settings = cluster_environment(environment, experiment)
     times = cron_times(cron, timezone, settings.scheduler_timezone)
-    parameters = run_parameters(settings, config, set_ or [], skip_if_unchanged)
+    parameters = run_parameters(settings, config, settings_of(set_, skip), skip_if_unchanged)
     api = connected(host, settings)
     if _found(api, name):
         mend = "use another name, or delete the old one first: deepsynth schedule delete " + name

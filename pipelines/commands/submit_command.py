@@ -1,6 +1,7 @@
 """``deepsynth submit``: start a run on a cluster; ``deepsynth follow``: watch one."""
 
 import datetime
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +17,10 @@ from pipelines.commands.cluster_options import (
     Host,
     PreparePartitions,
     Settings,
+    Skip,
     cluster_environment,
     connected,
+    settings_of,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ def submit(
         bool,
         typer.Option("--no-cache", help="Run every step, e.g. if artifacts that KFP's cache names were deleted."),
     ] = False,
+    skip: Skip = None,
     poll_seconds: PollSeconds = _SECONDS_BETWEEN_LOOKS,
 ) -> None:
     """Start a run of the pipeline on a Kubeflow Pipelines server.
@@ -72,12 +76,13 @@ def submit(
     from pipelines.cluster.cluster_runs import start_run
 
     settings = cluster_environment(environment, experiment)
-    parameters = run_parameters(settings, config, set_ or [], skip_if_unchanged)
+    parameters = run_parameters(settings, config, settings_of(set_, skip), skip_if_unchanged)
     api = connected(host, settings)
     version = uploaded_version(api, settings, prepare_partitions, cache=not no_cache)
     name = run_name or f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{config.stem if config else 'quickstart'}"
     run_id = start_run(api, settings, version, name, parameters)
     print(f"run {name} ({run_id}): {api.run_page(run_id)}")
+    _print_expected_time(settings, parameters)
     if wait:
         follow_to_the_end(api, settings, run_id, poll_seconds, environment)
     else:
@@ -114,6 +119,25 @@ def run_parameters(
         )
     text = parameter_text(checked.model_dump(mode="json", exclude_unset=True))
     return {"config": text, "skip_if_unchanged": skip_if_unchanged}
+
+
+def _print_expected_time(environment: "Environment", parameters: dict[str, Any]) -> None:
+    """Print how long an earlier run's training with these settings took, if MLflow answers and has one."""
+    from components.shared.programs.step_config import parse_config_text
+    from components.shared.tracking import mlflow_connection
+    from pipelines.cluster.earlier_trainings import earlier_training
+    from pipelines.settings.pipeline_config import pipeline_config
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri or uri.lower() == mlflow_connection.TRACKING_OFF or mlflow_connection.missing_store(uri):
+        return
+    config = pipeline_config(parse_config_text(parameters["config"], "config"), "config", runs_here=False)
+    try:
+        found = earlier_training(config, uri, environment.mlflow_experiment)
+    except mlflow_connection.store_errors() as error:
+        print(f"note: no time estimate: MLflow does not answer ({mlflow_connection.reason(error)})", file=sys.stderr)
+        return
+    print(found or "no earlier run in MLflow has these settings: the training tells its time after step 4")
 
 
 def uploaded_version(api: "KfpApi", environment: "Environment", prepare_partitions: int, *, cache: bool = True) -> Any:

@@ -11,6 +11,7 @@ from pipelines.definition.environment import PIPELINE_NAME, Environment
 from pipelines.definition.kubernetes_settings import Kind, apply_settings, keep_checkpoints, pipeline_limits, retry
 from pipelines.definition.task_titles import TASK_TITLES
 from pipelines.settings.pipeline_parameters import CONFIG_DESCRIPTION, SKIP_DESCRIPTION, pipeline_parameters
+from pipelines.task_side.step_settings import RUN, TRAIN
 
 _KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
@@ -51,7 +52,7 @@ def finetune_pipeline(
         steps.described(closing, "control").set_caching_options(False)
         with (
             dsl.ExitHandler(closing, name="steps"),
-            dsl.If(settings["decision"] == "train", name="data-is-new"),
+            dsl.If(settings["decision"] == TRAIN, name="data-is-new"),
         ):
             steps.add(settings, prepare_partitions, drawn_at_once)
 
@@ -115,10 +116,6 @@ class _Steps:
         )
         self._step(evaluated, "gpu")
 
-        # After train: two trainings must not share one device.
-        benchmarked = components.benchmark(config=settings["benchmark"], base_digest=base_digest, dataset=dataset)
-        self._step(benchmarked.after(trained), "gpu")
-
         evaluation = evaluated.outputs["evaluation"]
         judged = components.gate(config=settings["gate"], evaluation=evaluation)
         self._step(judged, "control").set_caching_options(False)
@@ -133,6 +130,11 @@ class _Steps:
                 verdict=judged.outputs["verdict"],
             )
             self._step(exported, "export").set_caching_options(False)
+
+        with dsl.If(settings["benchmark_decision"] == RUN, name="benchmark-is-wanted"):
+            # After train: two trainings must not share one device.
+            benchmarked = components.benchmark(config=settings["benchmark"], base_digest=base_digest, dataset=dataset)
+            self._step(benchmarked.after(trained), "gpu")
 
     def _prepared(self, settings: Any) -> Any:
         """Add the one task that prepares the dataset; return its dataset."""

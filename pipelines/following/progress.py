@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from components.shared.telemetry.progress import duration_text
 from pipelines.following.run_sources import RunSources
 from pipelines.following.step_log import json_record
 from pipelines.following.workflow_nodes import step_states
@@ -35,7 +36,7 @@ class WorkDone:
         left = ""
         if self.total and earlier and earlier.done < self.done and earlier.moment < self.moment:
             seconds = (self.total - self.done) * (self.moment - earlier.moment) / (self.done - earlier.done)
-            left = f", about {_duration(seconds)} left"
+            left = f", about {duration_text(seconds)} left"
         return f"{self.description}: {self.done}{of}{note}{left}"
 
 
@@ -99,10 +100,3 @@ def resumed_after(lines: Iterable[str]) -> int | None:
 def tracked_work(tracked: Any) -> WorkDone:
     """Return a training's progress by MLflow's metric ``loss``."""
     return WorkDone("train", tracked.step, tracked.total, tracked.moment, f"loss {tracked.loss:.4f}")
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

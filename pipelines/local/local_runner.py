@@ -148,7 +148,7 @@ def run_pipeline(
             resumed.link_outputs(folder / _KFP_FOLDER / _KEPT_FOLDER)
         watched = _Watched()
         with _kept_after_a_failure(folder, watched, failed):
-            memory = _watch(watched, folder, variables, _tasks(prepare_partitions), docker)
+            memory = _watch(watched, folder, variables, _tasks(config, prepare_partitions), docker)
         _gather_outputs(folder, watched)
         summary = build_summary(folder, run_id, watched.seconds, time.monotonic() - started, memory)
         summary.write(folder)
@@ -157,12 +157,13 @@ def run_pipeline(
     return RunOutcome(runs_dir / run_id, summary, watched.warnings)
 
 
-def _tasks(prepare_partitions: int) -> int:
+def _tasks(config: SharedSettings, prepare_partitions: int) -> int:
     """Return the number of tasks: configure and six steps; prepare may be split into select, draw ... and assemble.
 
     The last task, export, does not run if the gate does not promote the adapter.
     """
-    return 7 if prepare_partitions == 1 else 6 + 1 + prepare_partitions + 1
+    preparing = 1 if prepare_partitions == 1 else prepare_partitions + 2
+    return 6 + preparing - len(config.skip)
 
 
 def _write_job(

@@ -27,21 +27,17 @@ def build_summary(
 ) -> RunSummary:
     """Collect a run's figures from the steps' files in ``folder``."""
     report = EvaluationReport.read(folder / "evaluation")
-    benchmark = BenchmarkReport.read(folder / "benchmark")
+    benchmark = BenchmarkReport.read(folder / "benchmark") if (folder / "benchmark").is_dir() else None
     manifest = read_manifest(folder / "dataset")
     verdict = GateVerdict.read(folder / "gate")
+    paths = ResultPaths(package=_package(folder) if verdict.promoted else None)
     return RunSummary(
         run_id=run_id,
         rows=report.rows,
         comparison=report.comparison("base"),
         gate=GateSummary(decision=verdict.decision, **verdict.model_dump(include=_VERDICT_FIELDS)),
-        benchmark=BenchmarkSummary(
-            runs=[
-                BenchmarkRun(**run.model_dump(include=set(BenchmarkRun.model_fields))) for run in benchmark.measurements
-            ],
-            ratios=benchmark.ratios,
-        ),
-        paths=ResultPaths(package=_package(folder) if verdict.promoted else None),
+        benchmark=_benchmark(benchmark) if benchmark else None,
+        paths=paths if benchmark else paths.model_copy(update={"benchmark": None}),
         seconds_per_step={step: round(value, 3) for step, value in seconds.items()},
         seconds_total=round(seconds_total, 3),
         peak_memory_bytes=memory,
@@ -90,7 +86,15 @@ def print_summary(summary: RunSummary, folder: Path, tracking_uri: str, console:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _benchmark_lines(benchmark: BenchmarkSummary) -> list[str]:
+def _benchmark(report: BenchmarkReport) -> BenchmarkSummary:
+    fields = set(BenchmarkRun.model_fields)
+    runs = [BenchmarkRun(**run.model_dump(include=fields)) for run in report.measurements]
+    return BenchmarkSummary(runs=runs, ratios=report.ratios)
+
+
+def _benchmark_lines(benchmark: BenchmarkSummary | None) -> list[str]:
+    if benchmark is None:
+        return [f"{'benchmark:':<14}skipped"]
     runs = [
         f"{run.contender} {run.median_step_seconds:.3f} s/step"
         if run.median_step_seconds is not None

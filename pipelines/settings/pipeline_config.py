@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, create_model
 
@@ -30,6 +30,8 @@ class SharedSettings(StepConfig):
     """run code that comes with the model; only with a pinned revision"""
     seed: Seed = 0
     """the seed of splits, looks, data order, adapter weights and bootstrap"""
+    skip: tuple[Literal["benchmark"], ...] = ()
+    """steps to leave out: [benchmark]; the other steps need each other"""
 
     def step_settings(self, step: str) -> dict[str, Any]:
         """Return the settings of one step, without its folders, as JSON values.

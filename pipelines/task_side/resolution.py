@@ -18,7 +18,7 @@ from pipelines.task_side.document_checks import check_documents
 from pipelines.task_side.input_checks import check_inputs
 from pipelines.task_side.late_refusals import check_late_steps
 from pipelines.task_side.persistent_folders import keeps_checkpoints
-from pipelines.task_side.step_settings import TRAIN, UNCHANGED, StepSettings
+from pipelines.task_side.step_settings import RUN, SKIP, TRAIN, UNCHANGED, StepSettings
 from pipelines.task_side.task_entry import task
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def resolve(config: str, parameters: dict[str, Any], *, skip_if_unchanged: bool 
     decision = _decision(digest, champion) if skip_if_unchanged else TRAIN
     return StepSettings(
         decision=decision,
+        benchmark_decision=SKIP if "benchmark" in checked.skip else RUN,
         source_digest=digest,
         base_digest=base_digest(checked.base_model, checked.revision),
         champion=parameter_word(str(champion or "none")),

@@ -10,8 +10,10 @@ import pytest
 import yaml
 from kfp.components import load_component_from_file
 
+from components.shared.errors import UserError
 from components.shared.versions import code_tag
 from pipelines.definition.task_titles import TASK_TITLES
+from pipelines.task_side.resolution import resolve
 
 DEEPSYNTH = str(Path(sys.executable).with_name("deepsynth"))
 IMAGE = "registry.example/deepsynth-pipelines-python:1.2.3-abc"
@@ -53,6 +55,13 @@ def inside(spec: dict[str, Any], *task_names: str) -> dict[str, Any]:
 def steps_of(spec: dict[str, Any]) -> dict[str, Any]:
     """Return the steps' tasks, which the exit handler and the decision to train enclose."""
     return inside(spec, "exit-handler-1", "condition-2")
+
+
+def every_step_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the steps' tasks with those in the condition of the benchmark, which is the last one."""
+    tasks = steps_of(spec)
+    last = max(name for name in tasks if name.startswith("condition-"))
+    return tasks | inside(spec, "exit-handler-1", "condition-2", last)
 
 
 def the_loop(spec: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -98,11 +107,11 @@ def test_the_tasks_their_order_and_their_names(documents: tuple[dict, dict]) -> 
         "prepare": set(),
         "train": {"prepare"},
         "evaluate": {"prepare", "train"},
-        "benchmark": {"prepare", "train"},
         "gate": {"evaluate"},
         "condition-3": {"prepare", "train", "evaluate", "gate"},
+        "condition-4": {"prepare", "train"},
     }
-    tasks |= root
+    tasks |= root | every_step_of(documents[0])
     titled = {name: task["taskInfo"]["name"] for name, task in tasks.items() if name in TASK_TITLES}
     assert titled == {name: TASK_TITLES[name] for name in titled}
     assert all(task["taskInfo"]["name"] != name for name, task in tasks.items()), "every task has a display name"
@@ -132,8 +141,20 @@ def test_the_cache_of_evaluate_sees_another_champion(documents: tuple[dict, dict
 def test_the_cache_of_what_loads_the_base_sees_another_content(
     variant: str, step: str, request: pytest.FixtureRequest
 ) -> None:
-    inputs = steps_of(request.getfixturevalue(variant)[0])[step]["inputs"]["parameters"]
+    inputs = every_step_of(request.getfixturevalue(variant)[0])[step]["inputs"]["parameters"]
     assert inputs["base_digest"]["componentInputParameter"] == "pipelinechannel--configure-base_digest"
+
+
+def test_the_benchmark_hangs_on_its_own_decision(documents: tuple[dict, dict]) -> None:
+    spec, _ = documents
+    assert steps_of(spec)["condition-4"]["triggerPolicy"]["condition"] == (
+        "inputs.parameter_values['pipelinechannel--configure-benchmark_decision'] == 'run'"
+    )
+    assert set(inside(spec, "exit-handler-1", "condition-2", "condition-4")) == {"benchmark"}
+    assert resolve("base_model: tiny-base", {}).benchmark_decision == "run"
+    assert resolve("skip: [benchmark]", {}).benchmark_decision == "skip"
+    with pytest.raises(UserError, match=r"'skip\.0'.*'benchmark'"):
+        resolve("skip: [train]", {})
 
 
 def test_where_the_data_is_unchanged_no_step_is_started(documents: tuple[dict, dict]) -> None:
@@ -159,7 +180,7 @@ def test_the_exit_task_gets_the_final_state_and_no_sub_pipeline_a_parameter_that
 
 
 def test_what_is_cached(documents: tuple[dict, dict]) -> None:
-    tasks = documents[0]["root"]["dag"]["tasks"] | steps_of(documents[0])
+    tasks = documents[0]["root"]["dag"]["tasks"] | every_step_of(documents[0])
     cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
     assert cached == {"prepare", "train", "evaluate", "benchmark"}
 
@@ -197,9 +218,9 @@ def test_partitions_are_a_parallel_for_and_a_merge_of_what_it_collects(in_partit
         "assemble-dataset": {"select-documents", loop},
         "train": {"assemble-dataset"},
         "evaluate": {"assemble-dataset", "train"},
-        "benchmark": {"assemble-dataset", "train"},
         "gate": {"evaluate"},
         "condition-5": {"assemble-dataset", "train", "evaluate", "gate"},
+        "condition-6": {"assemble-dataset", "train"},
     }
     # Collected: the merge gets the loop's list itself, not through a sub-pipeline, where KFP 2.17 loses all but one.
     pages = steps_of(spec)["assemble-dataset"]["inputs"]["artifacts"]["pages"]["taskOutputArtifact"]
@@ -220,7 +241,7 @@ def test_the_tasks_of_the_loop_get_no_other_tasks_parameter(in_partitions: tuple
 def test_what_is_cached_in_partitions(in_partitions: tuple[dict, dict]) -> None:
     spec, _ = in_partitions
     loop, _, body = the_loop(spec)
-    tasks = {name: task for name, task in steps_of(spec).items() if name != loop} | body["dag"]["tasks"]
+    tasks = {name: task for name, task in every_step_of(spec).items() if name != loop} | body["dag"]["tasks"]
     cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
     assert cached == {"select-documents", "draw-pages", "assemble-dataset", "train", "evaluate", "benchmark"}
     inputs = tasks["select-documents"]["inputs"]["parameters"]

@@ -130,9 +130,9 @@ def in_three(source: Path, model: Path, **settings: str) -> list[str]:
 def finished(source: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The root and the output of a finished run with three partitions, which the gate did not promote.
 
-    Its held-out pages come from one document, too few for a verdict.
+    Its held-out pages come from one document, too few for a verdict. It skips the benchmark.
     """
-    root, printed, said = finish_well(in_three(source, model), tmp_path_factory)
+    root, printed, said = finish_well([*in_three(source, model), "--skip", "benchmark"], tmp_path_factory)
     return root, said + printed
 
 
@@ -145,7 +145,7 @@ def test_a_run_in_partitions_leaves_the_dataset_of_one_process(finished: tuple[P
     assert files(folder / "dataset") == files(tmp_path / "alone")
     assert json.loads((folder / "summary.json").read_text())["dataset_digest"] == alone.digest
     assert {path.name for path in folder.iterdir()} == {
-        *("dataset", "adapter", "evaluation", "benchmark", "gate"),
+        *("dataset", "adapter", "evaluation", "gate"),
         *("pipeline.log", "config.yaml", "summary.json"),
     }
 
@@ -154,15 +154,15 @@ def test_a_run_in_partitions_leaves_the_dataset_of_one_process(finished: tuple[P
 def test_its_tasks_are_shown_one_after_the_other_and_summed_as_one_step(finished: tuple[Path, str]) -> None:
     root, progress = finished
     assert [line for line in progress.splitlines() if line.endswith("...")][1:6] == [
-        "[2/11] prepare (select documents) ...",
-        "[3/11] prepare (draw partition 1 of 3) ...",
-        "[4/11] prepare (draw partition 2 of 3) ...",
-        "[5/11] prepare (draw partition 3 of 3) ...",
-        "[6/11] prepare (assemble the dataset) ...",
+        "[2/10] prepare (select documents) ...",
+        "[3/10] prepare (draw partition 1 of 3) ...",
+        "[4/10] prepare (draw partition 2 of 3) ...",
+        "[5/10] prepare (draw partition 3 of 3) ...",
+        "[6/10] prepare (assemble the dataset) ...",
     ]
-    assert progress.count("done in") == 10
+    assert progress.count("done in") == 9
     seconds = json.loads((root / "runs" / "r1" / "summary.json").read_text())["seconds_per_step"]
-    assert set(seconds) == {"configure", "prepare", "train", "evaluate", "benchmark", "gate"}
+    assert set(seconds) == {"configure", "prepare", "train", "evaluate", "gate"}
     shown = [
         float(line.split(" done in ")[1].split()[0])
         for line in progress.splitlines()
@@ -176,7 +176,8 @@ def test_a_run_that_is_not_promoted_is_a_success_that_says_why(finished: tuple[P
     root, said = finished
     summary = json.loads((root / "runs" / "r1" / "summary.json").read_text())
     assert summary["gate"]["decision"] == "not promoted" and "all of one document" in summary["gate"]["reason"]
-    assert summary["paths"]["package"] is None
+    assert summary["paths"]["package"] is None and summary["paths"]["benchmark"] is None
+    assert summary["benchmark"] is None and "benchmark:    skipped" in said
     assert f"not promoted: {summary['gate']['reason']}" in said and "package:" not in said
     page = (root / "runs" / "r1" / summary["paths"]["verdict"]).read_text()
     assert page.startswith("# Not promoted") and summary["gate"]["reason"][1:] in page
@@ -188,7 +189,7 @@ def test_a_run_that_is_not_promoted_is_a_success_that_says_why(finished: tuple[P
 @pytest.mark.slow
 def test_mlflow_has_one_run_of_prepare_with_the_result(finished: tuple[Path, str]) -> None:
     tracked = tracked_runs(finished[0])
-    assert set(tracked.nested) == {"prepare", "train", "evaluate", "benchmark", "gate"}
+    assert set(tracked.nested) == {"prepare", "train", "evaluate", "gate"}
     assert {run.info.status for run in tracked.runs} == {"FINISHED"}
     prepared = tracked.nested["prepare"]
     assert prepared.data.metrics["train_pages"] == 12

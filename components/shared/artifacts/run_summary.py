@@ -49,7 +49,8 @@ class ResultPaths(FileContent):
     """None if the gate did not promote the adapter"""
     verdict: str = "gate/verdict.md"
     report: str = "evaluation/report.html"
-    benchmark: str = "benchmark/benchmark.html"
+    benchmark: str | None = "benchmark/benchmark.html"
+    """None if the benchmark was skipped"""
     dataset: str = "dataset"
     adapter: str = "adapter"
     log: str = "pipeline.log"
@@ -69,7 +70,8 @@ class RunSummary(StepFile):
     comparison: RowComparison | None
     """the adapter against the base"""
     gate: GateSummary
-    benchmark: BenchmarkSummary
+    benchmark: BenchmarkSummary | None
+    """None if it was skipped"""
     paths: ResultPaths
     seconds_per_step: dict[str, float]
     seconds_total: float

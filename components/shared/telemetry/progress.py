@@ -31,6 +31,18 @@ _SECONDS_BETWEEN_UPDATES = 0.1
 T = TypeVar("T")
 
 
+def duration_text(seconds: float) -> str:
+    """Return a duration in words.
+
+    >>> duration_text(42), duration_text(600), duration_text(9000)
+    ('42 s', '10 min', '2 h 30 min')
+    """
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
 def bars_are_seen() -> bool:
     """Return whether standard error is a terminal and logs are text."""
     return not logs_are_json() and Console(stderr=True).is_terminal

@@ -1,5 +1,6 @@
 """Measures a training: losses, step times, tokens, memory."""
 
+import logging
 import math
 import resource
 import time
@@ -11,9 +12,12 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from components.shared.errors import UserError
-from components.shared.telemetry.progress import ProgressReport
+from components.shared.telemetry.progress import ProgressReport, duration_text
 from components.shared.tracking.step_run import TrackedRun
-from components.train.processes.distributed import in_any_process, largest, of_all, summed
+from components.train.loop.time_estimate import MEASURED_FROM, MEASURED_UNTIL, training_time
+from components.train.processes.distributed import in_any_process, is_first, largest, of_all, summed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -122,7 +126,8 @@ class MeasuringCallback(TrainerCallback):
         self._progress = progress
         self._peak = peak
         self._step_started = 0.0
-        self._steps_logged = len(measurements.step_seconds)
+        self._steps_logged = self._resumed_after = len(measurements.step_seconds)
+        self._predicted: list[str] = []
         self._truncated_before = 0
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -135,8 +140,29 @@ class MeasuringCallback(TrainerCallback):
             torch.cuda.synchronize()
         self._measurements.step_seconds.append(time.perf_counter() - self._step_started)
         self._measurements.count_all_processes(self._truncated_before)
-        self._progress.advance(note=f"loss {self._measurements.losses[-1]:.3f}" if self._measurements.losses else "")
+        self._predict_time(state.max_steps)
+        loss = [f"loss {self._measurements.losses[-1]:.3f}"] if self._measurements.losses else []
+        self._progress.advance(note=", ".join([*loss, *self._predicted]))
         self._log_the_last_step(control)
+
+    def _predict_time(self, planned: int) -> None:
+        measured = self._measurements
+        time_of_all = training_time(measured.step_seconds, measured.data_wait_seconds, planned, self._resumed_after)
+        if time_of_all is None or not is_first():
+            return
+        self._predicted = [f"about {duration_text(time_of_all.seconds)} in all"]
+        figures = {"estimated_training_seconds": time_of_all.seconds}
+        self._tracked.log_metrics(figures)
+        self._tracked.summarize(figures)
+        log.info(
+            "the training takes about %s: %d steps of %.2f s (median of steps %d to %d), without evaluations and"
+            " checkpoints",
+            duration_text(time_of_all.seconds),
+            planned,
+            time_of_all.seconds_per_step,
+            self._resumed_after + MEASURED_FROM,
+            self._resumed_after + MEASURED_UNTIL,
+        )
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._log_the_last_step(control)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from components.train.batches.length_grouping import LengthGroupedPages, page_le
 from components.train.config import TrainConfig
 from components.train.loop.held_out_reading import error_rates, held_out_sample
 from components.train.loop.measurements import TrainingMeasurements
+from components.train.loop.time_estimate import training_time
 from components.train.loop.utilization import LanguageModelFlops, peak_flops
 from components.train.step import run
 from tests.fixtures.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
@@ -163,7 +165,10 @@ def batches(order: list[int], size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def test_mlflow_gets_the_rates_while_it_trains(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_gets_the_rates_while_it_trains(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="components")
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     for name in ("MLFLOW_RUN_ID", "KFP_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
@@ -188,6 +193,24 @@ def test_mlflow_gets_the_rates_while_it_trains(made: Path, tmp_path: Path, monke
         waited = sum(measured["data_wait_seconds"][two]) / seconds
         assert 0 < history["data_wait_share"][place].value == pytest.approx(waited)
     assert "mfu" not in metrics, "no peak is known for a CPU"
+    made_in = [sum(pair) for pair in zip(measured["step_seconds"], measured["data_wait_seconds"], strict=False)]
+    predicted = sum(made_in[:4]) + median(made_in[1:4])
+    assert metrics["estimated_training_seconds"] == pytest.approx(predicted, abs=0.001), "said after step 4, of all 5"
+    assert "the training takes about" in caplog.text and "5 steps of" in caplog.text
+
+
+def test_the_time_of_a_training_is_predicted_once_in_each_process_and_not_for_a_short_one() -> None:
+    seconds = [9.0, 1.0, 2.0, 3.0, 4.0, 1.0, 1.0, 1.0, 5.0]
+    told = {
+        (done, resumed): training_time(seconds[:done], [0.5] * done, planned=9, resumed_after=resumed)
+        for done in range(1, 10)
+        for resumed in (0, 4, 7)
+    }
+    assert {place: found.seconds for place, found in told.items() if found} == {
+        (4, 0): pytest.approx(17.0 + 5 * 2.5),
+        (8, 4): pytest.approx(26.0 + 1 * 1.5),
+    }
+    assert training_time([1.0] * 4, [0.0] * 4, planned=4) is None, "it has ended"
 
 
 def test_mfu_is_the_work_by_what_the_device_could_do() -> None:

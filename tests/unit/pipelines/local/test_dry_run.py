@@ -1,0 +1,57 @@
+"""``deepsynth run --dry-run``: what would run, how long, in which memory; and nothing is run."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines.command_line import app
+from pipelines.local.earlier_runs import predicted_times
+from pipelines.settings.command_settings import checked_config
+from tests.fixtures.finished_runs import finished_run
+
+STEPS = ["prepare", "train", "evaluate", "benchmark", "gate", "export"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one finished run: 20.25 s of training, in three steps of 0.25, 0.5 and 0.75 s."""
+    folder = tmp_path_factory.mktemp("earlier")
+    finished_run(folder, "r1", [100] * 12, max_steps=3)
+    return folder
+
+
+def test_times_are_those_of_the_newest_run_that_did_the_same(runs: Path) -> None:
+    config = runs / "r1" / "config.yaml"
+
+    def seconds(*settings: str) -> dict[str, float]:
+        found = predicted_times(checked_config(config, list(settings)), runs, STEPS)
+        assert {*found.seconds, *found.unknown} == set(STEPS)
+        return found.seconds
+
+    assert seconds() == {"prepare": 1.5, "train": 20.25}
+    # Another learning rate takes as long; more steps take the measured ones' median each; more pages are not known.
+    assert seconds("train.learning_rate=0.5") == seconds()
+    assert seconds("train.max_steps=103")["train"] == pytest.approx(20.25 - 1.5 + 103 * 0.5)
+    assert seconds("train.per_device_train_batch_size=7") == {"prepare": 1.5}
+    assert seconds("prepare.max_train_pages=7") == {}
+    assert predicted_times(checked_config(config, []), runs / "nowhere", STEPS).unknown == STEPS
+
+
+def test_a_dry_run_says_what_would_run_and_leaves_nothing(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "page.txt").write_text("A text.")
+    (tmp_path / "more").mkdir()
+    source = [f"--set=source={tmp_path / 'page.txt'}", "--set=prepare.eval_fraction=0.5", "--skip=benchmark"]
+    before = sorted(tmp_path.rglob("*"))
+    answer = CliRunner().invoke(app, ["run", "--dry-run", f"--runs-dir={tmp_path / 'runs'}", *source])
+    assert answer.exit_code == 0, answer.output
+    lines = dict(line.split(":", 1) for line in answer.stdout.splitlines())
+    assert lines["would run"].split(", ")[-1] == "export if the gate promotes" and "benchmark" not in lines["would run"]
+    assert "GiB on a GPU" in lines["memory"] and "no earlier run" in lines["time"]
+    assert lines["reused"].strip() == "nothing" and "champion: none" in lines["settings"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, ["run", "--dry-run", f"--runs-dir={tmp_path}", "--set=source=./nowhere"])
+    assert answer.exit_code != 0 and "no such file or folder" in str(answer.exception)
