@@ -12,6 +12,7 @@ from components.shared.errors import UserError, without_passwords
 from components.shared.tracking import mlflow_connection, tracking_runs
 from components.shared.tracking.artifact_transfer import direct_access
 from components.shared.tracking.mlflow_connection import TRACKING_OFF
+from components.shared.tracking.run_description import REASON_TAG
 from pipelines.definition.environment import Environment
 from pipelines.local.run_summary import models_table
 
@@ -41,8 +42,8 @@ def print_results(run_id: str, environment: Environment, console: Console) -> No
         return
     if rows:
         console.print(models_table(rows))
-    elif tags.get("deepsynth.decision") == "unchanged":
-        _say(console, tags.get("mlflow.note.content", "nothing was trained: the data is unchanged"))
+    elif tags.get(tracking_runs.DECISION_TAG) == "unchanged":
+        _say(console, tags.get(REASON_TAG, "nothing was trained: the data is unchanged"))
     else:
         place = without_passwords(uri)
         _say(console, f"no table: MLflow at {place} has no evaluation of this run (cached by KFP, or not reached)")
@@ -51,7 +52,10 @@ def print_results(run_id: str, environment: Environment, console: Console) -> No
 
 
 def _results(client: Any, run_id: str) -> tuple[list[ReportRow], dict[str, str]]:
-    """Return the report's rows, and the tags of the parent run and the gate's run."""
+    """Return the report's rows, and the tags of the parent run and the gate's run.
+
+    The report of an evaluation that KFP's cache answered is that of the run that the parent names.
+    """
     tags: dict[str, str] = {}
     evaluation = None
     for run in tracking_runs.runs_of_pipeline(client, run_id):
@@ -60,6 +64,7 @@ def _results(client: Any, run_id: str) -> tuple[list[ReportRow], dict[str, str]]
             tags |= run.data.tags
         elif step == "evaluate":
             evaluation = run.info.run_id
+    evaluation = evaluation or tags.get(f"{tracking_runs.CACHED_TAG}evaluate")
     if evaluation is None or all(entry.path != EvaluationReport.FILE for entry in client.list_artifacts(evaluation)):
         return [], tags
     with TemporaryDirectory(prefix="deepsynth-results-") as folder:

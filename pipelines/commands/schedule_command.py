@@ -71,6 +71,7 @@ def create(
     if _found(api, name):
         mend = "use another name, or delete the old one first: deepsynth schedule delete " + name
         raise UserError("a schedule of this name exists", where=name, mend=mend)
+    parameters["run_pages"] = api.run_page("")
     version = uploaded_version(api, settings, prepare_partitions)
     create_recurring_run(api, settings, version, name, times.kfp, parameters)
     print(f"schedule {name}: {times.kfp} (seconds first) in {times.scheduler_zone}, runs of version {version.name}")

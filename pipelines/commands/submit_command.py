@@ -78,6 +78,7 @@ def submit(
     settings = cluster_environment(environment, experiment)
     parameters = run_parameters(settings, config, settings_of(set_, skip), skip_if_unchanged)
     api = connected(host, settings)
+    parameters["run_pages"] = api.run_page("")
     version = uploaded_version(api, settings, prepare_partitions, cache=not no_cache)
     name = run_name or f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{config.stem if config else 'quickstart'}"
     run_id = start_run(api, settings, version, name, parameters)

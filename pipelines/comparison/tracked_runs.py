@@ -9,11 +9,10 @@ from typing import Any
 
 from components.shared.errors import UserError
 from components.shared.tracking import mlflow_connection
-from components.shared.tracking.tracking_runs import PIPELINE_RUN_TAG
+from components.shared.tracking.tracking_runs import PIPELINE_RUN_TAG, STEP_TAG, cached_runs, step_runs
 from pipelines.comparison.compared_run import FILES, SAMPLES, ComparedRun, flattened, read_files, read_json
-from pipelines.settings.step_sections import FOLDER_FIELDS, SHARED_FIELDS
+from pipelines.settings.step_sections import FOLDER_FIELDS, SHARED_FIELDS, STEP_CONFIGS
 
-_STEP_TAG = "deepsynth.step"
 _PARENT_TAG = "mlflow.parentRunId"
 _CONFIG = "config.json"
 _BENCHMARK_TRAIN_SECTION = "train"
@@ -46,7 +45,7 @@ def find_parent(client: Any, run: str) -> Any | None:
     found = _by_id(client, run) or _by_pipeline_run(client, run)
     if found is None:
         return None
-    if _STEP_TAG in found.data.tags:
+    if STEP_TAG in found.data.tags:
         parent = found.data.tags.get(_PARENT_TAG)
         mend = f"name its pipeline's run: {parent}" if parent else "name a pipeline's run"
         raise UserError("it is the run of one step, not of a pipeline", where=run, mend=mend)
@@ -65,7 +64,9 @@ def read_tracked_run(client: Any, parent: Any, uri: str, folder: Path) -> Compar
         UserError: a file cannot be read, or has another schema version.
     """
     where = f"MLflow run {parent.info.run_id}"
-    steps = _steps(client, parent)
+    own = _steps(client, parent)
+    cached = {step: run for step, run in cached_runs(client, parent).items() if step not in own}
+    steps = own | cached
     files = {step: _fetched(client, uri, run, step, folder) for step, run in steps.items()}
     wanted = {step: files.get(step, {}).get(name) for step, name in FILES.items()}
     samples = files.get("evaluate", {}).get(SAMPLES)
@@ -77,9 +78,10 @@ def read_tracked_run(client: Any, parent: Any, uri: str, folder: Path) -> Compar
         finished=_time(parent.info.end_time),
         config=_config({step: read_json(one[_CONFIG]) for step, one in files.items() if _CONFIG in one}),
         files=read_files({step: path.parent for step, path in wanted.items() if path}),
-        seconds={step: _seconds(run) for step, run in steps.items()} | {"total": _seconds(parent)},
+        seconds={step: _seconds(run) for step, run in own.items()} | {"total": _seconds(parent)},
         samples=samples,
-        notes=[
+        notes=[f"{step} was cached by KFP: MLflow run {run.info.run_id} did it" for step, run in cached.items()]
+        + [
             f"there is no {name}: {step} {'did not log it' if step in steps else 'has no run (cached, or not tracked)'}"
             for step, name in missing
         ],
@@ -101,25 +103,17 @@ def _by_pipeline_run(client: Any, run: str) -> Any | None:
     experiments = [each.experiment_id for each in client.search_experiments()]
     value = run.replace("'", "")
     found = client.search_runs(experiments, f"tags.`{PIPELINE_RUN_TAG}` = '{value}'") if experiments else []
-    parents = [each for each in found if _STEP_TAG not in each.data.tags]
+    parents = [each for each in found if STEP_TAG not in each.data.tags]
     return max(parents, key=lambda each: each.info.start_time, default=None)
 
 
 def _steps(client: Any, parent: Any) -> dict[str, Any]:
-    """Return each step's last finished run; KFP's MLflow plugin puts its own run between parent and step."""
-    steps: dict[str, Any] = {}
-    for run in _children(client, parent):
-        step = run.data.tags.get(_STEP_TAG)
-        for each in [run] if step else _children(client, run):
-            name = each.data.tags.get(_STEP_TAG)
-            if name and each.info.status == "FINISHED":
-                steps[name] = each
-    return steps
-
-
-def _children(client: Any, run: Any) -> list[Any]:
-    found = client.search_runs([run.info.experiment_id], f"tags.`{_PARENT_TAG}` = '{run.info.run_id}'")
-    return sorted(found, key=lambda each: each.info.start_time)
+    """Return each step's last finished run; those of the benchmark's contenders are part of the benchmark."""
+    return {
+        step: run
+        for run in step_runs(client, parent)
+        if (step := run.data.tags[STEP_TAG]) in STEP_CONFIGS and run.info.status == "FINISHED"
+    }
 
 
 def _fetched(client: Any, uri: str, run: Any, step: str, folder: Path) -> dict[str, Path]:

@@ -17,13 +17,15 @@ _SOURCE = '''def configure(
     config: str,
     {parameters},
     skip_if_unchanged: bool = False,
+    run_pages: str = "",
+    run_name: str = "",
     *,
     plan: dsl.Output[dsl.Markdown],
 ) -> NamedTuple("StepSettings", [{outputs}]):
     """Check the whole configuration before anything runs, and give each step its own part of it."""
     from pipelines.task_side.resolution import configure
 
-    return configure(config, dict({given}), skip_if_unchanged, plan.path)
+    return configure(config, dict({given}), skip_if_unchanged, plan.path, run_name, run_pages)
 '''
 
 

@@ -10,7 +10,12 @@ from pipelines.definition import tasks as components
 from pipelines.definition.environment import PIPELINE_NAME, Environment
 from pipelines.definition.kubernetes_settings import Kind, apply_settings, keep_checkpoints, pipeline_limits, retry
 from pipelines.definition.task_titles import TASK_TITLES
-from pipelines.settings.pipeline_parameters import CONFIG_DESCRIPTION, SKIP_DESCRIPTION, pipeline_parameters
+from pipelines.settings.pipeline_parameters import (
+    CONFIG_DESCRIPTION,
+    PAGES_DESCRIPTION,
+    SKIP_DESCRIPTION,
+    pipeline_parameters,
+)
 from pipelines.task_side.step_settings import RUN, TRAIN
 
 _KIND = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -42,7 +47,9 @@ def finetune_pipeline(
         # KFP passes the parameters in the order of the signature below; configure's inputs have the same names. It is
         # outside the exit handler: KFP 2.17's backend cannot pass an unset parameter into a sub-pipeline. If it fails,
         # MLflow has no run yet.
-        configured = components.configure(**dict(zip(_signature().parameters, given, strict=True)))
+        values = dict(zip(_signature().parameters, given, strict=True))
+        # On a cluster KFP puts the run's display name in this placeholder's place.
+        configured = components.configure(**values, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
         # Never cached: the source's content may have changed under the same name.
         steps.described(configured, "control").set_caching_options(False)
         keep_checkpoints(configured, environment, mounted=False)
@@ -75,6 +82,7 @@ def _signature() -> inspect.Signature:
                 for one in pipeline_parameters()
             ),
             inspect.Parameter("skip_if_unchanged", _KIND, default=False, annotation=bool),
+            inspect.Parameter("run_pages", _KIND, default="", annotation=str),
         ]
     )
 
@@ -83,7 +91,7 @@ def _docstring() -> str:
     """Return the docstring from which KFP takes the parameters' descriptions."""
     described = {"config": CONFIG_DESCRIPTION}
     described |= {one.name: one.description for one in pipeline_parameters()}
-    described |= {"skip_if_unchanged": SKIP_DESCRIPTION}
+    described |= {"skip_if_unchanged": SKIP_DESCRIPTION, "run_pages": PAGES_DESCRIPTION}
     lines = [f"    {name}: {text}" for name, text in described.items()]
     return "\n".join(["Fine-tune and evaluate.", "", "Args:", *lines])
 

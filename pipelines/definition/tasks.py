@@ -24,9 +24,11 @@ def prepare(config: str, source_digest: str, dataset: dsl.Output[dsl.Dataset], p
     """Draw the source's documents as labelled pages; ``source_digest`` makes the cache notice changed content."""
     from pipelines.task_side.artifact_metadata import describe_dataset
     from pipelines.task_side.task_entry import run_task
+    from pipelines.task_side.tracked_artifacts import name_run
 
     run_task("prepare", config, output_dir=dataset.path)
     describe_dataset(dataset, source_digest, preview)
+    name_run(dataset, "prepare")
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -62,9 +64,11 @@ def assemble_dataset(
     """Merge all parts' pages into the dataset that one process would have made."""
     from pipelines.task_side.artifact_metadata import describe_dataset
     from pipelines.task_side.partition_tasks import assemble_dataset
+    from pipelines.task_side.tracked_artifacts import name_run
 
     assemble_dataset(selection.path, pages, dataset.path)
     describe_dataset(dataset, source_digest, preview)
+    name_run(dataset, "prepare")
 
 
 @dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
@@ -79,10 +83,13 @@ def train(
     from pipelines.task_side.artifact_metadata import describe_adapter
     from pipelines.task_side.persistent_folders import kept_checkpoints
     from pipelines.task_side.task_entry import run_task
+    from pipelines.task_side.tracked_artifacts import name_run, note_cached_inputs
 
+    note_cached_inputs("train", prepare=dataset)
     with kept_checkpoints(config) as settings:
         run_task("train", settings, dataset_dir=dataset.path, output_dir=adapter.path)
     describe_adapter(adapter, metrics)
+    name_run(adapter, "train", prepare=dataset)
 
 
 @dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
@@ -102,9 +109,12 @@ def evaluate(
     """
     from pipelines.task_side.artifact_metadata import describe_evaluation
     from pipelines.task_side.task_entry import run_task
+    from pipelines.task_side.tracked_artifacts import name_run, note_cached_inputs
 
+    note_cached_inputs("evaluate", prepare=dataset, train=adapter)
     run_task("evaluate", config, dataset_dir=dataset.path, adapter_dir=adapter.path, output_dir=evaluation.path)
     describe_evaluation(evaluation, report, metrics)
+    name_run(evaluation, "evaluate", prepare=dataset, train=adapter)
 
 
 @dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
@@ -118,9 +128,11 @@ def benchmark(
     """Compare the trainers on the same data; ``base_digest`` makes the cache notice another base."""
     from pipelines.task_side.artifact_metadata import describe_benchmark
     from pipelines.task_side.task_entry import run_task
+    from pipelines.task_side.tracked_artifacts import name_run
 
     run_task("benchmark", config, dataset_dir=dataset.path, output_dir=comparison.path)
     describe_benchmark(comparison, report)
+    name_run(comparison, "benchmark", prepare=dataset)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -136,9 +148,12 @@ def gate(
     """
     from pipelines.task_side.artifact_metadata import describe_verdict
     from pipelines.task_side.task_entry import run_task
+    from pipelines.task_side.tracked_artifacts import name_run, note_cached_inputs
 
+    note_cached_inputs("gate", evaluate=evaluation)
     result = run_task("gate", config, evaluation_dir=evaluation.path, output_dir=verdict.path)
     describe_verdict(verdict, summary)
+    name_run(verdict, "gate", evaluate=evaluation)
     return str(result.verdict.decision)
 
 
@@ -155,6 +170,7 @@ def export(
     """Pack the adapter with its model card, inference script and lineage."""
     from pipelines.task_side.artifact_metadata import describe_package
     from pipelines.task_side.task_entry import run_task
+    from pipelines.task_side.tracked_artifacts import name_run
 
     run_task(
         "export",
@@ -166,6 +182,7 @@ def export(
         output_dir=package.path,
     )
     describe_package(package, model_card)
+    name_run(package, "export", train=adapter, evaluate=evaluation)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -35,6 +35,7 @@ from pipelines.settings.parameter_text import parameter_text
 from pipelines.settings.pipeline_config import SharedSettings
 from pipelines.task_side.persistent_folders import CHECKPOINTS_VARIABLE, KEPT_OUTPUTS_VARIABLE
 from pipelines.task_side.run_events import EventReader, task_title
+from pipelines.task_side.run_identity import RUN_NAME_VARIABLE, RUN_PAGE_VARIABLE
 
 JOB_FILE = "job.json"
 _KFP_FOLDER = "kfp"
@@ -139,6 +140,8 @@ def run_pipeline(
             PROGRESS_FILE_VARIABLE: str(folder / _KFP_FOLDER / "events.jsonl"),
             "MLFLOW_TRACKING_URI": tracking_uri(runs_dir),
             "KFP_RUN_ID": run_id,
+            RUN_NAME_VARIABLE: run_id,
+            RUN_PAGE_VARIABLE: (runs_dir / run_id).as_uri(),
             CHECKPOINTS_VARIABLE: os.environ.get(CHECKPOINTS_VARIABLE)
             or str(checkpoints_root(runs_dir, run_id, resumed is not None)),
             KEPT_OUTPUTS_VARIABLE: str(folder / _KFP_FOLDER / _KEPT_FOLDER),

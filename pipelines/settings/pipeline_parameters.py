@@ -29,6 +29,10 @@ CONFIG_DESCRIPTION = (
     "YAML or JSON text with any of the settings (deepsynth config prints all); empty for the quickstart's. The other "
     "parameters override it where they are given. Argo replaces {{...}} in this text; deepsynth submit escapes it."
 )
+PAGES_DESCRIPTION = (
+    "the address of this KFP's run pages without the run's id, for the link in MLflow; deepsynth submit and schedule "
+    "set it."
+)
 SKIP_DESCRIPTION = "do nothing if the champion (evaluate.champion) was trained on the same documents."
 
 

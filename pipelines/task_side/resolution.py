@@ -8,8 +8,11 @@ from components.shared.models.base_content import base_digest
 from components.shared.models.base_models import check_base_model_can_be_had
 from components.shared.models.refused_families import base_family, check_family_is_supported
 from components.shared.programs.step_config import parse_config_text, validated
+from components.shared.tracking.cached_steps import BENCHMARK_INPUTS_TAG, benchmark_inputs
 from components.shared.tracking.model_registry import SOURCE_DIGEST_TAG, RegisteredAdapter, champion_of
-from components.shared.tracking.pipeline_run import tag_pipeline_run
+from components.shared.tracking.pipeline_run import name_pipeline_run, tag_pipeline_run
+from components.shared.tracking.run_description import REASON_TAG
+from components.shared.tracking.tracking_runs import DECISION_TAG
 from pipelines.settings.parameter_text import parameter_text, parameter_word
 from pipelines.settings.pipeline_config import pipeline_config, quickstart_values, with_overrides
 from pipelines.settings.pipeline_parameters import overrides
@@ -18,16 +21,25 @@ from pipelines.task_side.document_checks import check_documents
 from pipelines.task_side.input_checks import check_inputs
 from pipelines.task_side.late_refusals import check_late_steps
 from pipelines.task_side.persistent_folders import keeps_checkpoints
+from pipelines.task_side.run_identity import run_identity
 from pipelines.task_side.step_settings import RUN, SKIP, TRAIN, UNCHANGED, StepSettings
 from pipelines.task_side.task_entry import task
 
 logger = logging.getLogger(__name__)
 
 
-def configure(config: str, parameters: dict[str, Any], skip_if_unchanged: bool, page: str) -> StepSettings:
-    """Run the configure task: return every step's settings, and write the Markdown ``page`` with the decision."""
+def configure(
+    config: str, parameters: dict[str, Any], skip_if_unchanged: bool, page: str, run_name: str = "", run_pages: str = ""
+) -> StepSettings:
+    """Run the configure task: return every step's settings, and write the Markdown ``page`` with the decision.
+
+    The run's MLflow parent gets the run's name, and a link to its page below ``run_pages``. It is made last: if the
+    settings are refused, no later task would close it.
+    """
     with task("configure"):
         settings = resolve(config, parameters, skip_if_unchanged=skip_if_unchanged)
+        inputs = benchmark_inputs(settings.benchmark, settings.base_digest)
+        name_pipeline_run(*run_identity(run_name, run_pages), {BENCHMARK_INPUTS_TAG: inputs})
         say_decision(settings, page)
         return settings
 
@@ -87,7 +99,7 @@ def say_decision(settings: StepSettings, page: str) -> None:
     digest = settings.source_digest
     if settings.decision == UNCHANGED:
         text = f"Nothing is trained: {settings.champion}, the champion, knows this data already (`{digest}`)."
-        tag_pipeline_run({"deepsynth.decision": UNCHANGED, "mlflow.note.content": text})
+        tag_pipeline_run({DECISION_TAG: UNCHANGED, REASON_TAG: text})
         logger.info(text)
     else:
         text = f"The run trains on the data `{digest}`. Champion: {settings.champion}."

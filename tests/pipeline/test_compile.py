@@ -87,6 +87,7 @@ def test_it_loads_and_has_optional_parameters_only(package: Path, documents: tup
         "lora_alpha",
         "load_in_4bit",
         "skip_if_unchanged",
+        "run_pages",
     }
     assert parameters["config"]["defaultValue"] == ""
     assert all(parameter["isOptional"] for parameter in parameters.values())
@@ -95,7 +96,10 @@ def test_it_loads_and_has_optional_parameters_only(package: Path, documents: tup
     # KFP's pages show each parameter's description, which is the setting's own.
     assert parameters["r"]["description"] == "rank of the adapter's matrices"
     assert all(parameter["description"] for parameter in parameters.values())
-    assert set(documents[0]["components"]["comp-configure"]["inputDefinitions"]["parameters"]) == set(parameters)
+    of_configure = documents[0]["components"]["comp-configure"]["inputDefinitions"]["parameters"]
+    assert set(of_configure) == {*parameters, "run_name"}
+    given = documents[0]["root"]["dag"]["tasks"]["configure"]["inputs"]["parameters"]["run_name"]
+    assert given["runtimeValue"]["constant"] == "{{$.pipeline_job_name}}", "KFP's driver puts the run's name there"
 
 
 def test_the_tasks_their_order_and_their_names(documents: tuple[dict, dict]) -> None:

@@ -125,6 +125,9 @@ def test_mlflow_has_one_parent_and_a_nested_run_per_step(finished: FinishedRun) 
     tracked = tracked_runs(finished.root)
     client, parent, nested = tracked.client, tracked.parent, tracked.nested
     assert parent.data.tags["kfp.run_id"] == "r1" and parent.info.status == "FINISHED"
+    assert parent.info.run_name == "r1" and parent.data.tags["kfp.run_page"].endswith("/runs/r1")
+    (dataset,) = parent.inputs.dataset_inputs
+    assert dataset.tags[0].value == "training, evaluation"
     assert set(nested) == STEPS
     assert {run.info.status for run in nested.values()} == {"FINISHED"}
     used = yaml.safe_load((finished.folder / "config.yaml").read_text())["train"]["learning_rate"]

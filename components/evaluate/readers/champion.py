@@ -5,7 +5,8 @@ from pathlib import Path
 
 from components.shared.errors import UserError
 from components.shared.models.adapter_loading import check_base_of_adapter, check_fine_tuned_weights
-from components.shared.tracking.model_registry import RegisteredAdapter, champion_of, download
+from components.shared.tracking.model_registry import RegisteredAdapter, champion_of
+from components.shared.tracking.registered_files import download
 
 _MEND = "give the alias champion to a version that fits this base, or name another registered model"
 

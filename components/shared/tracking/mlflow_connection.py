@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -25,6 +26,10 @@ _HTTP_DEFAULTS = {
 # MLflow reports its use to its makers in a thread, which also changes os.environ while other threads read it.
 _NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true"}
 _CREDENTIALS = "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+
+SECONDS_BETWEEN_ATTEMPTS = 60.0
+_last_failures: dict[str, float] = {}
+"""A store's address -> when it failed, by this process's clock."""
 
 T = TypeVar("T")
 
@@ -123,6 +128,18 @@ def transferred(action: Callable[[], T], what: str) -> T:
         TransferTimeoutError: an OSError, hence one of ``store_errors``.
     """
     return artifact_transfer.transferred(action, what, _HTTP_DEFAULTS)
+
+
+def first_failure(uri: str) -> bool:
+    """Note that the store at ``uri`` failed, and return whether that is new in this process: it is said once."""
+    new = uri not in _last_failures
+    _last_failures[uri] = time.monotonic()
+    return new
+
+
+def failed_lately(uri: str) -> bool:
+    """Return whether the store at ``uri`` failed in the last minute: a server that is gone costs seconds to ask."""
+    return uri in _last_failures and time.monotonic() < _last_failures[uri] + SECONDS_BETWEEN_ATTEMPTS
 
 
 def reason(error: Exception) -> str:

@@ -6,8 +6,6 @@ are used and not stages: an alias names one version at a time and moves in one c
 
 import logging
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +26,7 @@ SOURCE_DIGEST_TAG = "source_digest"
 """The documents that a version was trained on: ``sources_digest`` of the prepare step."""
 _ARTIFACT_PATH = "adapter"
 _LONGEST_TAG = 5000
-_MISSING = "RESOURCE_DOES_NOT_EXIST"
+MISSING = "RESOURCE_DOES_NOT_EXIST"
 _EXPERIMENT = "deepsynth-adapters"
 _VARIABLE = "MLFLOW_TRACKING_URI"
 
@@ -38,10 +36,6 @@ Tags = Mapping[str, str | int | float | bool | None]
 
 class RegistryUnavailableError(UserError):
     """The registry, or the store of its files, is down, refuses, or is switched off: its content is unknown."""
-
-
-class RegisteredFilesError(UserError):
-    """A registered version's files are gone, or differ from those that were registered."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,7 @@ def versions_of(name: str, *, uri: str | None = None) -> list[RegisteredAdapter]
         UserError: ``name`` is not a valid name.
     """
     _check_name(name)
-    with _registry(uri) as (client, _):
+    with registry(uri) as (client, _):
         model = _none_if_missing(lambda: client.get_registered_model(name))
         if model is None:
             return []
@@ -99,7 +93,7 @@ def names(*, uri: str | None = None) -> list[str]:
     Raises:
         RegistryUnavailableError: the registry is down or switched off.
     """
-    with _registry(uri) as (client, _):
+    with registry(uri) as (client, _):
         found = _all_pages(lambda token: client.search_registered_models(page_token=token))
         return sorted(model.name for model in found)
 
@@ -119,9 +113,9 @@ def register(
     _check_name(name)
     if not folder.is_dir() or not any(folder.iterdir()):
         raise UserError("no such folder, or nothing is in it", where=str(folder), mend="name an adapter's folder")
-    texts = {key: str(value)[:_LONGEST_TAG] for key, value in tags.items() if value is not None}
+    texts = _texts(tags)
     texts[FILES_TAG] = sha256_folder(folder)
-    with _registry(uri) as (client, place):
+    with registry(uri) as (client, place):
         experiment = tracking_runs.experiment(client, place, _EXPERIMENT)
         run = client.create_run(experiment, run_name=name, tags={"deepsynth.step": "register", **texts}).info
         status = "FAILED"
@@ -148,7 +142,7 @@ def set_alias(registered: RegisteredAdapter, alias: str, *, uri: str | None = No
     Raises:
         RegistryUnavailableError: the registry is down, refuses, or is switched off.
     """
-    with _registry(uri) as (client, _):
+    with registry(uri) as (client, _):
         client.set_registered_model_alias(registered.name, alias, str(registered.version))
 
 
@@ -161,76 +155,25 @@ def delete_version(registered: RegisteredAdapter, *, uri: str | None = None) -> 
     Raises:
         RegistryUnavailableError: the registry is down, refuses, or is switched off.
     """
-    with _registry(uri) as (client, _):
+    with registry(uri) as (client, _):
         client.delete_model_version(registered.name, str(registered.version))
         if registered.run_id and FILES_TAG in registered.tags:
             _none_if_missing(lambda: client.delete_run(registered.run_id))
 
 
-def download(registered: RegisteredAdapter, folder: Path, *, uri: str | None = None) -> Path:
-    """Download a version's files into ``folder``, which must not exist; return it.
+def set_tags(registered: RegisteredAdapter, tags: Mapping[str, str | int | float | bool | None]) -> None:
+    """Set tags on a version; those that are None are left as they are.
 
     Raises:
-        RegisteredFilesError: the files are gone, or their sha256 differs from the registered one.
-        RegistryUnavailableError: the registry is down, refuses, or is switched off; or the files cannot be fetched
-            from their store or written here (the error's cause says which).
+        RegistryUnavailableError: the registry is down, refuses, or is switched off.
     """
-    folder = Path(folder).absolute()
-    where = f"{registered} ({registered.source})"
-    mend = "delete the version, or give its alias to another one"
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.partial-") as scratch:
-        with _registry(uri) as (client, place):
-            arrived = _downloaded(client, place, registered, Path(scratch))
-        # An object store has no folders: for files that are gone it returns an empty list, not an error.
-        if not arrived or not arrived.is_dir() or not any(arrived.iterdir()):
-            raise RegisteredFilesError("the version's files are gone", where=where, mend=mend)
-        expected = registered.tags.get(FILES_TAG)
-        if expected and sha256_folder(arrived) != expected:
-            raise RegisteredFilesError("the files are not those that were registered", where=where, mend=mend)
-        shutil.move(arrived, folder)
-    return folder
-
-
-def _downloaded(client: Any, uri: str, registered: RegisteredAdapter, scratch: Path) -> Path | None:
-    """Return the folder with the downloaded files; None if their store says that they do not exist."""
-    from mlflow.artifacts import download_artifacts
-
-    source = client.get_model_version_download_uri(registered.name, str(registered.version))
-    try:
-        fetched = mlflow_connection.transferred(
-            lambda: download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri),
-            f"the download of {registered}",
-        )
-        return Path(fetched)
-    except mlflow_connection.store_errors() as error:
-        if _are_gone(source, uri):
-            logger.warning("%s: %s", registered, _one_line(error))
-            return None
-        reason = f"the version's files cannot be fetched ({_one_line(error)})"
-        where = f"{registered} ({without_passwords(source)})"
-        mend = "make the store that holds them answer, then run this again"
-        raise RegistryUnavailableError(reason, where=where, mend=mend) from error
-
-
-def _are_gone(source: str, uri: str) -> bool:
-    """Return whether the store says that the files do not exist; a failed download's error often does not tell."""
-    from mlflow.artifacts import list_artifacts
-    from mlflow.utils.file_utils import local_file_uri_to_path
-    from mlflow.utils.uri import is_local_uri
-
-    try:
-        if is_local_uri(source, is_tracking_or_registry_uri=False):
-            Path(local_file_uri_to_path(source)).stat()  # MLflow would list a broken mount as an empty folder
-            return False
-        return not list_artifacts(artifact_uri=source, tracking_uri=uri)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except mlflow_connection.store_errors() as error:
-        return getattr(error, "error_code", None) == _MISSING
+    with registry(None) as (client, _):
+        for key, value in _texts(tags).items():
+            client.set_model_version_tag(registered.name, str(registered.version), key, value)
 
 
 @contextmanager
-def _registry(uri: str | None) -> Iterator[tuple[Any, str]]:
+def registry(uri: str | None) -> Iterator[tuple[Any, str]]:
     """Yield a client and its store's address; errors of the store in the block become RegistryUnavailableError."""
     place = uri or mlflow_connection.store_uri()
     if place.lower() == mlflow_connection.TRACKING_OFF:
@@ -240,9 +183,13 @@ def _registry(uri: str | None) -> Iterator[tuple[Any, str]]:
     try:
         yield mlflow_connection.connect(place), place
     except errors as error:
-        reason = f"the MLflow registry cannot be used ({_one_line(error)})"
+        reason = f"the MLflow registry cannot be used ({one_line(error)})"
         mend = f"start it, or correct {_VARIABLE}"
         raise RegistryUnavailableError(reason, where=without_passwords(place), mend=mend) from error
+
+
+def _texts(tags: Mapping[str, str | int | float | bool | None]) -> dict[str, str]:
+    return {key: str(value)[:_LONGEST_TAG] for key, value in tags.items() if value is not None}
 
 
 def _make_name(client: Any, name: str) -> None:
@@ -263,7 +210,7 @@ def _none_if_missing(ask: Callable[[], T]) -> T | None:
     try:
         return ask()
     except MlflowException as error:
-        if error.error_code != _MISSING:
+        if error.error_code != MISSING:
             raise
         return None
 
@@ -295,5 +242,5 @@ def _check_name(name: str) -> None:
         raise UserError("not a registered model's name", where=repr(name), mend=mend)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     return without_passwords(" ".join(str(error).split()))[:300]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -11,18 +12,30 @@ from components.shared.tracking.headline import READERS
 _COLUMNS = {"cer": "CER", "wer": "WER", "rougeL": "ROUGE-L", "bleu": "BLEU", "loop_rate": "loop rate"}
 _RATES = ("cer", "wer", "loop_rate")
 REPORT = "report.html"
+REASON_TAG = "deepsynth.decision.reason"
+"""Why a run trains nothing, in one sentence."""
 
 
-def description(parent: Any, children: Sequence[Any]) -> str:
+def description(parent: Any, children: Sequence[Any], cached: Mapping[str, Any] = MappingProxyType({})) -> str:
     """Return the page: the table of models, the verdict, the training, and links to the report and the package.
 
     Args:
         parent: the MLflow run of the pipeline.
         children: its nested runs, one per step.
+        cached: step -> the run of an earlier pipeline run that did it.
     """
     metrics, tags = parent.data.metrics, parent.data.tags
-    parts = [_models(metrics), _verdict(metrics, tags), _training(metrics), _links(parent, children)]
+    parts = [_page(tags), markdown_text(tags.get(REASON_TAG, "")), _models(metrics), _verdict(metrics, tags)]
+    parts += [_training(metrics), _links(parent, children, cached)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _page(tags: Mapping[str, str]) -> str:
+    """Return the link to the pipeline run's page; a folder's address is shown as text, since browsers block it."""
+    page = tags.get("kfp.run_page", "")
+    if re.match(r"https?://[^\s()<>]+$", page):
+        return f"KFP run [{markdown_text(tags.get('kfp.run_name', page))}]({page})"
+    return f"Run folder: `{page}`" if page else ""
 
 
 def _models(metrics: Mapping[str, float]) -> str:
@@ -61,14 +74,21 @@ def _training(metrics: Mapping[str, float]) -> str:
     return f"{text}."
 
 
-def _links(parent: Any, children: Sequence[Any]) -> str:
+def _links(parent: Any, children: Sequence[Any], cached: Mapping[str, Any]) -> str:
     lines = []
-    for child in children:
+    for child in [*([cached["evaluate"]] if "evaluate" in cached else []), *children]:
         if child.data.tags.get("deepsynth.step") == "evaluate":
-            page = f"#/experiments/{child.info.experiment_id}/runs/{child.info.run_id}/artifacts/{REPORT}"
-            lines = [f"- [report of the evaluation]({page})"]
+            lines = [f"- [report of the evaluation]({_address(child)}/artifacts/{REPORT})"]
+    lines += [
+        f"- {step} was cached by KFP: [{markdown_text(run.info.run_name or run.info.run_id)}]({_address(run)}) did it"
+        for step, run in cached.items()
+    ]
     if registered := re.fullmatch(r"(.+) version (\d+)", parent.data.tags.get("registered", "")):
         name, version = registered.groups()
         page = f"#/models/{quote(name, safe='')}/versions/{version}"
         lines.append(f"- registered: [{markdown_text(name)} version {version}]({page})")
     return "\n".join(lines)
+
+
+def _address(run: Any) -> str:
+    return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"

@@ -1,7 +1,8 @@
 """MLflow tracking: one nested run per step below one parent run per pipeline run. A dead server stops no step.
 
 Environment: ``MLFLOW_TRACKING_URI`` (default: a SQLite file in the working folder; ``off``: no tracking),
-``MLFLOW_EXPERIMENT_NAME``, ``MLFLOW_RUN_ID`` (a run to use as the parent) and ``KFP_RUN_ID`` (the pipeline run).
+``MLFLOW_EXPERIMENT_NAME``, ``MLFLOW_RUN_ID`` (the task's run of KFP's MLflow plugin, or a run to use as the parent) and
+``KFP_RUN_ID`` (the pipeline run).
 """
 
 import logging
@@ -16,17 +17,15 @@ from typing import Any, Literal, TypeVar
 from components.shared.errors import without_passwords
 from components.shared.telemetry.json_logs import log_context, set_log_context
 from components.shared.telemetry.tracing import annotate_step
-from components.shared.tracking import mlflow_connection, tracking_runs
+from components.shared.tracking import logged_values, mlflow_connection, plugin_runs, tracking_runs
 from components.shared.tracking.mlflow_connection import TRACKING_OFF
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_EXPERIMENT = "deepsynth"
-_LONGEST_VALUE = 6000
 _LARGEST_BATCH = 1000
 # Sending metrics at every training step would add the store's response time to each of them.
 _SECONDS_BETWEEN_BATCHES = 2.0
-_SECONDS_BETWEEN_ATTEMPTS = 60.0
 _SECONDS_BETWEEN_SYSTEM_METRICS = 2.0
 
 T = TypeVar("T")
@@ -41,11 +40,12 @@ class TrackedRun:
 
     def __init__(self, uri: str) -> None:
         self.run_id: str | None = None
-        """The nested run's id; None if nothing is tracked."""
+        """The step's run; None if nothing is tracked."""
         self._uri = uri
         self._client: Any = None
         self._parent_id: str | None = None
-        self._owns_parent = False
+        self._writes_parent = False
+        self._is_plugins = False
         self._monitor: Any = None
         self._metrics: list[tuple[str, float, int, int]] = []
         self._owed: list[Callable[[], Any]] = []
@@ -76,22 +76,26 @@ class TrackedRun:
         MLflow keeps 36 characters of a digest; the tag ``deepsynth.dataset_digest`` has all of them.
         """
         self._annotate({"dataset_digest": digest})
-        for run_id in (self.run_id, self._parent_id if self._owns_parent else None):
-            if run_id:
-                self._attempt_or_owe(partial(tracking_runs.log_dataset, self._client, run_id, digest, source, context))
+        if self.run_id:
+            parent = self._parent_id if self._writes_parent else None
+            self._attempt_or_owe(
+                partial(logged_values.log_dataset, self._client, self.run_id, parent, digest, source, context)
+            )
 
     def summarize(self, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None) -> None:
         """Log figures, and tags, of the whole pipeline run: on its parent run, by which runs are compared.
 
         A parent that this project did not create is left as it is.
         """
-        if self.run_id is None or not (self._parent_id and self._owns_parent):
+        if self.run_id is None or not (self._parent_id and self._writes_parent):
             return
-        from mlflow.entities import Metric, RunTag
+        from mlflow.entities import RunTag
 
-        now = int(time.time() * 1000)
-        logged = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
-        marks = [RunTag(name, without_passwords(value)[:_LONGEST_VALUE]) for name, value in (tags or {}).items()]
+        logged = logged_values.metrics_now(metrics)
+        marks = [
+            RunTag(name, without_passwords(value)[: logged_values.LONGEST_VALUE])
+            for name, value in (tags or {}).items()
+        ]
         parent = self._parent_id
         self._attempt_or_owe(lambda: self._client.log_batch(parent, metrics=logged, tags=marks, synchronous=True))
 
@@ -120,13 +124,15 @@ class TrackedRun:
             return
         from mlflow.entities import RunTag
 
-        entities = [RunTag(name, without_passwords(str(value))[:_LONGEST_VALUE]) for name, value in tags.items()]
+        entities = [
+            RunTag(name, without_passwords(str(value))[: logged_values.LONGEST_VALUE]) for name, value in tags.items()
+        ]
         self._attempt_or_owe(lambda: self._client.log_batch(self.run_id, tags=entities, synchronous=True))
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Log parameters of the nested run that are known only after its start; none of them may have been logged."""
         if run_id := self.run_id:
-            self._attempt(lambda: tracking_runs.log_missing(self._client, run_id, parameters, _LONGEST_VALUE))
+            self._attempt(lambda: logged_values.log_missing(self._client, run_id, parameters))
 
     def _annotate(self, attributes: Mapping[str, str | int | float | bool | None]) -> None:
         if self._outer_run_id is None:
@@ -139,10 +145,10 @@ class TrackedRun:
         self.run_id = run_id
         set_log_context(mlflow_run_id=run_id)
         self._annotate({"mlflow_run_id": run_id})
-        client = self._client
-        self._attempt_or_owe(lambda: tracking_runs.log_parameters(client, run_id, parameters, _LONGEST_VALUE))
-        if parent := self._parent_id if self._owns_parent else None:
-            self._attempt_or_owe(lambda: tracking_runs.log_settings(client, parent, step, parameters, _LONGEST_VALUE))
+        client, left_out = self._client, plugin_runs.TASK_INPUTS if self._is_plugins else ()
+        self._attempt_or_owe(lambda: logged_values.log_parameters(client, run_id, parameters, left_out))
+        if parent := self._parent_id if self._writes_parent else None:
+            self._attempt_or_owe(lambda: logged_values.log_settings(client, parent, step, parameters))
         self._attempt(self._start_monitor)
 
     def _open(self, client: Any, step: str) -> str:
@@ -153,18 +159,27 @@ class TrackedRun:
         if pipeline_run:
             tags[tracking_runs.PIPELINE_RUN_TAG] = pipeline_run
         if attached := os.environ.get("MLFLOW_RUN_ID"):
+            if self._outer_run_id is None and (pipeline := plugin_runs.pipeline_run_of_plugin(client, attached)):
+                return self._take(client, attached, pipeline, tags)
             self._parent_id = attached
             experiment_id = client.get_run(attached).info.experiment_id
         else:
             experiment_id = tracking_runs.experiment(client, self._uri, name, of_pipelines=True)
             if pipeline_run:
                 self._parent_id = tracking_runs.parent_run(client, experiment_id, pipeline_run)
-                self._owns_parent = True
+                self._writes_parent = True
                 client.update_run(self._parent_id, status="RUNNING")
         if self._parent_id:
             tags["mlflow.parentRunId"] = self._parent_id
-        name = tracking_runs.nested_name(pipeline_run, step)
+        name = tracking_runs.nested_name(client, self._parent_id if self._writes_parent else None, pipeline_run, step)
         return str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
+
+    def _take(self, client: Any, task_run_id: str, pipeline: str, tags: dict[str, str]) -> str:
+        """Write into the run that KFP's MLflow plugin made for this task; ``pipeline`` is its run of the pipeline."""
+        self._parent_id, self._writes_parent, self._is_plugins = pipeline, True, True
+        plugin_runs.take_pipeline_run(client, pipeline, tags.get(tracking_runs.PIPELINE_RUN_TAG))
+        plugin_runs.take_task_run(client, task_run_id, tags)
+        return task_run_id
 
     def _start_monitor(self) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -185,15 +200,17 @@ class TrackedRun:
         owed, self._owed = self._owed, []
         for action in owed:
             self._attempt_or_owe(action)
-        if parent := self._parent_id if self._owns_parent else None:
+        if parent := self._parent_id if self._writes_parent else None:
             self._attempt(lambda: tracking_runs.describe_parent(self._client, parent))
         set_log_context(mlflow_run_id=self._outer_run_id)
         if left := len(self._metrics) + len(self._owed):
             logger.warning("MLflow: %d values were not logged; the results on disk are complete", left)
 
     def _close(self, status: str) -> None:
+        if self._is_plugins:
+            return
         self._client.set_terminated(self.run_id, status=status)
-        if self._parent_id and self._owns_parent:
+        if self._parent_id and self._writes_parent:
             tracking_runs.settle_parent(self._client, self._parent_id, ended=False)
 
     def _send_metrics(self) -> None:
@@ -216,7 +233,7 @@ class TrackedRun:
         try:
             return action()
         except Exception as error:  # whatever the store's libraries raise: results are on disk, the step goes on
-            self._next_attempt = time.monotonic() + _SECONDS_BETWEEN_ATTEMPTS
+            self._next_attempt = time.monotonic() + mlflow_connection.SECONDS_BETWEEN_ATTEMPTS
             self._warn(error)
             return None
 
@@ -226,7 +243,8 @@ class TrackedRun:
             self._owed.append(action)
 
     def _warn(self, error: Exception) -> None:
-        if not self._warned:
+        new = mlflow_connection.first_failure(self._uri)
+        if new and not self._warned:
             place, reason = without_passwords(self._uri), mlflow_connection.reason(error)
             logger.warning("MLflow tracking at %s failed; the step goes on, its results are on disk: %s", place, reason)
         self._warned = True
@@ -237,9 +255,11 @@ def step_run(step: str, parameters: Mapping[str, Any]) -> Iterator[TrackedRun]:
     """Track a step as an MLflow run named ``step``, nested below the pipeline's run if there is one.
 
     ``parameters`` become those of the nested run (cut at 6000 characters; its artifact ``config.json`` has them in
-    full), never of the parent: KFP's own plugin logs its inputs there, and a second value would reject the whole batch.
-    An exception in the block marks the run FAILED (KILLED for an interrupt), becomes its tag ``deepsynth.error``, and
-    propagates. The status of the run that ``MLFLOW_RUN_ID`` names is left to its owner.
+    full). An exception in the block marks the run FAILED (KILLED for an interrupt), becomes its tag
+    ``deepsynth.error``, and propagates.
+
+    If ``MLFLOW_RUN_ID`` names the run that KFP's MLflow plugin made for this task, the step writes into that run, and
+    the plugin closes it. Any other run that it names becomes the parent, and is left as it is.
     """
     uri = mlflow_connection.store_uri()
     tracked = TrackedRun(uri)

@@ -1,26 +1,30 @@
 """The MLflow runs of a pipeline: its experiment, its one parent run, and the parent's status."""
 
 import datetime
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from components.shared.errors import without_passwords
-from components.shared.programs.step_config import SHARED_SETTINGS
 from components.shared.tracking.experiment_view import saved_view
-from components.shared.tracking.mlflow_connection import store_file, transferred
+from components.shared.tracking.mlflow_connection import store_file
 from components.shared.tracking.run_description import description
 from components.shared.versions import git_commit, tool_version
 
 PIPELINE_RUN_TAG = "kfp.run_id"
+STEP_TAG = "deepsynth.step"
 PLANNED_STEPS_TAG = "deepsynth.planned_steps"
 """The optimizer steps of a whole training, also if its settings count epochs."""
+CACHED_TAG = "deepsynth.cached."
+"""With a step's name behind it: the earlier run that did the step, which KFP's cache answered."""
+_PARENT_TAG = "mlflow.parentRunId"
+RUN_NAME_TAG = "kfp.run_name"
+RUN_PAGE_TAG = "kfp.run_page"
+"""The address of the pipeline run: its page in KFP, or a local run's folder."""
 _OPENS_ON_ITS_RUNS = {"mlflow.experimentKind": "custom_model_development"}
 """Without a kind MLflow's UI opens an experiment on its GenAI page."""
-_LONGEST_DIGEST = 36
-_PARAMETERS_PER_BATCH = 100
+DECISION_TAG = "deepsynth.decision"
+"""Set by configure on the parent of a run that trains nothing."""
 
 
 def experiment(client: Any, uri: str, name: str, *, of_pipelines: bool = False) -> str:
@@ -51,12 +55,17 @@ def parent_run(client: Any, experiment_id: str, pipeline_run: str) -> str:
     """
     if found := _parents(client, experiment_id, pipeline_run):
         return found[0]
-    tags = {PIPELINE_RUN_TAG: pipeline_run, "deepsynth.pipeline": "true"} | source_tags()
-    created = client.create_run(experiment_id, tags=tags, run_name=_parent_name(pipeline_run)).info.run_id
+    tags, name = parent_tags(pipeline_run), _parent_name(pipeline_run)
+    created = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
     oldest = _parents(client, experiment_id, pipeline_run)[0]
     if oldest != created:
         client.delete_run(created)
     return oldest
+
+
+def parent_tags(pipeline_run: str) -> dict[str, str]:
+    """Return the tags of a pipeline run's parent run."""
+    return {PIPELINE_RUN_TAG: pipeline_run, "deepsynth.pipeline": "true"} | source_tags()
 
 
 def source_tags() -> dict[str, str]:
@@ -73,10 +82,20 @@ def existing_parent(client: Any, experiment_id: str, pipeline_run: str) -> str |
 
 
 def _parent_name(pipeline_run: str) -> str:
-    """Return a name that sorts by time: a local run's id does, a cluster's is a UUID."""
+    """Return the name until ``name_parent`` gives another: a local run's id is its name, a cluster's is a UUID."""
     if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", pipeline_run):
         return f"pipeline {datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S} {pipeline_run[:8]}"
-    return f"pipeline {pipeline_run}"
+    return pipeline_run
+
+
+def name_parent(client: Any, parent_id: str, name: str, page: str, tags: Mapping[str, str]) -> None:
+    """Give the parent the pipeline run's name, tags, and its page's address as a tag and in the description."""
+    if client.get_run(parent_id).info.run_name != name:
+        client.update_run(parent_id, name=name)
+    more = {RUN_PAGE_TAG: without_passwords(page)} if page else {}
+    for key, value in {RUN_NAME_TAG: name, **more, **tags}.items():
+        client.set_tag(parent_id, key, value)
+    describe_parent(client, parent_id)
 
 
 def runs_of_pipeline(client: Any, pipeline_run: str) -> list[Any]:
@@ -90,13 +109,46 @@ def runs_of_pipeline(client: Any, pipeline_run: str) -> list[Any]:
 def _parents(client: Any, experiment_id: str, pipeline_run: str) -> list[str]:
     value = pipeline_run.replace("'", "")
     runs = client.search_runs([experiment_id], f"tags.`{PIPELINE_RUN_TAG}` = '{value}'")
-    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    parents = [run for run in runs if _PARENT_TAG not in run.data.tags]
     return [run.info.run_id for run in sorted(parents, key=lambda run: (run.info.start_time, run.info.run_id))]
 
 
 def _nested(client: Any, experiment_id: str, parent_id: str) -> list[Any]:
-    runs = client.search_runs([experiment_id], f"tags.`mlflow.parentRunId` = '{parent_id}'")
+    runs = client.search_runs([experiment_id], f"tags.`{_PARENT_TAG}` = '{parent_id}'")
     return sorted(runs, key=lambda run: run.info.start_time)
+
+
+def run_or_none(client: Any, run_id: str) -> Any | None:
+    """Return a run; None if the store does not have it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+
+
+def top_parent(client: Any, run: Any) -> Any | None:
+    """Return the run above ``run`` that has no parent itself; None if there is none above it, or it is gone."""
+    found = None
+    while parent := (found or run).data.tags.get(_PARENT_TAG):
+        found = run_or_none(client, parent)
+        if found is None:
+            return None
+    return found
+
+
+def cached_runs(client: Any, parent: Any) -> dict[str, Any]:
+    """Return step -> the earlier run that did it, for the steps of ``parent`` that KFP's cache answered."""
+    named = {
+        name.removeprefix(CACHED_TAG): run_id
+        for name, run_id in parent.data.tags.items()
+        if name.startswith(CACHED_TAG)
+    }
+    found = {step: run_or_none(client, run_id) for step, run_id in named.items()}
+    return {step: run for step, run in found.items() if run}
 
 
 def kill_running(client: Any, experiment_id: str, parent_id: str) -> None:
@@ -110,15 +162,17 @@ def kill_running(client: Any, experiment_id: str, parent_id: str) -> None:
 def settle_parent(client: Any, parent_id: str, *, ended: bool) -> str:
     """Set the parent's status from the latest nested run of each step, and return it; a retried step counts once.
 
-    Only a pipeline that has ``ended`` is FINISHED: between two steps, and for ever if it is interrupted there, its
-    parent is RUNNING.
+    Only a pipeline that has ``ended``, and whose last step finished, is FINISHED. Between two steps the parent is
+    RUNNING; a pipeline that ended there was terminated, so its parent is KILLED.
     """
-    experiment_id = client.get_run(parent_id).info.experiment_id
-    latest: dict[str, str] = {}
-    for run in _nested(client, experiment_id, parent_id):
-        latest[run.data.tags.get("deepsynth.step", run.info.run_id)] = run.info.status
+    parent = client.get_run(parent_id)
+    latest: dict[str, Any] = {}
+    for run in _nested(client, parent.info.experiment_id, parent_id):
+        latest[run.data.tags.get("deepsynth.step", run.info.run_id)] = run
+    states = [run.info.status for run in latest.values()]
+    complete = "FINISHED" if ended and reached_its_end(client, parent) else "KILLED"
     order = ("RUNNING", "FAILED", "KILLED")
-    status = next((one for one in order if one in latest.values()), "FINISHED" if ended else "RUNNING")
+    status = next((one for one in order if one in states), complete if ended else "RUNNING")
     if status == "RUNNING":
         client.update_run(parent_id, status=status)
     else:
@@ -126,87 +180,34 @@ def settle_parent(client: Any, parent_id: str, *, ended: bool) -> str:
     return status
 
 
-def nested_name(pipeline_run: str | None, step: str) -> str:
+def reached_its_end(client: Any, parent: Any) -> bool:
+    """Return whether the pipeline's last step finished; gate and export have a run each time, none is ever cached."""
+    if DECISION_TAG in parent.data.tags:
+        return True
+    steps = {run.data.tags[STEP_TAG]: run for run in step_runs(client, parent)}
+    gate = steps.get("gate")
+    return gate is not None and (gate.data.tags.get("gate") != "promoted" or "export" in steps)
+
+
+def step_runs(client: Any, parent: Any) -> list[Any]:
+    """Return the runs of the parent's steps, the oldest first; KFP's plugin puts its sub-pipelines' runs between."""
+    value = parent.data.tags.get(PIPELINE_RUN_TAG, "").replace("'", "")
+    if not value:  # a parent that MLFLOW_RUN_ID named
+        runs = _nested(client, parent.info.experiment_id, parent.info.run_id)
+    else:
+        runs = client.search_runs([parent.info.experiment_id], f"tags.`{PIPELINE_RUN_TAG}` = '{value}'")
+    return sorted((run for run in runs if STEP_TAG in run.data.tags), key=lambda run: run.info.start_time)
+
+
+def nested_name(client: Any, parent_id: str | None, pipeline_run: str | None, step: str) -> str:
     """Return the name of a step's run: in a list of many runs it says whose step it is."""
+    if parent_id and (name := client.get_run(parent_id).data.tags.get(RUN_NAME_TAG)):
+        return f"{name} · {step}"
     return f"{pipeline_run} · {step}" if pipeline_run else step
 
 
 def describe_parent(client: Any, parent_id: str) -> None:
-    """Write the parent's description from its figures, its tags and its nested runs."""
+    """Write the parent's description from its figures, its tags and its steps' runs."""
     parent = client.get_run(parent_id)
-    if "deepsynth.decision" in parent.data.tags:  # configure wrote why nothing is trained
-        return
-    if text := description(parent, _nested(client, parent.info.experiment_id, parent_id)):
+    if text := description(parent, step_runs(client, parent), cached_runs(client, parent)):
         client.set_tag(parent_id, "mlflow.note.content", text)
-
-
-def log_parameters(client: Any, run_id: str, parameters: Mapping[str, Any], longest: int) -> None:
-    """Log ``parameters``, each cut at ``longest`` characters; the artifact ``config.json`` has them in full.
-
-    Folders are only in the artifact: they are temporary, and would differ between any two runs.
-    """
-    log_missing(client, run_id, {name: value for name, value in parameters.items() if not is_folder(name)}, longest)
-    text = json.dumps(dict(parameters), indent=2, default=str)
-    transferred(lambda: client.log_text(run_id, without_passwords(text), "config.json"), "the upload of config.json")
-
-
-def log_settings(client: Any, parent_id: str, step: str, parameters: Mapping[str, Any], longest: int) -> None:
-    """Log a step's settings as parameters of the pipeline's run, flat and without folders.
-
-    Those of train, and those that the steps share, keep their Hugging Face or PEFT names; the others get their step's
-    name before theirs: ``learning_rate``, ``seed``, ``prepare.augmentation.noise_std``.
-    """
-    settings = {
-        name if step == "train" or name in SHARED_SETTINGS else f"{step}.{name}": value
-        for name, value in _flat(parameters).items()
-        if not (step == "benchmark" and name.startswith("train"))  # the copy that the benchmark trains with
-    }
-    log_missing(client, parent_id, settings, longest)
-
-
-def is_folder(name: str) -> bool:
-    """Return whether a setting names a folder of this machine."""
-    return name.endswith("_dir")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{name}.")
-        elif not is_folder(name):
-            found[f"{prefix}{name}"] = value
-    return found
-
-
-def log_missing(client: Any, run_id: str, parameters: Mapping[str, Any], longest: int) -> None:
-    """Log the parameters that the run does not have: MLflow rejects the whole batch for one that has another value."""
-    from mlflow.entities import Param
-
-    known = client.get_run(run_id).data.params
-    named = {re.sub(r"[^\w./ -]", "_", name): value for name, value in parameters.items()}  # what MLflow allows
-    entities = [
-        Param(name, without_passwords(str(value))[:longest]) for name, value in named.items() if name not in known
-    ]
-    for start in range(0, len(entities), _PARAMETERS_PER_BATCH):
-        client.log_batch(run_id, params=entities[start : start + _PARAMETERS_PER_BATCH], synchronous=True)
-
-
-def log_dataset(client: Any, run_id: str | None, digest: str, source: str, context: str) -> None:
-    """Log a dataset as the run's input; MLflow's digest column holds 36 characters, a tag has the full digest.
-
-    A dataset that the run has already stays as it is: the steps of a pipeline read the same one.
-    """
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    inputs = client.get_run(run_id).inputs
-    if any(one.dataset.digest == digest[:_LONGEST_DIGEST] for one in inputs.dataset_inputs):
-        return
-    dataset = Dataset(
-        name=Path(source).name or "dataset",
-        digest=digest[:_LONGEST_DIGEST],
-        source_type="local",
-        source=json.dumps({"uri": source, "digest": digest}),
-    )
-    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
-    client.set_tag(run_id, "deepsynth.dataset_digest", digest)

@@ -22,7 +22,8 @@ from components.shared.artifacts.evaluation_report import EvaluationReport, Repo
 from components.shared.digests import sha256_file
 from components.shared.errors import UserError
 from components.shared.models.adapter_loading import adapter_kind
-from components.shared.tracking.model_registry import RegistryUnavailableError, champion_of, download, versions_of
+from components.shared.tracking.model_registry import RegistryUnavailableError, champion_of, versions_of
+from components.shared.tracking.registered_files import download
 from pipelines.command_line import app
 from tests.fixtures.export_fixture import export_config, make_sources, write_gate
 from tests.fixtures.hub_server import Hub, hub_server
@@ -133,6 +134,29 @@ def test_the_alias_moves_only_from_the_champion_that_the_gate_compared_with(
     exported(made, tmp_path / "three", **where, register_as="reader", model_name="third")
     aliases = {version.version: version.aliases for version in versions_of("reader")}
     assert aliases == {1: (), 2: (), 3: ("challenger", "champion")}
+
+
+@pytest.mark.usefixtures("_registry")
+def test_the_same_adapter_exported_by_another_run_stays_the_same_version(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a run whose training and evaluation came from KFP's cache."""
+    archives = []
+    for run_id, promoted in (("run-7", False), ("run-8", True), ("run-9", True)):
+        monkeypatch.setenv("KFP_RUN_ID", run_id)
+        caplog.clear()
+        gate = write_gate(made, tmp_path / f"gate-{run_id}", promoted=promoted)
+        with caplog.at_level(logging.INFO):
+            result = exported(made, tmp_path / run_id, gate_dir=gate, register_as="reader")
+        archives.append(sha256_file(result.archive))
+        assert result.registered is not None
+    assert len(set(archives)) == 3, "each zip names its own run"
+    newest, first = versions_of("reader")
+    assert (newest.version, first.version, result.registered.version) == (2, 1, 2), "another verdict, another package"
+    assert "reader version 2 holds these files already: no new version" in caplog.text
+    assert newest.aliases == ("challenger", "champion") and first.aliases == ()
+    assert newest.tags["package_sha256"] == archives[1] and newest.tags["pipeline_run_id"] == "run-8"
+    assert newest.tags["last_pipeline_run_id"] == "run-9"
 
 
 @pytest.mark.usefixtures("_registry")

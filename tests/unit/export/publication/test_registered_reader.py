@@ -17,7 +17,8 @@ from components.export.lineage.findings import Reach
 from components.export.lineage.integrity import check_integrity
 from components.export.step import run
 from components.shared.models.adapter_loading import adapter_kind
-from components.shared.tracking.model_registry import champion_of, download
+from components.shared.tracking.model_registry import champion_of
+from components.shared.tracking.registered_files import download
 from tests.fixtures.dataset_fixture import drawn
 from tests.fixtures.export_fixture import export_config, make_sources, write_gate
 from tests.fixtures.mlflow_server import mlflow_server

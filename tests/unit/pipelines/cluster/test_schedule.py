@@ -37,6 +37,7 @@ def test_a_schedule_runs_one_at_a_time_catches_nothing_up_and_skips_unchanged_da
     assert recurring["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 1"}}
     assert (recurring["max_concurrency"], recurring["no_catchup"], recurring["mode"]) == ("1", True, "ENABLE")
     assert recurring["runtime_config"]["parameters"]["skip_if_unchanged"] is True
+    assert recurring["runtime_config"]["parameters"]["run_pages"] == f"{kfp.url}/#/runs/details/"
     assert recurring["service_account"] == "deepsynth-pipeline"
     assert recurring["pipeline_version_reference"]["pipeline_version_id"] in kfp.versions
     times = [line.strip() for line in answer.out.splitlines() if line.startswith("  ")]

@@ -48,6 +48,7 @@ def test_a_run_is_started_with_the_checked_configuration(shell: Shell, kfp: Fake
     config = json.loads(run["runtime_config"]["parameters"]["config"])
     assert config["train"]["learning_rate"] == 1e-4 and config["source"] == "python-docs"
     assert run["runtime_config"]["parameters"]["skip_if_unchanged"] is False
+    assert run["runtime_config"]["parameters"]["run_pages"] == f"{kfp.url}/#/runs/details/"
     assert run["service_account"] == "deepsynth-pipeline"
     assert re.fullmatch(r"\d{8}-\d{6}-quickstart", run["display_name"]), "names sort by time"
     assert [one["display_name"] for one in kfp.experiments.values()] == ["letters"]
@@ -301,7 +302,9 @@ def test_a_run_that_trained_nothing_says_so(
     assert run["runtime_config"]["parameters"]["skip_if_unchanged"] is True
     monkeypatch.setenv("KFP_RUN_ID", run_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "deepsynth-finetune")
-    tag_pipeline_run({"deepsynth.decision": "unchanged", "mlflow.note.content": "Nothing is trained: x knows it."})
+    tag_pipeline_run(
+        {"deepsynth.decision": "unchanged", "deepsynth.decision.reason": "Nothing is trained: x knows it."}
+    )
     kfp.timeline = [("SUCCEEDED", {"configure": "SUCCEEDED", "condition-2": "SKIPPED"})]
     answer = shell("follow", run_id, "--host", kfp.url, "--poll-seconds", "0.05")
     assert "Nothing is trained: x knows it." in answer.out

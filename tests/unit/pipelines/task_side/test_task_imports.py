@@ -27,10 +27,10 @@ def imported(
     return found | {module.partition(".")[0] for module in found}
 
 
-def test_configure_imports_neither_models_nor_mlflow(tmp_path: Path) -> None:
-    """Without a champion it asks no registry."""
+def test_configure_imports_no_models_and_mlflow_only_to_name_the_run(tmp_path: Path) -> None:
+    """Without tracking there is no run to name, and without a champion it asks no registry."""
     config = "prepare: {max_documents: 40}\n"
-    found = imported("configure", tmp_path, {"config": config, "skip_if_unchanged": False}, {}, "http://127.0.0.1:9")
+    found = imported("configure", tmp_path, {"config": config, "skip_if_unchanged": False}, {}, "off")
     assert "pipelines.task_side.resolution" in found
     assert not found & (MODELS | {"mlflow", "pandas", "pyarrow", "scipy"})
 

@@ -11,13 +11,13 @@ from mlflow.tracking import MlflowClient
 
 from components.shared.errors import UserError
 from components.shared.programs.machine_failures import named_failure
-from components.shared.tracking import model_registry
+from components.shared.tracking import model_registry, registered_files
 from components.shared.tracking.model_registry import (
     CHALLENGER,
     CHAMPION,
-    RegisteredFilesError,
     RegistryUnavailableError,
 )
+from components.shared.tracking.registered_files import RegisteredFilesError
 from tests.fixtures.mlflow_server import end, free_port, mlflow_server
 
 NAME = "ocr-latin"
@@ -69,7 +69,7 @@ def works(adapter: Path, target: Path) -> None:
         "cer": "0.25",
     }
     assert "none" not in oldest.tags
-    model_registry.download(model_registry.champion_of(NAME), target)
+    registered_files.download(model_registry.champion_of(NAME), target)
     assert (target / "adapter_model.safetensors").read_bytes() == b"better weights"
     assert (target / "inner" / "vocab.txt").read_text() == "a\nb\n"
     model_registry.delete_version(oldest)
@@ -92,10 +92,10 @@ def test_a_server_answers_alike_and_is_a_named_error_when_it_dies(
         champion = model_registry.champion_of(NAME)
         shutil.rmtree(tmp_path / "server-artifacts")
         with pytest.raises(RegisteredFilesError, match=r"ocr-latin version 2.*the version's files are gone"):
-            model_registry.download(champion, tmp_path / "again")
+            registered_files.download(champion, tmp_path / "again")
         end(process)
         with pytest.raises(RegistryUnavailableError, match=f"{uri}: the MLflow registry cannot be used"):
-            model_registry.download(champion, tmp_path / "again")
+            registered_files.download(champion, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
@@ -104,10 +104,10 @@ def test_files_that_are_gone_or_changed_are_named(adapter: Path, tmp_path: Path)
     place = Path(registered.source.removeprefix("file://"))
     (place / "inner" / "vocab.txt").write_text("a\nc\n")
     with pytest.raises(RegisteredFilesError, match=r"ocr-latin version 1 .*: the files are not those that were"):
-        model_registry.download(registered, tmp_path / "champion")
+        registered_files.download(registered, tmp_path / "champion")
     shutil.rmtree(place)
     with pytest.raises(RegisteredFilesError, match=r"ocr-latin version 1 .*: the version's files are gone"):
-        model_registry.download(registered, tmp_path / "champion")
+        registered_files.download(registered, tmp_path / "champion")
     assert not (tmp_path / "champion").exists()
 
 
@@ -130,7 +130,7 @@ def test_files_that_cannot_be_fetched_are_not_called_gone(
     registered = model_registry.register(adapter, NAME, {})
     monkeypatch.setattr("mlflow.artifacts.download_artifacts", fails)
     with pytest.raises(RegistryUnavailableError, match="the version's files cannot be fetched") as caught:
-        model_registry.download(registered, tmp_path / "champion")
+        registered_files.download(registered, tmp_path / "champion")
     said = str(caught.value)
     assert str(error) in said and "gone" not in said and "delete" not in said
     assert caught.value.__cause__ is error
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_looked_into_is_not_called_gone(adapter: Path, t
     shutil.rmtree(place)
     place.symlink_to(place)  # like a broken mount: stat fails with an error other than "not found"
     with pytest.raises(RegistryUnavailableError, match="the version's files cannot be fetched"):
-        model_registry.download(registered, tmp_path / "champion")
+        registered_files.download(registered, tmp_path / "champion")
 
 
 def test_aliases_that_moved_meanwhile_are_not_deleted_with_the_old_version(registry: str, adapter: Path) -> None:

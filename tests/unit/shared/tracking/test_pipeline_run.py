@@ -4,13 +4,16 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from components.shared.tracking.pipeline_run import close_pipeline_run, tag_pipeline_run
+from components.shared.tracking.cached_steps import note_cached_step
+from components.shared.tracking.ended_runs import ended_run
+from components.shared.tracking.pipeline_run import close_pipeline_run, name_pipeline_run, tag_pipeline_run
 from components.shared.tracking.step_run import step_run
 from tests.fixtures.mlflow_server import free_port
 
@@ -79,15 +82,42 @@ def test_a_step_that_was_killed_is_running_until_the_run_is_closed(client: Mlflo
     assert nested["prepare"].info.status == "FINISHED"
 
 
-def test_a_state_that_is_not_final_is_decided_by_the_steps(client: MlflowClient) -> None:
-    with step_run("prepare", {}):
-        pass
-    assert close_pipeline_run("RUNNING") == "FINISHED"
+def finished_step(name: str, tags: Mapping[str, str] | None = None) -> None:
+    with step_run(name, {}) as tracked:
+        tracked.set_tags(tags or {})
+
+
+@pytest.mark.parametrize("decision", ["promoted", "not promoted"])
+def test_a_state_that_is_not_final_is_decided_by_the_steps(client: MlflowClient, decision: str) -> None:
+    finished_step("prepare")
     killed_step("train")
     assert close_pipeline_run("RUNNING") == "KILLED"
-    with step_run("train", {}):  # a retry
-        pass
+    finished_step("train")  # a retry
+    assert close_pipeline_run("RUNNING") == "KILLED", "terminated between two steps"
+    finished_step("gate", {"gate": decision})
+    if decision == "promoted":
+        assert close_pipeline_run("RUNNING") == "KILLED", "terminated before export"
+        finished_step("export")
     assert close_pipeline_run("UNKNOWN") == "FINISHED"
+
+
+def test_the_parent_has_the_runs_name_and_link_and_runs_until_it_is_closed(client: MlflowClient) -> None:
+    name_pipeline_run("letters [2]", f"https://kfp.example/#/runs/details/{RUN_ID}")
+    assert parent_and_nested(client)[0].info.status == "RUNNING"
+    for step in ("prepare", "train"):
+        finished_step(step)
+        parent, nested = parent_and_nested(client)
+        assert parent.info.status == "RUNNING" and parent.info.run_name == "letters [2]"
+        assert nested[step].info.run_name == f"letters [2] · {step}"
+    tags = parent.data.tags
+    assert (tags["kfp.run_name"], tags["kfp.run_page"]) == (
+        "letters [2]",
+        f"https://kfp.example/#/runs/details/{RUN_ID}",
+    )
+    link = rf"KFP run [letters \[2\]](https://kfp.example/#/runs/details/{RUN_ID})"
+    assert tags["mlflow.note.content"].startswith(link)
+    assert close_pipeline_run("SUCCEEDED") == "FINISHED"
+    assert link in parent_and_nested(client)[0].data.tags["mlflow.note.content"]
 
 
 def test_where_no_step_was_tracked_nothing_is_made_up(client: MlflowClient) -> None:
@@ -114,7 +144,11 @@ def test_a_store_that_is_down_is_said_once_and_raises_nothing(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("KFP_RUN_ID", RUN_ID)
     assert close_pipeline_run("SUCCEEDED") is None
-    (record,) = [record for record in caplog.records if record.name == "components.shared.tracking.pipeline_run"]
+    with step_run("gate", {}):
+        pass
+    note_cached_step("evaluate", "a" * 32)
+    assert ended_run("gate") is None
+    (record,) = [record for record in caplog.records if record.name.startswith("components.shared.tracking")]
     assert "the run's final state was not written" in record.getMessage()
 
 

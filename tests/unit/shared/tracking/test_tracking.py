@@ -72,11 +72,11 @@ def test_the_steps_of_one_pipeline_run_share_one_parent(store: MlflowClient, mon
     statuses = []
     for step in ("prepare", "train"):
         with step_run(step, {"seed": 1}):
-            statuses.append(all_runs(store)["pipeline 20261120-201530"].info.status)
-        statuses.append(all_runs(store)["pipeline 20261120-201530"].info.status)
+            statuses.append(all_runs(store)["20261120-201530"].info.status)
+        statuses.append(all_runs(store)["20261120-201530"].info.status)
     assert statuses == ["RUNNING"] * 4  # a run that is interrupted here must not count as finished
     runs = all_runs(store)
-    parent = runs.pop("pipeline 20261120-201530")
+    parent = runs.pop("20261120-201530")
     assert set(runs) == {"20261120-201530 · prepare", "20261120-201530 · train"}
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     assert parent.data.params == {"seed": "1"}
@@ -95,11 +95,11 @@ def test_an_error_fails_the_run_and_its_parent_until_the_step_is_done_again(
     assert {name: run.info.status for name, run in all_runs(store).items()} == {
         "r1 · train": "FAILED",
         "r1 · benchmark": "FINISHED",
-        "pipeline r1": "FAILED",
+        "r1": "FAILED",
     }
     with step_run("train", {}):
         pass
-    assert all_runs(store)["pipeline r1"].info.status == "RUNNING"
+    assert all_runs(store)["r1"].info.status == "RUNNING"
 
 
 def test_the_parent_carries_what_runs_are_compared_by(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_the_parent_carries_what_runs_are_compared_by(store: MlflowClient, monke
     with step_run("gate", {}) as gate:
         gate.log_dataset("ab" * 32, "evaluation", "evaluation")
         gate.summarize({"cer_improvement": 0.37}, {"gate": "promoted", "gate.reason": "better <b>|by</b> far"})
-    parent = all_runs(store)["pipeline r1"]
+    parent = all_runs(store)["r1"]
     assert parent.data.params == {
         **{"learning_rate": "0.0001", "seed": "3", "evaluate.max_new_tokens": "7", "evaluate.text.a b": "1"},
     }
@@ -144,7 +144,7 @@ def test_figures_of_the_whole_run_outlive_a_failure_of_the_store(
         tracked.summarize({"adapter_cer": 0.031}, {"gate": "promoted"})
         tracked.log_dataset("ab" * 32, "rows.jsonl", "evaluation")
         monkeypatch.setattr(MlflowClient, "log_batch", send)
-    parent = all_runs(store)["pipeline r1"]
+    parent = all_runs(store)["r1"]
     assert parent.data.metrics["adapter_cer"] == 0.031 and parent.data.tags["gate"] == "promoted"
     assert len(parent.inputs.dataset_inputs) == 1
     assert "| adapter | 3.1% |" in parent.data.tags["mlflow.note.content"]
@@ -169,6 +169,30 @@ def test_mlflow_reports_nothing_to_its_makers_unless_the_user_says_so(
         assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == used
 
 
+def test_the_parent_has_each_dataset_once_by_whatever_name_the_steps_know_it(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "r1")
+    read = {"prepare": "python-docs", "train": "/tmp/kfp/dataset", "evaluate": "python-docs", "gate": "/x/evaluation"}
+    for step, source in read.items():
+        with step_run(step, {}) as tracked:
+            tracked.log_dataset("ab" * 32, source, "training" if step in ("prepare", "train") else "evaluation")
+    with step_run("benchmark", {}) as tracked:
+        tracked.log_dataset("cd" * 32, "other-docs", "training")
+    runs = all_runs(store)
+    inputs = {
+        name: [
+            (one.dataset.name, one.dataset.digest[:2], one.tags[0].value)
+            for one in sorted(run.inputs.dataset_inputs, key=lambda one: one.dataset.digest)
+        ]
+        for name, run in runs.items()
+    }
+    both = "training, evaluation"
+    assert inputs["r1"] == [("python-docs", "ab", both), ("other-docs", "cd", both)]
+    assert inputs["r1 · train"] == [("python-docs", "ab", "training")]
+    assert inputs["r1 · gate"] == [("python-docs", "ab", "evaluation")]
+
+
 def test_a_setting_with_another_value_costs_no_other_setting(
     store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +201,7 @@ def test_a_setting_with_another_value_costs_no_other_setting(
     for batch in (8, 4):
         with step_run("train", {"per_device_train_batch_size": batch, "r": 16, f"only_{batch}": 1}):
             pass
-    params = all_runs(store)["pipeline r1"].data.params
+    params = all_runs(store)["r1"].data.params
     assert params == {"per_device_train_batch_size": "8", "r": "16", "only_8": "1", "only_4": "1"}
 
 

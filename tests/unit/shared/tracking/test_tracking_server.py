@@ -15,7 +15,8 @@ from mlflow.tracking import MlflowClient
 
 from components.shared.tracking.artifact_transfer import direct_access
 from components.shared.tracking.mlflow_connection import connect
-from components.shared.tracking.model_registry import RegistryUnavailableError, download, register, versions_of
+from components.shared.tracking.model_registry import RegistryUnavailableError, register, versions_of
+from components.shared.tracking.registered_files import download
 from components.shared.tracking.step_run import step_run
 from tests.fixtures.rendered_manifests import Manifest, copy_of_manifests, rendered
 from tests.fixtures.tracking_stack import Stack, container_of, mlflow, tracking_stack, upgraded
@@ -125,27 +126,28 @@ def test_a_model_version_is_registered_and_its_files_come_back(client: MlflowCli
     assert (Path(fetched) / "adapter_config.json").read_text() == '{"r": 16}'
 
 
-def test_a_step_attaches_below_the_task_of_kfps_mlflow_plugin(
+def test_a_step_writes_into_the_run_that_kfps_mlflow_plugin_made_for_its_task(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plugin creates a run for the pipeline and one for the task, logs the task's inputs, and closes both."""
     experiment = client.create_experiment("deepsynth-finetune")
-    pipeline = client.create_run(experiment, run_name="weekly 12")
+    pipeline = client.create_run(experiment, run_name="weekly 12", tags={"kfp.pipeline_run_id": "4f1c0b7e"})
     task = client.create_run(experiment, run_name="train", tags={"mlflow.parentRunId": pipeline.info.run_id})
     monkeypatch.setenv("MLFLOW_RUN_ID", task.info.run_id)
     monkeypatch.setenv("KFP_RUN_ID", "4f1c0b7e")
-    with step_run("train", {"r": 16}) as tracked:
+    with step_run("train", {"r": 16, "config": "ours"}) as tracked:
         tracked.log_metrics({"loss": 0.5}, step=1)
-    client.log_param(task.info.run_id, "r", "as KFP's input says it")
+        tracked.summarize({"train_seconds": 2.0})
+    assert client.get_run(task.info.run_id).info.status == "RUNNING"
+    client.log_param(task.info.run_id, "config", "as KFP's input says it")
     client.set_terminated(task.info.run_id, "FINISHED")
-    assert tracked.run_id
+    assert tracked.run_id == task.info.run_id
     ours = client.get_run(tracked.run_id)
-    assert ours.data.tags["mlflow.parentRunId"] == task.info.run_id
-    assert ours.info.experiment_id == experiment
-    assert (ours.data.params["r"], ours.data.metrics["loss"]) == ("16", 0.5)
-    assert client.get_run(pipeline.info.run_id).info.status == "RUNNING"
-    assert client.get_run(task.info.run_id).data.params == {"r": "as KFP's input says it"}
-    assert len(client.search_runs([experiment])) == 3
+    assert ours.data.tags["deepsynth.step"] == "train"
+    assert ours.data.params == {"r": "16", "config": "as KFP's input says it"} and ours.data.metrics["loss"] == 0.5
+    parent = client.get_run(pipeline.info.run_id)
+    assert parent.info.status == "RUNNING" and parent.data.metrics == {"train_seconds": 2.0}
+    assert len(client.search_runs([experiment])) == 2
 
 
 def test_runs_are_in_postgres_and_files_in_the_bucket_under_its_key(
