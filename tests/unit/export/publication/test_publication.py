@@ -90,7 +90,7 @@ def test_a_promoted_adapter_becomes_challenger_and_champion(
         "pipeline_run_id": "run-7",
     }
     assert {name: version.tags.get(name) for name in expected} == expected
-    assert len(version.tags) <= 14, "people read them; lineage.json holds the rest"
+    assert len(version.tags) <= 15, "people read them; lineage.json holds the rest"
     assert version.tags["git_commit"], "from the environment, unless this process asked git before"
     # The registered files are an adapter as the train step writes it, so evaluate can load it as the champion.
     champion = champion_of("reader")
