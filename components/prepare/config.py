@@ -95,7 +95,7 @@ class PrepareConfig(SourceSettings):
     """effects of scanners and cameras; each one is off until it is given a range"""
     picture_longest_edge: int | None = Field(1288, ge=28, le=LONGEST_SIDE)
     """PDFs and scans: pixels of the longer side of a page; a scan is only made smaller, never larger; null: scans as
-    they are, PDFs at 150 dpi. 1288 is what olmOCR renders its pages at; drawn pages have resolutions, page_width"""
+    they are, PDFs at 150 dpi. Drawn pages have resolutions, page_width"""
     min_letter_height: float | None = Field(None, ge=0)
     """PDFs and scans: pages whose letters are lower than this (pixels, estimated) stay, and are counted and named;
     null: what base_model's family can see, in a pipeline; 8 in this step alone"""

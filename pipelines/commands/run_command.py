@@ -118,14 +118,14 @@ def run(
 
 
 def _check_machine(checked: "SharedSettings", runner: Runner) -> None:
-    from pipelines.local.machine_checks import check_machine
+    from pipelines.planning.machine_checks import check_machine
 
     if runner is Runner.SUBPROCESS:
         check_machine({step: checked.step_settings(step) for step in ("train", "evaluate")})
 
 
 def _show_plan(checked: "SharedSettings", runs_dir: Path, name: str, resumed: "FailedRun | None") -> None:
-    from pipelines.local.dry_run import planned_run
+    from pipelines.planning.dry_run import planned_run
 
     for line in planned_run(checked, runs_dir, name, resumed).lines():
         output_console().print(line, markup=False, highlight=False, soft_wrap=True)

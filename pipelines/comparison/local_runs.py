@@ -2,6 +2,7 @@
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 from components.shared.artifacts.run_summary import RunSummary
 from components.shared.errors import UserError
@@ -14,6 +15,9 @@ from pipelines.comparison.compared_run import (
     read_files,
 )
 from pipelines.local.runs_folder import CONFIG_FILE, FOLDERS
+
+_FILLED_BY_CONFIGURE = ("prepare.min_letter_height",)
+"""Settings whose null means a value that the base model has; the steps' runs in MLflow name the value."""
 
 
 def local_folder(run: str, runs_dir: Path) -> Path | None:
@@ -51,9 +55,14 @@ def read_local_run(folder: Path) -> ComparedRun:
         name=summary.run_id,
         where=where,
         finished=f"{finished:%Y-%m-%d %H:%M}",
-        config=flattened(read_config_file(folder / CONFIG_FILE)),
+        config=_settings(folder),
         files=read_files({step: path.parent for step, path in paths.items() if path.exists()}),
         seconds=summary.seconds_per_step | {"total": summary.seconds_total},
         samples=samples if samples.is_file() else None,
         notes=[f"there is no {path.relative_to(folder)}" for path in (*paths.values(), samples) if not path.exists()],
     )
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    settings = flattened(read_config_file(folder / CONFIG_FILE))
+    return {key: value for key, value in settings.items() if key not in _FILLED_BY_CONFIGURE or value is not None}

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from components.shared.errors import UserError
 from pipelines.command_line import app
-from pipelines.local.machine_checks import cuda_devices
+from pipelines.planning.machine_checks import cuda_devices
 from pipelines.task_side.resolution import resolve
 
 

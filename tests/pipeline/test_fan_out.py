@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from kfp import dsl
+from PIL import Image
 
 from components.prepare.config import PrepareConfig
 from components.prepare.stages import assemble, draw, select
@@ -121,7 +122,7 @@ def test_the_digest_that_goes_into_the_cache_covers_every_source(source: Path, t
 # Through the command line and KFP's local runner.
 
 
-def in_three(source: Path, model: Path, **settings: str) -> list[str]:
+def in_three(source: Path | str, model: Path, **settings: str) -> list[str]:
     given = SETTINGS | {"base_model": model, "source": source} | settings
     return command(given, "--prepare-partitions", "3")
 
@@ -216,9 +217,16 @@ def test_a_partition_whose_process_is_killed_is_named(model: Path, tmp_path: Pat
     assert {path.name for path in (tmp_path / "runs").iterdir()} <= {"r1.failed.log", "mlflow.db", "mlartifacts"}
 
 
-def test_an_error_in_a_partition_that_the_user_can_mend_is_one_line(source: Path, model: Path, tmp_path: Path) -> None:
-    answer = finish(in_three(source, model, **{"prepare.fonts": '["no-such-font.ttf"]'}), tmp_path)
+def test_an_error_in_a_partition_that_the_user_can_mend_is_one_line(model: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for number in range(6):
+        Image.new("RGB", (224, 224), "white").save(scans / f"{number}.png")
+        (scans / f"{number}.txt").write_text(f"Scan {number}.")
+    whole = (scans / "3.png").read_bytes()
+    (scans / "3.png").write_bytes(whole[: len(whole) // 2])  # its size can be read, its pixels cannot
+    answer = finish(in_three(f"images:{scans}", model), tmp_path)
     assert answer.returncode == 2
     (line,) = [line for line in answer.stderr.splitlines() if line.startswith("error:")]
-    assert line.startswith("error: prepare (") and "no-such-font.ttf" in line
+    assert line.startswith("error: prepare (") and "3.png" in line
     assert "Traceback" not in answer.stderr

@@ -38,10 +38,10 @@ def test_the_newest_run_with_the_same_work_tells_the_time(store: str, monkeypatc
         return earlier_training(checked_config(None, list(settings)), store)
 
     assert found("train.max_steps=75", "train.per_device_train_batch_size=8", "train.learning_rate=0.5") == (
-        EarlierTraining("pipeline r2", 450.0)
+        EarlierTraining("r2", 450.0)
     )
-    assert found("train.max_steps=75") == EarlierTraining("pipeline r3", 300.0), "the newest, by its steps"
-    assert found("train.max_steps=null") == EarlierTraining("pipeline r3", 20.0)
+    assert found("train.max_steps=75") == EarlierTraining("r3", 300.0), "the newest, by its steps"
+    assert found("train.max_steps=null") == EarlierTraining("r3", 20.0)
     assert found("train.max_steps=null", "train.num_train_epochs=2") is None, "as many steps as nobody has counted"
     assert found("train.max_steps=75", "source=elsewhere") is None
-    assert str(found("train.max_steps=75")) == "about 5 min of training, as in the run pipeline r3"
+    assert str(found("train.max_steps=75")) == "about 5 min of training, as in the run r3"

@@ -8,9 +8,9 @@ from typing import Any
 from components.shared.errors import UserError
 from components.shared.programs.step_config import validated
 from components.shared.telemetry.progress import duration_text
-from pipelines.local.earlier_runs import StepTimes, longest_row, predicted_times
 from pipelines.local.resumed_run import FailedRun
 from pipelines.local.runs_folder import CHECKPOINTS_FOLDER, tracking_uri
+from pipelines.planning.earlier_runs import StepTimes, longest_row, predicted_times
 from pipelines.settings.parameter_text import parameter_text
 from pipelines.settings.pipeline_config import SharedSettings
 from pipelines.settings.step_sections import STEP_CONFIGS

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.command_line import app
-from pipelines.local.earlier_runs import predicted_times
+from pipelines.planning.earlier_runs import predicted_times
 from pipelines.settings.command_settings import checked_config
 from tests.fixtures.finished_runs import finished_run
 
@@ -39,9 +39,10 @@ def test_times_are_those_of_the_newest_run_that_did_the_same(runs: Path) -> None
 
 
 def test_a_dry_run_says_what_would_run_and_leaves_nothing(runs: Path, tmp_path: Path) -> None:
-    (tmp_path / "page.txt").write_text("A text.")
-    (tmp_path / "more").mkdir()
-    source = [f"--set=source={tmp_path / 'page.txt'}", "--set=prepare.eval_fraction=0.5", "--skip=benchmark"]
+    (tmp_path / "pages").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "pages" / f"{name}.txt").write_text(f"Text {name}.")
+    source = [f"--set=source={tmp_path / 'pages'}", "--set=prepare.eval_fraction=0.5", "--skip=benchmark"]
     before = sorted(tmp_path.rglob("*"))
     answer = CliRunner().invoke(app, ["run", "--dry-run", f"--runs-dir={tmp_path / 'runs'}", *source])
     assert answer.exit_code == 0, answer.output
