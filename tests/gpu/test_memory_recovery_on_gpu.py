@@ -3,7 +3,6 @@
 python -m pytest -m gpu tests/gpu/test_memory_recovery_on_gpu.py
 """
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -24,14 +23,21 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 PAGES = 24
 
-# Runs the train step with at most the given share of the device's memory for PyTorch.
-CAPPED = """
-import runpy, sys
-from components.shared.models.allocator_settings import let_segments_grow
-let_segments_grow()
-import torch
-torch.cuda.set_per_process_memory_fraction(float(sys.argv.pop(1)), 0)
-runpy.run_module("components.train", run_name="__main__", alter_sys=True)
+# From the second pass on, a batch of more than 12 pages asks the CUDA allocator for 32 TiB, and gets its own error. A
+# cap on the process's memory was tried on an H200: the peaks of 24 and of 12 pages of this model differ by 5 %, most of
+# it is weights, so no cap lies safely between them.
+FIRST_RUNS_OUT = """
+import sys
+if "components.train" in sys.orig_argv:
+    import torch
+    from transformers import DeepseekOcr2ForConditionalGeneration as Model
+    forward, passes = Model.forward, []
+    def limited(model, input_ids=None, **inputs):
+        passes.append(len(input_ids))
+        if len(passes) > 1 and len(input_ids) > 12:
+            torch.empty(1 << 45, dtype=torch.uint8, device="cuda")
+        return forward(model, input_ids=input_ids, **inputs)
+    Model.forward = limited
 """
 
 # In the second of two processes, a batch of more than 2 pages fails from its third pass on.
@@ -71,25 +77,17 @@ def run_step(settings: dict[str, Any], command: list[str], places: dict[str, str
     return json.loads((Path(settings["output_dir"]) / "training.json").read_text()), answer.stderr
 
 
-@pytest.mark.parametrize("backend", ["standard", "unsloth"])
-def test_a_batch_that_does_not_fit_is_halved(made: Path, tmp_path: Path, backend: str) -> None:
-    if backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
-        pytest.skip("needs unsloth")
-    plain: dict[str, Any] = {"backend": backend, "per_device_train_batch_size": PAGES, "max_steps": 3}
+def test_a_batch_that_does_not_fit_is_halved(made: Path, tmp_path: Path) -> None:
+    plain: dict[str, Any] = {"backend": "standard", "per_device_train_batch_size": PAGES, "max_steps": 3}
     whole = trained(made, tmp_path / "whole", **plain)
-    halves = {"per_device_train_batch_size": PAGES // 2, "gradient_accumulation_steps": 2}
-    half = trained(made, tmp_path / "half", **plain | halves)
-    most, less = (each["peak_memory_bytes"]["allocated"] for each in (whole, half))
-    assert less < 0.9 * most, "or no cap lies safely between them"
-    share = (most + less) / 2 / torch.cuda.get_device_properties(0).total_memory
-    (tmp_path / "capped.py").write_text(CAPPED)
-    settings = settings_of(made, tmp_path / "capped", **plain)
-    capped, said = run_step(settings, [str(tmp_path / "capped.py"), str(share)], environment())
-    assert capped["batch"]["halvings"], "the cap is below what the whole batch takes"
+    (tmp_path / "sitecustomize.py").write_text(FIRST_RUNS_OUT)
+    settings = settings_of(made, tmp_path / "halved", **plain)
+    halved, said = run_step(settings, ["-m", "components.train"], environment(tmp_path))
+    (halving,) = halved["batch"]["halvings"]
+    assert halving == {"after_step": 1, "per_device_train_batch_size": 12, "gradient_accumulation_steps": 2}
     assert "out of memory after step" in said and "Traceback" not in said
-    assert capped["samples_per_step"] == whole["samples_per_step"] and capped["steps"] == 3
-    assert capped["losses"] == pytest.approx(whole["losses"], rel=5e-3)
-    assert capped["peak_memory_bytes"]["allocated"] <= (most + less) / 2
+    assert halved["samples_per_step"] == whole["samples_per_step"] and halved["steps"] == 3
+    assert halved["losses"] == pytest.approx(whole["losses"], rel=5e-3)
 
 
 def test_fit_batch_takes_the_whole_step_at_once_where_there_is_room(made: Path, tmp_path: Path) -> None:
