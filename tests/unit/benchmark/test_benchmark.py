@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from components.prepare.step import run as prepare
 from components.shared.artifacts.benchmark_report import Measurement
 from components.shared.artifacts.training_record import BatchHalving, BatchRecord, TrainingRecord
 from components.shared.datasets.shard_reader import ShardDataset
+from components.shared.models.base_models import TINY_BASE_FOLDER
 from components.shared.models.model_families import FAMILIES
 from components.shared.models.model_loading import load_processor
 from components.shared.programs.step_command import step_main
@@ -163,21 +165,24 @@ def test_a_contender_that_fails_says_its_last_words_and_nothing_is_left(inputs: 
     (startup / "sitecustomize.py").write_text(
         f"import sys; print(*sys.orig_argv, file=open({str(startup / 'started')!r}, 'a'))"
     )
+    base = shutil.copytree(TINY_BASE_FOLDER, tmp_path / "base")
+    weights = base / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)  # --check_only reads no weights
     answer = benchmark(
         inputs,
         output,
         {"PYTHONPATH": str(startup)},
         contenders=["standard"],
         repeats=2,
-        base_model=str(tmp_path / "nowhere"),
+        base_model=str(base),
     )
     assert answer.returncode == 2
     (line,) = [line for line in answer.stderr.splitlines() if line.startswith("error:")]
-    assert "no contender ran: standard failed (base_model" in line and "no such model folder" in line
+    assert "no contender ran: standard failed (base_model" in line and "the weights cannot be read" in line
     trainings = [line for line in (startup / "started").read_text().splitlines() if "-m components.train " in line]
     assert ["--check_only" in line for line in trainings] == [True, False], "it is not tried again"
     assert "Traceback" not in answer.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"benchmark.config.json", "startup"}
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "benchmark.config.json", "startup"}
 
 
 @pytest.mark.parametrize(
