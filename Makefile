@@ -7,7 +7,7 @@ INSTALLED_TESTS := .venv/.installed-with-tests
 RANDOM_PASSWORD = $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-docker lint system-packages docker-packages images image-cuda push-images wheels wheels-cuda ui \
+.PHONY: help install quickstart test test-slow test-runs test-docker lint system-packages docker-packages images image-cuda push-images wheels wheels-cuda ui \
 	compile cluster-check manifests local-secrets clean
 
 help: ## list the targets
@@ -36,6 +36,9 @@ test-docker: $(INSTALLED_TESTS) ## build the images, run the pipeline in them; r
 
 test-slow: $(INSTALLED_TESTS) ## run the tests that `make test` leaves out: whole runs, resumed trainings, memory estimates
 	$(BIN)/python -m pytest -m slow --numprocesses logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-runs: $(INSTALLED_TESTS) ## of these the whole runs alone: a new user's first hour, champions, partitions, killed tasks
+	$(BIN)/python -m pytest -m slow tests/pipeline tests/newcomer --numprocesses logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED_TESTS) ## ruff and mypy
 	$(BIN)/ruff check components pipelines tests docs

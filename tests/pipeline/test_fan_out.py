@@ -13,7 +13,6 @@ from components.prepare.config import PrepareConfig
 from components.prepare.stages import assemble, draw, select
 from components.prepare.step import run
 from components.shared.errors import UserError
-from pipelines.settings.pipeline_config import pipeline_config
 from pipelines.task_side.artifact_metadata import partition_folders
 from pipelines.task_side.resolution import resolve
 from tests.pipeline.deepsynth_run import command, finish, finish_well, started, tasks_of, tracked_runs
@@ -140,8 +139,8 @@ def finished(source: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.slow
 def test_a_run_in_partitions_leaves_the_dataset_of_one_process(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder = finished[0] / "runs" / "r1"
-    used = pipeline_config(yaml.safe_load((folder / "config.yaml").read_text()), "config.yaml")
-    settings: dict[str, Any] = used.step_settings("prepare") | {"output_dir": tmp_path / "alone"}
+    filled = resolve((folder / "config.yaml").read_text(), {}).prepare
+    settings: dict[str, Any] = json.loads(filled) | {"output_dir": tmp_path / "alone"}
     alone = run(PrepareConfig.model_validate(settings))
     assert files(folder / "dataset") == files(tmp_path / "alone")
     assert json.loads((folder / "summary.json").read_text())["dataset_digest"] == alone.digest

@@ -18,6 +18,8 @@ from components.shared.telemetry.progress import PROGRESS_FILE_VARIABLE
 
 # torchrun sends SIGTERM to the others within 0.1 s of a process's end; the first one may tidy up before it.
 _SECONDS_UNTIL_TORCHRUN_ENDS_ALL = 60.0
+_LOST = ("Connection closed by peer", "Connection reset by peer", "gloo/transport")
+"""In what gloo and NCCL raise where another process is gone."""
 _ANSWER_OF_THE_STORE = timedelta(seconds=5)
 
 
@@ -49,8 +51,11 @@ def one_of_several(num_gpus: int) -> Iterator[None]:
     try:
         _check_number(num_gpus)
         yield
-    except Exception:
-        if not _failed_first():
+    except Exception as error:
+        if _lost_a_process(error):
+            # That one was killed, and cannot say so: torchrun does, and ends this process.
+            _wait_until_torchrun_ends_this()
+        elif not _failed_first():
             _wait_until_torchrun_ends_this()
             raise SystemExit(1) from None
         raise
@@ -64,6 +69,13 @@ def _check_number(num_gpus: int) -> None:
             where="num_gpus",
             mend="leave it out, or start one process and let it call torchrun",
         )
+
+
+def _lost_a_process(error: Exception) -> bool:
+    from torch.distributed import DistError
+
+    lost = isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST)
+    return lost or isinstance(error, DistError)
 
 
 def _failed_first() -> bool:

@@ -217,7 +217,7 @@ if "components.train.worker" in sys.orig_argv and os.environ.get("RANK") == "1":
 def test_of_several_processes_all_begin_again_from_their_checkpoint(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trained(made, tmp_path / "expected", max_steps=3, per_device_train_batch_size=8)  # the pages of both processes
+    trained(made, tmp_path / "expected", max_steps=3, num_gpus=2)
     kept: dict[str, Any] = {"num_gpus": 2, "checkpoint_dir": tmp_path / "checkpoints", "save_steps": 1, "max_steps": 3}
     (tmp_path / "sitecustomize.py").write_text(SECOND_RUNS_OUT)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(path for path in sys.path if path)}")
