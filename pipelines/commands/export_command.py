@@ -8,6 +8,7 @@ import typer
 
 from components.shared.errors import UserError
 from components.shared.telemetry.terminal import output_console
+from pipelines.commands.runs_commands import RunsDir
 from pipelines.local.runs_folder import CONFIG_FILE, FOLDERS
 from pipelines.settings.command_settings import checked_config, parsed_setting
 
@@ -20,7 +21,7 @@ def export(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the step, e.g. export.merge=true."),
     ] = None,
-    runs_dir: Annotated[Path, typer.Option(help="The folder of all runs and of their MLflow store.")] = Path("runs"),
+    runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Pack the adapter of a finished run that the gate did not promote.
 

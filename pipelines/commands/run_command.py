@@ -13,6 +13,7 @@ from components.shared.errors import EXIT_CODE_INTERRUPTED, UserError
 from components.shared.telemetry.terminal import output_console
 from components.shared.telemetry.tracing import pipeline_span
 from pipelines.commands.cluster_options import PreparePartitions, Skip, settings_of
+from pipelines.commands.runs_commands import RunsDir
 from pipelines.local.runs_folder import FAILED
 from pipelines.settings.command_settings import checked_config
 
@@ -28,9 +29,6 @@ class Runner(StrEnum):
 
     SUBPROCESS = "subprocess"
     DOCKER = "docker"
-
-
-RunsDir = Annotated[Path, typer.Option(help="The folder of all runs and of their MLflow store.")]
 
 
 Settings = Annotated[

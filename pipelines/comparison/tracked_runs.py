@@ -9,11 +9,17 @@ from typing import Any
 
 from components.shared.errors import UserError
 from components.shared.tracking import mlflow_connection
-from components.shared.tracking.tracking_runs import PIPELINE_RUN_TAG, STEP_TAG, cached_runs, step_runs
+from components.shared.tracking.tracking_runs import (
+    PARENT_TAG,
+    PIPELINE_RUN_TAG,
+    STEP_TAG,
+    cached_runs,
+    runs_of_pipeline,
+    step_runs,
+)
 from pipelines.comparison.compared_run import FILES, SAMPLES, ComparedRun, flattened, read_files, read_json
 from pipelines.settings.step_sections import FOLDER_FIELDS, SHARED_FIELDS, STEP_CONFIGS
 
-_PARENT_TAG = "mlflow.parentRunId"
 _CONFIG = "config.json"
 _BENCHMARK_TRAIN_SECTION = "train"
 
@@ -46,7 +52,7 @@ def find_parent(client: Any, run: str) -> Any | None:
     if found is None:
         return None
     if STEP_TAG in found.data.tags:
-        parent = found.data.tags.get(_PARENT_TAG)
+        parent = found.data.tags.get(PARENT_TAG)
         mend = f"name its pipeline's run: {parent}" if parent else "name a pipeline's run"
         raise UserError("it is the run of one step, not of a pipeline", where=run, mend=mend)
     status = found.info.status
@@ -100,10 +106,7 @@ def _by_id(client: Any, run: str) -> Any | None:
 
 
 def _by_pipeline_run(client: Any, run: str) -> Any | None:
-    experiments = [each.experiment_id for each in client.search_experiments()]
-    value = run.replace("'", "")
-    found = client.search_runs(experiments, f"tags.`{PIPELINE_RUN_TAG}` = '{value}'") if experiments else []
-    parents = [each for each in found if STEP_TAG not in each.data.tags]
+    parents = [each for each in runs_of_pipeline(client, run) if STEP_TAG not in each.data.tags]
     return max(parents, key=lambda each: each.info.start_time, default=None)
 
 

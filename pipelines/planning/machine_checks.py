@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 from components.shared.errors import UserError
+from components.train.processes.torchrun import CPU_PROCESSES_VARIABLE
 
-_CPU_PROCESSES_VARIABLE = "DEEPSYNTH_CPU_PROCESSES"
 _CUDA = "libcuda.so.1"
 
 
@@ -35,7 +35,7 @@ def check_machine(settings: dict[str, dict[str, Any]]) -> None:
         if importlib.util.find_spec("unsloth") is None:
             raise _refusal("the unsloth package is not installed", f"{step}.backend", "install it, or use standard")
     wanted = train["num_gpus"]
-    if wanted > max(1, devices) and os.environ.get(_CPU_PROCESSES_VARIABLE) != "1":
+    if wanted > max(1, devices) and os.environ.get(CPU_PROCESSES_VARIABLE) != "1":
         problem = f"{wanted} GPUs are asked for, and this machine has {devices} CUDA devices"
         raise _refusal(problem, "train.num_gpus", f"set it to {max(1, devices)}")
 

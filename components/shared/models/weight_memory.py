@@ -7,6 +7,7 @@ of their file do not count. They are mapped from the file, and the kernel can dr
 
 import json
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -113,10 +114,7 @@ def _values_in(folder: Path) -> Counter[str] | None:
         with safe_open(folder / name, "np") as stored:
             for key in stored.keys():  # noqa: SIM118 - not a dict: it is not iterable
                 part = stored.get_slice(key)
-                count = 1
-                for size in part.get_shape():
-                    count *= size
-                values[part.get_dtype()] += count
+                values[part.get_dtype()] += math.prod(part.get_shape())
     return values
 
 

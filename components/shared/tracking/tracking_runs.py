@@ -17,7 +17,7 @@ PLANNED_STEPS_TAG = "deepsynth.planned_steps"
 """The optimizer steps of a whole training, also if its settings count epochs."""
 CACHED_TAG = "deepsynth.cached."
 """With a step's name behind it: the earlier run that did the step, which KFP's cache answered."""
-_PARENT_TAG = "mlflow.parentRunId"
+PARENT_TAG = "mlflow.parentRunId"
 RUN_NAME_TAG = "kfp.run_name"
 RUN_PAGE_TAG = "kfp.run_page"
 """The address of the pipeline run: its page in KFP, or a local run's folder."""
@@ -100,21 +100,22 @@ def name_parent(client: Any, parent_id: str, name: str, page: str, tags: Mapping
 
 def runs_of_pipeline(client: Any, pipeline_run: str) -> list[Any]:
     """Return all runs tagged with the pipeline run's id, from all experiments, the oldest first."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    value = pipeline_run.replace("'", "")
-    runs = client.search_runs(experiments, f"tags.`{PIPELINE_RUN_TAG}` = '{value}'")
-    return sorted(runs, key=lambda run: run.info.start_time)
+    return _tagged(client, [experiment.experiment_id for experiment in client.search_experiments()], pipeline_run)
 
 
 def _parents(client: Any, experiment_id: str, pipeline_run: str) -> list[str]:
+    runs = _tagged(client, [experiment_id], pipeline_run)
+    return [run.info.run_id for run in runs if PARENT_TAG not in run.data.tags]
+
+
+def _tagged(client: Any, experiments: list[str], pipeline_run: str) -> list[Any]:
     value = pipeline_run.replace("'", "")
-    runs = client.search_runs([experiment_id], f"tags.`{PIPELINE_RUN_TAG}` = '{value}'")
-    parents = [run for run in runs if _PARENT_TAG not in run.data.tags]
-    return [run.info.run_id for run in sorted(parents, key=lambda run: (run.info.start_time, run.info.run_id))]
+    runs = client.search_runs(experiments, f"tags.`{PIPELINE_RUN_TAG}` = '{value}'") if experiments else []
+    return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
 def _nested(client: Any, experiment_id: str, parent_id: str) -> list[Any]:
-    runs = client.search_runs([experiment_id], f"tags.`{_PARENT_TAG}` = '{parent_id}'")
+    runs = client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}'")
     return sorted(runs, key=lambda run: run.info.start_time)
 
 
@@ -133,7 +134,7 @@ def run_or_none(client: Any, run_id: str) -> Any | None:
 def top_parent(client: Any, run: Any) -> Any | None:
     """Return the run above ``run`` that has no parent itself; None if there is none above it, or it is gone."""
     found = None
-    while parent := (found or run).data.tags.get(_PARENT_TAG):
+    while parent := (found or run).data.tags.get(PARENT_TAG):
         found = run_or_none(client, parent)
         if found is None:
             return None
@@ -168,7 +169,7 @@ def settle_parent(client: Any, parent_id: str, *, ended: bool) -> str:
     parent = client.get_run(parent_id)
     latest: dict[str, Any] = {}
     for run in _nested(client, parent.info.experiment_id, parent_id):
-        latest[run.data.tags.get("deepsynth.step", run.info.run_id)] = run
+        latest[run.data.tags.get(STEP_TAG, run.info.run_id)] = run
     states = [run.info.status for run in latest.values()]
     complete = "FINISHED" if ended and reached_its_end(client, parent) else "KILLED"
     order = ("RUNNING", "FAILED", "KILLED")
@@ -191,12 +192,11 @@ def reached_its_end(client: Any, parent: Any) -> bool:
 
 def step_runs(client: Any, parent: Any) -> list[Any]:
     """Return the runs of the parent's steps, the oldest first; KFP's plugin puts its sub-pipelines' runs between."""
-    value = parent.data.tags.get(PIPELINE_RUN_TAG, "").replace("'", "")
-    if not value:  # a parent that MLFLOW_RUN_ID named
+    if pipeline_run := parent.data.tags.get(PIPELINE_RUN_TAG):
+        runs = _tagged(client, [parent.info.experiment_id], pipeline_run)
+    else:  # a parent that MLFLOW_RUN_ID named
         runs = _nested(client, parent.info.experiment_id, parent.info.run_id)
-    else:
-        runs = client.search_runs([parent.info.experiment_id], f"tags.`{PIPELINE_RUN_TAG}` = '{value}'")
-    return sorted((run for run in runs if STEP_TAG in run.data.tags), key=lambda run: run.info.start_time)
+    return [run for run in runs if STEP_TAG in run.data.tags]
 
 
 def nested_name(client: Any, parent_id: str | None, pipeline_run: str | None, step: str) -> str:

@@ -23,11 +23,10 @@ from components.shared.errors import UserError
 from components.train.batches.batch_plan import in_words
 from components.train.config import TrainConfig
 from components.train.processes.termination import EXIT_CODE, Termination, handled_termination
+from components.train.processes.torchrun import CPU_PROCESSES_VARIABLE
 
 log = logging.getLogger(__name__)
 
-CPU_PROCESSES_VARIABLE = "DEEPSYNTH_CPU_PROCESSES"
-"""if set to 1, ``num_gpus`` processes may share the CPU of a machine without CUDA devices, to try a training"""
 CONFIG_FILE = "train.json"
 _ERROR_FILE = "error-{}.json"
 _SMALLER_BATCH_FILE = "smaller-batch.json"

@@ -16,6 +16,8 @@ from datetime import timedelta
 from components.shared.errors import UserError
 from components.shared.telemetry.progress import PROGRESS_FILE_VARIABLE
 
+CPU_PROCESSES_VARIABLE = "DEEPSYNTH_CPU_PROCESSES"
+"""if set to 1, ``num_gpus`` processes may share the CPU of a machine without CUDA devices, to try a training"""
 # torchrun sends SIGTERM to the others within 0.1 s of a process's end; the first one may tidy up before it.
 _SECONDS_UNTIL_TORCHRUN_ENDS_ALL = 60.0
 _LOST = ("Connection closed by peer", "Connection reset by peer", "gloo/transport")

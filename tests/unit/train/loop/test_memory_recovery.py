@@ -23,31 +23,23 @@ from components.train.estimate.gpu_limits import needed_bytes
 from components.train.estimate.memory_estimate import estimate_memory
 from components.train.estimate.preflight import largest_pages
 from components.train.loop.training import OutOfMemoryWhileTrainingError
-from components.train.processes.launch import CPU_PROCESSES_VARIABLE
 from components.train.step import run
-from tests.fixtures.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
+from tests.fixtures.small_device import IN_THE_SECOND_PROCESS, NO_ROOM, small_device
+from tests.fixtures.training_fixture import SHORT_TRAINING, base_and_boats, several_processes_on_a_cpu, train_config
 
-SETTINGS: dict[str, Any] = {
-    "backend": "standard",
-    "max_steps": 4,
-    "per_device_train_batch_size": 4,
-    "learning_rate": 5e-3,
-    "group_by_length": True,
-}
+SETTINGS = SHORT_TRAINING
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread_and_no_tracking() -> Iterator[None]:
-    with one_thread_and_no_tracking() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv(CPU_PROCESSES_VARIABLE, "1")
+    with several_processes_on_a_cpu():
         yield
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a blank base model and a dataset of 18 training pages of 1 to 6 lines."""
-    return base_and_dataset(tmp_path_factory.mktemp("made"), boats(28, 6), pages=18, lines_per_page=(6, 6))
+    return base_and_boats(tmp_path_factory.mktemp("made"))
 
 
 def trained(made: Path, output: Path, **settings: Any) -> TrainingRecord:
@@ -197,29 +189,17 @@ def test_an_evaluation_without_memory_is_made_again(
     assert_ends_like(tmp_path / "out", tmp_path / "expected")
 
 
-# In the second of two processes, a batch of more than 2 pages fails from its third pass on.
-SECOND_RUNS_OUT = """
-import os, sys
-if "components.train.worker" in sys.orig_argv and os.environ.get("RANK") == "1":
-    import torch
-    from transformers import PaddleOCRVLForConditionalGeneration as Model
-    forward, passes = Model.forward, []
-    def limited(model, input_ids=None, **inputs):
-        passes.append(len(input_ids))
-        if len(passes) > 2 and len(input_ids) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return forward(model, input_ids=input_ids, **inputs)
-    Model.forward = limited
-"""
-
-
 @pytest.mark.slow
 def test_of_several_processes_all_begin_again_from_their_checkpoint(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     trained(made, tmp_path / "expected", max_steps=3, num_gpus=2)
     kept: dict[str, Any] = {"num_gpus": 2, "checkpoint_dir": tmp_path / "checkpoints", "save_steps": 1, "max_steps": 3}
-    (tmp_path / "sitecustomize.py").write_text(SECOND_RUNS_OUT)
+    (tmp_path / "sitecustomize.py").write_text(
+        small_device(
+            "PaddleOCRVLForConditionalGeneration", IN_THE_SECOND_PROCESS, passes=2, most_pages=2, failure=NO_ROOM
+        )
+    )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(path for path in sys.path if path)}")
     training = trained(made, tmp_path / "out", **kept)
     assert halvings_of(training) == [(2, 2, 2)] and training.resumed_after_steps == [2]

@@ -18,33 +18,25 @@ from components.shared.errors import UserError
 from components.train.estimate.memory_estimate import Pages, estimate_memory
 from components.train.loop.checkpoints import damage
 from components.train.loop.measurements import highest_peak
-from components.train.processes.launch import CPU_PROCESSES_VARIABLE
+from components.train.processes.torchrun import CPU_PROCESSES_VARIABLE
 from components.train.step import run
-from tests.fixtures.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
+from tests.fixtures.training_fixture import SHORT_TRAINING, base_and_boats, several_processes_on_a_cpu, train_config
 
-SETTINGS: dict[str, Any] = {
-    "backend": "standard",
-    "max_steps": 4,
-    "per_device_train_batch_size": 4,
-    "learning_rate": 5e-3,
-    "group_by_length": True,
-}
+SETTINGS = SHORT_TRAINING
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 EVALUATION = {"eval_steps": 2, "max_eval_samples": 4, "eval_pages": 3}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_processes() -> Iterator[None]:
-    with one_thread_and_no_tracking() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv(CPU_PROCESSES_VARIABLE, "1")
+    with several_processes_on_a_cpu():
         yield
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a blank base model and a dataset of 18 training pages of 1 to 6 lines."""
-    return base_and_dataset(tmp_path_factory.mktemp("made"), boats(28, 6), pages=18, lines_per_page=(6, 6))
+    return base_and_boats(tmp_path_factory.mktemp("made"))
 
 
 def step_command(made: Path, output: Path, settings: dict[str, Any]) -> list[str]:

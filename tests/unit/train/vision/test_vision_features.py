@@ -23,7 +23,7 @@ from components.shared.tiny_base_recipe.tiny_models import save_blank_paddleocr_
 from components.train.batches.collator import PageCollator
 from components.train.batches.rope_positions import rope_positions_of
 from components.train.config import TrainConfig
-from components.train.processes.launch import CPU_PROCESSES_VARIABLE
+from components.train.processes.torchrun import CPU_PROCESSES_VARIABLE
 from components.train.step import run
 from components.train.vision.features_store import FeatureStore, PageFeatures, picture_digest
 from tests.fixtures.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
