@@ -29,9 +29,9 @@ _UNREADABLE = (
 )
 # A download from the hub adds these: the repository's settings and the download's metadata.
 _HUBS_FILE, _HUBS_FOLDER = ".gitattributes", (".cache", "huggingface")
-_LARGEST_JSON = 64_000_000  # bytes; a manifest of 100,000 shards takes 15 MB
-_MOST_ENTRIES = 10_000  # a package has about thirty files
-# Deflate shrinks by at most 1032; JSON by about 10, weights hardly. A larger entry is a bomb, and takes long to hash.
+_LARGEST_JSON = 64_000_000  # bytes
+_MOST_ENTRIES = 10_000  # a package has about forty files
+# Deflate can shrink 1032-fold (zlib's documentation). Such an entry is a bomb, and takes long to hash.
 _LARGEST_RATIO, _SMALL = 200, 10_000_000
 
 

@@ -39,7 +39,7 @@ def check_base_model_can_be_had(base_model: str, revision: str | None) -> None:
     if Path(location).is_dir():
         _check_folder(Path(location), base_model)
         return
-    # Imported here: the hub's client takes 0.25 s of CPU, and most callers only ask for the location.
+    # Imported here: the hub's client is slow to import, and most callers only ask for the location.
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     from components.shared.models.hub import hub_is_reachable, named_refusals
