@@ -39,6 +39,11 @@ class EvaluateConfig(StepConfig):
     with recorded decoding steps both wrote 1,454 tokens/s (16-bit, 8 pages), and Unsloth loads half a minute longer"""
     max_new_tokens: int = Field(default=512, ge=1)
     """longest answer in tokens; a page that reaches it without an end token counts as truncated"""
+    no_repeat_ngram_size: Annotated[int, Field(ge=2)] | Literal["family"] | None = None
+    """an answer repeats no sequence of this many tokens; ``family`` for the numbers that the model's authors read with
+    (DeepSeek-OCR-2: 20 within 90); off where not given. Base, adapter and champion, and then the package, read alike"""
+    no_repeat_ngram_window: int | None = Field(default=None, ge=2)
+    """how many of an answer's last tokens no_repeat_ngram_size looks at; by default all"""
     base_size: int | None = Field(default=None, ge=1)
     """DeepSeek-OCR-2: pixels of the whole-page view; by default the model's own (1024)"""
     image_size: int | None = Field(default=None, ge=1)
@@ -65,6 +70,12 @@ class EvaluateConfig(StepConfig):
     """layer whose hidden states are compared; 0 is the embeddings; by default the last layer"""
     worst_pages: int = Field(default=10, ge=0)
     """how many of the worst pages the HTML report shows, with picture and differences"""
+
+    @model_validator(mode="after")
+    def _window_needs_a_size(self) -> Self:
+        if self.no_repeat_ngram_window is not None and not isinstance(self.no_repeat_ngram_size, int):
+            raise ValueError("no_repeat_ngram_window needs a number for no_repeat_ngram_size")
+        return self
 
     @model_validator(mode="after")
     def _layer_needs_a_model(self) -> Self:

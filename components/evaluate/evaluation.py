@@ -15,7 +15,7 @@ from components.evaluate.readers.champion import Champion, fetch_champion
 from components.evaluate.readers.classic_engines import engine_versions
 from components.evaluate.readers.pages import EvaluationPages
 from components.evaluate.readers.shared_documents import check_training_documents, training_documents_of
-from components.evaluate.readers.transcriptions import transcriptions
+from components.evaluate.readers.transcriptions import no_repeat_settings, transcriptions
 from components.evaluate.report.report_html import HTML_FILE, write_html
 from components.evaluate.report.report_json import Measured, evaluation_report
 from components.evaluate.report.samples_file import SAMPLES_FILE, write_samples
@@ -97,6 +97,7 @@ def _champion(config: EvaluateConfig) -> Iterator[Champion | None]:
 def _check_models(config: EvaluateConfig) -> None:
     loaded = BFLOAT16 if default_device().type == "cuda" else FLOAT32  # as default_dtype says
     check_weights_fit(config.base_model, config.revision, loaded)
+    no_repeat_settings(config)
     if config.adapter_dir is not None:
         check_base_of_adapter(config.base_model, config.revision, config.adapter_dir)
         check_fine_tuned_weights(config.adapter_dir)

@@ -24,6 +24,7 @@ def check_inputs(settings: dict[str, dict[str, Any]], prepare: PrepareConfig, fa
     _check_fonts(prepare)
     _check_checkpoint(settings["train"])
     _check_image_settings(settings["evaluate"], family)
+    _check_no_repeat(settings["evaluate"], family)
     _check_bertscore(settings["evaluate"])
     _check_registry(settings["export"])
 
@@ -50,6 +51,15 @@ def _check_image_settings(evaluate: dict[str, Any], family: ModelFamily) -> None
             f"DeepSeek-OCR-2 is read so; a model of the family {family.name!r} has no such setting",
             where=", ".join(f"evaluate.{name}" for name in given),
             mend="leave it out",
+        )
+
+
+def _check_no_repeat(evaluate: dict[str, Any], family: ModelFamily) -> None:
+    if evaluate["no_repeat_ngram_size"] == "family" and family.no_repeat_ngram is None:
+        raise UserError(
+            f"the authors of the family {family.name!r} publish no such rule",
+            where="evaluate.no_repeat_ngram_size 'family'",
+            mend="leave it out, or give numbers, for instance 20 and evaluate.no_repeat_ngram_window 90",
         )
 
 

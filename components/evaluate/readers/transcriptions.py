@@ -22,8 +22,10 @@ from components.shared.models.model_loading import (
     model_type_of,
     release_memory,
 )
+from components.shared.models.refused_families import base_family
 from components.shared.models.unsloth_inference import load_with_unsloth
 from components.shared.reading.image_settings import ImageSettings, with_image_settings
+from components.shared.reading.no_repeat_settings import NoRepeatSettings
 from components.shared.reading.transcriber import Transcriber
 
 _THREADS_BESIDE_A_GPU = 4
@@ -57,12 +59,22 @@ def _read_with_model(
     model = _loaded(config, adapter_dir)
     family = family_of(model_type_of(config.base_model, **source))
     family = with_image_settings(ImageSettings.of(config.model_dump()), processor, family)
-    transcriber = Transcriber(model, processor, family, config.max_new_tokens)
+    no_repeat = no_repeat_settings(config).rule(processor, family)
+    transcriber = Transcriber(model, processor, family, config.max_new_tokens, no_repeat=no_repeat)
     try:
         return transcribe(pages, transcriber, config.per_device_eval_batch_size, name, _threads(config))
     finally:
         del model, transcriber
         release_memory()
+
+
+def no_repeat_settings(config: EvaluateConfig) -> NoRepeatSettings:
+    """Return what an answer may not repeat, in numbers.
+
+    Raises:
+        UserError: the base's authors publish no rule.
+    """
+    return NoRepeatSettings.of(config.model_dump(), base_family(config.base_model, config.revision))
 
 
 def _threads(config: EvaluateConfig) -> int:

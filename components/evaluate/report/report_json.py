@@ -12,6 +12,7 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.readers.champion import Champion
 from components.evaluate.readers.classic_ocr import PAGE_SEGMENTATION_MODE
 from components.evaluate.readers.pages import EvaluationPages
+from components.evaluate.readers.transcriptions import no_repeat_settings
 from components.evaluate.scoring.metrics import bleu, chrf
 from components.evaluate.scoring.repetition import LONGEST_UNIT, LOOP_DEFINITION
 from components.shared.artifacts.evaluation_report import (
@@ -69,6 +70,7 @@ def evaluation_report(
     """
     device = default_device()
     manifest = pages.manifest
+    no_repeat = no_repeat_settings(config)
     return EvaluationReport(
         created_at=datetime.now(UTC).replace(microsecond=0),
         pipeline_run_id=os.environ.get("KFP_RUN_ID"),
@@ -92,6 +94,8 @@ def evaluation_report(
         dtype=str(default_dtype(device)).removeprefix("torch."),
         reading=ReadingSettings(
             max_new_tokens=config.max_new_tokens,
+            no_repeat_ngram_size=no_repeat.size,
+            no_repeat_ngram_window=no_repeat.window,
             base_size=config.base_size,
             image_size=config.image_size,
             crop_mode=config.crop_mode,
@@ -173,9 +177,12 @@ def definitions(config: EvaluateConfig) -> dict[str, str]:
         "pages_per_second": "pages / seconds, where seconds is wall time of reading the shards, preparing the "
         "pictures, generating in batches and decoding, first batch included, loading the model not; of one run, so "
         "it varies with what else the machine does",
-        "generation": "greedy (do_sample=False, num_beams=1), pages sorted by picture area and ink, "
-        "left-padded batches; other batch sizes can change single characters, because sums are then rounded in "
-        "another order",
+        "generation": "greedy (do_sample=False, num_beams=1), base, adapter and champion alike, pages sorted by "
+        "picture area and ink, left-padded batches; other batch sizes can change single characters, because sums are "
+        "then rounded in another order",
+        "no_repeat_ngram_size": "where it is given (see reading), a token is ruled out that would complete a sequence "
+        "of so many tokens that stands in the last no_repeat_ngram_window tokens of the answer already, except the "
+        "tokens <td> and </td>",
         "rapidocr": "the networks that the package brings along; what is found side by side is one line",
         "tesseract": f"page segmentation mode {PAGE_SEGMENTATION_MODE}, one process per page and core",
     }

@@ -25,7 +25,9 @@ from components.shared.models.base_identity import BaseIdentity, base_identity
 from components.shared.models.base_models import TINY_BASE, base_model_location
 from components.shared.models.model_families import ModelFamily, family_of
 from components.shared.models.model_loading import model_type_of
+from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
 from components.shared.reading.image_settings import ImageSettings, with_image_settings
+from components.shared.reading.no_repeat_settings import NoRepeatSettings
 
 _LARGEST_BASE_BY_DEFAULT = 100_000_000  # bytes
 
@@ -107,6 +109,11 @@ def evaluated_family(config: ExportConfig, sources: PackageSources, processor: P
     """Return the model's family with the evaluation's image settings, which ``processor`` gets too."""
     family = family_of(model_type_of(config.base_model, config.revision, config.trust_remote_code))
     return with_image_settings(ImageSettings.of(sources.report.reading.model_dump()), processor, family)
+
+
+def evaluated_rule(sources: PackageSources, processor: ProcessorMixin, family: ModelFamily) -> NoRepeatNgrams | None:
+    """Return what the evaluation did not let an answer repeat; None for greedy search alone."""
+    return NoRepeatSettings.of(sources.report.reading.model_dump(), family).rule(processor, family)
 
 
 def _check_evaluation(

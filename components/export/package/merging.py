@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from components.export.config import ExportConfig
 from components.export.package.held_out_pages import CheckedPages
-from components.export.package.inputs import PackageSources, evaluated_family
+from components.export.package.inputs import PackageSources, evaluated_family, evaluated_rule
 from components.export.package.verification import PackageVerificationError, fine_tuned_transcriber
 from components.shared.digests import sha256_folder
 from components.shared.models.adapter_loading import load_fine_tuned, load_fine_tuned_processor
@@ -89,8 +89,9 @@ def _merged_transcriber(config: ExportConfig, sources: PackageSources, folder: P
     ).eval()
     processor = load_processor(location, trust_remote_code=config.trust_remote_code)
     family = evaluated_family(config, sources, processor)
+    rule = evaluated_rule(sources, processor, family)
     # graphed=False: see fine_tuned_transcriber.
-    return Transcriber(model, processor, family, sources.evaluated_tokens, graphed=False)
+    return Transcriber(model, processor, family, sources.evaluated_tokens, graphed=False, no_repeat=rule)
 
 
 def _readings(transcriber: Transcriber, checked: CheckedPages) -> list[str]:

@@ -2,11 +2,12 @@
 
 import importlib.metadata
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from components.export.config import ExportConfig
 from components.export.package.example_page import ExamplePage
-from components.export.package.inputs import PackageSources, evaluated_family
+from components.export.package.inputs import PackageSources, evaluated_family, evaluated_rule
 from components.export.package.mlflow_files import MODEL_CODE, write_mlflow_files
 from components.export.package.model_files import copy_base_files, copy_model_files
 from components.export.package.package_layout import (
@@ -60,6 +61,7 @@ def write_package_files(
         _point_at_base(folder / ADAPTER_CONFIG, base_model or Path(sources.base_location).name, sources.base.revision)
     family = evaluated_family(config, sources, processor)
     prompt = prompt_text(processor, family, instruction)
+    rule = evaluated_rule(sources, processor, family)
     letters = trained_letters(config, sources, processor, family)
     inference = {
         "kind": sources.kind,
@@ -73,6 +75,7 @@ def write_package_files(
         "text_options": text_options(processor, [prompt]),
         "image_options": family.image_options,
         "max_new_tokens": sources.packaged_tokens,
+        "no_repeat_ngrams": asdict(rule) if rule else None,
         "letters": letters.as_json() if letters else None,
         "dtype": {"cuda": "bfloat16", "cpu": "float32"},  # components.shared.models.model_loading.default_dtype
     }

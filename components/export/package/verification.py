@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from components.export.config import ExportConfig
 from components.export.package.fresh_environment import fresh_python
-from components.export.package.inputs import PackageSources, evaluated_family
+from components.export.package.inputs import PackageSources, evaluated_family, evaluated_rule
 from components.shared.datasets.shard_reader import Sample
 from components.shared.models.adapter_loading import load_fine_tuned, load_fine_tuned_processor
 from components.shared.models.model_loading import default_device, default_dtype
@@ -88,11 +88,13 @@ def fine_tuned_transcriber(config: ExportConfig, sources: PackageSources, max_ne
     device = default_device()
     source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     processor = load_fine_tuned_processor(config.base_model, config.adapter_dir, **source)
+    family = evaluated_family(config, sources, processor)
     return Transcriber(
         load_fine_tuned(config.base_model, config.adapter_dir, dtype=default_dtype(device), device=device, **source),
         processor,
-        evaluated_family(config, sources, processor),
+        family,
         max_new_tokens,
+        no_repeat=evaluated_rule(sources, processor, family),
         graphed=False,  # the packaged script's kernels, so that the texts are comparable character by character
     )
 

@@ -83,13 +83,31 @@ class Readers(FileContent):
 class ReadingSettings(FileContent):
     """How base, adapter and champion read the pages; export gives the package the same settings.
 
-    ``base_size``, ``image_size`` (pixels) and ``crop_mode`` are DeepSeek's; None leaves them to the model.
+    With ``no_repeat_ngram_size``, no sequence of so many tokens occurs twice in an answer's last
+    ``no_repeat_ngram_window`` tokens (None: in the whole answer). ``base_size``, ``image_size`` (pixels) and
+    ``crop_mode`` are DeepSeek's; None leaves them to the model.
     """
 
     max_new_tokens: int
+    no_repeat_ngram_size: int | None = None
+    no_repeat_ngram_window: int | None = None
     base_size: int | None = None
     image_size: int | None = None
     crop_mode: bool | None = None
+
+    def decoding(self) -> str:
+        """Return how the next token is chosen, in words.
+
+        >>> ReadingSettings(max_new_tokens=512).decoding()
+        'greedy search'
+        >>> ReadingSettings(max_new_tokens=512, no_repeat_ngram_size=20, no_repeat_ngram_window=90).decoding()
+        'greedy search without repeating 20 tokens in a row within the last 90'
+        """
+        if self.no_repeat_ngram_size is None:
+            return "greedy search"
+        window = self.no_repeat_ngram_window
+        within = f"within the last {window}" if window else "anywhere in an answer"
+        return f"greedy search without repeating {self.no_repeat_ngram_size} tokens in a row {within}"
 
 
 class ReportRow(FileContent):

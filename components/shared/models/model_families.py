@@ -28,6 +28,9 @@ class ModelFamily:
         vision_rows_are_pictures: each row of the vision encoder's input is one picture or one tile of a picture.
         answer_token_type: the value of ``token_type_ids`` for the answer's tokens.
         vision_modules: the same for the vision encoder and the projector, used if these are trained too.
+        no_repeat_ngram: the authors' own rule against loops in single pictures: the length of a sequence that may not
+            occur twice, and of the window, in tokens; None where they publish none.
+        no_repeat_allowed: tokens that this rule never rules out.
         least_letter_height: pixels; on pages with lower letters, the model cannot be expected to read them.
     """
 
@@ -45,6 +48,8 @@ class ModelFamily:
     vision_rows_are_pictures: bool = False
     answer_token_type: int = 0
     least_letter_height: float = LEAST_LETTER_HEIGHT
+    no_repeat_ngram: tuple[int, int] | None = None
+    no_repeat_allowed: tuple[str, ...] = ("<td>", "</td>")
 
 
 _GOT_PROMPT = (
@@ -77,6 +82,8 @@ FAMILIES = {
         # vision token covers 64x64 pixels, a text token about 4 letters of half an em in lines of 1.2 em: 10 to a
         # vision token are set in 13 pixels, whose letters are 10 high.
         least_letter_height=10.0,
+        # run_dpsk_ocr2_image.py of github.com/deepseek-ai/DeepSeek-OCR-2; for PDFs they take (20, 50).
+        no_repeat_ngram=(20, 90),
         vision_modules=(rf".*vision_tower\..*\.(qkv|proj|lin1|lin2|{_LANGUAGE_PROJECTIONS})|.*multi_modal_projector.*"),
     ),
 }

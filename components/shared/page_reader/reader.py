@@ -76,11 +76,22 @@ class PageReader:
                 max_new_tokens=settings["max_new_tokens"],
                 eos_token_id=self.end_tokens,
                 pad_token_id=self.end_tokens[0] if pad is None else pad,
+                logits_processor=_rules(settings.get("no_repeat_ngrams"), inputs["input_ids"].shape[1]),
             )
         answer = output[0, inputs["input_ids"].shape[1] :].tolist()
         end = next((index for index, token in enumerate(answer) if token in self.end_tokens), None)
         text = str(self.processor.tokenizer.decode(answer[:end], skip_special_tokens=True))
         return Reading(text, warning if text.strip() or warning else "no text was read")
+
+
+def _rules(no_repeat: dict[str, Any] | None, prompt_tokens: int) -> list[Any]:
+    """Return what the evaluation ruled out while it decoded; packages of older versions have no such setting."""
+    if no_repeat is None:
+        return []
+    from .no_repeat_ngrams import NoRepeatNgrams, NoRepeatNgramsProcessor
+
+    rule = NoRepeatNgrams(no_repeat["size"], no_repeat["window"], tuple(no_repeat["allowed"]))
+    return [NoRepeatNgramsProcessor(rule, prompt_tokens)]
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:

@@ -18,6 +18,7 @@ from transformers import EosTokenCriteria, GenerationConfig, MaxLengthCriteria, 
 from transformers.generation import GenerationMode
 
 from components.shared.errors import first_line
+from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
 from components.shared.programs.machine_failures import ran_out_of_device_memory
 
 log = logging.getLogger(__name__)
@@ -45,11 +46,14 @@ class GraphedDecoding:
         model: a transformers model, or a PEFT model around one, in evaluation mode.
         end_tokens: each of them ends an answer; if empty, every answer has ``max_new_tokens``.
         pad_token: fills up answers that are shorter than the longest one of the batch.
+        no_repeat: sequences of tokens that an answer may not repeat; None for greedy search alone.
     """
 
-    def __init__(self, model: Any, end_tokens: list[int], pad_token: int) -> None:
+    def __init__(
+        self, model: Any, end_tokens: list[int], pad_token: int, no_repeat: NoRepeatNgrams | None = None
+    ) -> None:
         self._model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._end_tokens, self._pad_token = end_tokens, pad_token
+        self._end_tokens, self._pad_token, self._no_repeat = end_tokens, pad_token, no_repeat
         self._step: _RecordedStep | None = None
         self._cannot = False
 
@@ -92,7 +96,8 @@ class GraphedDecoding:
                 raise RecordingError(f"{asking} ask the host in each step")
             self._step = None  # free its cache's memory before the next one is allocated
             cache_tokens = -(-needed // _CACHE_GRANULE) * _CACHE_GRANULE
-            self._step = _RecordedStep(self._model, self._end_tokens, self._pad_token, pages, cache_tokens)
+            ends = (self._end_tokens, self._pad_token, self._no_repeat)
+            self._step = _RecordedStep(self._model, *ends, pages, cache_tokens)
         self._step.cache.reset()
         # The class's method: Unsloth replaces the instance's by one that always uses its own cache.
         answers: torch.Tensor = type(self._model).generate(
@@ -114,8 +119,17 @@ class GraphedDecoding:
 class _RecordedStep:
     """One batch shape: its cache, the tensors that a step reads and writes, and the graph recorded on them."""
 
-    def __init__(self, model: Any, end_tokens: list[int], pad_token: int, pages: int, cache_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        end_tokens: list[int],
+        pad_token: int,
+        no_repeat: NoRepeatNgrams | None,
+        pages: int,
+        cache_tokens: int,
+    ) -> None:
         self._model = model
+        self._no_repeat = no_repeat
         self._pages = pages
         self._cache_tokens = cache_tokens
         self.cache = StaticCache(config=model.config.get_text_config(decoder=True), max_cache_len=cache_tokens)
@@ -177,6 +191,8 @@ class _RecordedStep:
     def _advance(self) -> None:
         """Generate one token per page and set the inputs of the next step."""
         logits = self._model(**self._inputs, return_dict=True).logits[:, -1]
+        if self._no_repeat:
+            logits = self._no_repeat.scores(logits, self._answer, self._written)
         token = torch.where(self._ended, self._pad, logits.argmax(dim=-1))
         self._answer.index_copy_(1, self._written, token[:, None])
         self._ended.logical_or_(torch.isin(token, self._ends))

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, LogitsProcessorList, PreTrainedModel, ProcessorMixin
 
 from components.shared.datasets.shard_reader import Sample
 from components.shared.models.model_families import ModelFamily
+from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams, NoRepeatNgramsProcessor
 from components.shared.reading.graphed_decoding import GraphedDecoding, RecordingError
 from components.shared.reading.image_text_inputs import generation_inputs
 from components.shared.reading.vision_forwards import install_vision_forwards
@@ -54,6 +55,7 @@ class Transcriber:
         processor: the model's processor.
         family: the model's family.
         max_new_tokens: maximum length of an answer in tokens.
+        no_repeat: sequences of tokens that an answer may not repeat; None for greedy search alone.
         graphed: on a GPU, replay CUDA graphs (``graphed_decoding.py``). This is faster and also greedy, but uses
             other kernels, so that between two equally likely tokens the choice can differ.
     """
@@ -65,6 +67,7 @@ class Transcriber:
         family: ModelFamily,
         max_new_tokens: int,
         graphed: bool = True,
+        no_repeat: NoRepeatNgrams | None = None,
     ) -> None:
         install_vision_forwards(model)
         self._of_thread, self._copying = threading.local(), threading.Lock()
@@ -73,7 +76,8 @@ class Transcriber:
         self._family = family
         self._max_new_tokens = max_new_tokens
         self._end_tokens = _end_tokens(model, processor)
-        self._graphed = GraphedDecoding(model, self._end_tokens, self._pad_token) if graphed else None
+        self._no_repeat = no_repeat
+        self._graphed = GraphedDecoding(model, self._end_tokens, self._pad_token, no_repeat) if graphed else None
 
     def read(self, pages: Sequence[Sample]) -> list[Prediction]:
         """Transcribe pages as one batch; decoding is greedy, so the same batch gives the same texts."""
@@ -113,8 +117,10 @@ class Transcriber:
                 return self._graphed.generate(inputs, self._max_new_tokens)
             except RecordingError as error:
                 log.warning("generating step by step, several times slower: %s", error)
+        rules = [NoRepeatNgramsProcessor(self._no_repeat, inputs["input_ids"].shape[1])] if self._no_repeat else []
         output: torch.Tensor = self._model.generate(
             **inputs,
+            logits_processor=LogitsProcessorList(rules),
             do_sample=False,
             num_beams=1,
             use_cache=True,

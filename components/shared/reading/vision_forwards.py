@@ -9,7 +9,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from components.shared.reading.sam_attention import fold_position_biases
-from components.shared.reading.vision_microbatches import encode_in_microbatches, encoder_of_pictures
+from components.shared.reading.segment_attention import attend_by_segment_length
+from components.shared.reading.vision_microbatches import encode_in_microbatches, vision_encoder
 
 _MARK = "_runs_without_gradients"
 
@@ -23,16 +24,19 @@ def install_vision_forwards(
 ) -> None:
     """Replace the ``forward`` methods of ``model``'s vision part, from the innermost to the outermost.
 
-    1. SAM's attention layers attend without a table of position biases.
-    2. ``record`` wraps the picture encoder if it is frozen: it must see one microbatch at a time.
-    3. The picture encoder takes its pictures in microbatches, but only where no gradients are computed.
+    1. SAM's attention layers attend without a table of position biases; on a GPU, layers over packed pictures attend
+       by segment length instead of segment by segment.
+    2. ``record`` wraps the vision encoder if it is frozen: it must see one microbatch at a time.
+    3. An encoder whose rows are pictures takes them in microbatches, but only where no gradients are computed.
     4. The ``frozen`` parts run without gradients, so that 3 applies to them in training too.
 
     A second call installs only what is missing.
     """
     fold_position_biases(model)
+    if model.device.type == "cuda":
+        attend_by_segment_length(model)
     new = [part for part in frozen if not getattr(part, _MARK, False)]
-    encoder = encoder_of_pictures(model)
+    encoder = vision_encoder(model)
     if record and encoder in new:
         encoder.forward = record(encoder.forward)
     encode_in_microbatches(model)

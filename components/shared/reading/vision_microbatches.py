@@ -19,6 +19,7 @@ from components.shared.models.model_families import family_of
 PIXELS_AT_ONCE = 4 * 1024 * 1024
 
 _MARK = "_encodes_in_microbatches"
+_ENCODER_NAMES = ("vision_tower", "visual", "vision_model", "vision_encoder")
 
 
 def encode_in_microbatches(model: PreTrainedModel | PeftModel, pixels_at_once: int = PIXELS_AT_ONCE) -> bool:
@@ -52,6 +53,14 @@ def encoder_of_pictures(model: PreTrainedModel | PeftModel) -> Any:
     bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     encoder = getattr(getattr(bare, "model", bare), "vision_tower", None)
     return encoder if family_of(bare.config.model_type).vision_rows_are_pictures else None
+
+
+def vision_encoder(model: PreTrainedModel | PeftModel) -> Any:
+    """Return the vision encoder of any family; None if it has none of the usual names."""
+    bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = getattr(bare, "model", bare)
+    found = (getattr(inner, name, None) for name in _ENCODER_NAMES)
+    return next((encoder for encoder in found if encoder is not None), None)
 
 
 def _joined(outputs: list[ModelOutput]) -> ModelOutput:

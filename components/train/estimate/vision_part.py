@@ -12,24 +12,26 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from components.shared.reading.vision_microbatches import PIXELS_AT_ONCE, encoder_of_pictures
+from components.shared.reading.vision_microbatches import PIXELS_AT_ONCE, encoder_of_pictures, vision_encoder
 from components.train.estimate.step_trace import MemoryTrace
 from components.train.vision.frozen_vision import inner_model
+from components.train.vision.recorded_vision import LARGEST_INPUT
 
 
 def recording_bytes(model: PreTrainedModel | PeftModel, batch: dict[str, Any], workspace: int) -> int:
     """Return the bytes that CUDA graph recordings of a frozen encoder keep; 0 without a frozen encoder.
 
-    They are one microbatch of pictures and ``workspace`` bytes for each of two additional streams. ``batch`` is the
-    model's input; pictures are its tensors of shape (pictures, channels, height, width).
+    They are the pixels of one call and ``workspace`` bytes for each of two additional streams. ``batch`` is the model's
+    input. An encoder whose rows are pictures takes a microbatch, others the whole batch unless it is too large.
     """
-    encoder = encoder_of_pictures(model)
+    encoder = vision_encoder(model)
     if encoder is None or any(weight.requires_grad for weight in encoder.parameters()):
         return 0
-    pictures = [value for value in batch.values() if value.dim() == 4 and value.is_floating_point()]
-    return 2 * workspace + sum(
-        value[: max(1, PIXELS_AT_ONCE // value[0, 0].numel())].numel() * value.element_size() for value in pictures
-    )
+    pixels = [value for name, value in batch.items() if name.startswith("pixel_values") and value.is_floating_point()]
+    if encoder_of_pictures(model) is not None:
+        pixels = [value[: max(1, PIXELS_AT_ONCE // value[0, 0].numel())] for value in pixels if value.dim() == 4]
+    recorded = [value for value in pixels if value.numel() <= LARGEST_INPUT]
+    return 2 * workspace * bool(recorded) + sum(value.numel() * value.element_size() for value in recorded)
 
 
 def encode_each_shape_once(model: PreTrainedModel | PeftModel) -> None:

@@ -1,0 +1,130 @@
+"""Separates what a vision encoder computes from its pictures' sizes and its weights from what it computes from pixels.
+
+Encoders that pack pictures of different sizes compute positions, windows and segments from the sizes, with loops on the
+host and reads from the GPU, which a CUDA graph cannot record. For pictures of the same sizes the results are the same,
+so they are computed once and kept; a second run computes only what depends on the pixels.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map
+
+_FROM_PIXELS = object()
+# Another name for the same memory; PyTorch calls it or not, depending on who else holds the tensor.
+_SAME_MEMORY = torch.ops.aten.detach.default
+
+
+class NotSeparableError(RuntimeError):
+    """The encoder writes pixels' values into a tensor made before, or does not run the same operations again."""
+
+
+class ReadsPixelsError(RuntimeError):
+    """The host reads values that depend on pixels: such an encoder cannot be recorded."""
+
+
+class FixedWork:
+    """An encoder's work for pictures of one shape and size.
+
+    Args:
+        encode: the encoder; it takes the pictures alone, and reads no other changing tensors.
+        pictures: the first pictures; only their shape and device matter.
+
+    Raises:
+        NotSeparableError: see there.
+        ReadsPixelsError: see there.
+    """
+
+    def __init__(self, encode: Callable[[torch.Tensor], Any], pictures: torch.Tensor) -> None:
+        self._encode = encode
+        self._results: list[tuple[Any, Any]] = []
+        self._fed: list[torch.Tensor] = []  # a CUDA graph reads them by address, so they must stay alive
+        with _Separating(pictures, self._results, self._fed):
+            encode(pictures)
+
+    def run(self, pictures: torch.Tensor) -> Any:
+        """Return the encoder's output for ``pictures``, of the same shape as the first ones."""
+        replaying = _Replaying(self._results)
+        with replaying:
+            output = self._encode(pictures)
+        replaying.check_all_were_run()
+        return output
+
+
+class _Separating(TorchDispatchMode):
+    """Runs every operation and keeps the results of those that no pixel reaches, in their order.
+
+    Pixels reach a tensor through its memory: views share it. Weak references keep the address of freed memory taken,
+    so that another tensor cannot be confused with it.
+    """
+
+    def __init__(self, pictures: torch.Tensor, results: list[tuple[Any, Any]], fed: list[torch.Tensor]) -> None:
+        super().__init__()
+        self._results = results
+        self._fed = fed
+        self._reached: dict[int, StorageWeakRef] = {}
+        self._reach(pictures)
+
+    def __torch_dispatch__(self, operation: Any, types: Any, places: Any = (), options: Any = None) -> Any:
+        options = options or {}
+        if operation is _SAME_MEMORY:
+            return operation(*places, **options)
+        fed = [value for value in tree_iter((places, options)) if isinstance(value, torch.Tensor)]
+        from_pixels = any(self._is_reached(tensor) for tensor in fed)
+        if from_pixels and any(not self._is_reached(tensor) for tensor in _written(operation, places, options)):
+            raise NotSeparableError(f"{operation} writes pixels' values into a tensor that was made before")
+        if from_pixels and torch.Tag.data_dependent_output in operation.tags:
+            raise ReadsPixelsError(f"the host reads values that depend on pixels ({operation})")
+        result = operation(*places, **options)
+        if from_pixels:
+            self._fed += [tensor for tensor in fed if not self._is_reached(tensor)]
+            for value in tree_iter(result):
+                if isinstance(value, torch.Tensor):
+                    self._reach(value)
+        self._results.append((operation, _FROM_PIXELS if from_pixels else result))
+        return result
+
+    def _reach(self, tensor: torch.Tensor) -> None:
+        reference = StorageWeakRef(tensor.untyped_storage())
+        self._reached[reference.cdata] = reference
+
+    def _is_reached(self, tensor: torch.Tensor) -> bool:
+        return StorageWeakRef(tensor.untyped_storage()).cdata in self._reached
+
+
+class _Replaying(TorchDispatchMode):
+    """Runs only the operations that pixels reach, and returns the kept results of the others."""
+
+    def __init__(self, results: list[tuple[Any, Any]]) -> None:
+        super().__init__()
+        self._results = results
+        self._next = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, places: Any = (), options: Any = None) -> Any:
+        if operation is _SAME_MEMORY:
+            return operation(*places, **(options or {}))
+        expected, result = self._results[self._next] if self._next < len(self._results) else (None, None)
+        if operation is not expected:
+            raise NotSeparableError(f"{operation} instead of {expected} in the second run")
+        self._next += 1
+        if result is _FROM_PIXELS:
+            return operation(*places, **(options or {}))
+        # Another tensor over the same memory: autograd marks the one that it gets as a view of its input, once.
+        return tree_map(lambda value: value.detach() if isinstance(value, torch.Tensor) else value, result)
+
+    def check_all_were_run(self) -> None:
+        if self._next < len(self._results):
+            raise NotSeparableError(f"the second run ended before {self._results[self._next][0]}")
+
+
+def _written(operation: Any, places: Any, options: Any) -> list[torch.Tensor]:
+    """Return the tensors that an operation changes in place."""
+    schema = operation._schema
+    if not schema.is_mutable:
+        return []
+    given = dict(zip((argument.name for argument in schema.arguments), places, strict=False)) | options
+    changed = [given.get(each.name) for each in schema.arguments if each.alias_info and each.alias_info.is_write]
+    return [value for value in tree_iter(changed) if isinstance(value, torch.Tensor)]
