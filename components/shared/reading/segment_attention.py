@@ -40,7 +40,7 @@ def attend_by_segment_length(model: torch.nn.Module) -> int:
 
     Other layers, and models with another attention implementation than ``sdpa``, are not changed.
     """
-    layers = [module for module in model.modules() if _loops_over_segments(module)]
+    layers: list[Any] = [module for module in model.modules() if _loops_over_segments(module)]
     if layers:
         AttentionInterface.register(_NAME, _attend)
     for config in {id(layer.config): layer.config for layer in layers}.values():
@@ -73,8 +73,10 @@ def _attend(
     outputs, start = [], 0
     for length, count in plan.groups:
         end = start + length * count
-        batch = [tensor[:, start:end].unflatten(1, (count, length)).transpose(0, 1) for tensor in rows]
-        attended = torch.nn.functional.scaled_dot_product_attention(*batch, dropout_p=dropout, scale=scaling)
+        queries, keys, values = (tensor[:, start:end].unflatten(1, (count, length)).transpose(0, 1) for tensor in rows)
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            queries, keys, values, dropout_p=dropout, scale=scaling
+        )
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
         start = end
     output = torch.cat(outputs)

@@ -106,7 +106,10 @@ class _Replaying(TorchDispatchMode):
     def __torch_dispatch__(self, operation: Any, types: Any, places: Any = (), options: Any = None) -> Any:
         if operation is _SAME_MEMORY:
             return operation(*places, **(options or {}))
-        expected, result = self._results[self._next] if self._next < len(self._results) else (None, None)
+        expected: Any = None
+        result: Any = None
+        if self._next < len(self._results):
+            expected, result = self._results[self._next]
         if operation is not expected:
             raise NotSeparableError(f"{operation} instead of {expected} in the second run")
         self._next += 1
