@@ -8,17 +8,18 @@ RANDOM_PASSWORD = $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-runs test-docker lint system-packages docker-packages images image-cuda push-images wheels wheels-cuda ui \
-	compile cluster-check manifests local-secrets clean
+	lock pin-images audit sbom attest verify-sbom scan-images sign-images compile cluster-check manifests local-secrets clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
 
 # PYTHON=python3.12 uses another Python; TORCH_CPU_INDEX=URL names an index of torch's CPU builds: images/install-environment.sh
-$(INSTALLED): pyproject.toml constraints.txt
+PINNED := pyproject.toml constraints.txt images/torch-cpu.txt $(wildcard images/packages/*.txt)
+$(INSTALLED): $(PINNED)
 	PYTHON=$(PYTHON) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) images/install-environment.sh
 	touch $@
 
-$(INSTALLED_TESTS): pyproject.toml constraints.txt
+$(INSTALLED_TESTS): $(PINNED)
 	PYTHON=$(PYTHON) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) images/install-environment.sh test
 	touch $(INSTALLED) $@
 
@@ -65,7 +66,7 @@ BUILD = docker build --file images/Dockerfile --build-arg VERSION=$(VERSION) --b
 IMAGES = $(PREFIX)deepsynth-pipelines-python:$(TAG) $(PREFIX)deepsynth-mlflow:$(TAG)
 CUDA_IMAGE = $(PREFIX)deepsynth-pipelines-python-cuda:$(TAG)
 # The same arguments for both images: the classic builder builds the step stages before those of the MLflow server.
-CPU = --build-arg ACCELERATOR=cpu $(if $(TORCH_CPU_INDEX),--build-arg PIP_EXTRA_INDEX_URL=$(TORCH_CPU_INDEX))
+CPU = --build-arg ACCELERATOR=cpu $(if $(TORCH_CPU_INDEX),--build-arg TORCH_CPU_INDEX=$(TORCH_CPU_INDEX))
 CHECK_TAG = $(if $(filter latest,$(TAG)),$(error TAG=latest says nothing about the code, and caches keep it: name another))
 
 images: ## build the steps' CPU image and the MLflow server's: REGISTRY= TAG= BASE_IMAGE= TORCH_CPU_INDEX=
@@ -81,11 +82,43 @@ push-images: ## push the images of TAG that were built here to REGISTRY
 		if docker image inspect $$image > /dev/null 2>&1; then docker push $$image || exit 1; fi; done
 
 wheels: ## download wheels for `make images`, for builds that cannot reach a package index
-	PYTHON=$(PYTHON) images/download-wheels.sh cpu
+	PYTHON=$(PYTHON) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) images/download-wheels.sh cpu
 	PYTHON=$(PYTHON) images/download-wheels.sh mlflow
 
 wheels-cuda: ## the same for `make image-cuda`: 3 GB
 	PYTHON=$(PYTHON) images/download-wheels.sh cuda
+
+# Supply chain: docs/security.md.
+BILLS = build/sbom
+lock: $(INSTALLED_TESTS) ## write constraints.txt and images/packages after a change of the dependencies: UPGRADE="NAME NAME" or all
+	PATH="$(BIN):$$PATH" $(BIN)/python images/lock.py $(UPGRADE)
+
+pin-images: ## write today's digests of the base image and of the local overlay's stores
+	$(PYTHON) images/pin_images.py
+
+AUDIT_SERVICE ?= pypi
+audit: $(INSTALLED_TESTS) ## look up known vulnerabilities of all pinned Python packages: AUDIT_SERVICE=pypi or osv
+	mkdir -p build && for list in torch environment-gpu environment-test mlflow; do \
+		$(BIN)/python images/requirements.py $$list || exit 1; done | sort -u > build/audited.txt
+	$(BIN)/pip-audit --requirement build/audited.txt --require-hashes --disable-pip --strict --progress-spinner off \
+		--vulnerability-service $(AUDIT_SERVICE)
+
+sbom: $(INSTALLED_TESTS) ## write a bill of materials (CycloneDX) for each image of TAG that was built here, into build/sbom
+	for image in $(IMAGES) $(CUDA_IMAGE); do if docker image inspect $$image > /dev/null 2>&1; then \
+		$(BIN)/python images/sbom.py $$image $(BILLS) || exit 1; fi; done
+
+attest: $(INSTALLED_TESTS) ## sign the bills of materials with a key of openssl's: KEY=private.pem
+	$(if $(KEY),,$(error KEY= is needed, a private key as a PEM file))$(BIN)/python images/attest.py sign $(BILLS) --key $(KEY)
+
+verify-sbom: $(INSTALLED_TESTS) ## check the signed bills of materials: KEY=public.pem
+	$(if $(KEY),,$(error KEY= is needed, a public key as a PEM file))$(BIN)/python images/attest.py verify $(BILLS) --key $(KEY)
+
+scan-images: ## look up known vulnerabilities of what the images hold, by trivy or grype, after `make sbom`
+	images/scan-images.sh $(BILLS)/*.cdx.json
+
+sign-images: ## sign the pushed images of TAG by cosign and attach their bills of materials: REGISTRY= COSIGN_KEY=
+	$(if $(COSIGN_KEY),,$(error COSIGN_KEY= is needed, see images/sign-images.sh))$(CHECK_TAG)COSIGN_KEY=$(COSIGN_KEY) \
+		images/sign-images.sh $(IMAGES) $(CUDA_IMAGE)
 
 ui: $(INSTALLED) ## open the MLflow UI over the runs
 	$(BIN)/deepsynth ui

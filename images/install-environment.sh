@@ -1,62 +1,67 @@
 #!/usr/bin/env bash
 # Make .venv and install this project into it: images/install-environment.sh [EXTRA], as `make install` does.
 #
-# torch is installed first, so that no other package pulls in another build. PyPI's build for Linux includes CUDA's
-# libraries, several GB that a machine without an NVIDIA driver cannot use; such a machine gets the CPU build: from
-# TORCH_CPU_INDEX if that is set, from pip's own index if it has one, else by uv, which knows where torch's builds are.
-# The rest is installed by uv, in a fraction of pip's time: the installed one, or one that pip puts into .venv.
+# Every package has the version and the bytes that constraints.txt names (SHA-256); nothing is resolved here, and one
+# index at a time is asked, so that no index can put its own file in another's place.
+#
+# torch comes first and apart: PyPI's build for Linux includes CUDA's libraries, several GB that a machine without an
+# NVIDIA driver cannot use. Such a machine gets the CPU build, from TORCH_CPU_INDEX if that is set, from where this
+# machine's pip is told to look, else by uv, which knows where torch's builds are. uv installs the rest, in a fraction
+# of pip's time: the machine's own, or the one that pip puts into .venv.
 set -euo pipefail
 extra=${1:-}
 PYTHON=${PYTHON:-python3}
 "$PYTHON" -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else 0'
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
 python=.venv/bin/python
-torch=$(sed -n 's/^ *"\(torch==[^"]*\)",$/\1/p' pyproject.toml)
+lists=$(mktemp -d)
+trap 'rm -rf "$lists"' EXIT
 say() { printf '\n== %s\n' "$*"; }
+requirements() { "$python" images/requirements.py "$1" > "$lists/$1.txt" && echo "$lists/$1.txt"; }
+# setuptools is installed first, with known bytes: no package is built with one that a build fetches for itself.
 pip_install() {
-    $python -m pip install --disable-pip-version-check --constraint constraints.txt "$@" |
-        { grep -v '^Requirement already satisfied' || true; }
+    $python -m pip install --disable-pip-version-check --no-deps --no-build-isolation "$@" | { grep -v '^Requirement already satisfied' || true; }
 }
-uv_install() { "$uv" pip install --python $python --constraint constraints.txt "$@"; }
-uv=$(command -v uv || { pip_install --quiet uv >&2 && echo .venv/bin/uv; } || true)
+pip_verified() { pip_install --require-hashes --requirement "$@"; }
+uv_install() { "$uv" pip install --python $python --no-deps --no-build-isolation "$@"; }
+uv_verified() { uv_install --require-hashes --requirement "$@"; }
+verified() { uv_verified "$1" || { say "pip installs it, since uv failed" && pip_verified "$1"; }; }
+pip_verified "$(requirements install-tools)" --quiet
+uv=$(command -v uv || echo .venv/bin/uv)
 
 has_nvidia_driver() { [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi > /dev/null; }
 
-pips_torch() { # the version that pip would take; torch's CPU builds are named ...+cpu
-    $python -m pip install --disable-pip-version-check --dry-run --no-deps --quiet --report - "$torch" |
-        $python -c 'import json, sys; print(json.load(sys.stdin)["install"][0]["metadata"]["version"])'
-}
-
 install_cpu_torch() {
+    local build=images/torch-cpu.txt
     if [ -n "${TORCH_CPU_INDEX:-}" ]; then
         say "torch's CPU build, from TORCH_CPU_INDEX"
-        pip_install --index-url "$TORCH_CPU_INDEX" "$torch"
-    elif pips_torch | grep -q '+cpu$'; then
-        say "torch's CPU build, from pip's index"
-        pip_install "$torch"
+        pip_verified $build --index-url "$TORCH_CPU_INDEX"
+    elif pip_verified $build --quiet 2> /dev/null; then
+        say "torch's CPU build, from where this machine's pip looks"
     else
         say "torch's CPU build, by uv: this machine has no NVIDIA driver"
-        { [ -n "$uv" ] && uv_install --torch-backend=cpu "$torch"; } || {
-            say "warning: torch's CPU builds are out of reach: pip's build follows, with CUDA's libraries, several GB;" \
+        uv_verified $build --torch-backend=cpu || {
+            say "warning: torch's CPU builds are out of reach: PyPI's build follows, with CUDA's libraries, several GB;" \
                 "TORCH_CPU_INDEX=URL names an index of CPU builds"
-            pip_install "$torch"
+            verified "$(requirements torch)"
         }
     fi
 }
 
 if ! $python -c 'import importlib.metadata as m; m.version("torch")' 2> /dev/null; then
-    if has_nvidia_driver; then
+    if [ "$(uname)" != Linux ]; then
+        say "torch"
+        verified "$(requirements torch)"
+    elif has_nvidia_driver; then
         say "torch with CUDA: this machine has an NVIDIA driver"
-        pip_install "$torch"
+        verified "$(requirements torch)"
     else
         install_cpu_torch
     fi
 fi
-say "this project${extra:+ with what \"$extra\" needs}"
-project=".${extra:+[$extra]}"
-if [ -z "$uv" ] || ! uv_install --editable "$project"; then
-    say "pip installs it: uv cannot be had, or failed"
-    pip_install --editable "$project"
-fi
+say "what this project needs${extra:+, with \"$extra\"}"
+verified "$(requirements "environment${extra:+-$extra}")"
+say "this project"
+uv_install --editable . || pip_install --editable .
 version=$($python -c 'import importlib.metadata as m; print(m.version("torch"))')
 say "installed: .venv, $(du -sh .venv | cut -f 1), with torch $version"
