@@ -13,7 +13,7 @@ from components.prepare.rendering.augmentation import augment
 from components.prepare.settings.augmentation_settings import AugmentationSettings
 
 # The same with AVX2 and AVX-512 (Intel), and under qemu as Haswell and EPYC; isal 1.9.1, opencv 5.0.0.93.
-_REFERENCE = "a6e10358"
+_REFERENCE = "6c612317"
 _ROTATION = AugmentationSettings(rotation_degrees=(1.5, 1.5), skew_degrees=(0.7, 0.7))
 
 

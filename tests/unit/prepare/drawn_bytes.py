@@ -1,4 +1,4 @@
-"""Draws fixed pages and prints a sha256 per stage, so that processes and processors can be compared.
+"""Draws fixed pages and prints a sha256 per page and stage, so that processes and processors can be compared.
 
     python -m tests.unit.prepare.drawn_bytes PAGES
 
@@ -38,33 +38,35 @@ SHAPES = ((420, 112), (640, 640), (257, 331))
 
 
 def page_digests(pages: int) -> dict[str, str]:
-    """Return stage -> sha256 over that stage of all pages."""
-    digests: dict[str, Any] = {}
+    """Return the digests of ``page_digest`` for the pages from 0 to ``pages`` - 1."""
+    return {name: digest for number in range(pages) for name, digest in page_digest(number).items()}
+
+
+def page_digest(number: int) -> dict[str, str]:
+    """Return "NUMBER STAGE" -> sha256 of that stage of page ``number``."""
+    digests: dict[str, str] = {}
 
     def add(stage: str, content: bytes) -> None:
-        digests.setdefault(stage, hashlib.sha256()).update(content)
+        digests[f"{number} {stage}"] = hashlib.sha256(content).hexdigest()
 
     faces = find_fonts(["DejaVuSans.ttf", "DejaVuSerif.ttf"])
-    for number in range(pages):
-        width, height = SHAPES[number % len(SHAPES)]
-        text = " ".join(WORDS[(7 * number + 5 * place) % len(WORDS)] for place in range(60))
-        style = TextStyle((number % 2, 1 - number % 2), 14 + number % 9, "en")
-        for name in ("pango", "pillow"):
-            engine = choose_engine(name, faces).engine  # type: ignore[arg-type]
-            lines = engine.lay_out(text, style, width - 20, False)
-            placed = [PlacedLine(line, 10.0, 24.0 * place) for place, line in enumerate(lines, start=1)]
-            coverage = np.ascontiguousarray(engine.draw(placed, style, width, height))
-            add(name, coverage.tobytes())
-        page = 255 - coverage
-        for effect, setting in EFFECTS.items():
-            add(effect, augment(page, AugmentationSettings(**setting), number, 255).page.tobytes())
-        scan = augment(
-            page, AugmentationSettings(**{k: v for s in EFFECTS.values() for k, v in s.items()}), number, 255
-        )
-        for image_format in ("png", "webp", "jpg"):
-            add(image_format, encode_image(page, image_format))
-            add(f"scan as {image_format}", encode_image(scan.page, image_format))
-    return {stage: digest.hexdigest() for stage, digest in digests.items()}
+    width, height = SHAPES[number % len(SHAPES)]
+    text = " ".join(WORDS[(7 * number + 5 * place) % len(WORDS)] for place in range(60))
+    style = TextStyle((number % 2, 1 - number % 2), 14 + number % 9, "en")
+    for name in ("pango", "pillow"):
+        engine = choose_engine(name, faces).engine  # type: ignore[arg-type]
+        lines = engine.lay_out(text, style, width - 20, False)
+        placed = [PlacedLine(line, 10.0, 24.0 * place) for place, line in enumerate(lines, start=1)]
+        coverage = np.ascontiguousarray(engine.draw(placed, style, width, height))
+        add(name, coverage.tobytes())
+    page = 255 - coverage
+    for effect, setting in EFFECTS.items():
+        add(effect, augment(page, AugmentationSettings(**setting), number, 255).page.tobytes())
+    scan = augment(page, ALL_EFFECTS, number, 255)
+    for image_format in ("png", "webp", "jpg"):
+        add(image_format, encode_image(page, image_format))
+        add(f"scan as {image_format}", encode_image(scan.page, image_format))
+    return digests
 
 
 if __name__ == "__main__":
