@@ -19,6 +19,8 @@ PIPELINE_NAME = "deepsynth-finetune"
 CPU_IMAGE = "deepsynth-pipelines-python"
 GPU_IMAGE = "deepsynth-pipelines-python-cuda"
 IMAGE_USER = 10001  # user and group of the images and of the volumes that manifests/ makes
+MLFLOW_CA_FOLDER = "/etc/deepsynth/mlflow-ca"
+MLFLOW_CA_FILE = f"{MLFLOW_CA_FOLDER}/ca.crt"
 _IN_IMAGE_TAG = r"[\w][\w.-]{0,127}"
 _REGISTRY = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
 _DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -231,6 +233,9 @@ class Environment(StepConfig):
     security_context: SecurityContext = SecurityContext()
     mlflow_tracking_uri: Annotated[HttpAddress | Literal["off"] | None, BeforeValidator(_off)] = None
     """MLFLOW_TRACKING_URI; off: no tracking; null: KFP's MLflow plugin sets it and gets mlflow_experiment"""
+    mlflow_ca: DnsName | None = None
+    """a ConfigMap whose key ca.crt (PEM) certifies the tracking server: mounted in all tasks, and named by
+    MLFLOW_TRACKING_SERVER_CERT_PATH; null: a public authority does, or the address is http://"""
     mlflow_direct_artifacts: bool = False
     """MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD and _UPLOAD: true: steps transfer artifact files directly to and from S3
     with presigned URLs, not through MLflow's server; pods must reach S3 at the address that the server uses"""
@@ -252,6 +257,12 @@ class Environment(StepConfig):
         places = [volume.mount_path.rstrip("/") for volume in volumes] + ["/dev/shm"]
         if twice := {place for place in places if places.count(place) > 1}:
             raise ValueError(f"two volumes have the mount_path {', '.join(sorted(twice))}")
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_is_for_tls(self) -> Self:
+        if self.mlflow_ca and not (self.mlflow_tracking_uri or "https://").startswith("https://"):
+            raise ValueError("mlflow_ca certifies an https:// server, and mlflow_tracking_uri names another")
         return self
 
     @property

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from kfp import dsl, kubernetes
 
 from components.shared.tracking.artifact_transfer import direct_access
-from pipelines.definition.environment import Environment, Resources, Volume
+from pipelines.definition.environment import MLFLOW_CA_FILE, MLFLOW_CA_FOLDER, Environment, Resources, Volume
 from pipelines.task_side.persistent_folders import CHECKPOINTS_VARIABLE
 
 Kind = Literal["control", "prepare", "gpu", "export"]
@@ -28,6 +28,8 @@ def apply_settings(task: Any, kind: Kind, environment: Environment | None) -> No
         _mount(task, volume)
     if environment.cache and kind != "control":
         _mount(task, environment.cache)
+    if environment.mlflow_ca:
+        kubernetes.use_config_map_as_volume(task, environment.mlflow_ca, MLFLOW_CA_FOLDER)
     for secret in environment.secrets:
         kubernetes.use_secret_as_env(task, secret.name, secret.keys, optional=secret.optional)
     context = environment.security_context.model_dump(exclude_none=True)
@@ -75,6 +77,7 @@ def _use_image(task: Any, kind: Kind, environment: Environment) -> None:
 def _set_variables(task: Any, kind: Kind, environment: Environment) -> None:
     variables = {
         "MLFLOW_TRACKING_URI": environment.mlflow_tracking_uri,
+        "MLFLOW_TRACKING_SERVER_CERT_PATH": MLFLOW_CA_FILE if environment.mlflow_ca else None,
         "MLFLOW_EXPERIMENT_NAME": environment.mlflow_experiment,
         "OTEL_EXPORTER_OTLP_ENDPOINT": environment.otlp_endpoint,
         "DEEPSYNTH_LOG": environment.log_format,

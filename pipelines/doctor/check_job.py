@@ -6,7 +6,7 @@ from typing import Any
 
 from components.shared.tracking.artifact_transfer import direct_access
 from components.shared.tracking.mlflow_connection import TRACKING_OFF
-from pipelines.definition.environment import Environment
+from pipelines.definition.environment import MLFLOW_CA_FILE, MLFLOW_CA_FOLDER, Environment
 from pipelines.doctor.in_pod import ACCESS_KEY, SECRET_KEY
 from pipelines.doctor.pipeline_root import Bucket
 
@@ -26,8 +26,11 @@ def check_job(environment: Environment, bucket: Bucket | None) -> dict[str, Any]
     container = _container(environment, environment.image, "-m", "pipelines.doctor.in_pod", json.dumps(request))
     container["env"] = _variables(environment, bucket)
     container["volumeMounts"] = [{"name": one.claim, "mountPath": one.mount_path} for one in volumes]
-    claims = [{"name": one.claim, "persistentVolumeClaim": {"claimName": one.claim}} for one in volumes]
-    return _job(environment, {"containers": [container], "volumes": claims})
+    mounted = [{"name": one.claim, "persistentVolumeClaim": {"claimName": one.claim}} for one in volumes]
+    if environment.mlflow_ca:
+        container["volumeMounts"].append({"name": "mlflow-ca", "mountPath": MLFLOW_CA_FOLDER})
+        mounted.append({"name": "mlflow-ca", "configMap": {"name": environment.mlflow_ca}})
+    return _job(environment, {"containers": [container], "volumes": mounted})
 
 
 def start_job(environment: Environment) -> dict[str, Any]:
@@ -86,7 +89,10 @@ def _container(environment: Environment, image: str, *arguments: str) -> dict[st
 
 
 def _variables(environment: Environment, bucket: Bucket | None) -> list[dict[str, Any]]:
-    plain = direct_access(environment.mlflow_direct_artifacts) | environment.env
+    plain = direct_access(environment.mlflow_direct_artifacts)
+    if environment.mlflow_ca:
+        plain |= {"MLFLOW_TRACKING_SERVER_CERT_PATH": MLFLOW_CA_FILE}
+    plain |= environment.env
     found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
     for secret in environment.secrets:
         for key, name in secret.keys.items():

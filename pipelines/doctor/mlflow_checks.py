@@ -13,6 +13,10 @@ from pipelines.doctor.finding import Finding
 
 EXPERIMENT = "deepsynth-doctor"
 _FILE = "doctor.txt"
+_CREDENTIALS = (
+    "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account of MLflow's; the steps' are in the Secret "
+    "that the environment's file names (docs/cluster.md)"
+)
 
 
 def mlflow_findings(environment: Environment) -> Iterator[Finding]:
@@ -39,7 +43,11 @@ def server_findings(uri: str, unreachable: Callable[[str], Finding]) -> Iterator
         client = mlflow_connection.connect(uri)
         experiment = tracking_runs.experiment(client, uri, EXPERIMENT)
     except mlflow_connection.store_errors() as error:
-        yield unreachable(f"does not answer here ({mlflow_connection.reason(error)[:200]})")
+        reason = mlflow_connection.reason(error)[:200]
+        if mlflow_connection.refuses_credentials(error):
+            yield Finding("fault", "MLflow", f"{uri}: {reason}", _CREDENTIALS)
+        else:
+            yield unreachable(f"does not answer here ({reason})")
         return
     yield Finding("ok", "MLflow", f"{uri} answers here")
     yield _artifacts(client, experiment)
@@ -55,7 +63,7 @@ def _artifacts(client: Any, experiment: str) -> Finding:
         mend = "look at the log of MLflow's Deployment, and at the bucket and key of its artifact store"
         return Finding("fault", "MLflow's artifacts", mlflow_connection.reason(error)[:200], mend)
     finally:
-        client.delete_run(run)
+        tracking_runs.withdraw(client, run)
     if read != run:
         return Finding("fault", "MLflow's artifacts", "a file came back with other content")
     return Finding("ok", "MLflow's artifacts", "a file was put and read back")

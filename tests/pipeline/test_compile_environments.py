@@ -189,6 +189,7 @@ def test_further_settings_become_what_their_docstrings_say(tmp_path: Path) -> No
         security_context: {run_as_user: 1000, run_as_non_root: true}
         gpu: {count: 4, resource: amd.com/gpu, tolerations: [{key: gpu, operator: Equal, value: a100}]}
         mlflow_tracking_uri: null
+        mlflow_ca: mlflow-ca
         retries: {num_retries: 0}
         """
     )
@@ -204,6 +205,9 @@ def test_further_settings_become_what_their_docstrings_say(tmp_path: Path) -> No
         assert package.variables(task)["HTTPS_PROXY"] == "http://proxy:3128"
         assert package.variables(task)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel:4318"
         assert "MLFLOW_TRACKING_URI" not in package.variables(task), "left to KFP's MLflow plugin"
+        (authority,) = settings["configMapAsVolume"]
+        assert authority["configMapName"] == "mlflow-ca"
+        assert package.variables(task)["MLFLOW_TRACKING_SERVER_CERT_PATH"] == f"{authority['mountPath']}/ca.crt"
     accelerator = package.containers["train"]["resources"]["accelerator"]
     assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("amd.com/gpu", "4")
     assert package.kubernetes["train"]["tolerations"] == [{"key": "gpu", "operator": "Equal", "value": "a100"}]

@@ -26,6 +26,7 @@ _HTTP_DEFAULTS = {
 # MLflow reports its use to its makers in a thread, which also changes os.environ while other threads read it.
 _NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true"}
 _CREDENTIALS = "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+_CERTIFICATE = "MLFLOW_TRACKING_SERVER_CERT_PATH"
 
 SECONDS_BETWEEN_ATTEMPTS = 60.0
 _last_failures: dict[str, float] = {}
@@ -145,8 +146,14 @@ def failed_lately(uri: str) -> bool:
 def reason(error: Exception) -> str:
     """Return in one line why the store failed; for refused credentials also which variables hold them."""
     said = without_passwords(" ".join(str(error).split()))[:300]
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return f"the server's certificate is not trusted ({_CERTIFICATE} names its authority's file): {said}"
+    return f"the server refuses the credentials ({_CREDENTIALS}): {said}" if refuses_credentials(error) else said
+
+
+def refuses_credentials(error: Exception) -> bool:
+    """Return whether the server answered that name and password, or token, are missing, wrong or not enough."""
     # For non-JSON answers, such as those of basic auth, MLflow's client gives the status only in the message.
-    code = getattr(error, "error_code", None)
-    if code not in ("UNAUTHENTICATED", "PERMISSION_DENIED") and not re.search(r"\b(401|403)\b", said):
-        return said
-    return f"the server refuses the credentials ({_CREDENTIALS}): {said}"
+    if getattr(error, "error_code", None) in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return True
+    return re.search(r"\b(401|403)\b", " ".join(str(error).split())[:300]) is not None

@@ -183,8 +183,9 @@ def registry(uri: str | None) -> Iterator[tuple[Any, str]]:
     try:
         yield mlflow_connection.connect(place), place
     except errors as error:
-        reason = f"the MLflow registry cannot be used ({one_line(error)})"
-        mend = f"start it, or correct {_VARIABLE}"
+        reason = f"the MLflow registry cannot be used ({mlflow_connection.reason(error)})"
+        refused = mlflow_connection.refuses_credentials(error)
+        mend = "set those of an account that may do this" if refused else f"start it, or correct {_VARIABLE}"
         raise RegistryUnavailableError(reason, where=without_passwords(place), mend=mend) from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from components.shared.errors import without_passwords
 from components.shared.tracking.experiment_view import saved_view
-from components.shared.tracking.mlflow_connection import store_file
+from components.shared.tracking.mlflow_connection import refuses_credentials, store_file
 from components.shared.tracking.run_description import description
 from components.shared.versions import git_commit, tool_version
 
@@ -59,8 +59,20 @@ def parent_run(client: Any, experiment_id: str, pipeline_run: str) -> str:
     created = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
     oldest = _parents(client, experiment_id, pipeline_run)[0]
     if oldest != created:
-        client.delete_run(created)
+        withdraw(client, created)
     return oldest
+
+
+def withdraw(client: Any, run_id: str) -> None:
+    """Delete a run; an account that may not delete in this experiment ends it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.delete_run(run_id)
+    except MlflowException as error:
+        if not refuses_credentials(error):
+            raise
+        client.set_terminated(run_id, "KILLED")
 
 
 def parent_tags(pipeline_run: str) -> dict[str, str]:

@@ -95,3 +95,9 @@ def test_the_reference_in_the_docs_is_that_of_the_fields() -> None:
     assert page.endswith(f"\n{reference()}\n"), "python -m pipelines.definition.environment_reference"
     rows = reference().splitlines()[2:]
     assert all(len(row.split(" | ")[2].strip(" |")) > 5 for row in rows), "every key says what it is"
+
+
+def test_a_certificate_needs_a_tls_address(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mlflow_ca certifies an https:// server"):
+        read(tmp_path, "mlflow_tracking_uri: http://mlflow.deepsynth:5000\nmlflow_ca: mlflow-ca")
+    assert read(tmp_path, "mlflow_tracking_uri: https://mlflow:5000\nmlflow_ca: mlflow-ca").mlflow_ca == "mlflow-ca"

@@ -29,16 +29,19 @@ from tests.fixtures.rendered_manifests import (
 OLDEST, NEWEST = "1.30", "1.37"
 FOLDERS = (
     *("base", "base/mlflow", "base/runs", "overlays/local", "overlays/production", "jobs/mlflow-db-upgrade"),
-    *("with-ingress", "build/local", "build/production"),
+    *("with-components", "build/local", "build/production"),
 )
-WHOLE = ("overlays/local", "overlays/production", "with-ingress")
+WHOLE = ("overlays/local", "overlays/production", "with-components")
 # Users of the cluster create these, as docs/cluster.md says.
-EXTERNAL = {("Secret", "mlflow-backend-store"), ("Secret", "mlflow-artifact-store")}
-INGRESS_FOLDER = """\
+EXTERNAL = {
+    *(("Secret", f"mlflow-{name}") for name in ("backend-store", "artifact-store", "admin", "credentials", "tls")),
+    ("ConfigMap", "mlflow-ca"),
+}
+WITH_COMPONENTS = """\
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [../overlays/production]
-components: [../components/ingress]
+components: [../components/ingress, ../components/mlflow-tls, ../components/kubeflow-profile]
 """
 
 
@@ -46,8 +49,8 @@ components: [../components/ingress]
 def objects_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manifest]]:
     """All folders' objects, rendered once from a copy with the example passwords."""
     manifests = copy_of_manifests(tmp_path_factory.mktemp("kustomize"))
-    (manifests / "with-ingress").mkdir()
-    (manifests / "with-ingress" / "kustomization.yaml").write_text(INGRESS_FOLDER)
+    (manifests / "with-components").mkdir()
+    (manifests / "with-components" / "kustomization.yaml").write_text(WITH_COMPONENTS)
     arguments = [
         "make",
         "--silent",
@@ -319,7 +322,7 @@ def allowed_hosts(objects: list[Manifest]) -> list[str]:
 
 
 def test_the_ingress_adds_its_host_to_those_that_mlflow_answers(objects_of: dict[str, list[Manifest]]) -> None:
-    objects = objects_of["with-ingress"]
+    objects = objects_of["with-components"]
     container = find(objects, "Deployment", "mlflow")["spec"]["template"]["spec"]["containers"][0]
     values = {one["name"]: one.get("value") for one in container["env"]}
     (host,) = {rule["host"] for rule in find(objects, "Ingress", "mlflow")["spec"]["rules"]}
@@ -328,14 +331,15 @@ def test_the_ingress_adds_its_host_to_those_that_mlflow_answers(objects_of: dict
     assert find(objects, "Ingress", "mlflow")["spec"]["tls"][0]["hosts"] == [host]
 
 
-def test_the_namespace_is_restricted_where_only_our_pods_are(objects_of: dict[str, list[Manifest]]) -> None:
+def test_the_namespace_is_restricted_but_where_kubeflow_has_pods_in_it(objects_of: dict[str, list[Manifest]]) -> None:
     levels = {}
-    for folder in ("overlays/local", "overlays/production"):
+    for folder in WHOLE:
         labels = find(objects_of[folder], "Namespace", "deepsynth")["metadata"]["labels"]
         levels[folder] = [labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "audit", "warn")]
     assert levels == {
         "overlays/local": ["restricted"] * 3,
-        "overlays/production": ["baseline", "restricted", "restricted"],
+        "overlays/production": ["restricted"] * 3,
+        "with-components": ["baseline", "restricted", "restricted"],
     }
 
 
