@@ -198,6 +198,9 @@ def _save(trainable: TrainableModel, config: TrainConfig, folder: Path) -> None:
     if config.peft == "none":
         model = model.bfloat16()
         model.config.use_cache = True
+    for adapter in getattr(model, "peft_config", {}).values():
+        # PEFT keeps names in a set and writes them in its order, which differs between processes (PYTHONHASHSEED).
+        vars(adapter).update({name: sorted(value) for name, value in vars(adapter).items() if isinstance(value, set)})
     model.save_pretrained(str(folder))
     if trainable.start:
         from components.train.backends.loftq import subtract_start

@@ -128,6 +128,12 @@ def test_a_second_gpu_that_is_in_sight_changes_nothing(
     assert beside_another["losses"] == lora.training.losses
 
 
+def test_the_adapters_settings_do_not_have_the_order_of_a_set(lora: TrainResult) -> None:
+    """PEFT's own order depends on PYTHONHASHSEED, and with it the adapter's digest."""
+    targets = json.loads((lora.folder / "adapter_config.json").read_text())["target_modules"]
+    assert len(targets) > 6 and targets == sorted(targets)
+
+
 def test_it_learns(made: Path, tmp_path: Path) -> None:
     result = run(config_of(made, tmp_path / "out", peft="none", max_steps=30, learning_rate=3e-3))
     losses = result.training.losses
