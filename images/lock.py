@@ -38,7 +38,9 @@ def main(upgraded: list[str]) -> None:
         versions = Path(folder) / "versions.txt"
         versions.write_text(_without(kept, upgraded), encoding="utf-8")
         locked = _resolved(everything, versions, "--generate-hashes")
-        about = "The versions that were tested together, with the SHA-256 of each file of them; make installs with it.\n"
+        about = (
+            "The versions that were tested together, with the SHA-256 of each file of them; make installs with it.\n"
+        )
         CONSTRAINTS.write_text(f"{_HEADER}{about}{locked}", encoding="utf-8")
         LISTS.mkdir(exist_ok=True)
         for name, wanted in lists.items():

@@ -45,11 +45,12 @@ class EvaluateConfig(StepConfig):
     no_repeat_ngram_window: int | None = Field(default=None, ge=2)
     """how many of an answer's last tokens no_repeat_ngram_size looks at; by default all"""
     base_size: int | None = Field(default=None, ge=1)
-    """DeepSeek-OCR-2: pixels of the whole-page view; by default the model's own (1024)"""
+    """DeepSeek-OCR models: pixels of the whole-page view; by default the model's own (1024)"""
     image_size: int | None = Field(default=None, ge=1)
-    """DeepSeek-OCR-2: pixels of a tile, or of the only view if crop_mode is off; by default the model's own (768)"""
+    """DeepSeek-OCR models: pixels of a tile, or of the only view if crop_mode is off; by default the model's own (640,
+    OCR-2 768)"""
     crop_mode: bool | None = None
-    """DeepSeek-OCR-2: cut pages larger than a tile into tiles; by default as the model does (on)"""
+    """DeepSeek-OCR models: cut pages larger than a tile into tiles; by default as the model does (on)"""
     normalization: Annotated[Profile, BeforeValidator(newest_version)] = "nfkc-ws-v1"
     """how label and prediction are normalised before they are compared: ``none``, ``nfc``, ``nfkc-ws`` or ``lenient``;
     a name without a version means the newest one"""

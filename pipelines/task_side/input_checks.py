@@ -11,7 +11,6 @@ from components.shared.models.model_families import ModelFamily
 from components.shared.tracking.mlflow_connection import TRACKING_OFF
 
 _IMAGE_SETTINGS = ("base_size", "image_size", "crop_mode")
-_WITH_IMAGE_SETTINGS = "deepseek_ocr2"
 _NO_PATH = ("auto", "never")
 
 
@@ -46,9 +45,9 @@ def _check_checkpoint(train: dict[str, Any]) -> None:
 
 def _check_image_settings(evaluate: dict[str, Any], family: ModelFamily) -> None:
     given = [name for name in _IMAGE_SETTINGS if evaluate[name] is not None]
-    if given and family.name != _WITH_IMAGE_SETTINGS:
+    if given and not family.has_image_settings:
         raise UserError(
-            f"DeepSeek-OCR-2 is read so; a model of the family {family.name!r} has no such setting",
+            f"the DeepSeek-OCR models are read so; a model of the family {family.name!r} has no such setting",
             where=", ".join(f"evaluate.{name}" for name in given),
             mend="leave it out",
         )

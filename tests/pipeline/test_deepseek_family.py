@@ -204,7 +204,7 @@ def test_a_loaded_adapter_holds_the_weights_of_its_file(journey: Journey) -> Non
 
 def test_the_command_writes_the_models_it_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["deepseek_ocr", str(tmp_path / "x")])
+        main(["deepseek_ocr3", str(tmp_path / "x")])
     said = capsys.readouterr().err
     assert all(name in said for name in MODELS)
     assert main(["deepseek_ocr2", str(tmp_path / "model")]) == 0

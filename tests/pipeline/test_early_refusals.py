@@ -81,7 +81,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     # how it is measured
     "pages of the training": ({"evaluate": {"split": "train"}}, r"evaluate\.split 'train'"),
-    "another family's setting": ({"evaluate": {"base_size": 1024}}, r"evaluate\.base_size: DeepSeek-OCR-2 is read so"),
+    "another family's setting": (
+        {"evaluate": {"base_size": 1024}},
+        r"evaluate\.base_size: the DeepSeek-OCR models are read so",
+    ),
     "no text encoder": (
         {"evaluate": {"bertscore_model": "empty"}},
         r"evaluate\.bertscore_model '.*empty': no text enc",

@@ -25,6 +25,7 @@ from components.shared.artifacts.dataset_manifest import MANIFEST_FILE
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.gate_verdict import GateVerdict
 from components.shared.datasets import letter_height
+from components.shared.models import deepseek_ocr
 from components.shared.models.adapter_loading import load_fine_tuned_processor
 from components.shared.models.hub import hub_is_reachable
 from components.shared.models.model_loading import model_type_of
@@ -35,6 +36,8 @@ _SCRIPT = Path(__file__).parent / "scripts" / "inference.py"
 _MLFLOW_SCRIPT = _SCRIPT.with_name(MODEL_CODE)
 _READER = Path(page_reader.__file__).parent
 _LETTER_HEIGHT = Path(letter_height.__file__)
+_OWN_CLASSES = {"deepseek_vl_v2": Path(str(deepseek_ocr.__file__)).parent}
+"""By ``model_type``, the folders with the classes that transformers does not have."""
 
 
 def write_package_files(
@@ -63,6 +66,7 @@ def write_package_files(
     prompt = prompt_text(processor, family, instruction)
     rule = evaluated_rule(sources, processor, family)
     letters = trained_letters(config, sources, processor, family)
+    model_type = model_type_of(config.base_model, config.revision, config.trust_remote_code)
     inference = {
         "kind": sources.kind,
         "base_model": base_model,
@@ -70,7 +74,7 @@ def write_package_files(
         "revision": None if sources.include_base else sources.base.revision,
         "base": sources.base.as_json() if sources.kind == "adapter" else None,
         "trust_remote_code": config.trust_remote_code,
-        "model_type": model_type_of(config.base_model, config.revision, config.trust_remote_code),
+        "model_type": model_type,
         "prompt": prompt,
         "text_options": text_options(processor, [prompt]),
         "image_options": family.image_options,
@@ -83,17 +87,19 @@ def write_package_files(
     _copy_evidence(config, folder / EVIDENCE_FOLDER)
     for script in (_SCRIPT, _MLFLOW_SCRIPT):
         shutil.copyfile(script, folder / script.name)
-    _copy_reader(folder / _READER.name)
+    _copy_reader(folder / _READER.name, model_type)
     (folder / "requirements.txt").write_text(requirements(sources), encoding="utf-8")
     if example:
         (folder / EXAMPLE_FILE).write_bytes(example.png)
     write_mlflow_files(folder, example.png if example else None)
 
 
-def _copy_reader(folder: Path) -> None:
+def _copy_reader(folder: Path, model_type: str) -> None:
     folder.mkdir()
     for module in [*sorted(_READER.glob("*.py")), _LETTER_HEIGHT]:
         shutil.copyfile(module, folder / module.name)
+    if classes := _OWN_CLASSES.get(model_type):
+        shutil.copytree(classes, folder / classes.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def _copy_evidence(config: ExportConfig, folder: Path) -> None:

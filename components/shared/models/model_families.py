@@ -26,6 +26,8 @@ class ModelFamily:
         image_options: keyword arguments for the processor's image part.
         language_modules: regular expression of the module names that LoRA adapts by default.
         vision_rows_are_pictures: each row of the vision encoder's input is one picture or one tile of a picture.
+        has_image_settings: evaluation can choose DeepSeek's ``base_size``, ``image_size`` and ``crop_mode``.
+        view_cells: the numbers of cells (image tokens) along a view's side that the model knows; empty for any.
         answer_token_type: the value of ``token_type_ids`` for the answer's tokens.
         vision_modules: the same for the vision encoder and the projector, used if these are trained too.
         no_repeat_ngram: the authors' own rule against loops in single pictures: the length of a sequence that may not
@@ -47,6 +49,8 @@ class ModelFamily:
     )
     vision_rows_are_pictures: bool = False
     answer_token_type: int = 0
+    has_image_settings: bool = False
+    view_cells: tuple[int, ...] = ()
     least_letter_height: float = LEAST_LETTER_HEIGHT
     no_repeat_ngram: tuple[int, int] | None = None
     no_repeat_allowed: tuple[str, ...] = ("<td>", "</td>")
@@ -57,6 +61,24 @@ _GOT_PROMPT = (
     "<|im_start|>user\n<img>{image}</img>\n{prompt}<|im_end|><|im_start|>assistant\n"
 )
 """The prompt that transformers' GotOcr2Processor writes if it gets no text."""
+
+# DeepSeek-OCR's paper (arXiv 2510.18234): 97 % precision with 10 text tokens to a vision token, 60 % with 20. A vision
+# token covers 64x64 pixels, a text token about 4 letters of half an em in lines of 1.2 em: 10 to a vision token are set
+# in 13 pixels, whose letters are 10 high.
+_DEEPSEEK_LETTER_HEIGHT = 10.0
+_SAM_LAYERS = "qkv|proj|lin1|lin2"
+_FIRST_DEEPSEEK_OCR = ModelFamily(
+    name="deepseek_vl_v2",
+    prompt="Free OCR.",
+    flat_images=True,
+    language_modules=rf".*language_model\..*\.({_LANGUAGE_PROJECTIONS})",
+    vision_rows_are_pictures=True,
+    has_image_settings=True,
+    least_letter_height=_DEEPSEEK_LETTER_HEIGHT,
+    # run_dpsk_ocr_image.py of github.com/deepseek-ai/DeepSeek-OCR.
+    no_repeat_ngram=(30, 90),
+    vision_modules=(rf".*vision_tower\..*\.({_SAM_LAYERS}|qkv_proj|out_proj|fc1|fc2)|.*multi_modal_projector.*"),
+)
 
 FAMILIES = {
     # Type 0 is the prefix, whose tokens attend to each other; an answer of type 0 could see the tokens to predict.
@@ -78,14 +100,15 @@ FAMILIES = {
         flat_images=True,
         language_modules=rf".*language_model\..*\.({_LANGUAGE_PROJECTIONS})",
         vision_rows_are_pictures=True,
-        # DeepSeek-OCR's paper (arXiv 2510.18234): 97 % precision with 10 text tokens to a vision token, 60 % with 20. A
-        # vision token covers 64x64 pixels, a text token about 4 letters of half an em in lines of 1.2 em: 10 to a
-        # vision token are set in 13 pixels, whose letters are 10 high.
-        least_letter_height=10.0,
+        has_image_settings=True,
+        view_cells=(12, 16),
+        least_letter_height=_DEEPSEEK_LETTER_HEIGHT,
         # run_dpsk_ocr2_image.py of github.com/deepseek-ai/DeepSeek-OCR-2; for PDFs they take (20, 50).
         no_repeat_ngram=(20, 90),
-        vision_modules=(rf".*vision_tower\..*\.(qkv|proj|lin1|lin2|{_LANGUAGE_PROJECTIONS})|.*multi_modal_projector.*"),
+        vision_modules=rf".*vision_tower\..*\.({_SAM_LAYERS}|{_LANGUAGE_PROJECTIONS})|.*multi_modal_projector.*",
     ),
+    "deepseek_vl_v2": _FIRST_DEEPSEEK_OCR,
+    "DeepseekOCR": _FIRST_DEEPSEEK_OCR,  # as the published code's save_pretrained calls it
 }
 
 

@@ -20,9 +20,12 @@ from transformers.models.auto.processing_auto import processor_class_from_name
 
 from components.shared.errors import UserError
 from components.shared.models.base_models import base_model_location
+from components.shared.models.deepseek_ocr.registration import register_deepseek_ocr
 from components.shared.models.hub import hub_is_reachable
 from components.shared.models.refused_families import check_family_is_supported
 from components.shared.models.weight_files import refuse_pickled_weights
+
+register_deepseek_ocr()
 
 _OF_FOREIGN_FILES = (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RecursionError)
 """What transformers raises on configs that lack a value, hold one of another type, or are nested too deeply."""

@@ -17,8 +17,9 @@ _ENCODER_DECODERS = {
     *("pp_formulanet", "instructblip", "instructblipvideo"),
 }
 """Values of ``model_type``; the image goes into an encoder, and the labels are a separate sequence of the decoder."""
-_FIRST_DEEPSEEK_OCR = {"deepseek-ai/DeepSeek-OCR", "unsloth/DeepSeek-OCR"}
-_FIRST_DEEPSEEK_OCR_CLASS = "DeepseekOCRForCausalLM"
+_PUBLISHED_DEEPSEEK = "deepseek_vl_v2"
+"""``model_type`` of three published models of different architectures; the first DeepSeek-OCR is the one known here."""
+_KNOWN_DEEPSEEK_CLASS = "DeepseekOCRForCausalLM"
 
 
 def check_family_is_supported(base_model: str, revision: str | None = None) -> None:
@@ -27,18 +28,19 @@ def check_family_is_supported(base_model: str, revision: str | None = None) -> N
     A config that is not local and cannot be downloaded passes: loading the model reports that.
 
     Raises:
-        UserError: the first DeepSeek-OCR, or an encoder-decoder.
+        UserError: DeepSeek-VL2 or DeepSeek-OCR-2 in their published form, or an encoder-decoder.
     """
-    location = base_model_location(base_model)
-    config = _config_of(location, revision, base_model) if location not in _FIRST_DEEPSEEK_OCR else {}
+    config = _config_of(base_model_location(base_model), revision, base_model)
     where = f"base_model {base_model!r}"
-    if location in _FIRST_DEEPSEEK_OCR or _FIRST_DEEPSEEK_OCR_CLASS in config.get("architectures", []):
-        raise UserError(
-            "the first DeepSeek-OCR has no class in transformers, and its published code does not load with version 5",
-            where=where,
-            mend="use DeepSeek-OCR-2: deepseek-community/DeepSeek-OCR-2",
-        )
     model_type = str(config.get("model_type"))
+    classes = config.get("architectures") or []
+    if model_type == _PUBLISHED_DEEPSEEK and _KNOWN_DEEPSEEK_CLASS not in classes:
+        raise UserError(
+            f"{', '.join(classes) or 'a deepseek_vl_v2 without a class name'} has no class in transformers under these"
+            " names, and its published code does not load with version 5",
+            where=where,
+            mend="use deepseek-community/DeepSeek-OCR-2, which has transformers' names, or deepseek-ai/DeepSeek-OCR",
+        )
     if model_type in _ENCODER_DECODERS or config.get("is_encoder_decoder"):
         raise UserError(
             f"{model_type} is an encoder-decoder; supported are models that read a page as tokens of the prompt",

@@ -1,5 +1,6 @@
 """Loads a package's model and processor."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ def load_processor(package: Path, settings: dict[str, Any]) -> Any:
     """Load the processor in the folder ``package``."""
     from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
 
+    _register_packed_classes()
     options = {"trust_remote_code": settings["trust_remote_code"]}
     try:
         return AutoProcessor.from_pretrained(str(package), **options)
@@ -36,6 +38,7 @@ def load_model(package: Path, settings: dict[str, Any], base_model: str | None, 
     """
     from transformers import AutoModelForImageTextToText
 
+    _register_packed_classes()
     options = {"dtype": dtype, "trust_remote_code": settings["trust_remote_code"]}
     if settings["kind"] == "model":
         return AutoModelForImageTextToText.from_pretrained(str(package), use_safetensors=True, **options)
@@ -74,6 +77,12 @@ def check_base_is_known(package: Path, settings: dict[str, Any], base_model: str
     folder = Path(base_model or package / settings["base_model"])
     if folder.is_dir():  # a hub model is checked after its download
         check_base(settings["base"], folder, str(folder))
+
+
+def _register_packed_classes() -> None:
+    """Make transformers know a model that it has no class for, if the package brings one."""
+    if (Path(__file__).parent / "deepseek_ocr").is_dir():
+        import_module(f"{__package__}.deepseek_ocr.registration").register_deepseek_ocr()
 
 
 def _set_adapter_weights(package: Path, model: Any) -> None:

@@ -29,7 +29,7 @@ _SPARE_CACHE = 1024  # tokens; a cache up to this much too long is reused instea
 _STEP_TENSORS = {"input_ids", "position_ids", "attention_mask"}
 # transformers passes these to a step too, in shapes that differ between batches: the prompt's token types and its
 # picture inputs. A decoding step that has the token's position does not need them.
-_PROMPT_TENSORS = {"mm_token_type_ids", "image_grid_thw", "pixel_values", "pixel_values_local"}
+_PROMPT_TENSORS = {"mm_token_type_ids", "image_grid_thw", "pixel_values", "pixel_values_local", "images_spatial_crop"}
 # Assisted generation chooses the same tokens as greedy search, only faster.
 _GREEDY = (GenerationMode.GREEDY_SEARCH, GenerationMode.ASSISTED_GENERATION)
 _KNOWN_CRITERIA = (MaxLengthCriteria, EosTokenCriteria)

@@ -1,6 +1,5 @@
 """DeepSeek's inference parameters: the sizes at which a page is processed, and whether it is cut into tiles."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +10,6 @@ from components.shared.errors import UserError
 from components.shared.models.model_families import ModelFamily
 
 _NAMES = ("base_size", "image_size", "crop_mode")
-_CELLS = (12, 16)  # DeepSeek-OCR-2 has learned queries only for views of 12x12 and of 16x16 cells
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,9 @@ def with_image_settings(settings: ImageSettings, processor: ProcessorMixin, fami
     given = settings.given()
     if not given:
         return family
-    if family.name != "deepseek_ocr2":
+    if not family.has_image_settings:
         raise UserError(
-            f"DeepSeek-OCR-2 is read so; a model of the family {family.name!r} has no such setting",
+            f"the DeepSeek-OCR models are read so; a model of the family {family.name!r} has no such setting",
             where=", ".join(given),
             mend="leave it out",
         )
@@ -59,16 +57,17 @@ def with_image_settings(settings: ImageSettings, processor: ProcessorMixin, fami
     tile = settings.image_size or (images.tile_size if crops else settings.base_size or images.tile_size)
     # Without crops, transformers 5.17 draws the view at tile_size but counts its tokens by size, so set both alike.
     view = (settings.base_size or images.size["height"]) if crops else tile
-    _check_sides(processor, {"base_size": view, "image_size": tile})
+    _check_sides(processor, family, {"base_size": view, "image_size": tile})
     options = {"size": {"height": view, "width": view}, "tile_size": tile, "crop_to_patches": crops}
     for name, value in options.items():
         setattr(images, name, value)
     return replace(family, image_options={**family.image_options, **options})
 
 
-def _check_sides(processor: Any, sides: dict[str, int]) -> None:
+def _check_sides(processor: Any, family: ModelFamily, sides: dict[str, int]) -> None:
     pixels = processor.patch_size * processor.downsample_ratio
     for name, side in sides.items():
-        if math.ceil(side / pixels) not in _CELLS or side % pixels:
-            allowed = " or ".join(str(cells * pixels) for cells in _CELLS)
+        known = not family.view_cells or side // pixels in family.view_cells
+        if not known or side % pixels:
+            allowed = " or ".join(str(cells * pixels) for cells in family.view_cells) or f"a multiple of {pixels}"
             raise UserError(f"the model sees no view of {side} pixels", where=name, mend=f"give {allowed}")

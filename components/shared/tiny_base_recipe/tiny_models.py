@@ -1,9 +1,10 @@
-"""Small models with random weights: the start of the bundled tiny base, and a small DeepSeek-OCR-2 for tests.
+"""Small models with random weights: the start of the bundled tiny base, and small DeepSeek-OCR models for tests.
 
     python -m components.shared.tiny_base_recipe.tiny_models paddleocr_vl FOLDER
     python -m components.shared.tiny_base_recipe.tiny_models deepseek_ocr2 FOLDER
+    python -m components.shared.tiny_base_recipe.tiny_models deepseek_ocr FOLDER
 
-Both folders load with ``AutoProcessor`` and ``AutoModelForImageTextToText`` like any other checkpoint.
+The folders load with ``AutoProcessor`` and ``AutoModelForImageTextToText`` like any other checkpoint.
 """
 
 import argparse
@@ -26,6 +27,11 @@ from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import P
 
 from components.shared.artifacts.output_folder import finished_folder
 from components.shared.errors import EXIT_CODE_USER_ERROR, UserError
+from components.shared.models.deepseek_ocr.configuration import DeepseekOcrConfig
+from components.shared.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor
+from components.shared.models.deepseek_ocr.modeling import DeepseekOCRForCausalLM
+from components.shared.models.deepseek_ocr.processing import DeepseekVLV2Processor
+from components.shared.models.deepseek_ocr.registration import register_deepseek_ocr
 from components.shared.models.model_families import FAMILIES
 
 _DEEPSEEK_PATCH = 4  # pixels
@@ -167,7 +173,55 @@ def save_tiny_deepseek_ocr2(folder: Path, seed: int = 0) -> None:
     processor.save_pretrained(folder)
 
 
-MODELS = {"paddleocr_vl": save_blank_paddleocr_vl, "deepseek_ocr2": save_tiny_deepseek_ocr2}
+def save_tiny_deepseek_ocr(folder: Path, seed: int = 0) -> None:
+    """Write a first DeepSeek-OCR of about 0.3 M parameters with every part of the real model, in the published form.
+
+    With patches of 4 pixels instead of 16, a tile is 160 pixels wide (640 in the real model) and the global view 256
+    (1024).
+    """
+    register_deepseek_ocr()
+    special = ["<|endoftext|>", "<|pad|>", "<image>"]
+    tokenizer = byte_tokenizer(special, [FAMILIES["deepseek_vl_v2"].prompt], image_token="<image>")
+    tokens = tokenizer.get_vocab()
+    config = DeepseekOcrConfig.from_dict(
+        {
+            "language_config": {
+                **{"vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 32},
+                **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4},
+                **{"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+                **{"max_position_embeddings": 4096, "bos_token_id": None},
+                **{"eos_token_id": tokens["<|endoftext|>"], "pad_token_id": tokens["<|pad|>"]},
+            },
+            "vision_config": {
+                "width": {
+                    "sam_vit_b": {
+                        **{"width": 16, "layers": 2, "heads": 1, "global_attn_indexes": [1], "output_channels": 16},
+                        **{"downsample_channels": [32, 64], "image_size": 256, "patch_size": _DEEPSEEK_PATCH},
+                    },
+                    "clip-l-14-224": {"width": 64, "layers": 2, "heads": 4, "image_size": 64, "patch_size": 4},
+                }
+            },
+            "image_token_id": tokens["<image>"],
+        }
+    )
+    processor = DeepseekVLV2Processor(
+        image_processor=DeepseekOcrImageProcessor(size={"height": 256, "width": 256}, tile_size=160, stretch_up_to=160),
+        tokenizer=tokenizer,
+        patch_size=_DEEPSEEK_PATCH,
+    )
+    torch.manual_seed(seed)
+    model = DeepseekOCRForCausalLM(config)
+    model.generation_config.eos_token_id = tokens["<|endoftext|>"]
+    model.generation_config.pad_token_id = tokens["<|pad|>"]
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+MODELS = {
+    "paddleocr_vl": save_blank_paddleocr_vl,
+    "deepseek_ocr2": save_tiny_deepseek_ocr2,
+    "deepseek_ocr": save_tiny_deepseek_ocr,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -73,7 +73,7 @@ def test_pages_are_seen_at_the_sizes_that_were_asked_for(
         (
             "tiny-base",
             {"crop_mode": False},
-            "crop_mode: DeepSeek-OCR-2 is read so; a model of the family 'paddleocr_vl'",
+            "crop_mode: the DeepSeek-OCR models are read so; a model of the family 'paddleocr_vl'",
         ),
     ],
 )

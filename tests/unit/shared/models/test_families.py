@@ -77,26 +77,21 @@ def test_a_batch_of_two_pages_has_a_picture_in_each_row(model_type: str, tmp_pat
     assert first == second > 0
 
 
-def _refused_config(model_type: str) -> dict:
-    if model_type == "deepseek_vl_v2":
-        return {"model_type": model_type, "architectures": ["DeepseekOCRForCausalLM"]}
-    return {"model_type": model_type, "is_encoder_decoder": True}
-
-
 @pytest.mark.parametrize("model_type", [row.model_type for row in FAMILY_TABLE if row.status == "refused"])
 def test_a_family_that_cannot_be_trained_is_refused_by_its_config(model_type: str, made: Path, tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text(json.dumps(_refused_config(model_type)))
-    with pytest.raises(UserError, match=r"DeepSeek-OCR-2") as refused:
+    (tmp_path / "base" / "config.json").write_text(json.dumps({"model_type": model_type, "is_encoder_decoder": True}))
+    with pytest.raises(UserError, match=r"encoder-decoder.*DeepSeek-OCR-2"):
         run(train_config(made, tmp_path / "out", {"base_model": str(tmp_path / "base"), "backend": "standard"}))
-    assert "encoder-decoder" in str(refused.value) or "the first DeepSeek-OCR" in str(refused.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_first_deepseek_ocr_is_refused_by_name_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.shared.models.refused_families.hub_is_reachable", lambda: pytest.fail("asked"))
-    with pytest.raises(UserError, match="use DeepSeek-OCR-2: deepseek-community/DeepSeek-OCR-2"):
-        check_family_is_supported("unsloth/DeepSeek-OCR")
+@pytest.mark.parametrize("published", ["DeepseekOCR2ForCausalLM", "DeepseekVLV2ForCausalLM"])
+def test_other_models_under_the_first_deepseek_ocrs_model_type_are_refused(published: str, tmp_path: Path) -> None:
+    config = {"model_type": "deepseek_vl_v2", "architectures": [published]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"{published} has no class.*use deepseek-community/DeepSeek-OCR-2"):
+        check_family_is_supported(str(tmp_path))
 
 
 @pytest.mark.skipif(not WITHOUT_TORCHVISION, reason="about machines without torchvision")
