@@ -52,23 +52,42 @@ def upload(api: KfpApi, environment: Environment, prepare_partitions: int, *, ca
         path = Path(scratch) / f"{PIPELINE_NAME}.yaml"
         write_package(path, environment, prepare_partitions, cache=cache)
         digest = sha256_file(path)
+        pipeline_id = _pipeline(api) or _new_pipeline(api)
+        name, found = _version(api, pipeline_id, environment, digest)
+        version = found or api.call(
+            "pipeline_uploads",
+            "upload_pipeline_version",
+            uploadfile=str(path),
+            name=name,
+            display_name=name,
+            pipelineid=pipeline_id,
+            description=f"{_DIGEST}{digest}",
+        )
+        return UploadedVersion(pipeline_id, version.pipeline_version_id, name, reused=found is not None)
+
+
+def planned_version(
+    api: KfpApi, environment: Environment, prepare_partitions: int, *, cache: bool = True
+) -> tuple[str, bool]:
+    """Return the name of the version that ``upload`` would give, and whether the server has it; nothing is uploaded."""
+    with TemporaryDirectory(prefix="deepsynth-package-") as scratch:
+        path = Path(scratch) / f"{PIPELINE_NAME}.yaml"
+        write_package(path, environment, prepare_partitions, cache=cache)
         pipeline_id = _pipeline(api)
-        for name in (environment.version, f"{environment.version}-{digest[:_DIGITS]}"):
-            found = _versions(api, pipeline_id, name)
-            if not found:
-                version = api.call(
-                    "pipeline_uploads",
-                    "upload_pipeline_version",
-                    uploadfile=str(path),
-                    name=name,
-                    display_name=name,
-                    pipelineid=pipeline_id,
-                    description=f"{_DIGEST}{digest}",
-                )
-                return UploadedVersion(pipeline_id, version.pipeline_version_id, name, reused=False)
-            if digest in (found[0].description or ""):
-                break
-        return UploadedVersion(pipeline_id, found[0].pipeline_version_id, name, reused=True)
+        if pipeline_id is None:
+            return environment.version, False
+        name, found = _version(api, pipeline_id, environment, sha256_file(path))
+        return name, found is not None
+
+
+def _version(api: KfpApi, pipeline_id: str, environment: Environment, digest: str) -> tuple[str, Any]:
+    """Return the name of the version with this digest, and the version, or None if the server lacks it."""
+    plain, with_digest = environment.version, f"{environment.version}-{digest[:_DIGITS]}"
+    found = _versions(api, pipeline_id, plain)
+    if not found or digest in (found[0].description or ""):
+        return plain, found[0] if found else None
+    other = _versions(api, pipeline_id, with_digest)
+    return with_digest, other[0] if other else None
 
 
 def _versions(api: KfpApi, pipeline_id: str, name: str) -> list[Any]:
@@ -76,12 +95,14 @@ def _versions(api: KfpApi, pipeline_id: str, name: str) -> list[Any]:
     return api.named("pipelines", method, "pipeline_versions", name, pipeline_id=pipeline_id)
 
 
-def _pipeline(api: KfpApi) -> str:
-    """Return the pipeline's id; create the pipeline if it does not exist."""
+def _pipeline(api: KfpApi) -> str | None:
+    """Return the pipeline's id, or None if it does not exist."""
     where = {"namespace": api.namespace} if api.namespace else {}
     found = api.named("pipelines", "pipeline_service_list_pipelines", "pipelines", PIPELINE_NAME, **where)
-    if found:
-        return str(found[0].pipeline_id)
+    return str(found[0].pipeline_id) if found else None
+
+
+def _new_pipeline(api: KfpApi) -> str:
     made = V2beta1Pipeline(display_name=PIPELINE_NAME, name=PIPELINE_NAME, namespace=api.namespace)
     return str(api.call("pipelines", "pipeline_service_create_pipeline", pipeline=made).pipeline_id)
 

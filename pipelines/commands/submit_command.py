@@ -27,10 +27,17 @@ if TYPE_CHECKING:
     from pipelines.cluster.kfp_api import KfpApi
     from pipelines.definition.environment import Environment
     from pipelines.following.diagnosis import Ending
+    from pipelines.settings.pipeline_config import SharedSettings
 
 EXIT_CODE_RUN_FAILED = 1
 _SECONDS_BETWEEN_LOOKS = 5.0
 
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Run every step, e.g. if artifacts that KFP's cache names were deleted.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check the settings, ask the server, say what would run; start nothing.")
+]
 PollSeconds = Annotated[float, typer.Option(min=0.05, help="Seconds between two polls of the run.")]
 
 
@@ -49,11 +56,9 @@ def submit(
         typer.Option("--skip-if-unchanged", help="Skip training if the champion was trained on the same documents."),
     ] = False,
     prepare_partitions: PreparePartitions = 1,
-    no_cache: Annotated[
-        bool,
-        typer.Option("--no-cache", help="Run every step, e.g. if artifacts that KFP's cache names were deleted."),
-    ] = False,
+    no_cache: NoCache = False,
     skip: Skip = None,
+    dry_run: DryRun = False,
     poll_seconds: PollSeconds = _SECONDS_BETWEEN_LOOKS,
 ) -> None:
     """Start a run of the pipeline on a Kubeflow Pipelines server.
@@ -67,6 +72,8 @@ def submit(
 
     - `deepsynth submit --environment manifests/environments/production.yaml --config my.yaml --wait`
 
+    - before a long one: `deepsynth submit --dry-run --environment production.yaml --config my.yaml`
+
     - one setting changed, on another server:
       `deepsynth submit --host https://kfp.example.com --environment production.yaml --set train.max_steps=500`
 
@@ -78,6 +85,9 @@ def submit(
     settings = cluster_environment(environment, experiment)
     parameters = run_parameters(settings, config, settings_of(set_, skip), skip_if_unchanged)
     api = connected(host, settings)
+    if dry_run:
+        _show_plan(api, settings, parameters, prepare_partitions, cache=not no_cache)
+        return
     parameters["run_pages"] = api.run_page("")
     version = uploaded_version(api, settings, prepare_partitions, cache=not no_cache)
     name = run_name or f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{config.stem if config else 'quickstart'}"
@@ -122,19 +132,34 @@ def run_parameters(
     return {"config": text, "skip_if_unchanged": skip_if_unchanged}
 
 
+def _sent_config(parameters: dict[str, Any]) -> "SharedSettings":
+    from components.shared.programs.step_config import parse_config_text
+    from pipelines.settings.pipeline_config import pipeline_config
+
+    return pipeline_config(parse_config_text(parameters["config"], "config"), "config", runs_here=False)
+
+
+def _show_plan(
+    api: "KfpApi", environment: "Environment", parameters: dict[str, Any], prepare_partitions: int, *, cache: bool
+) -> None:
+    from pipelines.planning.dry_submission import planned_submission
+
+    config = _sent_config(parameters)
+    for line in planned_submission(api, environment, config, prepare_partitions, cache=cache):
+        output_console().print(line, markup=False, highlight=False, soft_wrap=True)
+    _print_expected_time(environment, parameters)
+
+
 def _print_expected_time(environment: "Environment", parameters: dict[str, Any]) -> None:
     """Print how long an earlier run's training with these settings took, if MLflow answers and has one."""
-    from components.shared.programs.step_config import parse_config_text
     from components.shared.tracking import mlflow_connection
     from pipelines.cluster.earlier_trainings import earlier_training
-    from pipelines.settings.pipeline_config import pipeline_config
 
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri or uri.lower() == mlflow_connection.TRACKING_OFF or mlflow_connection.missing_store(uri):
         return
-    config = pipeline_config(parse_config_text(parameters["config"], "config"), "config", runs_here=False)
     try:
-        found = earlier_training(config, uri, environment.mlflow_experiment)
+        found = earlier_training(_sent_config(parameters), uri, environment.mlflow_experiment)
     except mlflow_connection.store_errors() as error:
         print(f"note: no time estimate: MLflow does not answer ({mlflow_connection.reason(error)})", file=sys.stderr)
         return

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipelines.local.forked_tasks import fork_tasks
 from pipelines.local.local_compilation import compiled_without_unset_parameters
 
 
@@ -31,6 +32,7 @@ def main(job_file: str) -> int:
         else:
             _start_thread(_end_with_the_parent, lambda: None)
             root = _root_without_python3(root, Path(scratch))
+            fork_tasks()
             runner = local.SubprocessRunner(use_venv=False)
         local.init(runner, pipeline_root=str(root), workspace_root=str(Path(scratch) / "workspace"))
         try:

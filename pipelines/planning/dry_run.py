@@ -85,12 +85,18 @@ def planned_run(config: SharedSettings, runs_dir: Path, run_id: str, resumed: Fa
         reused=reused,
         checkpoints=checkpoints if goes_on else None,
         times=predicted_times(config, runs_dir, steps),
-        memory=_memory(config, longest_row(config, runs_dir)) if "train" in steps else "nothing is trained",
+        memory=training_memory(config, longest_row(config, runs_dir)) if "train" in steps else "nothing is trained",
     )
 
 
-def _memory(config: SharedSettings, known_tokens: int | None) -> str:
-    """Return one line on the training's memory; no page is drawn yet, so the settings tell their size."""
+def training_memory(config: SharedSettings, known_tokens: int | None = None, *, runs_here: bool = True) -> str:
+    """Return one line on the training's memory; no page is drawn yet, so the settings tell their size.
+
+    Args:
+        config: the run's settings.
+        known_tokens: tokens of the longest row, from an earlier run.
+        runs_here: False for a run on a cluster.
+    """
     from transformers.utils import logging as transformers_logging
 
     from components.prepare.config import PrepareConfig
@@ -103,7 +109,8 @@ def _memory(config: SharedSettings, known_tokens: int | None) -> str:
     prepare: Any = validated(PrepareConfig, config.step_settings("prepare") | _folders(PrepareConfig), "prepare")
     width, height = _largest_page(prepare)
     tokens = known_tokens or min(_TOKENS, train.max_length)
-    backend = "standard" if train.backend == "standard" or obstacle_to_unsloth() else "unsloth"
+    obstacle = runs_here and obstacle_to_unsloth()  # a cluster's GPU image has it
+    backend = "standard" if train.backend == "standard" or obstacle else "unsloth"
     try:
         found = estimate_memory(train, Pages(width, height, tokens), backend)
     except UserError as error:

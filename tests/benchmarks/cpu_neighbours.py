@@ -3,7 +3,7 @@
     python -m tests.benchmarks.cpu_neighbours --rounds 3 --json docs/benchmarks/cpu/neighbours.json \
         --markdown docs/benchmarks/cpu/README.md
 
-The training is the quickstart's (tiny base, 32 pages per step, all cores), stopped after ``--steps`` steps; a
+The training is the quickstart's (tiny base, 16 pages per step, all cores), stopped after ``--steps`` steps; a
 figure is the median of its steps without the first. A neighbour is a process that computes without a pause. "before"
 sets GOMP_SPINCOUNT to libgomp's default of 300,000; "after" sets nothing, so that the product sets
 OMP_WAIT_POLICY=PASSIVE. Rounds are interleaved: each one measures all six cases, every second one in reverse order.
@@ -29,7 +29,7 @@ from components.shared.artifacts.training_record import TrainingRecord
 POLICIES = {"before": {"GOMP_SPINCOUNT": "300000"}, "after": {}}
 NEIGHBOURS = (0, 1, 2)
 TRAINING = (
-    *("--base_model", "tiny-base", "--finetune_vision_layers", "--per_device_train_batch_size", "32"),
+    *("--base_model", "tiny-base", "--finetune_vision_layers", "--per_device_train_batch_size", "16"),
     *("--learning_rate", "0.003", "--seed", "0"),
 )
 PREPARING = (

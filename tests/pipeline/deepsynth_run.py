@@ -61,9 +61,10 @@ def started(run: Sequence[str], root: Path, until: str) -> tuple[subprocess.Pope
 
 
 def tasks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Return the processes of the run's tasks."""
+    """Return the processes of the run's tasks: Python's fork server is the parent of each."""
     children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "kfp.dsl.executor_main" in child.cmdline()]
+    forked = [child for child in children if "multiprocessing.forkserver" in " ".join(child.cmdline())]
+    return [child for child in forked if any(child.ppid() == server.pid for server in forked)]
 
 
 def wait_for(happened: Callable[[], bool], seconds: float = 300.0) -> None:

@@ -56,6 +56,24 @@ def test_a_run_is_started_with_the_checked_configuration(shell: Shell, kfp: Fake
     assert f"deepsynth follow {run['run_id']} --host {kfp.url} --environment environment.yaml" in answer.out
 
 
+def test_a_dry_run_says_what_would_run_and_changes_nothing_on_the_server(shell: Shell, kfp: FakeKfp) -> None:
+    answer = submit(shell, kfp, "--dry-run", "--skip", "benchmark")
+    assert answer.code == 0, answer.err
+    lines = dict(line.split(":", 1) for line in answer.out.splitlines())
+    assert lines["pipeline"].strip() == "version 1.2.3-abc, to be uploaded"
+    assert lines["would run"].strip() == "prepare, train, evaluate, gate, export if the gate promotes"
+    assert "1 x nvidia.com/gpu" in lines["GPU tasks"] and "GiB on a GPU" in lines["memory"]
+    assert not kfp.runs and not kfp.pipelines and not kfp.experiments
+
+    submit(shell, kfp)
+    assert "version 1.2.3-abc, which is there" in submit(shell, kfp, "--dry-run").out
+    assert "off: every task runs" in submit(shell, kfp, "--dry-run", "--no-cache").out
+    assert len(kfp.runs) == len(kfp.versions) == 1
+
+    refused = submit(shell, kfp, "--dry-run", "--set", "train.lr=1")
+    assert refused.code == 2 and "learning_rate" in refused.err and len(kfp.runs) == 1
+
+
 def test_the_version_is_named_by_the_images_tag_and_used_again(shell: Shell, kfp: FakeKfp) -> None:
     assert "pipeline version 1.2.3-abc: uploaded" in submit(shell, kfp).out
     assert "pipeline version 1.2.3-abc: the one that is there" in submit(shell, kfp).out

@@ -248,7 +248,7 @@ def test_a_preset_reaches_the_steps(tmp_path: Path, capsys: pytest.CaptureFixtur
         return train, capsys.readouterr().err
 
     train, said = settings_of("train.preset=unsloth_long_context", "train.r=7")
-    # 32 pages per batch are the quickstart's setting: a preset on the command line overrides the file.
+    # 16 pages per batch are the quickstart's setting: a preset on the command line overrides the file.
     assert train["load_in_4bit"] and train["max_length"] == 32768 and train["per_device_train_batch_size"] == 1
     assert train["r"] == 7 and train["learning_rate"] == 0.003 and "note: train.r is 7, not 16 as in the preset" in said
 
