@@ -1,7 +1,7 @@
 """CPU seconds and peak memory of every task of the quickstart, each in its own process and control group (Linux, root).
 
-    python -m tests.benchmarks.task_costs --json docs/benchmarks/tasks/quickstart.json \
-        --markdown docs/benchmarks/tasks/README.md
+    python -m tests.benchmarks.task_costs --json docs/benchmarks/tasks/quickstart.json
+    python -m tests.benchmarks.task_costs --control 5 --json docs/benchmarks/tasks/control.json  # those without a model
 
 Each task runs as KFP's launcher runs it in a pod: KFP's executor, a JSON message, MLflow behind HTTP, logs as JSON,
 Python files compiled before. KFP's own programs (a driver pod before each task, the launcher) are not in the figures.
@@ -25,6 +25,7 @@ from typing import Any
 from pipelines.definition import tasks
 from tests.benchmarks.cpu_neighbours import machine
 from tests.fixtures.executed_task import ExecutedTask, execute
+from tests.fixtures.finished_runs import finished_run
 from tests.fixtures.mlflow_server import mlflow_server
 
 MIB = 2**20
@@ -103,11 +104,10 @@ class MeasuredRun:
     def task(self, name: str, parameters: Mapping[str, Any], artifacts: Mapping[str, Path]) -> ExecutedTask:
         """Run one task in its own control group and note what it took."""
         load, group = os.getloadavg()[0], ControlGroup(f"deepsynth-{os.getpid()}-{name}")
+        folder = self._folder / f"{len(self.measurements)}-{name}"
         try:
             with _largest(group.resident_bytes) as largest:
-                ended = execute(
-                    getattr(tasks, name), self._folder / name, parameters, artifacts, self._variables, group.enter
-                )
+                ended = execute(getattr(tasks, name), folder, parameters, artifacts, self._variables, group.enter)
             self.measurements.append(
                 {
                     "task": name.replace("_", "-"),
@@ -142,6 +142,13 @@ class MeasuredRun:
             self.task("export", {"config": chosen["export"]}, inputs | {"verdict": judged.artifacts["verdict"]})
         self.task("close_run", {"status": {"state": "SUCCEEDED", "error": {}}}, {})
 
+    def control_tasks(self, evaluation: Path) -> None:
+        """Run the tasks that load no model, of a run of their own."""
+        self._variables = {**self._variables, "KFP_RUN_ID": f"task-costs-{len(self.measurements)}"}
+        self.task("configure", {"config": "", "skip_if_unchanged": False}, {})
+        self.task("gate", {"config": '{"min_documents": 2}'}, {"evaluation": evaluation})
+        self.task("close_run", {"status": {"state": "SUCCEEDED", "error": {}}}, {})
+
 
 def _removed(group: ControlGroup) -> None:
     """Remove the group once its last process is gone."""
@@ -163,6 +170,7 @@ def table(measurements: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="a configuration file; default: the quickstart")
+    parser.add_argument("--control", type=int, default=0, metavar="N", help="only the tasks without a model, N times")
     parser.add_argument("--json", type=Path, help="write the measurements there")
     arguments = parser.parse_args()
     config = arguments.config.read_text(encoding="utf-8") if arguments.config else ""
@@ -175,7 +183,12 @@ def main() -> None:
             "HOME": name,
         }
         run = MeasuredRun(Path(name) / "tasks", variables)
-        run.whole_pipeline(config)
+        for _ in range(arguments.control):
+            run.control_tasks(
+                finished_run(Path(name) / f"finished-{len(run.measurements)}", "r1", [100] * 12) / "evaluation"
+            )
+        if not arguments.control:
+            run.whole_pipeline(config)
     result = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}", "machine": machine(), "tasks": run.measurements}
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
