@@ -9,6 +9,7 @@ from components.prepare.settings.augmentation_settings import AugmentationSettin
 from components.prepare.settings.page_modes import LONGEST_SIDE, page_size
 from components.prepare.settings.source_settings import SourceSettings
 from components.shared.artifacts.dataset_manifest import Split
+from components.shared.foreign_files.limits import ReadingLimits
 from components.shared.models.model_families import LEAST_LETTER_HEIGHT
 from components.shared.programs.cpu_threads import available_cpus
 from components.shared.programs.step_config import Seed
@@ -101,6 +102,12 @@ class PrepareConfig(SourceSettings):
     null: what base_model's family can see, in a pipeline; 8 in this step alone"""
     max_picture_pixels: int = Field(64_000_000, ge=1)
     """pages of PDFs and scans with more pixels are dropped and counted"""
+    max_document_seconds: float = Field(60, ge=1)
+    """CPU seconds that opening one foreign document may take (a row, a scan, a PDF; a PDF gets a second more for each
+    page that was read); one that takes longer counts as unreadable (on_unreadable)"""
+    max_document_gib: float = Field(2, ge=0.1)
+    """GiB of memory that opening one foreign document may take; one that takes more counts as unreadable
+    (on_unreadable)"""
     image_format: Literal["png", "webp", "jpg"] = "png"
     """file format of the page images; jpg and webp use quality 90"""
     max_samples_per_shard: int = Field(1000, ge=1)
@@ -161,6 +168,10 @@ class PrepareConfig(SourceSettings):
     def page_limits(self) -> dict[Split, int | None]:
         """Return split -> maximum number of pages; None: no limit."""
         return {"train": self.max_train_pages, "eval": self.max_eval_pages}
+
+    def reading_limits(self) -> ReadingLimits:
+        """Return the limits within which one foreign document is opened."""
+        return ReadingLimits(seconds=self.max_document_seconds, memory_bytes=round(self.max_document_gib * 2**30))
 
     def documents_first(self, split: Split) -> bool:
         """Return whether the limit of pages takes a page of every document before it takes a second one of any."""

@@ -7,7 +7,7 @@ reports each of the three that is missing.
 from typing import Literal, TypedDict, cast, get_args
 
 TypesettingProblem = Literal["needs_shaping", "glyph_missing", "does_not_fit"]
-PictureProblem = Literal["empty", "picture_unreadable", "picture_too_large"]
+PictureProblem = Literal["empty", "picture_unreadable", "picture_too_large", "over_limits"]
 
 DropReason = Literal[
     "file_unreadable",
@@ -21,6 +21,7 @@ DropReason = Literal[
     "document_without_text",
     "document_without_target",
     "document_too_long",
+    "document_over_limits",
     "document_duplicate",
     "document_near_duplicate",
     "document_duplicate_across_splits",
@@ -41,6 +42,7 @@ DropReason = Literal[
     "word_without_ink",
     "page_picture_unreadable",
     "page_picture_too_large",
+    "page_over_limits",
     "page_over_max_train_pages",
     "page_over_max_eval_pages",
 ]
@@ -58,6 +60,7 @@ class _Explanations(TypedDict):
     document_without_text: str
     document_without_target: str
     document_too_long: str
+    document_over_limits: str
     document_duplicate: str
     document_near_duplicate: str
     document_duplicate_across_splits: str
@@ -78,6 +81,7 @@ class _Explanations(TypedDict):
     word_without_ink: str
     page_picture_unreadable: str
     page_picture_too_large: str
+    page_over_limits: str
     page_over_max_train_pages: str
     page_over_max_eval_pages: str
 
@@ -85,6 +89,9 @@ class _Explanations(TypedDict):
 _NEEDS_SHAPING = "The script joins, reorders or rotates its letters. This text engine cannot do that; Pango can."
 _GLYPH_MISSING = "No configured font has a glyph for one of the characters; it would show as an empty box."
 _DOES_NOT_FIT = "Part of it is larger than the page's text area, even at min_font_size; nothing is ever clipped."
+_OVER_LIMITS = (
+    "Reading it took more time or memory than max_document_seconds and max_document_gib allow, or ended its process."
+)
 _EXPLANATIONS: _Explanations = {
     "file_unreadable": "A file, row or archive member is damaged, or is not of the kind that its name says.",
     "file_kind_not_read": "A file of a kind that is not read (unread_kinds counts them by suffix).",
@@ -97,6 +104,7 @@ _EXPLANATIONS: _Explanations = {
     "document_without_text": "A scan has no text file beside it, so its text is unknown.",
     "document_without_target": "The task is to summarize, and the row has no summary.",
     "document_too_long": "Longer than max_document_characters, or larger than the limit of all sources.",
+    "document_over_limits": _OVER_LIMITS,
     "document_duplicate": "The same text as an earlier document, apart from case, white space and Unicode form.",
     "document_near_duplicate": "Nearly the same words as an earlier document (near_duplicate_threshold).",
     "document_duplicate_across_splits": "The same text as a document in the other split: training and evaluation "
@@ -119,6 +127,7 @@ _EXPLANATIONS: _Explanations = {
     "word_without_ink": "A word in a PDF's text layer that the page does not show (invisible, white, clipped, …).",
     "page_picture_unreadable": "The page's picture is damaged, or is not a picture.",
     "page_picture_too_large": "The page's picture has more pixels than max_picture_pixels.",
+    "page_over_limits": _OVER_LIMITS,
     "page_over_max_train_pages": "Above the limit: max_train_pages were picked evenly over all documents.",
     "page_over_max_eval_pages": "Above the limit: max_eval_pages were picked, of as many documents as possible.",
 }
@@ -134,6 +143,7 @@ class _OfPage(_OfTypesetting):
     empty: DropReason
     picture_unreadable: DropReason
     picture_too_large: DropReason
+    over_limits: DropReason
 
 
 OF_PARAGRAPH: _OfTypesetting = {
@@ -153,6 +163,7 @@ OF_PAGE: _OfPage = {
     "empty": "page_empty",
     "picture_unreadable": "page_picture_unreadable",
     "picture_too_large": "page_picture_too_large",
+    "over_limits": "page_over_limits",
 }
 
 _KINDS = {"file": "files", "document": "documents", "paragraph": "paragraphs", "page": "pages", "word": "words"}

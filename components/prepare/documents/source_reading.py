@@ -1,14 +1,26 @@
 """The state of reading one source: its settings, and which of the named columns its rows have."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from components.prepare.documents.document import Document, Unreadable
 from components.prepare.documents.text_decoding import WrongEncodingError, decode_text
 from components.prepare.settings.source_settings import SourceSettings
 from components.shared.errors import UserError
 
+_MOST_COLUMNS_NAMED, _LONGEST_COLUMN_NAME = 20, 40
+Item = TypeVar("Item")
+
 _COLUMN_OPTIONS = ("text_column", "title_column", "target_column", "lang_column")
+
+
+@dataclass(frozen=True)
+class NotedColumns:
+    """The column settings of which a row was seen, and the errors of those that a row lacked."""
+
+    seen: frozenset[str]
+    missing: Mapping[str, UserError]
 
 
 class SourceReading:
@@ -70,6 +82,28 @@ class SourceReading:
             problem = problem or (error.problem if option == "text_column" else None)
         return problem
 
+    def with_notes(self, items: Iterable[Item]) -> Iterator[Item | NotedColumns]:
+        """Yield ``items``, and what has been noted about the columns whenever that has changed.
+
+        So the same reading in another process learns of it.
+        """
+        known = 0
+        for item in items:
+            if known != len(self._seen) + len(self._missing):
+                known = len(self._seen) + len(self._missing)
+                yield self._noted()
+            yield item
+        if known != len(self._seen) + len(self._missing):
+            yield self._noted()
+
+    def _noted(self) -> NotedColumns:
+        return NotedColumns(frozenset(self._seen), dict(self._missing))
+
+    def note(self, noted: NotedColumns) -> None:
+        """Add what another process has noted."""
+        self._seen |= noted.seen
+        self._missing = {**noted.missing, **self._missing}
+
     def finish(self) -> None:
         """Check that each named column was in some row.
 
@@ -81,9 +115,12 @@ class SourceReading:
                 raise error
 
     def _value(self, value: Any) -> Any:
+        if isinstance(value, list | dict):
+            return type(value)()  # no text: its values, which can be millions, are not passed on
         return decode_text(value, self.settings.encoding) if isinstance(value, bytes) else value
 
 
 def _missing_column(column: str, option: str, present: Sequence[str], where: str) -> UserError:
-    there = ", ".join(present) or "none"
+    named = [str(name)[:_LONGEST_COLUMN_NAME] for name in present[:_MOST_COLUMNS_NAMED]]
+    there = ", ".join([*named, "…"] if len(present) > len(named) else named) or "none"
     return UserError(f"no column {column!r} (there are: {there})", where=where, mend=f"set {option} to one of them")

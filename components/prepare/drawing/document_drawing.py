@@ -93,7 +93,7 @@ def draw_documents(
             yield from drawn
     finally:
         if workplace := _workplaces.pop(drawing.folder, None):  # with one worker, this process draws
-            workplace.pages.close()
+            workplace.close()
 
 
 def import_drawing() -> None:
@@ -119,6 +119,10 @@ class _Workplace:
         _check_variant(drawing.variant)
         self.renderer = DocumentRenderer(drawing.config, drawing.faces)
         self.pages = PageFile(drawing.folder)
+
+    def close(self) -> None:
+        self.pages.close()
+        self.renderer.close()
 
 
 def _check_variant(expected: str) -> None:

@@ -18,8 +18,9 @@ from components.prepare.rendering.augmentation import augment
 from components.prepare.rendering.composition import ComposedPage, compose
 from components.prepare.rendering.page_drawing import draw_page
 from components.prepare.rendering.page_look import PageLook, page_look
-from components.prepare.rendering.page_pictures import PageError, load_page
+from components.prepare.rendering.page_pictures import PageError
 from components.prepare.rendering.paragraphs import Paragraph, cut_behind, is_end, split_paragraphs
+from components.prepare.rendering.picture_loader import PictureLoader
 from components.prepare.rendering.rendered_document import FailedPage, RenderedDocument, RenderedPage
 from components.prepare.selection.selected_document import SelectedDocument
 from components.prepare.typesetting.engine_choice import choose_engine
@@ -31,6 +32,9 @@ from components.shared.datasets.letter_height import letter_height
 _NO_LIMIT: PageKey = (2**32, 0)
 _RANKS_OF_A_RENDERING = 2**20
 """More pages than a document has: all pages of the first rendering come before those of the second."""
+
+
+_STOPPING = ("picture_unreadable", "over_limits")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,11 @@ class DocumentRenderer:
         self._engine = choose_engine(config.text_engine, faces).engine
         instruction = config.instruction if config.instruction_in_image else None
         self._instruction = split_paragraphs(instruction or "", reflow=True)
+        self._loader = PictureLoader(config.reading_limits(), config.picture_longest_edge, config.max_picture_pixels)
+
+    def close(self) -> None:
+        """End the process that opens pictures, if there is one."""
+        self._loader.close()
 
     def render(self, document: SelectedDocument, last_kept: Mapping[Split, PageKey]) -> RenderedDocument:
         """Draw the pages of ``document``; pages whose key is above the split's last one are only counted."""
@@ -201,7 +210,7 @@ class DocumentRenderer:
         if not picture.text:
             raise PageError("empty", f"{picture.path}: this page has no text")
         about: dict[str, Any] = dict.fromkeys(("text", "original_text", "drawn_text"), picture.text)
-        gray = load_page(picture, self._config.picture_longest_edge, self._config.max_picture_pixels)
+        gray = self._loader.load(picture)
         height = letter_height(gray)
         about |= {"font": None, "fallback_fonts": [], "font_size": None, "columns": None, "mode": None}
         return gray, about | {"letter_height": None if height is None else round(height, 1)}
@@ -229,7 +238,7 @@ def _failed_page(
         picture = document.pictures[place.number - 1]
         index = picture.page_index
         name = document.source_id if index is None else f"{document.source_id}#page={index + 1}"
-        stops = picture.on_unreadable == "stop" and error.reason == "picture_unreadable"
+        stops = picture.on_unreadable == "stop" and error.reason in _STOPPING
     return FailedPage(place.order, rank, OF_PAGE[error.reason], name, str(error), stops)
 
 

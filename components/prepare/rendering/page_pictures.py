@@ -95,7 +95,7 @@ def _scan(path: str, longest_edge: int | None, max_pixels: int) -> np.ndarray:
                     scale = longest_edge / max(image.size)
                     image.draft("L", _scaled(image.size, scale))
                 gray = gray_page(image)
-    except PageError:
+    except (PageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise PageError("picture_too_large", f"{path}: {error}") from error

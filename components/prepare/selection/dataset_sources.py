@@ -39,11 +39,12 @@ def select_from_sources(config: PrepareConfig, folder: Path, pool: WorkerPool) -
         max_document_characters=config.max_document_characters,
         task=config.task,
     )
+    limits = config.reading_limits()
     sources = [
-        (source, track(read_documents(source), f"read {source.source}", source.max_documents))
+        (source, track(read_documents(source, limits), f"read {source.source}", source.max_documents))
         for source in config.mixed_sources()
     ]
-    holdout = track(read_documents(config.holdout), "read the holdout") if config.holdout else None
+    holdout = track(read_documents(config.holdout, limits), "read the holdout") if config.holdout else None
     in_order = partial(pool.map, name=_name)
     return select_documents(sources, holdout, settings, folder, in_order)
 

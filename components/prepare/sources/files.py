@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.reading_tasks import FileTask, ReadItem
 from components.prepare.documents.source_reading import SourceReading
 from components.prepare.documents.text_decoding import WrongEncodingError, decode_text
 from components.prepare.documents.unreadable import unreadable
@@ -28,6 +29,14 @@ def read_file(path: Path, name: str, reading: SourceReading) -> Iterator[Documen
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
         yield unreadable(reading.settings, name, problem, where=printable(str(path)))
+
+
+def read_file_task(reading: SourceReading, task: FileTask | Unreadable) -> Iterator[ReadItem]:
+    """Yield what ``read_file`` gives for the file of a task; a marker is passed on."""
+    if isinstance(task, Unreadable):
+        yield task
+    else:
+        yield from reading.with_notes(read_file(Path(task.path), task.source_id, reading))
 
 
 def _read_text(path: Path, name: str, reading: SourceReading) -> Iterator[Document | Unreadable]:

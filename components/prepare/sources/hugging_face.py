@@ -1,13 +1,31 @@
 """Streams documents from a dataset on the Hugging Face hub."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from components.prepare.documents.document import Document, Unreadable
+from components.prepare.documents.reading_tasks import ReadItem
 from components.prepare.documents.source_reading import SourceReading
 from components.prepare.settings.source_settings import SourceSettings
 from components.shared.digests import sha256_json
 from components.shared.errors import UserError
 from components.shared.models.hub import hub_is_reachable, named_refusals
+
+
+@dataclass(frozen=True)
+class HubTask:
+    """A dataset on the hub; ids begin with its name."""
+
+    source_id: str
+
+    @property
+    def where(self) -> str:
+        return f"hf:{self.source_id}"
+
+
+def read_hub_task(reading: SourceReading, task: HubTask) -> Iterator[ReadItem]:
+    """Yield what ``read_hugging_face`` gives for the dataset of a task."""
+    yield from reading.with_notes(read_hugging_face(task.source_id, reading))
 
 
 def read_hugging_face(name: str, reading: SourceReading) -> Iterator[Document | Unreadable]:

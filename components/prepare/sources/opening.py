@@ -4,15 +4,17 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import braceexpand
 
 from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.reading_tasks import READING_MODULES, documents_of, file_task
 from components.prepare.documents.source_reading import SourceReading
 from components.prepare.settings.source_settings import SourceSettings
-from components.prepare.sources.files import READERS, is_readable, most_documents_in, read_file
-from components.prepare.sources.hugging_face import hugging_face_digest, read_hugging_face
+from components.prepare.sources.files import READERS, is_readable, most_documents_in, read_file_task
+from components.prepare.sources.hugging_face import HubTask, hugging_face_digest, read_hub_task
 from components.prepare.sources.listing.folders import SourceFile, files_below
 from components.prepare.sources.pages.image_folder import digested_files, most_scans, read_image_folder
 from components.prepare.sources.pages.images import IMAGE_SUFFIXES
@@ -20,6 +22,8 @@ from components.prepare.sources.python_docs import python_docs_digest, read_pyth
 from components.prepare.sources.saved_dataset import is_saved_dataset, read_saved_dataset, split_folder
 from components.shared.digests import sha256_file
 from components.shared.errors import UserError
+from components.shared.foreign_files.foreign_reader import ForeignReader, Reader, ReaderHere
+from components.shared.foreign_files.limits import ReadingLimits
 
 PYTHON_DOCS = "python-docs"
 HUB_PREFIX = "hf:"
@@ -30,24 +34,34 @@ _MOST_KINDS = 8
 Items = Iterator[Document | Unreadable]
 
 
-def read_documents(settings: SourceSettings) -> Items:
+def read_documents(settings: SourceSettings, limits: ReadingLimits | None = None) -> Items:
     """Yield the source's documents in a fixed order, at most ``max_documents``, and markers of unused input.
 
     Memory use does not depend on their number: folders are listed one at a time, and files are streamed. (Of a metadata
     file beside scans, the names of the pictures are kept.)
 
+    Args:
+        limits: foreign files are opened in a child process with these limits; None: in this process, without limits.
+
     Raises:
         UserError: the source does not exist or is empty; a named column is in no row; or a part of the source is broken
-            and ``on_unreadable`` is ``stop``.
+            or beyond the limits, and ``on_unreadable`` is ``stop``.
     """
     reading = SourceReading(settings)
     documents = 0
-    for item in _all_documents(reading):
-        yield item
-        documents += isinstance(item, Document)
-        if documents == settings.max_documents:
-            break
+    with _reader(reading, limits) as reader:
+        for item in _all_documents(reading, reader):
+            yield item
+            documents += isinstance(item, Document)
+            if documents == settings.max_documents:
+                break
     reading.finish()
+
+
+def _reader(reading: SourceReading, limits: ReadingLimits | None) -> AbstractContextManager[Reader]:
+    if limits is None:
+        return nullcontext(ReaderHere(reading))
+    return ForeignReader(limits, reading, READING_MODULES)
 
 
 def source_digest(settings: SourceSettings) -> str:
@@ -103,29 +117,25 @@ def _counted(source: str, enough: int) -> int | None:
     return total
 
 
-def _all_documents(reading: SourceReading) -> Items:
+def _all_documents(reading: SourceReading, reader: Reader) -> Items:
     source = reading.settings.source
     if source == PYTHON_DOCS:
         yield from read_python_docs()
     elif source.startswith(HUB_PREFIX):
-        yield from read_hugging_face(source.removeprefix(HUB_PREFIX), reading)
+        yield from documents_of(reader, read_hub_task, [HubTask(source.removeprefix(HUB_PREFIX))], reading)
     elif source.startswith(IMAGES_PREFIX):
-        yield from _some(read_image_folder(_image_root(source), reading), source, IMAGE_SUFFIXES)
+        yield from _some(read_image_folder(_image_root(source), reading, reader), source, IMAGE_SUFFIXES)
     elif (folder := _folder(source)) is None:
-        for name, path in _named_files(source):
-            yield from read_file(path, name, reading)
+        tasks = (file_task(path, name) for name, path in _named_files(source))
+        yield from documents_of(reader, read_file_task, tasks, reading)
     elif is_saved_dataset(folder):
-        yield from read_saved_dataset(folder, reading)
+        yield from documents_of(reader, read_saved_dataset, [file_task(folder, printable(folder.name))], reading)
     else:
-        yield from _some(_documents_below(folder, reading), source, READERS)
-
-
-def _documents_below(folder: Path, reading: SourceReading) -> Items:
-    for file in files_below(folder, is_readable):
-        if isinstance(file, Unreadable):
-            yield file
-        else:
-            yield from read_file(file.path, file.name, reading)
+        below = (
+            file if isinstance(file, Unreadable) else file_task(file.path, file.name)
+            for file in files_below(folder, is_readable)
+        )
+        yield from _some(documents_of(reader, read_file_task, below, reading), source, READERS)
 
 
 def _digested_files(settings: SourceSettings) -> Iterator[tuple[str, Path]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.reading_tasks import FileTask, ReadItem
 from components.prepare.documents.source_reading import SourceReading
 from components.prepare.documents.unreadable import unreadable
 from components.shared.errors import UserError
@@ -37,14 +38,18 @@ def split_folder(folder: Path, split: str) -> Path:
     return folder / split
 
 
-def read_saved_dataset(folder: Path, reading: SourceReading) -> Iterator[Document | Unreadable]:
-    """Yield one document per row; ids are ``FOLDER:ROW``, counted from 1. Only the named columns are read."""
+def read_saved_dataset(reading: SourceReading, task: FileTask) -> Iterator[ReadItem]:
+    """Yield one document per row of the folder; ids are ``FOLDER:ROW``, from 1. Only the named columns are read."""
+    yield from reading.with_notes(_rows(Path(task.path), task.source_id, reading))
+
+
+def _rows(folder: Path, name: str, reading: SourceReading) -> Iterator[Document | Unreadable]:
     import datasets
     import pyarrow
     from datasets.exceptions import DatasetsError
 
     part = split_folder(folder, reading.settings.source_split)
-    name, where, number = printable(folder.name), printable(str(part)), 0
+    where, number = printable(str(part)), 0
     try:
         rows = datasets.load_from_disk(str(part))
         if problem := reading.check_columns(rows.column_names, where):

@@ -1,17 +1,16 @@
 """Runs tasks in worker processes and returns results in order; a single worker is this process itself."""
 
 import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import Self, TypeVar
 
 from components.shared.errors import UserError
+from components.shared.programs.child_signals import processes_that_ignore_ctrl_c
 from components.shared.programs.parent_watch import end_with_parent
 from components.shared.telemetry.logs import configure_logs
 
@@ -44,7 +43,7 @@ class WorkerPool:
         if self.workers > 1:
             # Spawn, not fork: the thread of the progress bar may hold a lock during a fork.
             self._pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), _set_up_worker)
-            with _processes_that_ignore_ctrl_c():
+            with processes_that_ignore_ctrl_c():
                 self._starting = [self._pool.submit(self._warm_up) for _ in range(self.workers)]
         return self
 
@@ -88,7 +87,7 @@ class WorkerPool:
         try:
             while True:
                 for task in islice(remaining, self.workers * _TASKS_PER_WORKER - len(waiting)):
-                    with _processes_that_ignore_ctrl_c():
+                    with processes_that_ignore_ctrl_c():
                         waiting.append((task, pool.submit(function, task)))
                 if not waiting:
                     return
@@ -100,13 +99,3 @@ class WorkerPool:
                 where=f"{name(task)}, or shortly after" if task is not None else None,
                 mend="use fewer workers where memory is short, leave out unusual fonts, or draw with pillow",
             ) from error
-
-
-@contextmanager
-def _processes_that_ignore_ctrl_c() -> Iterator[None]:
-    """Block SIGINT for processes that start inside this context: this process ends them in an orderly way."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

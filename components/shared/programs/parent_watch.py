@@ -1,10 +1,13 @@
 """Ends a child process when the process that started it has died."""
 
+import fcntl
 import os
+import signal
 import sys
 import threading
 from multiprocessing import connection, parent_process
 
+_F_SETSIG = 10  # linux/fcntl.h
 _LAUNCHER = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL (linux/prctl.h); it stays set across exec
@@ -23,6 +26,20 @@ def ending_with_parent(command: list[str]) -> list[str]:
     if sys.platform != "linux":
         return command
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
+
+
+def killed_with_parent() -> None:
+    """Have the kernel kill this process when its parent has died, even while C code holds Python's lock.
+
+    For a process that ``multiprocessing`` started, on Linux only; a dead parent's end of the pipe sends the signal. See
+    ``end_with_parent`` for a parent that died before.
+    """
+    parent = parent_process()
+    if parent is None or sys.platform != "linux":
+        return
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(parent.sentinel, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def end_with_parent() -> None:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from components.shared.artifacts.dataset_manifest import read_manifest
+from tests.fixtures.pdf_files import pdf_of_nested_forms
 from tests.unit.prepare.test_prepare import prose
 
 ENVIRONMENT = os.environ | {"MLFLOW_TRACKING_URI": "off"}
@@ -84,3 +85,32 @@ def test_a_killed_step_leaves_no_worker_and_its_rerun_gives_the_same_bytes(tmp_p
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path) -> None:
     rerun_after_a_kill_gives_the_same(tmp_path, moments=5)
+
+
+def test_a_killed_step_leaves_no_process_that_reads_a_document(tmp_path: Path) -> None:
+    """The reader is busy in C code, which notices nothing of its parent's end."""
+    (tmp_path / "a.pdf").write_bytes(pdf_of_nested_forms(depth=14))
+    arguments = ["--source", str(tmp_path / "a.pdf"), "--output_dir", str(tmp_path / "data"), "--workers", "1"]
+    unlimited = ["--max_document_seconds", "100000", "--max_document_gib", "1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "components.prepare", *arguments, *unlimited], env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    )
+    try:
+        step, started = psutil.Process(process.pid), list[psutil.Process]()
+        while process.poll() is None and not any(is_busy(child) for child in started):
+            time.sleep(0.05)
+            started = step.children(recursive=True)
+        assert process.poll() is None, "it ended before it was killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert started and not alive
+
+
+def is_busy(process: psutil.Process) -> bool:
+    """Return whether a process has computed for longer than its start takes, and is computing now."""
+    try:
+        return process.cpu_times().user > 3 and process.status() == psutil.STATUS_RUNNING
+    except psutil.NoSuchProcess:
+        return False

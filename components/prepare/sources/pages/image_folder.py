@@ -1,17 +1,21 @@
 """Reads folders of scans: texts beside the pictures, or in a metadata file as in ``datasets``' imagefolder."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.reading_tasks import FileTask, ReadItem, documents_of
 from components.prepare.documents.source_reading import SourceReading
 from components.prepare.documents.unreadable import unreadable
 from components.prepare.sources.listing.folders import Listing, SourceFile, files_below
 from components.prepare.sources.pages.images import (
+    ScanTask,
     is_picture,
     is_scan_text,
-    read_image,
+    read_scan_task,
     scan,
+    scan_task,
     text_beside,
     texts_without_picture,
 )
@@ -19,29 +23,49 @@ from components.prepare.sources.tables.delimited import delimited_rows
 from components.prepare.sources.tables.json_lines import jsonl_rows
 from components.prepare.sources.tables.parquet import parquet_rows
 from components.prepare.sources.tables.rows import NumberedRows
+from components.shared.foreign_files.foreign_reader import Reader
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE_NAME = "file_name"
 
 
-def read_image_folder(root: Path, reading: SourceReading) -> Iterator[Document | Unreadable]:
+@dataclass(frozen=True)
+class MetadataTask(FileTask):
+    """A metadata file in the folder ``root`` of scans."""
+
+    root: str
+
+
+def read_image_folder(root: Path, reading: SourceReading, reader: Reader) -> Iterator[Document | Unreadable]:
     """Yield a document per picture below ``root``, and markers for all other files.
 
     The pictures that a ``metadata.csv``, ``.jsonl`` or ``.parquet`` names in its column ``file_name`` come first, with
     the text of the named columns. The others have their text beside them.
     """
-    described: set[Path] = set()
+    described: set[str] = set()
+    for item in documents_of(reader, read_metadata, _metadata_files(root), reading):
+        if isinstance(item, Document):
+            described.update(picture.path for picture in item.pictures)
+        yield item
+    yield from documents_of(reader, read_scan_task, _scans(root, described), reading)
+
+
+def _metadata_files(root: Path) -> Iterator[MetadataTask]:
     for file in _files(root):
         if isinstance(file, SourceFile) and file.path.name in _METADATA:
-            yield from _read_metadata(file, root, reading, described)
+            yield MetadataTask(file.name, str(file.path), str(root))
+
+
+def _scans(root: Path, described: Container[str]) -> Iterator[ScanTask | Unreadable]:
+    """Yield the pictures whose path is not in ``described``, and markers for the other files."""
     listing: Listing | None = None
     unused: set[str] = set()
     for file in _files(root):
         if isinstance(file, Unreadable):
             yield file
         elif is_picture(file.path.name):
-            if file.path not in described:
-                yield from read_image(file, reading)
+            if str(file.path.absolute()) not in described:
+                yield scan_task(file)
         elif is_scan_text(file.path.name):
             if file.listing is not listing:
                 listing, unused = file.listing, set(texts_without_picture(file.listing))
@@ -79,37 +103,40 @@ def _files(root: Path) -> Iterator[SourceFile | Unreadable]:
     return files_below(root, lambda name: is_picture(name) or is_scan_text(name) or name in _METADATA)
 
 
-def _read_metadata(
-    file: SourceFile, root: Path, reading: SourceReading, described: set[Path]
-) -> Iterator[Document | Unreadable]:
-    where = printable(str(file.path))
-    for number, row in _rows(file, reading):
+def read_metadata(reading: SourceReading, task: MetadataTask) -> Iterator[ReadItem]:
+    """Yield the pictures that a metadata file names, with their texts, and markers for the rows that name none."""
+    yield from reading.with_notes(_described_scans(task, reading))
+
+
+def _described_scans(task: MetadataTask, reading: SourceReading) -> Iterator[Document | Unreadable]:
+    path, root = Path(task.path), Path(task.root)
+    for number, row in _rows(path, task.source_id, reading):
         if isinstance(row, Unreadable):
             yield row
             continue
-        source_id, place = f"{file.name}:{number}", f"{where}, row {number}"
+        source_id, place = f"{task.source_id}:{number}", f"{task.where}, row {number}"
         document = reading.document(row, source_id, place)
         name = row.get(_FILE_NAME)
         if isinstance(document, Unreadable):
             yield document
         elif not isinstance(name, str):
             yield unreadable(reading.settings, source_id, f"no {_FILE_NAME}", where=place)
-        elif (path := _inside(file.path.parent / name, root)) is None:
+        elif (picture := _inside(path.parent / name, root)) is None:
             problem = f"the picture {printable(name)} is not in the folder"
             yield unreadable(reading.settings, source_id, problem, where=place)
         elif not isinstance(document.text, str):
             yield Document(source_id, document.text)
         else:
-            described.add(path)
-            yield scan(path, printable(path.relative_to(root).as_posix()), document.text, reading, document.lang)
+            place_in_folder = printable(picture.relative_to(root).as_posix())
+            yield scan(picture, place_in_folder, document.text, reading, document.lang)
 
 
-def _rows(file: SourceFile, reading: SourceReading) -> NumberedRows:
-    if file.path.suffix == ".csv":
-        return delimited_rows(file.path, file.name, reading)
-    if file.path.suffix == ".jsonl":
-        return jsonl_rows(file.path, file.name, reading)
-    return parquet_rows(file.path, file.name, reading, [_FILE_NAME])
+def _rows(path: Path, name: str, reading: SourceReading) -> NumberedRows:
+    if path.suffix == ".csv":
+        return delimited_rows(path, name, reading)
+    if path.suffix == ".jsonl":
+        return jsonl_rows(path, name, reading)
+    return parquet_rows(path, name, reading, [_FILE_NAME])
 
 
 def _inside(path: Path, root: Path) -> Path | None:

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.prepare.documents.document import Document, PagePicture, Unreadable, printable
+from components.prepare.documents.reading_tasks import ReadItem
 from components.prepare.documents.source_reading import SourceReading
 from components.prepare.documents.text_decoding import WrongEncodingError, decode_text
 from components.prepare.documents.unreadable import unreadable
@@ -35,29 +37,47 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def read_image(file: SourceFile, reading: SourceReading) -> Iterator[Document | Unreadable]:
-    """Yield a picture with the text beside it as a document of one page; the picture itself is not opened."""
+@dataclass(frozen=True)
+class ScanTask:
+    """A picture and the name of the text file beside it; ``source_id`` is the picture's name in ids."""
+
+    source_id: str
+    picture: str
+    text_name: str
+
+    @property
+    def where(self) -> str:
+        return printable(str(Path(self.picture).with_name(self.text_name)))
+
+
+def scan_task(file: SourceFile) -> ScanTask | Unreadable:
+    """Return the task to read the text beside a picture, or a marker if there is none."""
     beside = text_beside(file.path.name, file.listing)
     if beside is None:
-        problem = f"no text beside it ({', '.join(_TEXT_READERS)})"
-        yield Unreadable(file.name, problem, "document_without_text")
-        return
-    text_path = file.path.with_name(beside)
+        return Unreadable(file.name, f"no text beside it ({', '.join(_TEXT_READERS)})", "document_without_text")
+    return ScanTask(file.name, str(file.path), beside)
+
+
+def read_scan_task(reading: SourceReading, task: ScanTask | Unreadable) -> Iterator[ReadItem]:
+    """Yield a picture with the text beside it as a document of one page; the picture itself is not opened."""
+    yield task if isinstance(task, Unreadable) else _read_scan(task, reading)
+
+
+def _read_scan(task: ScanTask, reading: SourceReading) -> Document | Unreadable:
+    name, beside, settings = task.source_id, task.text_name, reading.settings
+    text_path = Path(task.picture).with_name(beside)
     try:
         if text_path.stat().st_size > MAX_DOCUMENT_BYTES:
-            yield Unreadable(file.name, f"its text has more than {MAX_DOCUMENT_BYTES} bytes", "document_too_long")
-            return
-        text = _reader(beside)(text_path.read_bytes(), reading.settings.encoding)
+            return Unreadable(name, f"its text has more than {MAX_DOCUMENT_BYTES} bytes", "document_too_long")
+        text = _reader(beside)(text_path.read_bytes(), settings.encoding)
     except ScanTextError as error:
-        problem, where = f"{printable(beside)}: {error}", printable(str(text_path))
-        yield unreadable(reading.settings, file.name, problem, where=where)
+        return unreadable(settings, name, f"{printable(beside)}: {error}", where=task.where)
     except OSError as error:
-        problem, where = f"{printable(beside)} cannot be read ({error.strerror or error})", printable(str(text_path))
-        yield unreadable(reading.settings, file.name, problem, where=where)
+        problem = f"{printable(beside)} cannot be read ({error.strerror or error})"
+        return unreadable(settings, name, problem, where=task.where)
     except WrongEncodingError as error:
-        yield Unreadable(file.name, f"{printable(beside)}: {error}", "document_wrong_encoding")
-    else:
-        yield scan(file.path, file.name, text, reading)
+        return Unreadable(name, f"{printable(beside)}: {error}", "document_wrong_encoding")
+    return scan(Path(task.picture), name, text, reading)
 
 
 def scan(path: Path, name: str, text: str, reading: SourceReading, lang: str | None = None) -> Document:

@@ -10,10 +10,14 @@ from components.prepare.documents.document import Document, PagePicture, Unreada
 from components.prepare.documents.source_reading import SourceReading
 from components.prepare.documents.unreadable import unreadable
 from components.prepare.sources.pages.pdf_text import PageText, page_text
+from components.shared.foreign_files.reading_child import part_read
 
 _MOST_HIDDEN = 0.25
 """Above this share of hidden words a page is dropped: its text layer is not about the picture."""
 _FEW_WORDS = 3
+_MOST_PAGES = 20_000
+_MOST_BROKEN_PAGES = 100
+"""A file of some hundred bytes can claim a million pages."""
 _NAMED_WORDS = 5
 
 
@@ -40,7 +44,7 @@ def read_pdf(path: Path, name: str, reading: SourceReading) -> Iterator[Document
     The text of a page is what PDFium finds inside the page's box, in drawing order. This is the reading order in files
     from word processors, browsers and TeX. A page without text (a scan) keeps its place with an empty text. Words that
     the page does not show are left out. A page is left out if a font does not map its glyphs to characters, or if more
-    than a quarter of its words are not shown.
+    than a quarter of its words are not shown. Of a file with a hundred broken pages the rest is left out.
     """
     settings, where = reading.settings, printable(str(path))
     try:
@@ -52,14 +56,24 @@ def read_pdf(path: Path, name: str, reading: SourceReading) -> Iterator[Document
         return
     if not count:
         yield unreadable(settings, name, "a PDF without pages", where=where)
-    pictures = []
+    if count > _MOST_PAGES:
+        problem = f"a PDF of {count} pages, at most {_MOST_PAGES} are read"
+        yield unreadable(settings, name, problem, where=where, reason="document_over_limits")
+        return
+    pictures, broken = [], 0
     for index in range(count):
         page_id = f"{name}#page={index + 1}"
         try:
             page = page_text(pdf[index], settings.keep_invisible_text)
         except pypdfium2.PdfiumError as error:
             yield unreadable(settings, page_id, f"a broken page ({error})", where=f"{where}, page {index + 1}")
+            broken += 1
+            if broken == _MOST_BROKEN_PAGES and index + 1 < count:
+                left = count - index - 1
+                yield Unreadable(page_id, f"{left} more pages are not read: {broken} are broken", count=left)
+                break
             continue
+        part_read()
         dropped, marker = _check(page, page_id)
         if marker is not None:
             yield marker

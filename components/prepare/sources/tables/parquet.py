@@ -45,6 +45,8 @@ def parquet_rows(path: Path, name: str, reading: SourceReading, more: Sequence[s
         table = pyarrow.parquet.ParquetFile(
             path, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
         )
+    except MemoryError:  # also an ArrowException
+        raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         yield 1, unreadable(settings, name, f"not a readable Parquet file ({error})", where=where, mend=_MEND)
         return
@@ -75,6 +77,8 @@ def _numbered(
             yield number, row
         if number != end:
             raise ValueError("the number of rows differs from the footer")
+    except MemoryError:
+        raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         problem = f"rows {number + 1} to {end} are damaged ({error})"
         yield number + 1, unreadable(reading.settings, f"{name}:{number + 1}", problem, where=where, mend=_MEND)

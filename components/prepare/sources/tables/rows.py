@@ -36,7 +36,7 @@ def json_row(content: bytes | str, encoding: str = UTF_8) -> dict[str, Any]:
     """Return the JSON object in ``content``.
 
     Raises:
-        RowError: not JSON, not in ``encoding``, nested too deep, or not an object.
+        RowError: not JSON, not in ``encoding``, nested too deep, too large in memory, or not an object.
     """
     try:
         if isinstance(content, bytes) and not is_utf8(encoding):
@@ -44,6 +44,8 @@ def json_row(content: bytes | str, encoding: str = UTF_8) -> dict[str, Any]:
         row = json.loads(content)
     except UnicodeDecodeError as error:
         raise RowError(f"not valid JSON ({_encoding_problem(content, encoding) or error})") from error
+    except MemoryError as error:
+        raise RowError("the values of this row take more memory than max_document_gib") from error
     except (ValueError, RecursionError, WrongEncodingError) as error:
         raise RowError(f"not valid JSON ({error})") from error
     if not isinstance(row, dict):

@@ -1,0 +1,158 @@
+"""Opens foreign files in a child process: one that takes too much time or memory is given up, and the next is read.
+
+The limits are about work without end: documents that draw themselves, archives and pictures that unpack to gigabytes,
+faults of libraries. They are no sandbox: the child has the rights of this process.
+
+multiprocessing's fork server starts the children. Its imports are made once, so a new child takes milliseconds. Pools
+with timeouts (pebble, loky) do not fit: a task gives its result at its end there, while a file gives a stream of
+documents, and they limit neither CPU time nor memory.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from components.shared.foreign_files.child_process import ItemTime, ReadingChild
+from components.shared.foreign_files.limits import LimitExceededError, ReadingLimits
+from components.shared.foreign_files.messages import END, ERROR, PART, READY
+
+log = logging.getLogger(__name__)
+
+_TASKS_AHEAD = 8
+"""Tasks in the child's pipe: it goes on while this process is busy. Together they must be smaller than 64 KiB."""
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Items = Iterator[Any]
+Read = Callable[[Any, Any], Items]
+"""Opens what a task names and yields its items. The first argument is the reader's workplace. Must be picklable."""
+
+
+class Reader(Protocol):
+    """Reads tasks in order."""
+
+    def each(self, read: Read, tasks: Iterable[Task]) -> Iterator[tuple[Task, Items]]:
+        """Yield each task with the items that ``read`` gives for it."""
+
+
+class ReaderHere:
+    """A reader in this process, without limits."""
+
+    def __init__(self, workplace: Any = None) -> None:
+        self._workplace = workplace
+
+    def each(self, read: Read, tasks: Iterable[Task]) -> Iterator[tuple[Task, Items]]:
+        """Yield each task with its items."""
+        for task in tasks:
+            yield task, read(self._workplace, task)
+
+
+class ForeignReader:
+    """A reader in a child process with limits; a context manager. The child starts with the first task.
+
+    Args:
+        workplace: the first argument of each reading function. It is pickled whenever a child starts.
+        preload: modules that hold the reading functions.
+    """
+
+    def __init__(self, limits: ReadingLimits, workplace: Any = None, preload: Sequence[str] = ()) -> None:
+        self._limits = limits
+        self._workplace = workplace
+        self._preload = preload
+        self._child: ReadingChild | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child; a later task would start another one."""
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+    def each(self, read: Read, tasks: Iterable[Task]) -> Iterator[tuple[Task, Items]]:
+        """Yield each task in order with its items; a few tasks are read in advance.
+
+        The items raise what ``read`` raises, or LimitExceededError; the next task is read in any case.
+        """
+        ahead: deque[Task] = deque()
+        remaining = iter(tasks)
+        try:
+            while True:
+                for task in islice(remaining, _TASKS_AHEAD - len(ahead)):
+                    ahead.append(task)
+                    if self._child is not None:
+                        self._child.send((read, task))
+                if not ahead:
+                    return
+                if self._child is None:
+                    self._child = self._started()
+                    for task in ahead:
+                        self._child.send((read, task))
+                items = self._items(self._child)
+                yield ahead[0], items
+                for _ in items:  # what the caller left
+                    pass
+                ahead.popleft()
+        finally:
+            if ahead:  # the caller went away: the child is still at these tasks
+                self.close()
+
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Return ``function(*arguments)`` of the child, or raise what it raises.
+
+        Raises:
+            LimitExceededError: it took too much time or memory, or ended the child.
+        """
+        if self._child is None:
+            self._child = self._started()
+        self._child.send((_called, (function, arguments)))
+        items = self._items(self._child)
+        result: Result = next(items)
+        next(items, None)
+        return result
+
+    def _started(self) -> ReadingChild:
+        child = ReadingChild(self._limits, self._workplace, self._preload)
+        try:
+            first, _ = child.receive(ItemTime(self._limits))
+        except LimitExceededError as error:
+            raise RuntimeError(f"the process that reads foreign files did not start: {error}") from error
+        assert first == READY
+        child.started()
+        return child
+
+    def _items(self, child: ReadingChild) -> Items:
+        """Yield the items of the task that the child is at."""
+        item = ItemTime(self._limits)
+        try:
+            while True:
+                kind, content = child.receive(item)
+                if kind == PART:
+                    item.add_part()
+                elif kind == END:
+                    return
+                elif kind == ERROR:
+                    raise content
+                else:
+                    yield content
+                    item = ItemTime(self._limits)
+        except LimitExceededError:
+            self.close()
+            raise
+        finally:
+            if said := child.said():
+                log.info("what libraries said while foreign files were read: %s", said)
+
+
+def _called(workplace: Any, task: tuple[Callable[..., Any], tuple[Any, ...]]) -> Items:
+    function, arguments = task
+    yield function(*arguments)
