@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_oc
 SETTINGS: dict[str, Any] = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-3}
 
 
-def base_and_dataset(folder: Path) -> Path:
-    """Make ``base``, a tiny DeepSeek-OCR-2, and ``dataset``; return ``folder``.
+def base_and_dataset(folder: Path, save_base: Callable[[Path], None] = save_tiny_deepseek_ocr2) -> Path:
+    """Make ``base``, a tiny DeepSeek-OCR-2 or what ``save_base`` writes, and ``dataset``; return ``folder``.
 
     On a machine without fonts or the prepare step's packages, set DEEPSYNTH_TEST_DATASET to a finished dataset.
     """
-    save_tiny_deepseek_ocr2(folder / "base")
+    save_base(folder / "base")
     if given := os.environ.get("DEEPSYNTH_TEST_DATASET"):
         (folder / "dataset").symlink_to(given)
     else:

@@ -90,12 +90,16 @@ class DeepseekOcrConfig(PreTrainedConfig):
         super().__post_init__(**others)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the published form."""
-        return as_published(super().to_dict())
+        """Return the published form; the language model names its class's type, by which Unsloth compiles layers."""
+        published = as_published(super().to_dict())
+        published["language_config"]["model_type"] = self.text_config.model_type
+        return published
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Return the published form with every setting: the published code has other defaults."""
-        return {name: value for name, value in self.to_dict().items() if name != "_name_or_path"}
+        """Return what is saved: the published form with every setting, since the published code has other defaults."""
+        published = {name: value for name, value in self.to_dict().items() if name != "_name_or_path"}
+        del published["language_config"]["model_type"]  # other programs take it for the whole model's
+        return published
 
 
 class SavedDeepseekOcrConfig(DeepseekOcrConfig):
