@@ -7,7 +7,7 @@ INSTALLED_TESTS := .venv/.installed-with-tests
 RANDOM_PASSWORD = $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-runs test-docker lint system-packages docker-packages images image-cuda push-images wheels wheels-cuda ui \
+.PHONY: help install quickstart test test-slow test-runs test-docker torchvision lint system-packages docker-packages images image-cuda push-images wheels wheels-cuda ui \
 	lock pin-images audit sbom attest verify-sbom scan-images sign-images compile cluster-check manifests local-secrets clean
 
 help: ## list the targets
@@ -40,6 +40,10 @@ test-slow: $(INSTALLED_TESTS) ## run the tests that `make test` leaves out: whol
 
 test-runs: $(INSTALLED_TESTS) ## of these the whole runs alone: a new user's first hour, champions, partitions, killed tasks
 	$(BIN)/python -m pytest -m slow tests/pipeline tests/newcomer --numprocesses logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
+
+torchvision: $(INSTALLED_TESTS) ## torchvision for the slow test of the families that need it, beside the CPU build of torch
+	rm -rf .torchvision
+	$(BIN)/python -m pip install --quiet --no-deps --target .torchvision torchvision==0.28.0 num2words==0.5.14
 
 lint: $(INSTALLED_TESTS) ## ruff and mypy
 	$(BIN)/ruff check components pipelines tests docs

@@ -1,11 +1,13 @@
 """The pipeline's first task: turn configuration and parameters into checked settings for each step."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from components.shared.models.base_content import base_digest
 from components.shared.models.base_models import check_base_model_can_be_had
+from components.shared.models.processor_packages import check_processor_packages
 from components.shared.models.refused_families import base_family, check_family_is_supported
 from components.shared.programs.step_config import parse_config_text, validated
 from components.shared.tracking.cached_steps import BENCHMARK_INPUTS_TAG, benchmark_inputs
@@ -26,6 +28,8 @@ from pipelines.task_side.step_settings import RUN, SKIP, TRAIN, UNCHANGED, StepS
 from pipelines.task_side.task_entry import task
 
 logger = logging.getLogger(__name__)
+
+_OF_AN_IMAGE = "DEEPSYNTH_GIT_COMMIT"  # steps of a run in images run in several of them
 
 
 def configure(
@@ -66,6 +70,8 @@ def resolve(config: str, parameters: dict[str, Any], *, skip_if_unchanged: bool 
     check_base_model_can_be_had(checked.base_model, checked.revision)
     check_family_is_supported(checked.base_model, checked.revision)
     family = base_family(checked.base_model, checked.revision)
+    if _OF_AN_IMAGE not in os.environ:  # all steps run in this environment
+        check_processor_packages(family.name, checked.base_model)
     if settings["prepare"]["min_letter_height"] is None:
         settings["prepare"]["min_letter_height"] = family.least_letter_height
     settings["prepare"]["min_eval_documents"] = settings["gate"]["min_documents"]

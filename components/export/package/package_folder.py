@@ -5,6 +5,8 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+from transformers import ProcessorMixin
+
 from components.export.config import ExportConfig
 from components.export.package.example_page import ExamplePage
 from components.export.package.inputs import PackageSources, evaluated_family, evaluated_rule
@@ -29,6 +31,7 @@ from components.shared.models import deepseek_ocr
 from components.shared.models.adapter_loading import load_fine_tuned_processor
 from components.shared.models.hub import hub_is_reachable
 from components.shared.models.model_loading import model_type_of
+from components.shared.models.processor_packages import used_packages
 from components.shared.reading.image_text_inputs import prompt_text, text_options
 
 _REQUIREMENTS = ("torch", "transformers", "peft", "pillow", "numpy")
@@ -88,7 +91,7 @@ def write_package_files(
     for script in (_SCRIPT, _MLFLOW_SCRIPT):
         shutil.copyfile(script, folder / script.name)
     _copy_reader(folder / _READER.name, model_type)
-    (folder / "requirements.txt").write_text(requirements(sources), encoding="utf-8")
+    (folder / "requirements.txt").write_text(requirements(sources, processor), encoding="utf-8")
     if example:
         (folder / EXAMPLE_FILE).write_bytes(example.png)
     write_mlflow_files(folder, example.png if example else None)
@@ -110,9 +113,10 @@ def _copy_evidence(config: ExportConfig, folder: Path) -> None:
         shutil.copyfile(config.gate_dir / GateVerdict.FILE, folder / GateVerdict.FILE)
 
 
-def requirements(sources: PackageSources) -> str:
-    """Return pins of what inference.py imports, at the versions installed here."""
+def requirements(sources: PackageSources, processor: ProcessorMixin) -> str:
+    """Return pins of what inference.py and the processor import, at the versions installed here."""
     names = [name for name in _REQUIREMENTS if name != "peft" or sources.kind == "adapter"]
+    names += used_packages(processor)
     # A local build such as 2.13.0+cpu is on no index; its release is.
     return "".join(f"{name}=={importlib.metadata.version(name).partition('+')[0]}\n" for name in names)
 

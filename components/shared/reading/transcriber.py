@@ -4,7 +4,8 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ from components.shared.reading.image_text_inputs import generation_inputs
 from components.shared.reading.vision_forwards import install_vision_forwards
 
 log = logging.getLogger(__name__)
+
+_KEPT_SCORES = 16  # of a step; a token below them is no near tie
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,21 @@ class Prediction:
     truncated: bool = False
     seconds: float = 0.0
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class StepByStep:
+    """A page's answer with the scores that it was chosen by.
+
+    Attributes:
+        text: the transcription.
+        tokens: the answer's tokens, with the end token if there is one.
+        best: for each token, the scores of the most likely tokens, the best first.
+    """
+
+    text: str
+    tokens: list[int]
+    best: list[dict[int, float]]
 
 
 @dataclass(frozen=True)
@@ -102,6 +120,27 @@ class Transcriber:
         seconds = (prepared.seconds + time.perf_counter() - started) / prepared.pages
         return [Prediction(text, truncated, seconds) for text, truncated in decoded]
 
+    @torch.inference_mode()
+    def read_step_by_step(self, page: Sample) -> StepByStep:
+        """Transcribe a page as ``read`` does without recorded steps, and keep the most likely tokens of each step."""
+        inputs = self.prepare([page]).inputs.to(self._model.device)
+        output = self._generate(inputs, return_dict_in_generate=True, output_scores=True)
+        answer = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        end = next((index for index, token in enumerate(answer) if token in self._end_tokens), len(answer) - 1)
+        best = []
+        for scores in output.scores[: end + 1]:
+            values, tokens = scores[0].float().topk(_KEPT_SCORES)
+            best.append(dict(zip(tokens.tolist(), values.tolist(), strict=True)))
+        return StepByStep(self._decoded(answer)[0], answer[: end + 1], best)
+
+    @contextmanager
+    def without_adapter(self, max_new_tokens: int) -> Iterator["Transcriber"]:
+        """Give the block a transcriber of the base below the adapter of this one's model."""
+        with self._model.disable_adapter():
+            yield Transcriber(
+                self._model, self._processor, self._family, max_new_tokens, graphed=False, no_repeat=self._no_repeat
+            )
+
     def _own_processor(self) -> ProcessorMixin:
         """Return this thread's copy of the processor: two threads cannot use one tokenizer at once."""
         if threading.current_thread() is threading.main_thread():
@@ -117,9 +156,14 @@ class Transcriber:
                 return self._graphed.generate(inputs, self._max_new_tokens)
             except RecordingError as error:
                 log.warning("generating step by step, several times slower: %s", error)
+        output: torch.Tensor = self._generate(inputs)
+        return output
+
+    def _generate(self, inputs: BatchFeature, **options: Any) -> Any:
         rules = [NoRepeatNgramsProcessor(self._no_repeat, inputs["input_ids"].shape[1])] if self._no_repeat else []
-        output: torch.Tensor = self._model.generate(
+        return self._model.generate(
             **inputs,
+            **options,
             logits_processor=LogitsProcessorList(rules),
             do_sample=False,
             num_beams=1,
@@ -128,7 +172,6 @@ class Transcriber:
             eos_token_id=self._end_tokens,
             pad_token_id=self._pad_token,
         )
-        return output
 
     @property
     def _pad_token(self) -> int:

@@ -37,7 +37,8 @@ def target_module_names(config: TrainConfig, model: PreTrainedModel, family: Mod
     """Return the full names of the linear modules that LoRA adapts, in the model's order.
 
     Raises:
-        UserError: no linear module matches, or a name in ``target_modules`` matches nothing that can be adapted.
+        UserError: no linear module matches, or a name in ``target_modules`` matches nothing that can be adapted, or
+            only the vision part's modules by their ends.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     if config.target_modules:
@@ -60,15 +61,24 @@ def _check_each_is_found(given: list[str], names: list[str]) -> None:
 
 
 def _named(given: str, linear: list[str], config: TrainConfig) -> list[str]:
-    """Return the names in ``linear`` that a name or suffix selects; a suffix prefers the language model's modules.
+    """Return the names in ``linear`` that a name or suffix selects; a suffix selects the language model's modules.
 
     The vision encoder often uses the same names; it is adapted with ``finetune_vision_layers`` or by full names.
+
+    Raises:
+        UserError: only other parts have modules with this suffix.
     """
     found = [name for name in linear if _ends_with(name, given)]
-    in_language = [name for name in found if in_language_model(name)]
-    if given in found or config.finetune_vision_layers:
+    if given in found or config.finetune_vision_layers or not any(map(in_language_model, linear)):
         return found
-    return in_language or found
+    in_language = [name for name in found if in_language_model(name)]
+    if found and not in_language:
+        raise UserError(
+            f"no linear module of the language model is named {given}, only others such as {found[0]}",
+            where=f"target_modules {config.target_modules}",
+            mend="give full names to adapt these, or set finetune_vision_layers",
+        )
+    return in_language
 
 
 def _ends_with(name: str, given: str) -> bool:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from components.shared.models.model_families import in_language_model
 from components.shared.reading.vision_forwards import install_vision_forwards
+from components.shared.reading.vision_microbatches import vision_encoder
 from components.train.vision.recorded_vision import recorded
 
 
@@ -35,12 +36,16 @@ def parts_before_the_language_model(model: PreTrainedModel | PeftModel) -> dict[
 
 
 def run_frozen_parts_without_gradients(model: PreTrainedModel | PeftModel) -> list[str]:
-    """Disable gradients in each part before the language model that has no trainable weight; return the parts' names.
+    """Disable gradients in each part before the language model that needs none; return the parts' names.
 
+    Those are the parts without a trainable weight. If another part is trained, gradients must pass through what comes
+    after it, for instance the projector after a trained vision encoder; then only a frozen encoder needs none.
     A frozen vision encoder also processes the pictures in microbatches, and on a GPU replays a CUDA graph for each.
     Losses and the gradients of the trained weights stay the same up to rounding. A second call changes nothing.
     """
     parts = parts_before_the_language_model(model)
     frozen = [name for name, part in parts.items() if not any(weight.requires_grad for weight in part.parameters())]
+    if len(frozen) < len(parts):
+        frozen = [name for name in frozen if parts[name] is vision_encoder(model)]
     install_vision_forwards(model, [parts[name] for name in frozen], recorded)
     return frozen

@@ -28,27 +28,28 @@ from components.shared.reading.vision_microbatches import vision_encoder
 from components.train.vision.recorded_vision import recorded
 
 FAMILIES = ("qwen2_5_vl", "paddleocr_vl")
+_WARM_UP = 3  # calls: kernels are chosen, the encoder is recorded
 _LEAST_SECONDS = 45  # a training that starts later could not load its model
 
 
-def encoder_figures(model: Path, data: Path) -> dict[str, Any]:
-    """Return milliseconds of the frozen vision encoder for four pages: as transformers runs it, and as we do."""
+def encoder_figures(model: Path, data: Path, count: int, repeats: int) -> dict[str, Any]:
+    """Return milliseconds of the frozen vision encoder for ``count`` pages: as transformers runs it, and as we do."""
     device = default_device()
     loaded: Any = load_model(str(model), dtype=default_dtype(device), device=device).eval().requires_grad_(False)
     processor = load_processor(str(model))
     dataset = ShardDataset(data, "train")
-    pages = [dataset[index] for index in range(4)]
+    pages = [dataset[index] for index in range(count)]
     inputs = generation_inputs(
-        processor, family_of(loaded.config.model_type), [page.image for page in pages], [None] * 4
+        processor, family_of(loaded.config.model_type), [page.image for page in pages], [None] * count
     )
     pixels = inputs["pixel_values"].to(device, loaded.dtype)
     pixels = pixels.unsqueeze(0) if loaded.config.model_type == "paddleocr_vl" else pixels
     grid, encoder = inputs["image_grid_thw"].to(device), vision_encoder(loaded)
-    plain = _timed(encoder.forward, pixels, grid)
+    plain = _timed(encoder.forward, pixels, grid, repeats)
     layers = attend_by_segment_length(loaded)
-    by_length = _timed(encoder.forward, pixels, grid)
+    by_length = _timed(encoder.forward, pixels, grid, repeats)
     replayed = recorded(encoder.forward)
-    by_replay = _timed(replayed, pixels, grid)
+    by_replay = _timed(replayed, pixels, grid, repeats)
     with torch.no_grad():
         ours, theirs = (run(pixels, grid_thw=grid).last_hidden_state.float() for run in (replayed, encoder.forward))
     return {
@@ -61,17 +62,17 @@ def encoder_figures(model: Path, data: Path) -> dict[str, Any]:
     }
 
 
-def _timed(run: Any, pixels: torch.Tensor, grid: torch.Tensor, repeats: int = 8) -> float:
+def _timed(run: Any, pixels: torch.Tensor, grid: torch.Tensor, repeats: int) -> float:
     """Return the median milliseconds of a call, until the device is done."""
     seconds = []
     with torch.no_grad():
-        for _ in range(repeats + 3):
+        for _ in range(repeats + _WARM_UP):
             _wait()
             started = time.perf_counter()
             run(pixels, grid_thw=grid)
             _wait()
             seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds[3:])
+    return 1000 * statistics.median(seconds[_WARM_UP:])
 
 
 def _wait() -> None:
@@ -122,7 +123,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="families-") as scratch:
         for name in options.families:
             save_full_size(name, Path(scratch) / name, layers=2 if options.small else None)
-            entry = report["families"][name] = {"vision_encoder": encoder_figures(Path(scratch) / name, options.data)}
+            entry = report["families"][name] = {
+                "vision_encoder": encoder_figures(
+                    Path(scratch) / name, options.data, *((1, 1) if options.small else (4, 8))
+                )
+            }
             print(name, json.dumps(entry["vision_encoder"]), flush=True)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

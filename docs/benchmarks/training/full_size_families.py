@@ -69,7 +69,8 @@ def save_full_size(name: str, folder: Path, layers: int | None = None) -> None:
     config, processor = _MAKERS[name](tokenizer, ends)
     if layers:
         config.text_config.num_hidden_layers = layers
-        config.text_config.layer_types = (getattr(config.text_config, "layer_types", None) or [])[:layers] or None
+        if kinds := getattr(config.text_config, "layer_types", None):
+            config.text_config.layer_types = kinds[:layers]
         depth = "depth" if hasattr(config.vision_config, "depth") else "num_hidden_layers"
         setattr(config.vision_config, depth, layers)
     torch.manual_seed(0)

@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from components.benchmark.contenders.contender import steady_figures
+from components.shared.artifacts.training_record import TrainingRecord
 
 ATTENTION = [f"self_attn.{name}_proj" for name in "qkvo"]
 
@@ -67,13 +68,13 @@ def measure(case: str, options: argparse.Namespace) -> dict:
     if code:
         last = [line.strip() for line in (folder / "log").read_text(errors="replace").splitlines() if line.strip()][-3:]
         return {"name": name, "settings": settings, "failed": f"exit code {code}: {' | '.join(last)}"[-600:]}
-    training = json.loads((folder / "adapter" / "training.json").read_text())
+    training = TrainingRecord.read(folder / "adapter")
     figures = steady_figures(settings["backend"], 1, training, options.warmup, wall)
     return {
         "name": name,
         "settings": settings,
         "wall_seconds": wall,
-        "versions": training["versions"],
+        "versions": training.versions,
         **figures.model_dump(),
     }
 

@@ -387,10 +387,15 @@ def test_frozen_parts_cost_no_gradients_and_change_none(made: Path, deepseek: Pa
     assert all(map(torch.allclose, spared_gradients, usual_gradients))
 
 
-def test_a_trained_vision_encoder_keeps_its_gradients(deepseek: Path) -> None:
+def test_a_trained_part_keeps_its_gradients_through_the_parts_after_it(made: Path, deepseek: Path) -> None:
     model = frozen_but_for_queries(deepseek)
-    next(model.model.vision_tower.parameters()).requires_grad_(True)
-    assert run_frozen_parts_without_gradients(model) == ["multi_modal_projector"]
+    trained = next(model.model.vision_tower.parameters()).requires_grad_(True)
+    assert run_frozen_parts_without_gradients(model) == []
+    loss_and_gradients(model, made, deepseek)
+    assert trained.grad is not None and trained.grad.abs().sum() > 0
+    with_projector = frozen_but_for_queries(deepseek)
+    next(with_projector.model.multi_modal_projector.parameters()).requires_grad_(True)
+    assert run_frozen_parts_without_gradients(with_projector) == ["vision_tower"]
 
 
 def test_a_second_training_of_a_model_wraps_nothing_twice(deepseek: Path) -> None:

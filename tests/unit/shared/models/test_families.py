@@ -1,28 +1,32 @@
 """The table of families in docs/models.md, row by row, with tiny random models."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.errors import UserError
-from components.shared.models.adapter_loading import load_fine_tuned, load_fine_tuned_processor
 from components.shared.models.model_families import family_of, in_language_model
 from components.shared.models.model_loading import load_processor
+from components.shared.models.processor_packages import needed_packages, used_packages
 from components.shared.models.refused_families import check_family_is_supported
 from components.shared.reading.image_text_inputs import prompt_text, training_inputs
-from components.shared.reading.transcriber import Transcriber
 from components.train.step import run
-from tests.fixtures.family_table import FAMILY_TABLE, MODELS_PAGE, models_page
+from pipelines.task_side.resolution import resolve
+from tests.fixtures.family_matrix import tried
+from tests.fixtures.family_table import FAMILY_TABLE, MATRIX, MODELS_PAGE, TRIED_PARTS, models_page
 from tests.fixtures.tiny_families import TINY_FAMILIES, byte_tokenizer
+from tests.fixtures.torchvision_without_operators import obstacle_to_torchvision
 from tests.fixtures.training_fixture import base_and_dataset, boats, one_thread_and_no_tracking, train_config
 
 WORKING = [row.model_type for row in FAMILY_TABLE if row.status == "works"]
+NEED_TORCHVISION = [row.model_type for row in FAMILY_TABLE if row.status == "needs torchvision"]
 PAGES = [Image.new("RGB", (56, 56), "white"), Image.new("RGB", (60, 100), "black")]
 try:
     import torchvision  # noqa: F401
@@ -43,26 +47,59 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base_and_dataset(tmp_path_factory.mktemp("families"), boats(12, 3), pages=6, lines_per_page=(1, 2))
 
 
-def test_the_page_shows_the_table() -> None:
+def test_the_page_shows_what_was_found() -> None:
     assert MODELS_PAGE.read_text(encoding="utf-8") == models_page(), "run python -m tests.fixtures.family_table"
-    assert set(WORKING) == TINY_FAMILIES.keys() - {"idefics3"}
+    found = json.loads(MATRIX.read_text(encoding="utf-8"))
+    assert found.keys() == {*WORKING, *NEED_TORCHVISION} and set(WORKING) == TINY_FAMILIES.keys()
+    assert all(row[part] for row in found.values() for part in TRIED_PARTS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", WORKING)
-def test_a_family_trains_in_batches_and_reads_with_its_adapter(model_type: str, made: Path, tmp_path: Path) -> None:
-    TINY_FAMILIES[model_type](tmp_path / "base")
-    settings = {"base_model": str(tmp_path / "base"), "max_steps": 2, "per_device_train_batch_size": 2}
-    result = run(train_config(made, tmp_path / "adapter", settings | {"backend": "standard", "max_length": 8192}))
-    assert result.training.steps == 2 and len(result.training.losses) == 2
+def test_a_family_trains_is_evaluated_and_merged(model_type: str, made: Path, tmp_path: Path) -> None:
+    found = tried(TINY_FAMILIES[model_type], made, tmp_path)
+    assert all(found[part] for part in TRIED_PARTS), found
     adapted = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert adapted and all(in_language_model(name) for name in adapted)
-    place = {"dtype": torch.float32, "device": torch.device("cpu")}
-    model = load_fine_tuned(str(tmp_path / "base"), tmp_path / "adapter", **place)
-    processor = load_fine_tuned_processor(str(tmp_path / "base"), tmp_path / "adapter")
-    held_out = ShardDataset(made / "dataset", "eval")
-    read = Transcriber(model, processor, family_of(model_type), 4, graphed=False).read([held_out[0], held_out[0]])
-    assert len(read) == 2 and read[0].text == read[1].text and not any(page.error for page in read)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(obstacle_to_torchvision() is not None, reason=str(obstacle_to_torchvision()))
+def test_the_families_that_need_torchvision_work_with_it() -> None:
+    command = [sys.executable, "-m", "tests.fixtures.family_matrix", *NEED_TORCHVISION]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [row["family"] for row in rows] == NEED_TORCHVISION
+    assert [row for row in rows if not all(row[part] for part in TRIED_PARTS)] == []
+
+
+def test_what_a_processor_needs_is_known_before_a_run(made: Path, tmp_path: Path) -> None:
+    for model_type in WORKING:
+        assert needed_packages(model_type) == [], model_type
+    for model_type in NEED_TORCHVISION:
+        assert needed_packages(model_type)[0] == "torchvision", model_type
+    if WITHOUT_TORCHVISION:
+        model = tmp_path / "base"
+        model.mkdir()
+        (model / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
+        (model / "model.safetensors").touch()
+        settings = yaml.safe_dump({"base_model": str(model), "prepare": {"source": "python-docs"}})
+        with pytest.raises(UserError, match=r"the processor of the family qwen3_vl needs torchvision, not installed"):
+            resolve(settings, {})
+
+
+def test_a_package_s_requirements_name_what_its_processor_uses() -> None:
+    class TorchvisionBackend: ...
+
+    class Pictures(TorchvisionBackend): ...
+
+    class SmolVLMProcessor:
+        def __init__(self) -> None:
+            self.image_processor = Pictures()
+
+    assert used_packages(SmolVLMProcessor()) == ["torchvision", "num2words"]
+    assert used_packages(load_processor("tiny-base")) == []
 
 
 @pytest.mark.parametrize("model_type", ["gemma3", "mllama", "got_ocr2", "kosmos-2.5"])
@@ -95,19 +132,25 @@ def test_other_models_under_the_first_deepseek_ocrs_model_type_are_refused(publi
 
 
 @pytest.mark.skipif(not WITHOUT_TORCHVISION, reason="about machines without torchvision")
-@pytest.mark.parametrize("model_type", [row.model_type for row in FAMILY_TABLE if row.status == "needs torchvision"])
+@pytest.mark.parametrize("model_type", ["qwen2_vl"])
 def test_without_torchvision_one_line_names_it(model_type: str, tmp_path: Path) -> None:
-    if model_type in TINY_FAMILIES:
-        TINY_FAMILIES[model_type](tmp_path)
-    else:
-        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-        (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Qwen2VLProcessor"}))
-        (tmp_path / "preprocessor_config.json").write_text(
-            json.dumps({"image_processor_type": "Qwen2VLImageProcessor"})
-        )
-        byte_tokenizer({"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Qwen2VLProcessor"}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "Qwen2VLImageProcessor"}))
+    byte_tokenizer({"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="install torchvision"):
         load_processor(str(tmp_path))
+
+
+def test_ends_of_names_never_adapt_the_vision_encoder_and_full_names_do(made: Path, tmp_path: Path) -> None:
+    short = {"backend": "standard", "max_steps": 2}
+    with pytest.raises(UserError, match=r"no linear module of the language model is named fc1, only others such as"):
+        run(train_config(made, tmp_path / "ends", {**short, "target_modules": ["q_proj", "fc1"]}))
+    full = "model.visual.vision_model.encoder.layers.0.mlp.fc1"
+    run(train_config(made, tmp_path / "full", {**short, "target_modules": [full], "gradient_checkpointing": True}))
+    adapted = load_file(tmp_path / "full" / "adapter_model.safetensors")
+    assert {name.partition(".lora_")[0] for name in adapted} == {f"base_model.model.{full}"}
+    assert any(values.abs().sum() for name, values in adapted.items() if "lora_B" in name), "it was trained"
 
 
 def test_a_prompt_without_an_image_token_is_refused(tmp_path: Path) -> None:

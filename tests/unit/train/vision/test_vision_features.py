@@ -359,9 +359,12 @@ def test_settings_that_train_the_vision_encoder_are_refused(made: Path, changes:
         config_of(made, made / "unused", vision_features_dir=made / "unused-features", **changes)
 
 
+VISION_MODULE = "model.visual.vision_model.encoder.layers.0.mlp.fc1"
+
+
 def test_what_makes_features_change_is_refused(made: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="weights of the vision part are trained, first visual"):
-        trained(made, tmp_path / "a", vision_features_dir=tmp_path / "features", target_modules=["fc1"])
+        trained(made, tmp_path / "a", vision_features_dir=tmp_path / "features", target_modules=[VISION_MODULE])
     shutil.copytree(made / "base", tmp_path / "dropping")
     config = tmp_path / "dropping" / "config.json"
     assert '"attention_dropout": 0.0' in config.read_text()
