@@ -13,6 +13,7 @@ from components.train.backends.experts import expert_weights, fused_experts
 from components.train.backends.protocol import AdapterStart
 from components.train.config import TrainConfig
 
+_OUTSIDE_THE_LANGUAGE_MODEL = re.compile("visual|vision|projector|connector|merger")
 _MEND_NAMES = "name modules as the model's named_modules() shows them"
 
 
@@ -63,7 +64,7 @@ def _check_each_is_found(given: list[str], names: list[str]) -> None:
 def _named(given: str, linear: list[str], config: TrainConfig) -> list[str]:
     """Return the names in ``linear`` that a name or suffix selects; a suffix selects the language model's modules.
 
-    The vision encoder often uses the same names; it is adapted with ``finetune_vision_layers`` or by full names.
+    The vision encoder often uses the same names; ``finetune_vision_layers`` or names that say so adapt it.
 
     Raises:
         UserError: only other parts have modules with this suffix.
@@ -72,11 +73,13 @@ def _named(given: str, linear: list[str], config: TrainConfig) -> list[str]:
     if given in found or config.finetune_vision_layers or not any(map(in_language_model, linear)):
         return found
     in_language = [name for name in found if in_language_model(name)]
+    if not in_language and _OUTSIDE_THE_LANGUAGE_MODEL.search(given):
+        return found
     if found and not in_language:
         raise UserError(
             f"no linear module of the language model is named {given}, only others such as {found[0]}",
             where=f"target_modules {config.target_modules}",
-            mend="give full names to adapt these, or set finetune_vision_layers",
+            mend="give names that say so to adapt these, or set finetune_vision_layers",
         )
     return in_language
 

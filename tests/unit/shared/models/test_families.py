@@ -84,7 +84,7 @@ def test_what_a_processor_needs_is_known_before_a_run(made: Path, tmp_path: Path
         model.mkdir()
         (model / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
         (model / "model.safetensors").touch()
-        settings = yaml.safe_dump({"base_model": str(model), "prepare": {"source": "python-docs"}})
+        settings = yaml.safe_dump({"base_model": str(model), "source": "python-docs"})
         with pytest.raises(UserError, match=r"the processor of the family qwen3_vl needs torchvision, not installed"):
             resolve(settings, {})
 
