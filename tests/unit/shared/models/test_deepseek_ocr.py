@@ -8,11 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
+from components.shared.errors import UserError
 from components.shared.models.deepseek_ocr.registration import register_deepseek_ocr
+from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import load_model, load_processor
+from components.shared.reading.image_settings import ImageSettings, with_image_settings
+from components.shared.reading.image_text_inputs import generation_inputs
+from components.shared.reading.sam_attention import fold_position_biases
+from components.shared.reading.vision_microbatches import encode_in_microbatches
+from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr
 from tests.fixtures.published_deepseek_ocr.recorded_case import (
     CLIP,
     IMAGE_TOKEN_ID,
@@ -31,6 +39,7 @@ from tests.fixtures.training_fixture import one_thread_and_no_tracking
 
 # What deepseek-ai/DeepSeek-OCR has, read from its safetensors' headers.
 PUBLISHED_TENSORS, PUBLISHED_PARAMETERS = 2710, 3_336_106_240
+SLOW = {"large", "gundam_small_page"}  # two seconds each, and the others cover their layouts
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,7 +85,7 @@ def model(checkpoint: Path) -> Any:
     return load_model(str(checkpoint), dtype=torch.float32, device=torch.device("cpu")).eval()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [pytest.param(mode, marks=[pytest.mark.slow] * (mode in SLOW)) for mode in MODES])
 def test_a_page_gives_what_the_published_code_computes(
     mode: str, recording: dict[str, np.ndarray], checkpoint: Path, model: Any
 ) -> None:
@@ -152,3 +161,47 @@ def test_a_config_of_another_architecture_is_refused(asked: dict[str, Any]) -> N
     register_deepseek_ocr()
     with pytest.raises(ValueError, match=next(iter(asked))):
         AutoConfig.for_model("deepseek_vl_v2", language_config={**LANGUAGE, **asked})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cells of 16 pixels, tiles of 160 and a view of 256: a quarter of the real model's sizes."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    save_tiny_deepseek_ocr(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [
+        ({}, (10 * 3 + 1) * 10 * 2 + 16 * 17 + 1),  # gundam: 3x2 tiles of 10x10 cells, a view of 16x16
+        ({"image_size": 128, "crop_mode": False}, 8 * 9 + 1),
+        ({"base_size": 320, "image_size": 320, "crop_mode": False}, 20 * 21 + 1),
+        ({"base_size": 320}, (10 * 3 + 1) * 10 * 2 + 20 * 21 + 1),
+    ],
+)
+def test_an_evaluation_chooses_the_mode(tiny: Path, settings: dict[str, Any], tokens: int) -> None:
+    processor: Any = load_processor(str(tiny))
+    family = with_image_settings(ImageSettings(**settings), processor, family_of("deepseek_vl_v2"))
+    inputs = generation_inputs(processor, family, [Image.new("RGB", (400, 300), "white")], [None])
+    assert int((inputs["input_ids"] == processor.image_token_id).sum()) == tokens
+    model: Any = load_model(str(tiny), dtype=torch.float32, device=torch.device("cpu"))
+    with torch.inference_mode():  # the model finds as many features as there are tokens
+        assert model(**inputs).logits.isfinite().all()
+
+
+def test_a_view_that_is_not_of_whole_cells_is_refused(tiny: Path) -> None:
+    with pytest.raises(UserError, match="base_size: the model sees no view of 250 pixels; give a multiple of 16"):
+        with_image_settings(ImageSettings(base_size=250), load_processor(str(tiny)), family_of("deepseek_vl_v2"))
+
+
+def test_the_encoders_shortcuts_give_the_same_tokens(tiny: Path) -> None:
+    model: Any = load_model(str(tiny), dtype=torch.float32, device=torch.device("cpu")).eval()
+    views = torch.rand(3, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = model.model.vision_tower(views).last_hidden_state
+        assert fold_position_biases(model) == 2
+        assert encode_in_microbatches(model, pixels_at_once=256 * 256)
+        after = model.model.vision_tower(views).last_hidden_state
+    assert before.shape == (3, 256, 128)
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
