@@ -13,6 +13,7 @@ import torch
 from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import load_model, load_processor
+from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
 from components.shared.reading.graphed_decoding import GraphedDecoding
 from components.shared.reading.image_text_inputs import generation_inputs
 from components.shared.reading.transcriber import Transcriber
@@ -33,10 +34,15 @@ def reading() -> tuple[Any, Any, ShardDataset]:
     return model, load_processor("tiny-base"), ShardDataset(Path(os.environ["DEEPSYNTH_TEST_DATASET"]), "train")
 
 
-def test_pages_read_the_same_with_replayed_steps(reading: tuple[Any, Any, ShardDataset]) -> None:
+@pytest.mark.parametrize("rule", [None, NoRepeatNgrams(3, 20)])
+def test_pages_read_the_same_with_replayed_steps(
+    reading: tuple[Any, Any, ShardDataset], rule: NoRepeatNgrams | None
+) -> None:
     model, processor, dataset = reading
     family = family_of(model.config.model_type)
-    graphed, plain = (Transcriber(model, processor, family, MAX_NEW_TOKENS, graphed=each) for each in (True, False))
+    graphed, plain = (
+        Transcriber(model, processor, family, MAX_NEW_TOKENS, graphed=each, no_repeat=rule) for each in (True, False)
+    )
     pages = [dataset[index] for index in range(12)]
     for batch in (pages[:5], pages[5:10], pages[10:]):
         texts = [[prediction.text for prediction in each.read(batch)] for each in (graphed, plain)]

@@ -13,8 +13,10 @@ import torch
 
 from components.shared.models.model_loading import load_model
 from components.shared.reading.sam_attention import fold_position_biases
+from components.shared.reading.segment_attention import attend_by_segment_length
 from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr2
 from components.train.vision.recorded_vision import recorded
+from tests.fixtures.packed_encoders import GRIDS, PACKED_ENCODERS, features, packed_encoder, pixels
 
 pytestmark = [
     pytest.mark.gpu,
@@ -46,6 +48,24 @@ def test_every_picture_has_its_own_features(encoder: Any, autocast: bool) -> Non
             for features, shape in zip(found, SHAPES, strict=True):  # after all calls: the results do not share memory
                 expected = encoder.forward(pictures(turn, *shape)).last_hidden_state
                 assert torch.equal(features, expected) and expected.abs().sum() > 0
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+@pytest.mark.parametrize("name", PACKED_ENCODERS)
+def test_packed_pictures_have_their_own_features(name: str, by_length: bool, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = packed_encoder(name).to("cuda", torch.bfloat16)
+    if by_length:
+        attend_by_segment_length(encoder)
+    replayed = recorded(encoder.forward)
+    grids = [GRIDS.to("cuda"), GRIDS.flip(0).to("cuda")]
+    with torch.no_grad(), caplog.at_level(logging.WARNING):
+        for seed in range(3):
+            pictures = pixels(name, seed).to("cuda", torch.bfloat16)
+            found = [features(replayed(pictures, grid_thw=grid)) for grid in grids]
+            for ours, grid in zip(found, grids, strict=True):
+                expected = features(encoder.forward(pictures, grid_thw=grid))
+                assert len(ours) == len(expected) and all(map(torch.equal, ours, expected))
+    assert not [record for record in caplog.records if "cannot be recorded" in record.message]
 
 
 def test_a_recording_made_in_inference_mode_serves_a_training(encoder: Any) -> None:

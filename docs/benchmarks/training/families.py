@@ -22,6 +22,7 @@ from measure import line, measure
 from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import default_device, default_dtype, load_model, load_processor
+from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
 from components.shared.reading.image_text_inputs import generation_inputs
 from components.shared.reading.segment_attention import attend_by_segment_length
 from components.shared.reading.vision_microbatches import vision_encoder
@@ -80,6 +81,21 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+def rule_milliseconds(pages: int = 32, vocabulary: int = 129280, repeats: int = 100) -> float:
+    """Return milliseconds that the rule against repeated sequences (20 tokens in 90) adds to a decoding step."""
+    device = default_device()
+    rule, scores = NoRepeatNgrams(20, 90), torch.randn(pages, vocabulary, device=device)
+    answers = torch.randint(vocabulary, (pages, 2048), device=device)
+    written = torch.tensor([1024], device=device)
+    rule.scores(scores, answers, written)
+    _wait()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        rule.scores(scores, answers, written)
+    _wait()
+    return 1000 * (time.perf_counter() - started) / repeats
+
+
 def trainings(name: str, model: Path, options: argparse.Namespace, deadline: float) -> list[dict[str, Any]]:
     """Return the figures of one training for each backend."""
     found = []
@@ -120,6 +136,7 @@ def main() -> None:
     report: dict[str, Any] = {"command": sys.argv[1:], "warmup_steps": options.warmup, "families": {}}
     if torch.cuda.is_available():
         report["device"] = torch.cuda.get_device_name()
+    report["no_repeat_rule_ms"] = rule_milliseconds()
     with tempfile.TemporaryDirectory(prefix="families-") as scratch:
         for name in options.families:
             save_full_size(name, Path(scratch) / name, layers=2 if options.small else None)

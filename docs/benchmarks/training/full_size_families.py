@@ -61,12 +61,23 @@ def _paddleocr_vl(tokenizer: Any, ends: dict[str, Any]) -> tuple[Any, Any]:
 _MAKERS = {"qwen2_5_vl": _qwen2_5_vl, "paddleocr_vl": _paddleocr_vl}
 
 
-def save_full_size(name: str, folder: Path, layers: int | None = None) -> None:
-    """Write model and processor; ``layers`` limits the layers of both parts, to try the command on a small machine."""
+def save_without_weights(name: str, folder: Path) -> None:
+    """Write only config and processor, which is what a memory estimate reads."""
+    config, processor, _ = _parts(name)
+    config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _parts(name: str) -> tuple[Any, Any, dict[str, Any]]:
     tokenizer = byte_tokenizer(_SPECIAL, [FAMILIES["paddleocr_vl"].prompt])
     tokens = tokenizer.get_vocab()
     ends = {"bos_token_id": None, "eos_token_id": tokens["<|endoftext|>"], "pad_token_id": tokens["<|pad|>"]}
-    config, processor = _MAKERS[name](tokenizer, ends)
+    return *_MAKERS[name](tokenizer, ends), ends
+
+
+def save_full_size(name: str, folder: Path, layers: int | None = None) -> None:
+    """Write model and processor; ``layers`` limits the layers of both parts, to try the command on a small machine."""
+    config, processor, ends = _parts(name)
     if layers:
         config.text_config.num_hidden_layers = layers
         if kinds := getattr(config.text_config, "layer_types", None):
