@@ -77,6 +77,16 @@ COMMANDS = [
         "Upload a finished package to the Hugging Face hub, with the token in HF_TOKEN.",
     ),
     LazyCommand(
+        "read",
+        "pipelines.reading.read_command:read",
+        "Read pictures, folders and PDFs, and print their text.",
+    ),
+    LazyCommand(
+        "serve",
+        "pipelines.reading.serve_command:serve",
+        "Read pages over HTTP on this machine: an OpenAI-compatible API, and `/v1/ocr` for files.",
+    ),
+    LazyCommand(
         "compile",
         "pipelines.commands.compile_command:compile_pipeline",
         "Compile the pipeline to KFP's IR YAML.",

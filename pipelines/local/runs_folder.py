@@ -26,6 +26,12 @@ def tracking_uri(runs_dir: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(runs_dir / "mlflow.db")
 
 
+def resolved_run(model: str | None) -> str | None:
+    """Return the adapter's folder of a run's folder, such as ``runs/20261129-101500``; other models as they are."""
+    run = Path(model).expanduser() if model else None
+    return str(run / FOLDERS["train"]) if run and (run / CONFIG_FILE).is_file() else model
+
+
 def folders_beside(package: Path) -> dict[str, Path]:
     """Return dataset, adapter and evaluation of the run whose package this is, by their names.
 

@@ -14,7 +14,6 @@ from components.evaluate.readers.classic_ocr import PAGE_SEGMENTATION_MODE
 from components.evaluate.readers.pages import EvaluationPages
 from components.evaluate.readers.transcriptions import no_repeat_settings
 from components.evaluate.scoring.metrics import bleu, chrf
-from components.evaluate.scoring.repetition import LONGEST_UNIT, LOOP_DEFINITION
 from components.shared.artifacts.evaluation_report import (
     AdapterReader,
     BaseReader,
@@ -33,6 +32,7 @@ from components.shared.artifacts.evaluation_report import (
 from components.shared.digests import sha256_folder
 from components.shared.models.adapter_loading import adapter_kind
 from components.shared.models.model_loading import default_device, default_dtype
+from components.shared.scoring.repetition import LONGEST_UNIT, LOOP_DEFINITION
 from components.shared.scoring.text_normalization import MEANINGS
 from components.shared.versions import software_versions
 

@@ -10,12 +10,12 @@ from components.evaluate.readers.generation import Transcription
 from components.evaluate.readers.pages import EvaluationPages
 from components.evaluate.scoring.bert_score import BertScorer
 from components.evaluate.scoring.metrics import ROUGE_TYPES, bleu, chrf, rouge
-from components.evaluate.scoring.repetition import is_loop
 from components.evaluate.scoring.traits import traits_of
 from components.shared.artifacts.evaluation_report import ReportRow, RowName, Trait
 from components.shared.errors import UserError
 from components.shared.reading.transcriber import Prediction
 from components.shared.scoring.edit_counts import EditCounts, character_edits, error_rate, word_edits
+from components.shared.scoring.repetition import is_loop
 from components.shared.scoring.statistics import DocumentBootstrap
 
 ROWS: tuple[RowName, ...] = get_args(RowName)

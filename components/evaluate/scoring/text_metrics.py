@@ -11,8 +11,8 @@ from pathlib import Path
 
 from components.evaluate.scoring import metrics
 from components.evaluate.scoring.bert_score import BertScorer
-from components.evaluate.scoring.repetition import is_loop
 from components.shared.scoring.edit_counts import character_edits, error_rate, word_edits
+from components.shared.scoring.repetition import is_loop
 
 Labels = Sequence[str]
 Predictions = Sequence[str | None]

@@ -165,8 +165,14 @@ def load_fine_tuned_processor(
     return load_processor(base_model, revision=revision, trust_remote_code=trust_remote_code)
 
 
-def with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> PreTrainedModel:
+def with_adapter(
+    base: PreTrainedModel, base_model: str, adapter_dir: Path, adapter_name: str = "default"
+) -> PreTrainedModel:
     """Put the adapter in ``adapter_dir`` on ``base``, which was loaded from ``base_model``.
+
+    Args:
+        base: a model, or what this function returned: then the adapter is one more on the same model, and not active.
+        adapter_name: PEFT's name for it, without dots.
 
     Raises:
         UserError: it does not fit, or its weights are truncated, NaN or infinite.
@@ -177,17 +183,22 @@ def with_adapter(base: PreTrainedModel, base_model: str, adapter_dir: Path) -> P
     where = str(adapter_dir)
     mend = f"is it the adapter of another base_model than {base_model!r}? if not, train again"
     check_weight_files([adapter_dir / _ADAPTER_WEIGHTS])
-    check_adapter_patterns(adapter_dir / _ADAPTER_CONFIG, (name for name, _ in base.named_modules()))
+    bare: Any = base.get_base_model() if isinstance(base, PeftModel) else base
+    check_adapter_patterns(adapter_dir / _ADAPTER_CONFIG, (name for name, _ in bare.named_modules()))
     stored = load_file(adapter_dir / _ADAPTER_WEIGHTS)
     try:
         with warnings.catch_warnings():
             # PEFT only warns about missing keys; the check below makes them an error.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
-            model = PeftModel.from_pretrained(base, str(adapter_dir))
+            if isinstance(base, PeftModel):
+                base.load_adapter(str(adapter_dir), adapter_name=adapter_name)
+                model = base
+            else:
+                model = PeftModel.from_pretrained(base, str(adapter_dir), adapter_name=adapter_name)
         # PEFT 0.21 with transformers 5.17 renames the keys of some families as if they were an old checkpoint's
         # (deepseek_ocr2: language_model.layers becomes language_model.language_model.layers), loads none of them and
         # leaves an adapter that does nothing. So the weights are set here, under the names that PEFT saved them with.
-        adapter = get_peft_model_state_dict(model)
+        adapter = get_peft_model_state_dict(model, adapter_name=adapter_name)
         with torch.no_grad():
             for name in adapter.keys() & stored.keys():
                 adapter[name].copy_(stored[name])

@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 _STEPS_BETWEEN_STOP_CHECKS = 16  # each check waits for the device; a finished batch runs at most this many idle steps
 _CACHE_GRANULE = 256  # tokens; prompts of similar length then share one recorded step
 _SPARE_CACHE = 1024  # tokens; a cache up to this much too long is reused instead of recording again
-_STEP_TENSORS = {"input_ids", "position_ids", "attention_mask"}
+STEP_TENSORS = {"input_ids", "position_ids", "attention_mask"}
 # transformers passes these to a step too, in shapes that differ between batches: the prompt's token types and its
 # picture inputs. A decoding step that has the token's position does not need them.
-_PROMPT_TENSORS = {"mm_token_type_ids", "image_grid_thw", "pixel_values", "pixel_values_local", "images_spatial_crop"}
+PROMPT_TENSORS = {"mm_token_type_ids", "image_grid_thw", "pixel_values", "pixel_values_local", "images_spatial_crop"}
 # Assisted generation chooses the same tokens as greedy search, only faster.
 _GREEDY = (GenerationMode.GREEDY_SEARCH, GenerationMode.ASSISTED_GENERATION)
 _KNOWN_CRITERIA = (MaxLengthCriteria, EosTokenCriteria)
@@ -92,7 +92,7 @@ class GraphedDecoding:
         pages, prompt_tokens = inputs["input_ids"].shape
         needed = prompt_tokens + max_new_tokens
         if self._step is None or not self._step.fits(pages, needed):
-            if asking := _what_asks_the_host(self._model):
+            if asking := what_asks_the_host(self._model):
                 raise RecordingError(f"{asking} ask the host in each step")
             self._step = None  # free its cache's memory before the next one is allocated
             cache_tokens = -(-needed // _CACHE_GRANULE) * _CACHE_GRANULE
@@ -162,7 +162,7 @@ class _RecordedStep:
         It does not change the experts' implementation: transformers would switch to ``batched_mm``, which copies each
         token's experts (4 bits, 32 pages: 1,467 tokens/s instead of 2,108).
         """
-        _refuse_more_than_greedy(generation_config, logits_processor, stopping_criteria)
+        refuse_more_than_greedy(generation_config, logits_processor, stopping_criteria)
         self._answer.fill_(self._pad)
         prompt = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
         output = model(**prompt, return_dict=True)
@@ -181,11 +181,11 @@ class _RecordedStep:
         """Store a step's inputs; if a step is recorded, copy them into the tensors that it was recorded on."""
         if not self._inputs:
             tensors = {name for name, value in inputs.items() if isinstance(value, torch.Tensor)}
-            if odd := _STEP_TENSORS - tensors | tensors - _STEP_TENSORS - _PROMPT_TENSORS:
+            if odd := STEP_TENSORS - tensors | tensors - STEP_TENSORS - PROMPT_TENSORS:
                 raise RecordingError(f"of {', '.join(sorted(odd))} it is not known what a step does with it")
             settings = {name: value for name, value in inputs.items() if name not in tensors}
-            self._inputs = settings | {name: inputs[name].clone() for name in _STEP_TENSORS}
-        for name in _STEP_TENSORS:
+            self._inputs = settings | {name: inputs[name].clone() for name in STEP_TENSORS}
+        for name in STEP_TENSORS:
             self._inputs[name].copy_(inputs[name])
 
     def _advance(self) -> None:
@@ -209,11 +209,11 @@ class _RecordedStep:
             if self._replay is None and step == 0:
                 self._advance()  # libraries allocate their persistent buffers here, not while recording
                 continue
-            self._replay = self._replay or _recorded(self._advance)
+            self._replay = self._replay or recorded(self._advance)
             self._replay()
 
 
-def _what_asks_the_host(model: Any) -> str | None:
+def what_asks_the_host(model: Any) -> str | None:
     """Return which layers are known to make a recording fail; None if there are none.
 
     A trial would be harmful: if ``torch.cuda.graph`` cannot end a recording, memory stays locked in this process.
@@ -227,7 +227,7 @@ def _what_asks_the_host(model: Any) -> str | None:
     return None
 
 
-def _refuse_more_than_greedy(config: GenerationConfig, logits_processors: Any, stopping_criteria: Any) -> None:
+def refuse_more_than_greedy(config: GenerationConfig, logits_processors: Any, stopping_criteria: Any) -> None:
     """Reject settings that make ``generate`` change logits or stop between steps: a recorded step does not do that."""
     wanted = [*logits_processors, *(each for each in stopping_criteria if not isinstance(each, _KNOWN_CRITERIA))]
     names = [type(each).__name__ for each in wanted]
@@ -237,7 +237,7 @@ def _refuse_more_than_greedy(config: GenerationConfig, logits_processors: Any, s
         raise RecordingError(f"the model's generation config asks for {', '.join(names)}")
 
 
-def _recorded(advance: Callable[[], None]) -> Callable[[], None]:
+def recorded(advance: Callable[[], None]) -> Callable[[], None]:
     if not torch.cuda.is_available():
         return advance
     graph = torch.cuda.CUDAGraph()

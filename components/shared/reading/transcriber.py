@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
+from PIL import Image
 from transformers import BatchFeature, LogitsProcessorList, PreTrainedModel, ProcessorMixin
 
-from components.shared.datasets.shard_reader import Sample
 from components.shared.models.model_families import ModelFamily
 from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams, NoRepeatNgramsProcessor
 from components.shared.reading.graphed_decoding import GraphedDecoding, RecordingError
@@ -22,6 +22,18 @@ from components.shared.reading.vision_forwards import install_vision_forwards
 log = logging.getLogger(__name__)
 
 _KEPT_SCORES = 16  # of a step; a token below them is no near tie
+
+
+class Page(Protocol):
+    """A page to read: a dataset's sample, or a page of a request to the service."""
+
+    @property
+    def image(self) -> Image.Image:
+        """The page as an RGB picture."""
+
+    @property
+    def instruction(self) -> str | None:
+        """The prompt's text; None: the family's own."""
 
 
 @dataclass(frozen=True)
@@ -93,21 +105,27 @@ class Transcriber:
         self._processor = processor
         self._family = family
         self._max_new_tokens = max_new_tokens
-        self._end_tokens = _end_tokens(model, processor)
+        self.end_tokens = _end_tokens(model, processor)
+        """each of them ends an answer"""
         self._no_repeat = no_repeat
-        self._graphed = GraphedDecoding(model, self._end_tokens, self._pad_token, no_repeat) if graphed else None
+        self._graphed = GraphedDecoding(model, self.end_tokens, self.pad_token, no_repeat) if graphed else None
 
-    def read(self, pages: Sequence[Sample]) -> list[Prediction]:
+    def read(self, pages: Sequence[Page]) -> list[Prediction]:
         """Transcribe pages as one batch; decoding is greedy, so the same batch gives the same texts."""
         return self.read_prepared(self.prepare(pages))
 
-    def prepare(self, pages: Sequence[Sample]) -> PreparedPages:
+    def prepare(self, pages: Sequence[Page]) -> PreparedPages:
         """Return a batch for ``read_prepared``; several threads may call this at the same time."""
         started = time.perf_counter()
         inputs = generation_inputs(
             self._own_processor(), self._family, [page.image for page in pages], [page.instruction for page in pages]
         ).to(self._model.dtype)
         return PreparedPages(inputs, len(pages), time.perf_counter() - started)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Return the text of an answer's tokens, without special tokens; several threads may call this at once."""
+        decoded: Any = self._own_processor()
+        return str(decoded.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     @torch.inference_mode()
     def read_prepared(self, prepared: PreparedPages) -> list[Prediction]:
@@ -121,12 +139,12 @@ class Transcriber:
         return [Prediction(text, truncated, seconds) for text, truncated in decoded]
 
     @torch.inference_mode()
-    def read_step_by_step(self, page: Sample) -> StepByStep:
+    def read_step_by_step(self, page: Page) -> StepByStep:
         """Transcribe a page as ``read`` does without recorded steps, and keep the most likely tokens of each step."""
         inputs = self.prepare([page]).inputs.to(self._model.device)
         output = self._generate(inputs, return_dict_in_generate=True, output_scores=True)
         answer = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-        end = next((index for index, token in enumerate(answer) if token in self._end_tokens), len(answer) - 1)
+        end = next((index for index, token in enumerate(answer) if token in self.end_tokens), len(answer) - 1)
         best = []
         for scores in output.scores[: end + 1]:
             values, tokens = scores[0].float().topk(_KEPT_SCORES)
@@ -169,17 +187,18 @@ class Transcriber:
             num_beams=1,
             use_cache=True,
             max_new_tokens=self._max_new_tokens,
-            eos_token_id=self._end_tokens,
-            pad_token_id=self._pad_token,
+            eos_token_id=self.end_tokens,
+            pad_token_id=self.pad_token,
         )
 
     @property
-    def _pad_token(self) -> int:
+    def pad_token(self) -> int:
+        """Fills up the rows of a batch that are shorter than its longest."""
         pad = self._processor.tokenizer.pad_token_id
-        return self._end_tokens[0] if pad is None else int(pad)
+        return self.end_tokens[0] if pad is None else int(pad)
 
     def _decoded(self, answer: list[int]) -> tuple[str, bool]:
-        end = next((index for index, token in enumerate(answer) if token in self._end_tokens), None)
+        end = next((index for index, token in enumerate(answer) if token in self.end_tokens), None)
         text = self._processor.tokenizer.decode(answer[:end], skip_special_tokens=True)
         return str(text), end is None
 

@@ -21,9 +21,9 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.report.character_diff import character_diff
 from components.evaluate.scoring.metric_module import load_metric
 from components.evaluate.scoring.metrics import bleu, chrf, rouge, unicode_words
-from components.evaluate.scoring.repetition import is_loop, repeated_unit
 from components.evaluate.scoring.text_metrics import METRICS
 from components.shared.scoring.edit_counts import EditCounts, character_edits, error_rate, word_edits
+from components.shared.scoring.repetition import is_loop, repeated_unit
 from components.shared.scoring.sign_test import sign_test
 from components.shared.scoring.statistics import DocumentBootstrap
 from components.shared.scoring.text_normalization import PROFILES, normalizer

@@ -1,0 +1,1 @@
+"""The inference service: reads pages over HTTP with a base model and its adapters."""

@@ -1,0 +1,162 @@
+"""Where a version's files are: a folder, a package's zip, or the MLflow registry."""
+
+import json
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.serve.config import ServeConfig
+from components.shared.artifacts.training_record import training_record
+from components.shared.errors import UserError
+from components.shared.tracking.model_registry import CHALLENGER, CHAMPION, RegisteredAdapter, versions_of
+from components.shared.tracking.registered_files import download
+
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+_PACKAGE_SETTINGS = "inference_config.json"
+_MOST_UNPACKED_BYTES = 64 * 1024**3  # a merged model of 30 B parameters in 16 bits
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A version that can be loaded.
+
+    Attributes:
+        name: under which clients ask for it.
+        folder: the adapter's or the whole model's files; None: the base alone.
+        base_model, revision: the base that the files name; None if they name none.
+    """
+
+    name: str
+    folder: Path | None
+    base_model: str | None = None
+    revision: str | None = None
+
+
+def fetched(source: str, scratch: Path) -> ModelFiles:
+    """Return the files of ``source``; what has to be downloaded or unpacked goes into the folder ``scratch``.
+
+    Args:
+        source: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, a package's zip, the folder of an adapter, a package
+            or a model, a hub id, or ``tiny-base``.
+
+    Raises:
+        UserError: there is no such version, the registry is down, or the zip is not a package.
+    """
+    if source.startswith("models:/"):
+        return fetched_version(registered_version(source), scratch)
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _of_folder(path.stem, _unpacked(path, scratch))
+    if path.is_dir() and any((path / name).is_file() for name in ("adapter_config.json", _PACKAGE_SETTINGS)):
+        return _of_folder(_name_of(path.resolve()), path.resolve())
+    return ModelFiles(path.resolve().name if path.is_dir() else source, None, base_model=source)
+
+
+def followed_name(source: str) -> str | None:
+    """Return the registered model whose aliases are followed if the service reads with ``source``; None: none is."""
+    match = _REGISTERED.fullmatch(source)
+    return match["name"] if match and match["alias"] in (CHAMPION, CHALLENGER) else None
+
+
+def with_base(config: ServeConfig, files: ModelFiles) -> ServeConfig:
+    """Return the config with the base that ``files`` name, where it names none.
+
+    Raises:
+        UserError: neither names one.
+    """
+    if config.base_model is not None:
+        return config
+    if files.base_model is None:
+        raise UserError("its files name no base model", where=files.name, mend="give base_model")
+    return config.model_copy(update={"base_model": files.base_model, "revision": config.revision or files.revision})
+
+
+def registered_version(source: str, *, uri: str | None = None) -> RegisteredAdapter:
+    """Return the version that ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` names now.
+
+    Raises:
+        UserError: there is none, or the registry is down.
+    """
+    match = _REGISTERED.fullmatch(source)
+    if match is None:
+        raise UserError(
+            "not a registered model's address", where=source, mend="write models:/NAME@champion or models:/NAME/3"
+        )
+    for version in versions_of(match["name"], uri=uri):
+        if match["alias"] in version.aliases or str(version.version) == match["version"]:
+            return version
+    raise UserError("the registry has no such version", where=source, mend="deepsynth adapters list shows them")
+
+
+def fetched_version(version: RegisteredAdapter, scratch: Path, *, uri: str | None = None) -> ModelFiles:
+    """Download a registered version, unless it is in ``scratch`` already.
+
+    Raises:
+        UserError: its files are gone or changed, or their store is down.
+    """
+    name = version_name(version)
+    folder = scratch / name
+    if not folder.is_dir():
+        download(version, folder, uri=uri)
+    return _of_folder(name, folder)
+
+
+def version_name(version: RegisteredAdapter) -> str:
+    """Return the name under which clients ask for a registered version."""
+    return f"{version.name}-{version.version}"
+
+
+def _name_of(folder: Path) -> str:
+    """Return a folder's name; a run's folder has the run's name, and its adapter's folder is called ``adapter``."""
+    return folder.parent.name if folder.name in ("adapter", "package") and folder.parent.name else folder.name
+
+
+def _of_folder(name: str, folder: Path) -> ModelFiles:
+    training = training_record(folder)
+    if training is not None:
+        return ModelFiles(name, folder, training.base_model, training.config.get("revision"))
+    settings = folder / _PACKAGE_SETTINGS
+    if settings.is_file():
+        content = json.loads(settings.read_text(encoding="utf-8"))
+        if content.get("base_in_package"):
+            return ModelFiles(name, folder, str(folder / content["base_model"]))
+        return ModelFiles(name, folder, content.get("base_model"), content.get("revision"))
+    return ModelFiles(name, folder)
+
+
+def _unpacked(archive: Path, scratch: Path) -> Path:
+    """Unpack a package; return the folder with its model.
+
+    Raises:
+        UserError: it is not a zip, or has names that lead out of it, links, or more bytes than a model has.
+    """
+    target = scratch / archive.stem
+    if target.is_dir():
+        return _package_in(target, archive)
+    partial = Path(tempfile.mkdtemp(dir=scratch, prefix=".partial-"))
+    try:
+        with zipfile.ZipFile(archive) as package:
+            for entry in package.infolist():
+                name = Path(entry.filename)
+                if name.is_absolute() or ".." in name.parts or stat.S_ISLNK(entry.external_attr >> 16):
+                    raise UserError(f"its entry {entry.filename!r} leads out of it", where=str(archive))
+            if sum(entry.file_size for entry in package.infolist()) > _MOST_UNPACKED_BYTES:
+                raise UserError("unpacked it would be larger than a model", where=str(archive))
+            package.extractall(partial)
+        partial.rename(target)
+    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+        raise UserError(f"cannot be unpacked ({error})", where=str(archive), mend="give a package's zip") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return _package_in(target, archive)
+
+
+def _package_in(folder: Path, archive: Path) -> Path:
+    found = sorted(folder.rglob(_PACKAGE_SETTINGS), key=lambda path: len(path.parts))
+    if not found:
+        raise UserError(f"has no {_PACKAGE_SETTINGS}", where=str(archive), mend="give a package of the export step")
+    return found[0].parent

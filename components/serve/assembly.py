@@ -1,0 +1,48 @@
+"""Puts a service together from its parts; imports the model's libraries."""
+
+from pathlib import Path
+
+from components.serve.adapters.catalog import Catalog
+from components.serve.adapters.following import AliasFollower
+from components.serve.adapters.sources import ModelFiles, followed_name
+from components.serve.adapters.versions import Versions
+from components.serve.batching.fair_queue import FairQueue
+from components.serve.config import ServeConfig
+from components.serve.engines.embedded import EmbeddedEngine
+from components.serve.http.authentication import Access
+from components.serve.http.service import Service
+from components.serve.observability.meter import Meter
+
+
+def assembled(config: ServeConfig, access: Access, scratch: Path) -> Service:
+    """Return a service whose engine has not started."""
+    name = base_name(config.base_model or config.model)
+    meter = Meter()
+    queue = FairQueue(config.max_queued_pages, config.max_queued_pixels)
+    engine = EmbeddedEngine(config, name, queue, meter)
+    meter.watch(queue.__len__, engine.running_pages)
+    catalog = Catalog(name, config.challenger_share)
+    versions = Versions(engine, catalog, scratch)
+    follower = None
+    if followed := followed_name(config.model):
+        follower = AliasFollower(followed, config.registry_poll_seconds, versions, catalog, scratch, meter)
+    return Service(config, engine, queue, catalog, versions, access, meter, follower)
+
+
+def start(service: Service, files: ModelFiles) -> None:
+    """Start the engine, and load the versions of the start behind it."""
+    config, alias = service.config, service.config.model.rpartition("@")[2]
+    service.engine.start()
+
+    def default() -> str:
+        if service.follower is None:
+            return service.versions.load_files(files) if files.folder else files.name
+        service.follower.start()
+        return f"@{alias}"
+
+    service.versions.start(default, config.adapters)
+
+
+def base_name(base_model: str) -> str:
+    """Return the name under which clients ask for the base: a hub id, or a folder's name."""
+    return Path(base_model).expanduser().resolve().name if Path(base_model).expanduser().is_dir() else base_model

@@ -1,0 +1,1 @@
+"""Which page is read next: a bounded queue that is fair between clients."""

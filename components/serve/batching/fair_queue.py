@@ -1,0 +1,117 @@
+"""Waiting pages: bounded, first come first served within a client, round robin between clients."""
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+
+from components.serve.batching.page_job import PageJob
+
+
+class QueueFullError(Exception):
+    """The queue has no room for the request's pages."""
+
+
+class QueueClosedError(Exception):
+    """The service is stopping and takes no more pages."""
+
+
+class FairQueue:
+    """Pages that wait for the engine; every method may be called from any thread.
+
+    Each model has its own clients. Taking goes around the clients, one page each, so that a client with a thousand
+    pages does not keep one with a single page waiting.
+
+    Args:
+        max_pages: pages that may wait.
+        max_pixels: pixels of all waiting pages together.
+    """
+
+    def __init__(self, max_pages: int, max_pixels: int) -> None:
+        self._max_pages, self._max_pixels = max_pages, max_pixels
+        self._pages = self._pixels = 0
+        self._closed = False
+        self._waiting: dict[str, OrderedDict[str, deque[PageJob]]] = {}
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return self._pages
+
+    def put(self, jobs: Sequence[PageJob]) -> None:
+        """Add a request's pages, all or none.
+
+        Raises:
+            QueueFullError: there is no room for all of them.
+            QueueClosedError: the service is stopping.
+        """
+        pixels = sum(job.pixels for job in jobs)
+        with self._changed:
+            if self._closed:
+                raise QueueClosedError
+            if self._pages + len(jobs) > self._max_pages or self._pixels + pixels > self._max_pixels:
+                raise QueueFullError
+            self._pages += len(jobs)
+            self._pixels += pixels
+            for job in jobs:
+                clients = self._waiting.setdefault(job.model, OrderedDict())
+                clients.setdefault(job.client, deque()).append(job)
+            self._changed.notify_all()
+
+    def models(self) -> list[str]:
+        """Return the models that pages wait for."""
+        with self._changed:
+            return [model for model, clients in self._waiting.items() if clients]
+
+    def take(self, model: str, most: int) -> list[PageJob]:
+        """Remove and return up to ``most`` pages for ``model``; those that nobody waits for are dropped."""
+        taken: list[PageJob] = []
+        with self._changed:
+            clients = self._waiting.get(model, OrderedDict())
+            while clients and len(taken) < most:
+                client, jobs = clients.popitem(last=False)
+                job = jobs.popleft()
+                if jobs:
+                    clients[client] = jobs  # at the end: every other client comes first
+                self._pages -= 1
+                self._pixels -= job.pixels
+                if job.is_wanted():
+                    taken.append(job)
+            if not clients:
+                self._waiting.pop(model, None)
+        return taken
+
+    def drop_unwanted(self) -> None:
+        """Free the places of pages that nobody waits for any more."""
+        with self._changed:
+            for model, clients in list(self._waiting.items()):
+                for client, jobs in list(clients.items()):
+                    kept = deque(job for job in jobs if job.is_wanted())
+                    self._pages -= len(jobs) - len(kept)
+                    self._pixels -= sum(job.pixels for job in jobs) - sum(job.pixels for job in kept)
+                    clients[client] = kept
+                    if not kept:
+                        del clients[client]
+                if not clients:
+                    del self._waiting[model]
+
+    def wait(self, seconds: float) -> None:
+        """Wait until a page is there or ``wake`` is called, for ``seconds`` at most."""
+        with self._changed:
+            if not self._pages:
+                self._changed.wait(seconds)
+
+    def wake(self) -> None:
+        """End every ``wait``."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Refuse further pages; those that wait stay."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def fail_all(self, error: Exception) -> None:
+        """Fail every waiting page."""
+        for model in self.models():
+            for job in self.take(model, self._max_pages):
+                job.fail(error)

@@ -1,0 +1,99 @@
+"""The service's whole interface."""
+
+import ipaddress
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from components.shared.programs.step_config import StepConfig
+
+MEBIBYTE = 1024 * 1024
+
+
+class ServeConfig(StepConfig):
+    """Read pages over HTTP: an OpenAI-compatible API, and ``/v1/ocr`` for images, TIFFs and PDFs."""
+
+    engine: Literal["embedded"] = "embedded"
+    """what runs the model: ``embedded`` is this process, on a GPU if there is one, otherwise on the CPU"""
+    model: str = "tiny-base"
+    """what reads requests that name no model: the folder of an adapter, a package or a model, a package's zip,
+    ``models:/NAME@champion`` or ``models:/NAME/VERSION`` in the MLflow registry, a hub id, or ``tiny-base``"""
+    adapters: list[str] = Field(default_factory=list)
+    """more versions of the same base, written like ``model``; clients ask for them by name"""
+    challenger_share: float = Field(default=0.0, ge=0, le=1)
+    """share of the requests for ``@champion`` that the version ``@challenger`` reads instead"""
+    registry_poll_seconds: float = Field(default=30.0, ge=0)
+    """time between two looks at the aliases of ``model``, if that is a registered model's alias; 0: only after MLflow's
+    webhook"""
+    base_model: str | None = None
+    """folder or hub id of the base; by default what the model's files name"""
+    revision: str | None = None
+    """commit or tag of a hub model"""
+    trust_remote_code: bool = False
+    """allow a hub model to run its own Python code; pin ``revision`` with it"""
+    base_size: int | None = Field(default=None, ge=1)
+    """DeepSeek-OCR-2: pixels of the whole-page view; by default the model's own (1024)"""
+    image_size: int | None = Field(default=None, ge=1)
+    """DeepSeek-OCR-2: pixels of a tile, or of the only view if crop_mode is off; by default the model's own (768)"""
+    crop_mode: bool | None = None
+    """DeepSeek-OCR-2: cut pages larger than a tile into tiles; by default as the model does (on)"""
+    max_new_tokens: int = Field(default=512, ge=1)
+    """longest answer in tokens; a page that reaches it without an end token is marked as truncated"""
+
+    host: str = "127.0.0.1"
+    """address to listen on; any other than a loopback address needs a token or client certificates"""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """port to listen on; 0 takes a free one and prints it"""
+    token_file: Path | None = None
+    """file with the clients' bearer tokens, one per line, each as TOKEN or NAME:TOKEN; the environment variable
+    DEEPSYNTH_SERVE_TOKEN gives one more"""
+    admin_token_file: Path | None = None
+    """file with the administrators' tokens, written as in ``token_file``; DEEPSYNTH_SERVE_ADMIN_TOKEN gives one more;
+    without any, nobody can load, unload or swap models over HTTP"""
+    tls_certificate: Path | None = None
+    """PEM file with the server's certificate; with it the service speaks HTTPS"""
+    tls_key: Path | None = None
+    """PEM file with the certificate's private key"""
+    tls_client_ca: Path | None = None
+    """PEM file with the authority that signs clients' certificates (mTLS): no other client can connect"""
+
+    max_batch_size: int = Field(default=16, ge=1)
+    """pages that are read at once; a finished page leaves the batch and a waiting one enters"""
+    max_wait_ms: float = Field(default=5.0, ge=0)
+    """milliseconds that an idle engine waits for more pages after the first one"""
+    max_queued_pages: int = Field(default=256, ge=1)
+    """pages that may wait; more are refused with 429"""
+    max_queued_pixels: int = Field(default=1024 * MEBIBYTE, ge=1)
+    """pixels of all pages that may wait, 3 bytes each; more are refused with 429"""
+    max_pages_per_request: int = Field(default=100, ge=1)
+    """pages of one request; more are refused with 413"""
+    max_request_bytes: int = Field(default=64 * MEBIBYTE, ge=1024)
+    """bytes of one request; more are refused with 413"""
+    max_pixels_per_page: int = Field(default=64 * MEBIBYTE, ge=1)
+    """pixels of one page; more are refused with 413"""
+    request_timeout_seconds: float = Field(default=120.0, gt=0)
+    """time until a request that has not finished gets 504 and its pages leave the queue or the batch"""
+    drain_seconds: float = Field(default=30.0, ge=0)
+    """time that requests have to finish after SIGTERM"""
+    drain_notice_seconds: float = Field(default=0.0, ge=0)
+    """time after SIGTERM in which new requests are still taken, so that a load balancer sees the failing readiness
+    probe first; on Kubernetes take the probe's period times its failureThreshold"""
+
+    @model_validator(mode="after")
+    def _certificate_and_key_come_together(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key need each other")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        return self
+
+    @property
+    def only_this_machine(self) -> bool:
+        """Whether ``host`` is a loopback address, which other machines cannot reach."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,1 @@
+"""The pages in a file that a client sends or a user names."""

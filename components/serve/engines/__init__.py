@@ -1,0 +1,1 @@
+"""The engines that read pages: a model in this process."""

@@ -1,0 +1,91 @@
+"""An answer while it is written, and the reading that it becomes: text by line, confidence, loops, truncation."""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from components.serve.batching.page_job import LineReading, PageJob, PageReading
+from components.shared.reading.transcriber import Transcriber
+from components.shared.scoring.repetition import repeated_unit
+
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what tokenizers write for the first bytes of a character
+
+
+class Answer:
+    """The tokens of one page so far.
+
+    Args:
+        job: the page.
+        transcriber: knows the end tokens, and the text of tokens.
+        prompt_tokens: of the prompt, picture included.
+        seconds: of the phases before decoding.
+        began: ``time.monotonic()`` when decoding began.
+    """
+
+    def __init__(
+        self, job: PageJob, transcriber: Transcriber, prompt_tokens: int, seconds: dict[str, float], began: float
+    ) -> None:
+        self.job, self.transcriber = job, transcriber
+        self.prompt_tokens, self.seconds, self.began = prompt_tokens, seconds, began
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.truncated = self.finished = False
+        self._sent = ""
+
+    def extend(self, steps: Sequence[tuple[int, float]]) -> None:
+        """Add tokens with their log-probabilities; those after the answer's end are ignored."""
+        for token, logprob in steps:
+            if self.finished:
+                break
+            self.tokens.append(token)
+            self.logprobs.append(logprob)
+            ended = token in self.transcriber.end_tokens
+            self.truncated = not ended and len(self.tokens) >= self.job.max_new_tokens
+            self.finished = ended or self.truncated
+        if self.job.on_text is not None:
+            self._send(self.job.on_text)
+
+    def written(self) -> list[int]:
+        """Return the tokens without the end token."""
+        return self.tokens[:-1] if self.finished and not self.truncated else self.tokens
+
+    def _send(self, on_text: Callable[[str], None]) -> None:
+        text = self.transcriber.text_of(self.written())
+        if not self.finished:
+            text = text.rstrip(_INCOMPLETE)
+        if text.startswith(self._sent) and len(text) > len(self._sent):
+            on_text(text[len(self._sent) :])
+            self._sent = text
+
+
+def page_reading(answer: Answer, model: str) -> PageReading:
+    """Return what a finished answer says."""
+    text = answer.transcriber.text_of(answer.written())
+    return PageReading(
+        model=model,
+        text=text,
+        truncated=answer.truncated,
+        loop=repeated_unit(text) is not None,
+        prompt_tokens=answer.prompt_tokens,
+        tokens=len(answer.tokens),
+        mean_logprob=sum(answer.logprobs) / len(answer.logprobs),
+        min_logprob=min(answer.logprobs),
+        lines=_lines(answer, text),
+        seconds={**answer.seconds, "decode": time.monotonic() - answer.began},
+    )
+
+
+def _lines(answer: Answer, text: str) -> tuple[LineReading, ...]:
+    """Return the lines of ``text`` that have tokens; a token belongs to the line in which it begins."""
+    numbers: list[int] = []
+    line = 0
+    for token in answer.written():
+        numbers.append(line)
+        line += answer.transcriber.text_of([token]).count("\n")
+    texts = text.split("\n")
+    readings = []
+    for number, members in groupby(zip(numbers, answer.logprobs, strict=False), key=lambda pair: pair[0]):
+        logprobs = [logprob for _, logprob in members]
+        if number < len(texts) and texts[number]:
+            readings.append(LineReading(texts[number], sum(logprobs) / len(logprobs), min(logprobs)))
+    return tuple(readings)

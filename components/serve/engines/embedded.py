@@ -1,0 +1,181 @@
+"""The engine in this process: a thread that loads the models and decodes, so that HTTP never waits for a step."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import torch
+
+from components.serve.batching.fair_queue import FairQueue
+from components.serve.config import ServeConfig
+from components.serve.engines.lane import Lane
+from components.serve.engines.loaded_models import LoadedModels
+from components.serve.observability.meter import Meter
+from components.shared.programs.machine_failures import causes_of, ran_out_of_device_memory
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_IDLE = 0.2  # an idle engine looks for work that often without being woken
+_SECONDS_BETWEEN_CLEANINGS = 0.5
+_PREPARING_THREADS = {"cpu": 1, "cuda": 4}
+
+
+class EngineStoppedError(Exception):
+    """The engine was stopped or has failed before the page was read."""
+
+
+class EmbeddedEngine:
+    """Reads pages with models in this process; see ``Engine``.
+
+    Each version has a lane with a batch of its own, and the lanes take turns of one decoding call: the rows of a
+    recorded step have one adapter, because PEFT chooses the rows of each adapter on the host.
+    """
+
+    def __init__(self, config: ServeConfig, base_name: str, queue: FairQueue, meter: Meter) -> None:
+        self.ready: Future[None] = Future()
+        self._config, self._base_name, self._queue, self._meter = config, base_name, queue, meter
+        self._lanes: dict[str, Lane] = {}
+        self._orders: SimpleQueue[Callable[[LoadedModels], None]] = SimpleQueue()
+        self._stopping = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def load(self, name: str, folder: Path) -> "Future[None]":
+        """Load a version between two steps."""
+
+        def order(models: LoadedModels) -> None:
+            started = time.monotonic()
+            loaded = models.load(name, folder)
+            self._lanes[name] = self._lane(models, loaded.name)
+            self._meter.adapter_loaded(time.monotonic() - started)
+
+        return self._ordered(order)
+
+    def unload(self, name: str) -> "Future[None]":
+        """Unload a version between two steps."""
+
+        def order(models: LoadedModels) -> None:
+            lane = self._lanes.pop(name)
+            lane.fail(EngineStoppedError(f"{name} was unloaded"))
+            models.unload(name)
+
+        return self._ordered(order)
+
+    def failure(self) -> Exception | None:
+        """Return the error that ended the thread."""
+        return self._failure
+
+    def running_pages(self) -> int:
+        """Return the pages in all lanes."""
+        return sum(lane.pages() for lane in list(self._lanes.values()))
+
+    def stop(self) -> None:
+        """End the thread after the step that runs; what is not finished fails."""
+        self._stopping.set()
+        self._queue.wake()
+        self._thread.join()
+
+    def _ordered(self, order: Callable[[LoadedModels], None]) -> "Future[None]":
+        done: Future[None] = Future()
+
+        def obey(models: LoadedModels) -> None:
+            try:
+                order(models)
+                done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+
+        if self._failure is not None or self._stopping.is_set():
+            done.set_exception(EngineStoppedError("the engine has stopped"))
+        else:
+            self._orders.put(obey)
+            self._queue.wake()
+        return done
+
+    def _run(self) -> None:
+        try:
+            models = LoadedModels(self._config, self._base_name)
+        except Exception as error:
+            self._failure = error
+            self.ready.set_exception(error)
+            return
+        with ThreadPoolExecutor(_PREPARING_THREADS[models.device.type], thread_name_prefix="prepare") as self._pool:
+            self._lanes[self._base_name] = self._lane(models, self._base_name)
+            self.ready.set_result(None)
+            try:
+                self._read_pages(models)
+            except Exception as error:
+                logger.exception("the engine has failed")
+                self._failure = error
+            gone = EngineStoppedError("the engine has stopped")
+            self._queue.close()
+            self._queue.fail_all(gone)
+            for lane in self._lanes.values():
+                lane.fail(gone)
+
+    def _read_pages(self, models: LoadedModels) -> None:
+        cleaned = time.monotonic()
+        while not self._stopping.is_set():
+            self._obey(models)
+            if time.monotonic() - cleaned > _SECONDS_BETWEEN_CLEANINGS:
+                self._queue.drop_unwanted()
+                cleaned = time.monotonic()
+            self._take_pages()
+            busy = False
+            for name, lane in self._lanes.items():
+                try:
+                    busy |= lane.turn(lambda name=name: models.activate(name))  # type: ignore[misc]
+                except Exception as error:
+                    if _broke_the_device(error):
+                        raise
+                    self._meter.failed("step")
+                    logger.exception("a step failed, and its pages with it")
+                    busy = True
+            if not busy:
+                self._rest()
+
+    def _obey(self, models: LoadedModels) -> None:
+        while True:
+            try:
+                order = self._orders.get_nowait()
+            except Empty:
+                return
+            order(models)
+
+    def _take_pages(self) -> None:
+        waiting = self._queue.models()
+        if waiting and not self.running_pages() and len(self._queue) < self._config.max_batch_size:
+            time.sleep(self._config.max_wait_ms / 1000)
+        for name in waiting:
+            lane = self._lanes.get(name)
+            if lane is None:
+                for job in self._queue.take(name, self._config.max_queued_pages):
+                    job.fail(EngineStoppedError(f"{name} is not loaded"))
+            elif lane.room > 0 and (jobs := self._queue.take(name, lane.room)):
+                lane.take(jobs)
+
+    def _rest(self) -> None:
+        """Wait for a group that is being prepared, or for a page."""
+        preparing = [future for lane in self._lanes.values() for future in lane.preparing()]
+        if preparing:
+            wait(preparing, timeout=_SECONDS_IDLE, return_when=FIRST_COMPLETED)
+        else:
+            self._queue.wait(_SECONDS_IDLE)
+
+    def _lane(self, models: LoadedModels, name: str) -> Lane:
+        return Lane(models.of(name), self._config.max_batch_size, self._pool, self._meter)
+
+
+def _broke_the_device(error: Exception) -> bool:
+    """Return whether the device can no longer be used, as after an illegal address."""
+    return any(
+        isinstance(cause, torch.AcceleratorError) and not ran_out_of_device_memory(cause) for cause in causes_of(error)
+    )

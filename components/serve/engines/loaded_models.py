@@ -1,0 +1,121 @@
+"""The models in memory: the base, the adapters on it, and whole models after full fine-tuning."""
+
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, ProcessorMixin
+
+from components.serve.config import ServeConfig
+from components.shared.errors import UserError
+from components.shared.models.adapter_loading import (
+    adapter_kind,
+    check_base_of_adapter,
+    load_fine_tuned,
+    load_fine_tuned_processor,
+    with_adapter,
+)
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import (
+    default_device,
+    default_dtype,
+    load_model,
+    load_processor,
+    model_type_of,
+    release_memory,
+)
+from components.shared.reading.image_settings import ImageSettings, with_image_settings
+from components.shared.reading.transcriber import Transcriber
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A version that can read: ``bare`` is transformers' model, whose layers hold the adapters."""
+
+    name: str
+    bare: Any
+    transcriber: Transcriber
+    adapter_name: str | None
+    """PEFT's name of the version's adapter; None for the base and for a whole model"""
+
+
+class LoadedModels:
+    """Loads, activates and unloads; only one thread may use it, because PEFT's active adapter is the model's state."""
+
+    def __init__(self, config: ServeConfig, base_name: str) -> None:
+        self._config = config
+        self._base_model = config.base_model or config.model
+        self._device = default_device()
+        self._numbers = count(1)
+        self._active: str | None = None
+        self._source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        self._base: Any = load_model(
+            self._base_model, dtype=default_dtype(self._device), device=self._device, **self._source
+        ).eval()
+        processor = load_processor(self._base_model, **self._source)
+        self._models = {base_name: self._loaded(base_name, self._base, processor, None)}
+        self._base_name = base_name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return self._device
+
+    def of(self, name: str) -> LoadedModel:
+        """Return a loaded version."""
+        return self._models[name]
+
+    def load(self, name: str, folder: Path) -> LoadedModel:
+        """Load an adapter, or a whole model, from a folder that the train step or a package made.
+
+        Raises:
+            UserError: the folder holds neither, or an adapter of another base; weights that are truncated or NaN.
+        """
+        config = self._config
+        if name in self._models:
+            raise UserError("a model of this name is loaded already", where=name, mend="unload it first")
+        check_base_of_adapter(self._base_model, config.revision, folder)
+        processor = load_fine_tuned_processor(self._base_model, folder, **self._source)
+        if adapter_kind(folder) == "model":
+            placed: dict[str, Any] = {"dtype": default_dtype(self._device), "device": self._device, **self._source}
+            model: Any = load_fine_tuned(self._base_model, folder, **placed)
+            self._models[name] = self._loaded(name, model, processor, None)
+            return self._models[name]
+        adapter_name = f"adapter_{next(self._numbers)}"  # PEFT's names may hold no dots
+        self._base = with_adapter(self._base, self._base_model, folder, adapter_name).eval()
+        self._active = None
+        self._models[name] = self._loaded(name, self._base.get_base_model(), processor, adapter_name)
+        return self._models[name]
+
+    def unload(self, name: str) -> None:
+        """Free a version's memory; the base stays."""
+        gone = self._models.pop(name)
+        if gone.adapter_name is not None:
+            self._base.delete_adapter(gone.adapter_name)
+            self._active = None
+        del gone
+        release_memory()
+
+    def activate(self, name: str) -> None:
+        """Make the following forward passes of ``of(name).bare`` those of that version."""
+        if name == self._active or not isinstance(self._base, PeftModel):
+            return
+        adapter_name, tuner = self._models[name].adapter_name, cast(Any, self._base.base_model)
+        if adapter_name is not None:
+            tuner.enable_adapter_layers()
+            self._base.set_adapter(adapter_name, inference_mode=True)
+        elif name == self._base_name:
+            tuner.disable_adapter_layers()
+        self._active = name
+
+    def _loaded(
+        self, name: str, model: PreTrainedModel, processor: ProcessorMixin, adapter_name: str | None
+    ) -> LoadedModel:
+        config = self._config
+        family = family_of(model_type_of(self._base_model, **self._source))
+        family = with_image_settings(ImageSettings.of(config.model_dump()), processor, family)
+        transcriber = Transcriber(model, processor, family, config.max_new_tokens, graphed=False)
+        return LoadedModel(name, model, transcriber, adapter_name)

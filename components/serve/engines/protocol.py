@@ -1,0 +1,33 @@
+"""What the service asks of an engine, whatever runs the model."""
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Protocol
+
+
+class Engine(Protocol):
+    """Reads the pages of a ``FairQueue``; every method may be called from any thread.
+
+    Attributes:
+        ready: done when the base model is loaded; it has the error if it cannot be loaded.
+    """
+
+    ready: "Future[None]"
+
+    def start(self) -> None:
+        """Begin to load the base model and, after that, to read pages."""
+
+    def load(self, name: str, folder: Path) -> "Future[None]":
+        """Load an adapter or a whole model under ``name``; the future has the error if that fails."""
+
+    def unload(self, name: str) -> "Future[None]":
+        """Free a version for which no page waits or is read."""
+
+    def failure(self) -> Exception | None:
+        """Return why the engine can read no more pages; None while it can."""
+
+    def running_pages(self) -> int:
+        """Return how many pages it has taken from the queue and not finished."""
+
+    def stop(self) -> None:
+        """Stop reading; pages that are not finished fail."""

@@ -1,0 +1,266 @@
+"""Continuous greedy decoding: pages enter and leave a running batch, and one step serves all of them.
+
+The rows of the batch share a static cache (transformers' ``StaticCache``) and write their next token into the same
+column. A page that enters is prefilled alone, with a cache of its own, and its keys and values are copied so that they
+end at that column; the attention mask hides what is left of them, and the positions are the page's own. When the
+columns are used up, all rows move to the left. So a step depends on nothing but tensors at fixed addresses, and on a
+GPU it is a CUDA graph, recorded once (``components/shared/reading/graphed_decoding.py``).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import BatchFeature, DynamicCache, GenerationConfig, StaticCache
+
+from components.shared.reading.graphed_decoding import (
+    PROMPT_TENSORS,
+    STEP_TENSORS,
+    RecordingError,
+    recorded,
+    refuse_more_than_greedy,
+)
+
+logger = logging.getLogger(__name__)
+
+_CACHE_GRANULE = 256  # tokens; a cache grows by whole granules, because each growth copies it and records again
+_SPARE_COLUMNS = 256  # more columns than the longest row needs: rows move left once per so many steps, not in each
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """What a prefill leaves: its cache, the first tokens, and what a step needs to go on from there."""
+
+    cache: Any
+    tokens: torch.Tensor
+    logprobs: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+    settings: dict[str, Any]
+
+
+class RunningRows:
+    """The rows of one model's running batch; they are numbered without gaps, and the last fills a gap that opens.
+
+    Args:
+        model: a transformers model in evaluation mode.
+        most_rows: rows at most.
+        steps_at_once: tokens that one call of ``step`` writes for each row.
+        fixed_width: compute always ``most_rows`` rows, as a recorded step must; otherwise only those in use.
+    """
+
+    def __init__(self, model: Any, most_rows: int, steps_at_once: int, fixed_width: bool) -> None:
+        self._model = model
+        self._most_rows, self._fixed_width = most_rows, fixed_width
+        self.steps_at_once = steps_at_once
+        self._starts: list[int] = []  # the first column of each row
+        self._column = 0  # where each row writes next
+        self._columns = 0
+        self._cache: Any = None
+        self._all_rows: list[tuple[torch.Tensor, torch.Tensor]] = []  # each layer's keys and values
+        self._whole: dict[str, torch.Tensor] = {}  # tensors of all rows
+        self._inputs: dict[str, Any] = {}  # what a step takes: views of the rows in use
+        self._replay: Callable[[], None] | None = None
+        self._warm = False
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @property
+    def free(self) -> int:
+        """How many rows may enter."""
+        return self._most_rows - len(self)
+
+    @torch.inference_mode()
+    def enter(self, inputs: BatchFeature, max_new_tokens: int) -> list[tuple[int, float]]:
+        """Prefill pages and append their rows; return each one's first token and its log-probability.
+
+        Raises:
+            RecordingError: the model's step needs more than tokens, positions and mask.
+        """
+        prompted = _prompted(self._model, inputs, max_new_tokens)
+        count, length = prompted.mask.shape
+        self._make_columns(prompted, length + max_new_tokens + self.steps_at_once)
+        if not len(self):
+            self._column = length
+        elif self._column < length:
+            self._move(length - self._column)
+        start, first = self._column - length, len(self)
+        rows = slice(first, first + count)
+        self._starts += [start] * count
+        for layer, (keys, values) in enumerate(self._all_rows):
+            new = prompted.cache.layers[layer]
+            keys[rows, :, start : self._column] = new.keys
+            values[rows, :, start : self._column] = new.values
+        self._whole["attention_mask"][rows] = False
+        self._whole["attention_mask"][rows, 0, 0, start : self._column] = prompted.mask.bool()
+        self._whole["input_ids"][rows, 0] = prompted.tokens
+        self._whole["position_ids"][..., rows, :] = prompted.positions
+        self._use(len(self))
+        return list(zip(prompted.tokens.tolist(), prompted.logprobs.tolist(), strict=True))
+
+    @torch.inference_mode()
+    def step(self) -> list[list[tuple[int, float]]]:
+        """Write ``steps_at_once`` tokens for each row; return each row's tokens with their log-probabilities."""
+        if self._column + self.steps_at_once > self._columns:
+            self._move(-min(self._starts))
+        self._whole["written"].zero_()
+        for _ in range(self.steps_at_once):
+            self._next()
+        self._column += self.steps_at_once
+        tokens, logprobs = (self._whole[name][: len(self)].tolist() for name in ("tokens", "logprobs"))
+        return [list(zip(*row, strict=True)) for row in zip(tokens, logprobs, strict=True)]
+
+    @torch.inference_mode()
+    def leave(self, row: int) -> None:
+        """Free a row: the last row gets its number."""
+        last = len(self) - 1
+        if row != last:
+            for keys, values in self._all_rows:
+                keys[row] = keys[last]
+                values[row] = values[last]
+            for name in ("attention_mask", "input_ids"):
+                self._whole[name][row] = self._whole[name][last]
+            self._whole["position_ids"][..., row, :] = self._whole["position_ids"][..., last, :]
+            self._starts[row] = self._starts[last]
+        self._starts.pop()
+        self._use(len(self))
+
+    def _next(self) -> None:
+        if not self._fixed_width or not self._warm:
+            self._advance()  # libraries allocate their persistent buffers here, not while recording
+            self._warm = True
+            return
+        try:
+            self._replay = self._replay or recorded(self._advance)
+        except RecordingError as error:
+            logger.warning("decoding step by step, several times slower: %s", error)
+            self._fixed_width = False
+            self._use(len(self))
+            self._advance()
+            return
+        self._replay()
+
+    def _advance(self) -> None:
+        whole = self._whole
+        whole["attention_mask"].index_fill_(-1, whole["column"], True)
+        logits = self._model(**self._inputs, return_dict=True).logits[:, -1].float()
+        highest, token = logits.max(dim=-1)
+        rows = len(token)
+        whole["tokens"][:rows].index_copy_(1, whole["written"], token[:, None])
+        whole["logprobs"][:rows].index_copy_(1, whole["written"], (highest - logits.logsumexp(dim=-1))[:, None])
+        whole["written"].add_(1)
+        whole["column"].add_(1)
+        self._inputs["input_ids"].copy_(token[:, None])
+        self._inputs["position_ids"].add_(1)
+
+    def _make_columns(self, prompted: Prompted, needed: int) -> None:
+        """Make the cache long enough for a row of ``needed`` columns."""
+        if needed <= self._columns:
+            return
+        self._replay, self._warm = None, False
+        columns = -(-(needed + _SPARE_COLUMNS) // _CACHE_GRANULE) * _CACHE_GRANULE
+        kept, kept_mask = self._all_rows, self._whole.get("attention_mask")
+        cache: Any = StaticCache(config=self._model.config.get_text_config(decoder=True), max_cache_len=columns)
+        if len(cache.layers) != len(prompted.cache.layers) or any(layer.is_sliding for layer in cache.layers):
+            raise RecordingError("its cache is not one of keys and values of all tokens")
+        for layer, new in zip(cache.layers, prompted.cache.layers, strict=True):
+            shape = (self._most_rows, -1, -1, -1)
+            layer.lazy_initialization(new.keys[:1, :, :1].expand(shape), new.values[:1, :, :1].expand(shape))
+        self._cache, self._columns = cache, columns
+        self._all_rows = [(layer.keys, layer.values) for layer in cache.layers]
+        self._make_tensors(prompted)
+        if kept_mask is not None:
+            for (keys, values), (old_keys, old_values) in zip(self._all_rows, kept, strict=True):
+                keys[:, :, : old_keys.shape[2]] = old_keys
+                values[:, :, : old_values.shape[2]] = old_values
+            self._whole["attention_mask"][..., : kept_mask.shape[-1]] = kept_mask
+        self._inputs = {**prompted.settings, "past_key_values": cache}
+
+    def _make_tensors(self, prompted: Prompted) -> None:
+        rows, device = self._most_rows, prompted.tokens.device
+        made = {
+            "attention_mask": torch.zeros((rows, 1, 1, self._columns), dtype=torch.bool, device=device),
+            "input_ids": torch.zeros((rows, 1), dtype=torch.long, device=device),
+            "position_ids": prompted.positions.new_zeros((*prompted.positions.shape[:-2], rows, 1)),
+            "tokens": torch.zeros((rows, self.steps_at_once), dtype=torch.long, device=device),
+            "logprobs": torch.zeros((rows, self.steps_at_once), dtype=torch.float32, device=device),
+            "written": torch.zeros(1, dtype=torch.long, device=device),
+            "column": torch.zeros(1, dtype=torch.long, device=device),
+        }
+        for name in ("input_ids", "position_ids"):
+            made[name] = self._whole.get(name, made[name])
+        self._whole = made
+
+    def _use(self, rows: int) -> None:
+        """Point the step's inputs at the first ``rows`` rows, and at the column that is written next."""
+        width = self._most_rows if self._fixed_width else rows
+        for layer, (keys, values) in zip(self._cache.layers, self._all_rows, strict=True):
+            layer.keys, layer.values = keys[:width], values[:width]
+            layer.cumulative_length.fill_(self._column)
+        self._whole["column"].fill_(self._column)
+        for name in ("attention_mask", "input_ids"):
+            self._inputs[name] = self._whole[name][:width]
+        self._inputs["position_ids"] = self._whole["position_ids"][..., :width, :]
+
+    def _move(self, columns: int) -> None:
+        """Move all rows by so many columns, to the right or (negative) to the left."""
+        for keys, values in self._all_rows:
+            keys.copy_(keys.roll(columns, dims=2))
+            values.copy_(values.roll(columns, dims=2))
+        mask = self._whole["attention_mask"]
+        mask.copy_(mask.roll(columns, dims=-1))
+        self._column += columns
+        self._starts = [start + columns for start in self._starts]
+        mask[..., self._column :] = False
+        self._use(len(self))
+
+
+def _prompted(model: Any, inputs: BatchFeature, max_new_tokens: int) -> Prompted:
+    """Prefill pages: transformers' ``generate`` makes positions and masks, and one forward pass fills a cache."""
+    found: list[Prompted] = []
+
+    def prefill(
+        model: Any,
+        input_ids: torch.Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> torch.Tensor:
+        refuse_more_than_greedy(generation_config, logits_processor, stopping_criteria)
+        prompt = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
+        output = model(**prompt, return_dict=True)
+        logits = output.logits[:, -1].float()
+        highest, token = logits.max(dim=-1)
+        model_kwargs = model._update_model_kwargs_for_generation(output, model_kwargs)
+        longer = torch.cat([input_ids, token[:, None]], dim=1)
+        step = model.prepare_inputs_for_generation(longer, next_sequence_length=1, **model_kwargs)
+        tensors = {name for name, value in step.items() if isinstance(value, torch.Tensor)}
+        if odd := STEP_TENSORS - tensors | tensors - STEP_TENSORS - PROMPT_TENSORS:
+            raise RecordingError(f"of {', '.join(sorted(odd))} it is not known what a step does with it")
+        settings = {name: value for name, value in step.items() if name not in tensors}
+        mask = model_kwargs["attention_mask"][:, : input_ids.shape[1]]
+        logprobs = highest - logits.logsumexp(dim=-1)
+        found.append(Prompted(output.past_key_values, token, logprobs, step["position_ids"], mask, settings))
+        return input_ids
+
+    # The class's method: Unsloth replaces the instance's by one that always uses its own cache.
+    type(model).generate(
+        model,
+        **inputs,
+        past_key_values=DynamicCache(config=model.config.get_text_config(decoder=True)),
+        cache_implementation=None,
+        custom_generate=prefill,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return found[0]

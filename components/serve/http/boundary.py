@@ -1,0 +1,99 @@
+"""The outermost layer of the service: request ids, size limits, one log line and one count per request."""
+
+import json
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from components.serve.http.errors import ApiError
+from components.serve.http.service import Service
+
+logger = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_ROUTES = ("/v1/chat/completions", "/v1/ocr", "/v1/models", "/metrics", "/health/", "/admin/")
+
+
+class Boundary:
+    """Wraps the application; it knows a request's size, route, status and time, and nothing of its content."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.monotonic(), 500
+        given = _header(scope, b"x-request-id")
+        state = scope.setdefault("state", {})
+        state["request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", state["request_id"].encode())]
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, send_with_id)
+        finally:
+            seconds = time.monotonic() - started
+            self._service.meter.request(_route(scope["path"]), status, seconds)
+            if not scope["path"].startswith(("/health/", "/metrics")):
+                _log(scope, state, status, seconds)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit, taken = self._service.config.max_request_bytes, 0
+        refusal = ApiError(413, f"a request has at most {limit} bytes", code="request_too_large")
+        length = _header(scope, b"content-length")
+        if length.isdecimal() and int(length[:19]) > limit:
+            await _send_error(send, refusal)
+            return
+
+        async def receive_bounded() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                raise refusal
+            return message
+
+        await self._app(scope, receive_bounded, send)
+
+
+def _log(scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
+    fields = {
+        "request_id": state["request_id"],
+        "method": scope["method"],
+        "route": _route(scope["path"]),
+        "status": status,
+        "seconds": round(seconds, 4),
+        "pages": state.get("pages"),
+        "model": state.get("model"),
+    }
+    known = {name: value for name, value in fields.items() if value is not None}
+    line = " ".join(f"{name}={value}" for name, value in known.items())
+    logger.info("request %s", line, extra=known)
+
+
+def _route(path: str) -> str:
+    """Return the known part of a path: an unknown one may hold anything, and makes a new series of each metric."""
+    return next((route for route in _ROUTES if path.startswith(route)), "other")
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+async def _send_error(send: Send, error: ApiError) -> None:
+    body = json.dumps(error.body()).encode()
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,113 @@
+"""``POST /v1/chat/completions`` as OpenAI's clients call it: pictures in, their text out, at once or as a stream."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from PIL import Image
+
+from components.serve.batching.page_job import PageReading
+from components.serve.http.chat_request import parsed_chat
+from components.serve.http.ocr import reading_as_json
+from components.serve.http.service import Service, Wish, all_readings, as_api_error
+
+_BETWEEN_PAGES = "\n\n"
+
+
+def chat_routes(service: Service) -> APIRouter:
+    """Return the route."""
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        client = service.access.client_of(request)
+        chat, instruction, pictures = await asyncio.to_thread(parsed_chat, await request.body())
+        pages = [page for file in await service.opened(pictures) for page in file]
+        wish = Wish(client, chat.model, instruction, chat.longest)
+        if chat.stream:
+            events = _stream(service, request, pages, wish, chat.wants_usage)
+            head = await anext(events)  # what is refused is refused before the answer begins
+            return StreamingResponse(_chained(head, events), media_type="text/event-stream")
+        async with service.reading(request, pages, wish) as readings:
+            found = await all_readings(request, readings)
+        return JSONResponse(_completion(request, found))
+
+    return router
+
+
+def _completion(request: Request, found: list[PageReading]) -> dict[str, Any]:
+    message = {"role": "assistant", "content": _BETWEEN_PAGES.join(reading.text for reading in found)}
+    return {
+        "id": f"chatcmpl-{request.state.request_id}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": request.state.model,
+        "choices": [{"index": 0, "message": message, "finish_reason": _finish_reason(found), "logprobs": None}],
+        "usage": _usage(found),
+        "deepsynth": {"pages": [_without_text(reading) for reading in found]},
+    }
+
+
+async def _stream(
+    service: Service, request: Request, pages: list[Image.Image], wish: Wish, with_usage: bool
+) -> AsyncGenerator[str, None]:
+    """Yield server-sent events; the pages' texts come in their order, although they are read at the same time."""
+    queues: list[asyncio.Queue[str | None]] = [asyncio.Queue() for _ in pages]
+    async with service.reading(
+        request, pages, wish, on_text=lambda number, text: queues[number].put_nowait(text)
+    ) as readings:
+        head = {"id": f"chatcmpl-{request.state.request_id}", "created": int(time.time())}
+        head |= {"object": "chat.completion.chunk", "model": request.state.model}
+        for queue, reading in zip(queues, readings, strict=True):
+            reading.add_done_callback(lambda _, queue=queue: queue.put_nowait(None))  # type: ignore[misc]
+        yield _event({**head, "choices": [_choice({"role": "assistant", "content": ""})]})
+        try:
+            for number, queue in enumerate(queues):
+                if number:
+                    yield _event({**head, "choices": [_choice({"content": _BETWEEN_PAGES})]})
+                while (text := await queue.get()) is not None:
+                    yield _event({**head, "choices": [_choice({"content": text})]})
+                readings[number].result()
+        except Exception as error:
+            yield _event(as_api_error(error).body())
+            return
+        found = [reading.result() for reading in readings]
+        last = {**head, "choices": [_choice({}, _finish_reason(found))]}
+        yield _event({**last, "deepsynth": {"pages": [_without_text(reading) for reading in found]}})
+        if with_usage:
+            yield _event({**head, "choices": [], "usage": _usage(found)})
+        yield "data: [DONE]\n\n"
+
+
+async def _chained(head: str, events: AsyncGenerator[str, None]) -> AsyncGenerator[str]:
+    try:
+        yield head
+        async for event in events:
+            yield event
+    finally:
+        await events.aclose()
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+def _choice(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+
+
+def _finish_reason(found: list[PageReading]) -> str:
+    return "length" if any(reading.truncated for reading in found) else "stop"
+
+
+def _usage(found: list[PageReading]) -> dict[str, int]:
+    prompt, answer = (sum(getattr(one, name) for one in found) for name in ("prompt_tokens", "tokens"))
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def _without_text(reading: PageReading) -> dict[str, Any]:
+    return {name: value for name, value in reading_as_json(reading).items() if name not in ("text", "lines")}

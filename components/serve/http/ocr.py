@@ -1,0 +1,102 @@
+"""``POST /v1/ocr``: files as multipart form data, and what was read on their pages as JSON."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from components.serve.batching.page_job import PageReading
+from components.serve.http.errors import ApiError
+from components.serve.http.service import Service, Wish, all_readings
+
+_FIELDS = {"file", "model", "instruction", "max_new_tokens"}
+
+
+class _InMemory(MultiPartParser):
+    """Keeps uploads in memory, whose size the request's limit bounds: nothing of a request is written to a disk."""
+
+    spool_max_size = 1 << 62
+
+
+def ocr_routes(service: Service) -> APIRouter:
+    """Return the route."""
+    router = APIRouter()
+
+    @router.post("/v1/ocr")
+    async def ocr(request: Request) -> dict[str, Any]:
+        started = time.monotonic()
+        client = service.access.client_of(request)
+        uploads, fields = await _form(request, service.config.max_pages_per_request)
+        files = await service.opened([content for _, content in uploads])
+        pages = [page for file in files for page in file]
+        length = _whole_number(fields.get("max_new_tokens"))
+        wish = Wish(client, fields.get("model") or None, fields.get("instruction") or None, length)
+        async with service.reading(request, pages, wish) as readings:
+            found = await all_readings(request, readings)
+        places = [(name, number) for (name, _), file in zip(uploads, files, strict=True) for number in _numbers(file)]
+        return {
+            "id": request.state.request_id,
+            "model": request.state.model,
+            "pages": [
+                {"file": name, "page": number, **reading_as_json(reading)}
+                for (name, number), reading in zip(places, found, strict=True)
+            ],
+            "seconds": round(time.monotonic() - started, 4),
+        }
+
+    return router
+
+
+def reading_as_json(reading: PageReading) -> dict[str, Any]:
+    """Return a page's reading; log-probabilities are natural logarithms."""
+    return {
+        "text": reading.text,
+        "confidence": {"mean_logprob": round(reading.mean_logprob, 6), "min_logprob": round(reading.min_logprob, 6)},
+        "lines": [
+            {"text": line.text, "mean_logprob": round(line.mean_logprob, 6), "min_logprob": round(line.min_logprob, 6)}
+            for line in reading.lines
+        ],
+        "truncated": reading.truncated,
+        "loop": reading.loop,
+        "tokens": reading.tokens,
+        "seconds": {phase: round(seconds, 4) for phase, seconds in reading.seconds.items()},
+    }
+
+
+def _numbers(pages: list[Any]) -> range:
+    return range(1, len(pages) + 1)
+
+
+async def _form(request: Request, most_files: int) -> tuple[list[tuple[str, bytes]], dict[str, str]]:
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise ApiError(400, "send the files as multipart/form-data, each in a field 'file'", param="file")
+    try:
+        form = await _InMemory(request.headers, request.stream(), max_files=most_files, max_fields=8).parse()
+    except MultiPartException as error:
+        raise ApiError(400, f"not valid multipart/form-data: {error.message}") from error
+    uploads: list[tuple[str, bytes]] = []
+    fields: dict[str, str] = {}
+    for name, value in form.multi_items():
+        if name not in _FIELDS:
+            raise ApiError(400, f"unknown field; known are {', '.join(sorted(_FIELDS))}", param=name)
+        if isinstance(value, UploadFile) == (name != "file"):
+            raise ApiError(400, "'file' is a file, every other field is text", param=name)
+        if isinstance(value, UploadFile):
+            uploads.append((Path((value.filename or "").replace("\\", "/")).name, await value.read()))
+        else:
+            fields[name] = value
+    await form.close()
+    if not uploads:
+        raise ApiError(400, "there is no file", param="file")
+    return uploads, fields
+
+
+def _whole_number(text: str | None) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal() or not int(text[:9]):
+        raise ApiError(400, "must be a whole number above 0", param="max_new_tokens")
+    return int(text[:9])

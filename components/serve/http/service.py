@@ -1,0 +1,186 @@
+"""What the routes share: the engine behind its queue, the versions, who may ask, and how a request's pages are read."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from PIL import Image
+
+from components.serve.adapters.catalog import Catalog, UnknownModelError
+from components.serve.adapters.following import AliasFollower
+from components.serve.adapters.versions import Versions
+from components.serve.batching.fair_queue import FairQueue, QueueClosedError, QueueFullError
+from components.serve.batching.page_job import PageJob, PageReading, RequestTimeoutError
+from components.serve.config import ServeConfig
+from components.serve.documents.opening import DocumentError, pages_of
+from components.serve.engines.embedded import EngineStoppedError
+from components.serve.engines.protocol import Engine
+from components.serve.http.authentication import Access
+from components.serve.http.errors import ApiError
+from components.serve.observability.meter import Meter
+from components.shared.errors import UserError
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a request's pages shall be read.
+
+    Attributes:
+        client: whose request it is, for fairness.
+        model: the name of a version or an alias; None: the default.
+        instruction: the prompt's text; None: the model's own.
+        max_new_tokens: the longest answer of a page; None, or more than the service allows: the service's.
+    """
+
+    client: str
+    model: str | None
+    instruction: str | None
+    max_new_tokens: int | None
+
+
+@dataclass
+class Service:
+    """The parts of a running service.
+
+    Attributes:
+        follower: follows the registry's aliases; None if the model is not one of them.
+        documents: opens uploads, one at a time: PDFium may be used by one thread only.
+        draining: the service has got SIGTERM and reports that it is not ready.
+    """
+
+    config: ServeConfig
+    engine: Engine
+    queue: FairQueue
+    catalog: Catalog
+    versions: Versions
+    access: Access
+    meter: Meter
+    follower: AliasFollower | None = None
+    documents: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "documents"))
+    draining: bool = False
+
+    async def opened(self, contents: Sequence[bytes]) -> list[list[Image.Image]]:
+        """Return each upload's pages, opened outside the HTTP loop.
+
+        Raises:
+            ApiError: one of them is refused.
+        """
+        loop, files, most = asyncio.get_running_loop(), [], self.config.max_pages_per_request
+        for content in contents:
+            pages = await loop.run_in_executor(self.documents, self._pages, content, most)
+            most -= len(pages)
+            files.append(pages)
+        return files
+
+    def _pages(self, content: bytes, most: int) -> list[Image.Image]:
+        pages: list[Image.Image] = []
+        try:
+            for page in pages_of(content, self.config.max_pixels_per_page):
+                if len(pages) == most:
+                    limit = self.config.max_pages_per_request
+                    raise ApiError(413, f"more than {limit} pages in one request", code="too_many_pages")
+                pages.append(page)
+        except DocumentError as error:
+            raise ApiError(413 if error.too_large else 400, error.message, code=error.code) from error
+        return pages
+
+    @asynccontextmanager
+    async def reading(
+        self,
+        request: Request,
+        pages: Sequence[Image.Image],
+        wish: Wish,
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> AsyncIterator[list["asyncio.Future[PageReading]"]]:
+        """Queue a request's pages and yield their readings to come; leaving the block gives up those not finished.
+
+        Args:
+            on_text: called in the HTTP loop with a page's number (from 0) and each new piece of its text.
+
+        Raises:
+            ApiError: there is no such model, or no room in the queue, or the service is stopping.
+        """
+        if not self.versions.ready.done():
+            raise ApiError(503, "the model is being loaded", code="loading", headers={"Retry-After": "5"})
+        try:
+            version = self.catalog.admit(wish.model)
+        except UnknownModelError as error:
+            raise ApiError(404, f"there is no model {error}", code="model_not_found", param="model") from error
+        request.state.model, request.state.pages = version, len(pages)
+        config, jobs = self.config, list[PageJob]()
+        try:
+            longest = min(wish.max_new_tokens or config.max_new_tokens, config.max_new_tokens)
+            deadline = time.monotonic() + config.request_timeout_seconds
+            for number, page in enumerate(pages):
+                follow = _in_this_loop(on_text, number) if on_text else None
+                jobs.append(PageJob(page, wish.instruction, version, wish.client, longest, deadline, follow))
+            self._put(jobs)
+            yield [asyncio.wrap_future(job.result) for job in jobs]
+        finally:
+            unfinished = [job for job in jobs if job.result.cancel()]
+            if unfinished:
+                self.queue.drop_unwanted()
+            self.catalog.release(version)
+
+    def _put(self, jobs: list[PageJob]) -> None:
+        try:
+            self.queue.put(jobs)
+        except QueueFullError as error:
+            self.meter.failed("queue_full")
+            wait = str(self.meter.seconds_until_read(len(self.queue)))
+            raise ApiError(429, "too many pages wait", code="queue_full", headers={"Retry-After": wait}) from error
+        except QueueClosedError as error:
+            raise ApiError(503, "the service is stopping", code="stopping", headers={"Retry-After": "5"}) from error
+
+
+async def all_readings(request: Request, readings: list["asyncio.Future[PageReading]"]) -> list[PageReading]:
+    """Wait for a request's readings, or until its client is gone.
+
+    Raises:
+        ApiError: a page failed, or the request's time is over, or the client is gone (499, which nobody reads).
+    """
+    gone = asyncio.ensure_future(_disconnected(request))
+    everything: asyncio.Future[list[PageReading]] = asyncio.ensure_future(asyncio.gather(*readings))
+    watched: list[asyncio.Future[Any]] = [gone, everything]
+    try:
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        if not everything.done():
+            raise ApiError(499, "the client closed the connection", code="client_closed_request")
+        return everything.result()
+    except Exception as error:
+        raise as_api_error(error) from error
+    finally:
+        gone.cancel()
+        everything.cancel()
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Return the answer for an error of the engine."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestTimeoutError):
+        return ApiError(504, "the pages were not read in time", code="timeout")
+    if isinstance(error, EngineStoppedError):
+        return ApiError(503, "the model was stopped before the page was read", code="stopping")
+    if isinstance(error, UserError):
+        return ApiError(400, str(error), code="unreadable_page")
+    return ApiError(500, f"the page could not be read ({type(error).__name__})", code="page_failed")
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _in_this_loop(on_text: Callable[[int, str], None], number: int) -> Callable[[str], None]:
+    loop = asyncio.get_running_loop()
+
+    def follow(text: str) -> None:
+        loop.call_soon_threadsafe(on_text, number, text)
+
+    return follow

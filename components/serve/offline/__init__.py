@@ -1,0 +1,1 @@
+"""`deepsynth read`: files read without a service of one's own, or by one elsewhere."""

@@ -1,0 +1,1 @@
+"""Reading pages with a model: `deepsynth read` and `deepsynth serve`."""

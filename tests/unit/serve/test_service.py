@@ -1,0 +1,259 @@
+"""The service as its clients see it: a process on 127.0.0.1 that reads pages over HTTP."""
+
+import base64
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import torch
+from openai import APIStatusError, OpenAI
+from PIL import Image
+
+from components.serve.config import ServeConfig
+from components.serve.step import run
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import load_model, load_processor
+from components.shared.programs.step_command import step_main
+from components.shared.reading.transcriber import Transcriber
+from tests.fixtures.drawn_pages import as_file, drawn_page
+from tests.fixtures.service_process import RunningService, running_service
+
+TOKENS = ("--max_new_tokens", "48", "--max_batch_size", "4")
+KNOWN = {"Authorization": "Bearer fedcba98765432100123"}
+TEXTS = ("page one", "a longer line of text", "third", "and two lines\nof text", "the fifth page", "six")
+
+
+class _Page:
+    """A page as a transcriber takes it."""
+
+    instruction = None
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image = image
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    folder = tmp_path_factory.mktemp("service")
+    (folder / "scratch").mkdir()
+    variables = {"DEEPSYNTH_LOG": "json", "TMPDIR": str(folder / "scratch")}
+    with running_service(folder, *TOKENS, variables=variables) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[str]:
+    """What the evaluation's transcriber reads on the pages, one page at a time."""
+    model: Any = load_model("tiny-base", dtype=torch.float32, device=torch.device("cpu")).eval()
+    transcriber = Transcriber(model, load_processor("tiny-base"), family_of(model.config.model_type), 48)
+    return [transcriber.read([_Page(drawn_page(text))])[0].text for text in TEXTS]
+
+
+def read(url: str, *files: bytes, headers: dict[str, str] | None = None, **fields: str) -> requests.Response:
+    parts = [("file", (f"{number}.bin", content)) for number, content in enumerate(files)]
+    return requests.post(f"{url}/v1/ocr", files=parts, data=fields, headers=headers, timeout=300)
+
+
+def picture_message(*pages: Image.Image, text: str | None = None) -> Any:
+    parts: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(as_file(page)).decode()}"}}
+        for page in pages
+    ]
+    return [{"role": "user", "content": [*parts, *([{"type": "text", "text": text}] if text else [])]}]
+
+
+def test_pages_that_share_steps_are_read_as_if_alone(service: RunningService, expected: list[str]) -> None:
+    """Six pages of different lengths, in four places: pages enter and leave while others are read."""
+    answer = read(service.url, *(as_file(drawn_page(text)) for text in TEXTS))
+    assert answer.status_code == 200, answer.text
+    pages = answer.json()["pages"]
+    assert [page["text"] for page in pages] == expected
+    assert [(page["file"], page["page"]) for page in pages] == [(f"{number}.bin", 1) for number in range(6)]
+    assert answer.headers["x-request-id"] == answer.json()["id"]
+    for page in pages:
+        confidence = page["confidence"]
+        assert confidence["min_logprob"] <= confidence["mean_logprob"] <= 0
+        assert [line["text"] for line in page["lines"]] == [line for line in page["text"].split("\n") if line]
+        assert min(line["min_logprob"] for line in page["lines"]) >= confidence["min_logprob"]
+        assert set(page["seconds"]) == {"queue", "prepare", "prefill", "decode"}
+    assert service.metric("deepsynth_serve_batch_rows_count") > 0
+
+
+def test_tiffs_and_pdfs_give_all_their_pages(service: RunningService, expected: list[str]) -> None:
+    pages = [drawn_page(text) for text in TEXTS[:2]]
+    answer = read(service.url, as_file(*pages, kind="TIFF"), as_file(*pages, kind="PDF")).json()["pages"]
+    assert [(page["file"], page["page"]) for page in answer] == [("0.bin", 1), ("0.bin", 2), ("1.bin", 1), ("1.bin", 2)]
+    assert [page["text"] for page in answer[:2]] == expected[:2]
+    assert all(page["text"] for page in answer)
+
+
+def test_openais_client_reads_a_page_and_follows_a_stream(service: RunningService, expected: list[str]) -> None:
+    with OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as client:
+        assert "tiny-base" in [model.id for model in client.models.list()]
+        page = picture_message(drawn_page(TEXTS[1]))
+        answer = client.chat.completions.create(model="tiny-base", messages=page, temperature=0)
+        assert answer.choices[0].message.content == expected[1]
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.usage and answer.usage.completion_tokens > 0
+        stream = client.chat.completions.create(
+            model="tiny-base",
+            messages=picture_message(drawn_page(TEXTS[0]), drawn_page(TEXTS[1])),
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = list(stream)
+        pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+        assert "".join(pieces) == f"{expected[0]}\n\n{expected[1]}"
+        assert len([piece for piece in pieces if piece]) > 4, "the text comes in pieces"
+        assert chunks[-1].usage and chunks[-1].usage.completion_tokens > 0
+        short = client.chat.completions.create(model="tiny-base", messages=page, max_tokens=2)
+        assert short.choices[0].finish_reason == "length"
+        assert short.usage and short.usage.completion_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"model": "no-such-model"}, 404, "model_not_found"),
+        ({"temperature": 0.7}, 400, "unsupported_parameter"),
+        ({"messages": [{"role": "user", "content": "no picture"}]}, 400, None),
+        ({"messages": "none"}, 400, None),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}]}
+                ]
+            },
+            400,
+            "remote_image_refused",
+        ),
+    ],
+)
+def test_refusals_have_openais_shape(
+    service: RunningService, change: dict[str, Any], status: int, code: str | None
+) -> None:
+    wish = {"model": "tiny-base", "messages": picture_message(drawn_page("x")), **change}
+    client = OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0)
+    with client, pytest.raises(APIStatusError) as caught:
+        client.chat.completions.create(**wish)
+    assert (caught.value.status_code, caught.value.code) == (status, code)
+    assert caught.value.message
+
+
+def test_what_is_not_a_page_is_refused(service: RunningService) -> None:
+    broken = as_file(drawn_page("x"))[:90]
+    for content, code in ((b"plain text", "unknown_format"), (broken, "broken_file"), (b"%PDF-1.7 no", "broken_file")):
+        answer = read(service.url, content)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+    assert requests.post(f"{service.url}/v1/ocr", json={}, timeout=60).status_code == 400
+    assert (
+        read(service.url, as_file(drawn_page("x")), max_new_tokens="many").json()["error"]["param"] == "max_new_tokens"
+    )
+    instruction = read(service.url, as_file(drawn_page("x")), instruction="<|image_pad|>")
+    assert instruction.status_code == 400, "the picture's token in the prompt would mean a second picture"
+    assert requests.get(f"{service.url}/nothing", timeout=60).json()["error"]["type"] == "not_found_error"
+
+
+def test_web_pages_cannot_use_a_service_without_tokens(service: RunningService) -> None:
+    page = as_file(drawn_page("x"))
+    for headers in ({"Origin": "https://elsewhere.example"}, {"Host": "elsewhere.example"}):
+        assert read(service.url, page, headers=headers).status_code == 403
+
+
+def test_nothing_of_a_request_is_logged_or_stored(service: RunningService) -> None:
+    """Uploads of several megabytes, too: a form parser would write them to a file."""
+    noise = Image.effect_noise((1500, 1500), 90)
+    noise.paste(drawn_page("a secret line"))
+    parts = [("file", ("secret-name.png", as_file(noise))), ("file", ("secret-name.bin", b"not a page, secret-bytes"))]
+    fields = {"instruction": "secret-instruction", "model": "tiny-base"}
+    headers = {"X-Request-ID": "known-id", "Authorization": "Bearer secret-token"}
+    good = requests.post(f"{service.url}/v1/ocr", files=parts[:1], data=fields, headers=headers, timeout=300)
+    bad = requests.post(f"{service.url}/v1/ocr", files=parts, data=fields, headers=headers, timeout=300)
+    assert (good.status_code, bad.status_code) == (200, 400)
+    outside = good.json()["pages"][0]["text"]
+    requests.get(f"{service.url}/secret-path", timeout=60)
+    printed = service.log.read_text()
+    metrics = requests.get(f"{service.url}/metrics", timeout=60).text
+    assert "secret" not in printed + metrics and (len(outside) < 4 or outside not in printed + metrics)
+    assert len(as_file(noise)) > 1_000_000
+    kept = [path for path in (service.log.parent / "scratch").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert kept == []
+    lines = [json.loads(line) for line in printed.splitlines() if '"request_id"' in line]
+    assert [line["status"] for line in lines if line["request_id"] == "known-id"] == [200, 400]
+
+
+def test_tokens_limits_and_an_end_in_order(tmp_path: Path) -> None:
+    """One service for what its settings change: starting one takes seconds."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("first:0123456789abcdef0123\nsecond:fedcba98765432100123\n")
+    limits = ("--max_request_bytes", "60000", "--max_pixels_per_page", "40000", "--max_pages_per_request", "20")
+    few = ("--max_batch_size", "1", "--max_queued_pages", "18", "--token_file", str(tokens))
+    with running_service(tmp_path, *TOKENS, *limits, *few) as service:
+        _check_tokens(service)
+        service.headers.update(KNOWN)
+        _check_limits(service)
+        _check_sigterm(service)
+
+
+def _check_tokens(service: RunningService) -> None:
+    page = as_file(drawn_page("x"))
+    assert read(service.url, page).status_code == 401
+    assert read(service.url, page, headers={"Authorization": "Bearer 0123456789abcdef"}).status_code == 401
+    assert requests.get(f"{service.url}/v1/models", timeout=60).status_code == 401
+    assert requests.get(f"{service.url}/metrics", timeout=60).status_code == 401
+    assert read(service.url, page, headers=KNOWN).status_code == 200
+
+
+def _check_limits(service: RunningService) -> None:
+    page = drawn_page("x")
+
+    def code(*files: bytes) -> str:
+        return str(read(service.url, *files, headers=KNOWN).json()["error"]["code"])
+
+    assert code(bytes(80_000)) == "request_too_large"
+    address, body = f"{service.url}/v1/chat/completions", iter([bytes(80_000)])
+    assert requests.post(address, data=body, headers=KNOWN, timeout=60).status_code == 413
+    assert code(as_file(drawn_page("x", 300, 300))) == "page_too_large"
+    assert code(as_file(*[Image.new("1", (28, 28))] * 21, kind="TIFF")) == "too_many_pages"
+    full = read(service.url, *[as_file(page)] * 19, headers=KNOWN)
+    assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
+    assert int(full.headers["Retry-After"]) >= 1
+
+
+def _check_sigterm(service: RunningService) -> None:
+    pages = [as_file(drawn_page(text)) for text in TEXTS * 3]
+    found: list[requests.Response] = []
+    sender = threading.Thread()
+    while not sender.is_alive() or not service.metric("deepsynth_serve_running_pages"):
+        assert service.process.poll() is None
+        if not sender.is_alive():  # not yet sent, or read before this process looked
+            found.clear()
+            sender = threading.Thread(target=lambda: found.append(read(service.url, *pages, headers=KNOWN)))
+            sender.start()
+    service.process.send_signal(signal.SIGTERM)
+    sender.join()
+    assert service.process.wait(timeout=300) == 0
+    assert found[0].status_code == 200 and len(found[0].json()["pages"]) == len(pages)
+
+
+@pytest.mark.slow
+def test_a_request_whose_time_is_over_frees_its_place(tmp_path: Path) -> None:
+    with running_service(tmp_path, "--request_timeout_seconds", "0.001") as service:
+        answer = read(service.url, *(as_file(drawn_page(text)) for text in TEXTS))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+        while service.metric("deepsynth_serve_queued_pages") + service.metric("deepsynth_serve_running_pages"):
+            assert service.process.poll() is None
+
+
+def test_an_address_for_others_without_a_token_is_refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    short.write_text("me:abc\n")
+    for flags in (["--host", "0.0.0.0"], ["--host", "::"], ["--token_file", str(short)]):
+        assert step_main("serve", ServeConfig, run, [*flags, "--port", "0"]) == 2
+        said = capfd.readouterr().err
+        assert len(said.splitlines()) == 1 and "token" in said and "abc" not in said
