@@ -6,6 +6,7 @@ four pages of 640 pixels have 144 windows, so Qwen2.5-VL's 32 layers make some f
 equal length are one batch: a few calls per layer. The sums are the same up to rounding.
 """
 
+import copy
 import functools
 import inspect
 from collections import Counter
@@ -43,8 +44,13 @@ def attend_by_segment_length(model: torch.nn.Module) -> int:
     layers: list[Any] = [module for module in model.modules() if _loops_over_segments(module)]
     if layers:
         AttentionInterface.register(_NAME, _attend)
+    # Copies: transformers looks for an implementation named flash on the hub when it makes a model of a config.
     for config in {id(layer.config): layer.config for layer in layers}.values():
-        config._attn_implementation = _NAME
+        own = copy.copy(config)
+        own._attn_implementation = _NAME
+        for module in model.modules():
+            if getattr(module, "config", None) is config:
+                module.config = own
     return len(layers)
 
 

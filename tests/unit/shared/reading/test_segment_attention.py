@@ -33,6 +33,13 @@ def test_the_features_are_the_same_in_fewer_calls(name: str, monkeypatch: pytest
     assert attend_by_segment_length(encoder) == layers, "a second call changes nothing"
 
 
+def test_a_model_can_still_be_made_of_the_config() -> None:
+    encoder = packed_encoder("qwen2_5_vl")
+    config = encoder.config
+    assert attend_by_segment_length(encoder)
+    type(encoder)(config)  # as the data loader's copy of a model that computes its positions
+
+
 def test_a_trained_encoder_gets_the_same_gradients() -> None:
     gradients = []
     for by_length in (False, True):
