@@ -11,11 +11,12 @@ import os
 import runpy
 import sys
 import tempfile
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 from kfp.dsl.component_factory import EXECUTOR_MODULE
+
+from components.shared.programs.fork_server import running_fork_server
 
 
 def fork_tasks() -> None:
@@ -27,9 +28,7 @@ def fork_tasks() -> None:
         return
     from kfp.local import subprocess_task_handler
 
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.local.task_libraries"])
-    forkserver.ensure_running()  # it imports while this process compiles the pipeline
+    running_fork_server(["pipelines.local.task_libraries"])  # it imports while this process compiles the pipeline
     subprocess_task_handler.run_local_subprocess = run_task
 
 
@@ -42,7 +41,8 @@ def run_task(full_command: list[str], env_vars: dict[str, str] | None = None) ->
         env_vars: additional variables of the task.
     """
     source, arguments = full_command[3], full_command[4:]
-    process = multiprocessing.get_context("forkserver").Process(target=_task, args=(source, arguments, env_vars or {}))
+    context = running_fork_server([])
+    process = context.Process(target=_task, args=(source, arguments, env_vars or {}))
     process.start()
     process.join()
     assert process.exitcode is not None

@@ -1,7 +1,6 @@
 """The parent's handle of a reading child: starts it, takes its messages, and says when it exceeds a limit."""
 
 import fcntl
-import multiprocessing
 import os
 import pickle
 import select
@@ -24,6 +23,7 @@ from components.shared.foreign_files.limits import LimitExceededError, ReadingLi
 from components.shared.foreign_files.messages import ITEM, ITEM_WITH_ARRAYS, received_item
 from components.shared.foreign_files.reading_child import serve
 from components.shared.programs.child_signals import processes_that_ignore_ctrl_c
+from components.shared.programs.fork_server import running_fork_server
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _WAITING = 20
@@ -41,8 +41,8 @@ class ReadingChild:
 
     def __init__(self, limits: ReadingLimits, workplace: Any, preload: Sequence[str]) -> None:
         self._limits = limits
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(preload))  # without effect if the server runs already
+        with _start_lock, processes_that_ignore_ctrl_c():
+            context = running_fork_server(preload)
         tasks, self._tasks = context.Pipe(duplex=False)
         self._results, results = context.Pipe(duplex=False)
         self._messages, messages = context.Pipe(duplex=False)
