@@ -213,7 +213,7 @@ def test_settings_that_cannot_work_are_refused(made: Path, changes: dict[str, An
 
 
 def test_nothing_quantised_is_nothing_to_make_up_for(made: Path, tmp_path: Path) -> None:
-    config = config_of(made, tmp_path / "out", **LOFTQ, target_modules=["linear_1"])
+    config = config_of(made, tmp_path / "out", **LOFTQ, target_modules=["projector.linear_1"])
     with pytest.raises(UserError, match="none of the adapted modules is quantised"):
         run(config)
     assert not (tmp_path / "out").exists()
