@@ -44,7 +44,7 @@ def fetched(source: str, scratch: Path) -> ModelFiles:
             or a model, a hub id, or ``tiny-base``.
 
     Raises:
-        UserError: there is no such version, the registry is down, or the zip is not a package.
+        UserError: there is no such version or folder, the registry is down, or the zip is not a package.
     """
     if source.startswith("models:/"):
         return fetched_version(registered_version(source), scratch)
@@ -53,6 +53,8 @@ def fetched(source: str, scratch: Path) -> ModelFiles:
         return _of_folder(path.stem, _unpacked(path, scratch))
     if path.is_dir() and any((path / name).is_file() for name in ("adapter_config.json", _PACKAGE_SETTINGS)):
         return _of_folder(_name_of(path.resolve()), path.resolve())
+    if not path.exists() and path.parent != Path() and path.parent.is_dir():  # else it may be a hub id
+        raise UserError("no such file or folder", where=source, mend="deepsynth list shows the runs")
     return ModelFiles(path.resolve().name if path.is_dir() else source, None, base_model=source)
 
 

@@ -62,6 +62,12 @@ def test_what_cannot_be_read_is_told_in_one_line(arguments: list[str], said: str
     assert said in str(result.exception)
 
 
+def test_a_run_that_is_not_there_is_told_without_asking_the_hub(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    answer = CliRunner().invoke(app, ["read", str(files), "--model", f"{tmp_path}/runs/none"])
+    assert "no such file or folder" in str(answer.exception) and "deepsynth list" in str(answer.exception)
+
+
 def test_a_file_that_is_no_page_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not a picture")
