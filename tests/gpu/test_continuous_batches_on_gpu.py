@@ -13,7 +13,7 @@ from components.serve.config import ServeConfig
 from components.serve.engines.running_rows import RunningRows
 from components.serve.offline.local_reader import LocalReader
 from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr2
-from tests.fixtures.continuous_reading import PAGES, ContinuousReading
+from tests.fixtures.continuous_reading import LENGTHS, PAGES, ContinuousReading
 from tests.fixtures.drawn_pages import drawn_page
 
 pytestmark = [
@@ -31,7 +31,17 @@ def test_rows_of_replayed_steps_write_what_each_page_alone_writes(family: str, t
     reading = ContinuousReading(base, "cuda")
     rows = RunningRows(reading.model, most_rows=3, steps_at_once=8, fixed_width=True)
     assert reading.read(rows) == {page: reading.alone(page) for page in range(len(PAGES))}
-    assert rows._replay is not None, "the step was recorded"
+    # transformers loops over float32 experts on the host.
+    assert (rows._replay is not None) == (family == "tiny-base"), "the step was recorded"
+
+
+def test_steps_through_experts_are_recorded_in_16_bits(tmp_path: Path) -> None:
+    save_tiny_deepseek_ocr2(tmp_path / "model")
+    reading = ContinuousReading(str(tmp_path / "model"), "cuda", torch.bfloat16)
+    rows = RunningRows(reading.model, most_rows=3, steps_at_once=8, fixed_width=True)
+    found = reading.read(rows)
+    assert [len(found[page]) for page in range(len(PAGES))] == list(LENGTHS)
+    assert rows._replay is not None
 
 
 def test_the_engine_reads_on_the_gpu() -> None:
