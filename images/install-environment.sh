@@ -61,6 +61,8 @@ if ! $python -c 'import importlib.metadata as m; m.version("torch")' 2> /dev/nul
 fi
 say "what this project needs${extra:+, with \"$extra\"}"
 verified "$(requirements "environment${extra:+-$extra}")"
+# As pip does; else the first run compiles what it imports, some 10 s. Some packages contain files of other Pythons.
+$python -m compileall -q -j 0 "$($python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" > /dev/null || true
 say "this project"
 uv_install --editable . || pip_install --editable .
 version=$($python -c 'import importlib.metadata as m; print(m.version("torch"))')
