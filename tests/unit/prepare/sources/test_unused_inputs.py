@@ -1,6 +1,5 @@
 """Nothing in a source is lost silently: each item is read, or the manifest has its name and the reason."""
 
-import io
 import json
 import logging
 import shutil
@@ -22,6 +21,7 @@ from components.shared.artifacts.dataset_manifest import DatasetManifest
 from components.shared.errors import UserError
 from components.shared.programs.step_command import step_main
 from tests.fixtures.pdf_files import pdf_with_text
+from tests.hostile.tables import tar_of
 
 
 @pytest.fixture(autouse=True)
@@ -44,21 +44,6 @@ def found(items: list[Document | Unreadable]) -> tuple[dict[str, object], dict[s
 def prepared(source: str | Path, folder: Path, **values: Any) -> DatasetManifest:
     settings = {"eval_fraction": 0, "workers": 1, "page_width": 600, **values}
     return run(PrepareConfig(source=str(source), output_dir=folder, **settings))
-
-
-def tar_of(*members: tuple[str, bytes | str], link: bytes = tarfile.SYMTYPE) -> bytes:
-    """Return a tar file; a member whose content is a string is a link to it."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            if isinstance(data, str):
-                member.type, member.linkname = link, data
-                archive.addfile(member)
-            else:
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize("kept_end", [1024, 10240])
