@@ -2,7 +2,8 @@
 
 Encoders that pack pictures of different sizes compute positions, windows and segments from the sizes, with loops on the
 host and reads from the GPU, which a CUDA graph cannot record. For pictures of the same sizes the results are the same,
-so they are computed once and kept; a second run computes only what depends on the pixels.
+so they are computed once and kept; a second run computes only what depends on the pixels. It copies nothing between
+host and GPU: what the host gives to such a computation, an order of rows for instance, was copied in the first run.
 """
 
 from collections.abc import Callable
@@ -10,12 +11,18 @@ from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map
+from torch.utils._pytree import tree_flatten, tree_iter, tree_map, tree_unflatten
 
 _FROM_PIXELS = object()
 # Another name for the same memory; PyTorch calls it or not, depending on who else holds the tensor.
 _SAME_MEMORY = torch.ops.aten.detach.default
+_COPY = torch.ops.aten._to_copy.default
+_OF_VALUES = (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor)
+
+Substitutes = dict[int, torch.Tensor]
+"""Copies on the pictures' device of tensors that the host made, by the place in an operation's flattened arguments."""
 
 
 class NotSeparableError(RuntimeError):
@@ -40,18 +47,37 @@ class FixedWork:
 
     def __init__(self, encode: Callable[[torch.Tensor], Any], pictures: torch.Tensor) -> None:
         self._encode = encode
-        self._results: list[tuple[Any, Any]] = []
+        self._results: list[tuple[Any, Any, Substitutes]] = []
         self._fed: list[torch.Tensor] = []  # a CUDA graph reads them by address, so they must stay alive
-        with _Separating(pictures, self._results, self._fed):
+        with _Separating(pictures, self._results, self._fed), _CopyingInSight():
             encode(pictures)
 
     def run(self, pictures: torch.Tensor) -> Any:
         """Return the encoder's output for ``pictures``, of the same shape as the first ones."""
         replaying = _Replaying(self._results)
-        with replaying:
+        with replaying, _CopyingInSight():
             output = self._encode(pictures)
         replaying.check_all_were_run()
         return output
+
+
+class _CopyingInSight(TorchFunctionMode):
+    """Lets ``torch.tensor(values, device=...)`` copy by an operation of its own.
+
+    PyTorch copies inside that function, hidden from dispatch modes: the second run would copy again, and CUDA refuses
+    copies from the host's ordinary memory during a recording.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, places: Any = (), options: Any = None) -> Any:
+        options = dict(options or {})
+        if function not in _OF_VALUES:
+            return function(*places, **options)
+        device = options.get("device")
+        if device is None and function is torch.Tensor.new_tensor:
+            device = places[0].device
+        if device is None:
+            return function(*places, **options)
+        return function(*places, **options | {"device": "cpu"}).to(device)
 
 
 class _Separating(TorchDispatchMode):
@@ -61,8 +87,11 @@ class _Separating(TorchDispatchMode):
     so that another tensor cannot be confused with it.
     """
 
-    def __init__(self, pictures: torch.Tensor, results: list[tuple[Any, Any]], fed: list[torch.Tensor]) -> None:
+    def __init__(
+        self, pictures: torch.Tensor, results: list[tuple[Any, Any, Substitutes]], fed: list[torch.Tensor]
+    ) -> None:
         super().__init__()
+        self._device = pictures.device
         self._results = results
         self._fed = fed
         self._reached: dict[int, StorageWeakRef] = {}
@@ -78,14 +107,31 @@ class _Separating(TorchDispatchMode):
             raise NotSeparableError(f"{operation} writes pixels' values into a tensor that was made before")
         if from_pixels and torch.Tag.data_dependent_output in operation.tags:
             raise ReadsPixelsError(f"the host reads values that depend on pixels ({operation})")
-        result = operation(*places, **options)
+        substitutes = self._copies_of_host_values(places, options) if from_pixels else {}
+        result = _run(operation, places, options, substitutes)
+        if from_pixels and operation is _COPY and result.device != self._device:
+            raise ReadsPixelsError(f"values that depend on pixels are copied to the {result.device.type}")
         if from_pixels:
             self._fed += [tensor for tensor in fed if not self._is_reached(tensor)]
             for value in tree_iter(result):
                 if isinstance(value, torch.Tensor):
                     self._reach(value)
-        self._results.append((operation, _FROM_PIXELS if from_pixels else result))
+        self._results.append((operation, _FROM_PIXELS if from_pixels else result, substitutes))
         return result
+
+    def _copies_of_host_values(self, places: Any, options: Any) -> Substitutes:
+        """Return copies of the tensors that an operation would copy itself, as indexing does with an order of rows.
+
+        A tensor without dimensions is passed as a number; it is not copied.
+        """
+        return {
+            place: value.to(self._device)
+            for place, value in enumerate(tree_iter((places, options)))
+            if isinstance(value, torch.Tensor)
+            and value.device != self._device
+            and value.ndim > 0
+            and not self._is_reached(value)
+        }
 
     def _reach(self, tensor: torch.Tensor) -> None:
         reference = StorageWeakRef(tensor.untyped_storage())
@@ -98,7 +144,7 @@ class _Separating(TorchDispatchMode):
 class _Replaying(TorchDispatchMode):
     """Runs only the operations that pixels reach, and returns the kept results of the others."""
 
-    def __init__(self, results: list[tuple[Any, Any]]) -> None:
+    def __init__(self, results: list[tuple[Any, Any, Substitutes]]) -> None:
         super().__init__()
         self._results = results
         self._next = 0
@@ -106,21 +152,27 @@ class _Replaying(TorchDispatchMode):
     def __torch_dispatch__(self, operation: Any, types: Any, places: Any = (), options: Any = None) -> Any:
         if operation is _SAME_MEMORY:
             return operation(*places, **(options or {}))
-        expected: Any = None
-        result: Any = None
+        expected, result, substitutes = None, None, {}
         if self._next < len(self._results):
-            expected, result = self._results[self._next]
+            expected, result, substitutes = self._results[self._next]
         if operation is not expected:
             raise NotSeparableError(f"{operation} instead of {expected} in the second run")
         self._next += 1
         if result is _FROM_PIXELS:
-            return operation(*places, **(options or {}))
+            return _run(operation, places, options or {}, substitutes)
         # Another tensor over the same memory: autograd marks the one that it gets as a view of its input, once.
         return tree_map(lambda value: value.detach() if isinstance(value, torch.Tensor) else value, result)
 
     def check_all_were_run(self) -> None:
         if self._next < len(self._results):
             raise NotSeparableError(f"the second run ended before {self._results[self._next][0]}")
+
+
+def _run(operation: Any, places: Any, options: Any, substitutes: Substitutes) -> Any:
+    if substitutes:
+        values, form = tree_flatten((places, options))
+        places, options = tree_unflatten([substitutes.get(place, value) for place, value in enumerate(values)], form)
+    return operation(*places, **options)
 
 
 def _written(operation: Any, places: Any, options: Any) -> list[torch.Tensor]:

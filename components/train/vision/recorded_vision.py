@@ -56,6 +56,7 @@ def recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             except RuntimeError as error:
                 log.warning("the vision encoder cannot be recorded: %s", first_line(error))
+                log.debug("the recording failed here", exc_info=True)
                 failed = True
                 return forward(*inputs, **options)
         return recordings[case].replay(pictures)
