@@ -3,8 +3,8 @@
     PYTHONPATH=. python docs/benchmarks/training/recorded_encoders.py OUT
 
 Tiny encoders of all these families, then full-size ones of two (random weights, four pages of 640 x 640 pixels), each
-as transformers attends and by segment length. A failed recording prints its traceback. Recording needs a CUDA device; on
-a CPU, --small only tries the command. About two minutes. OUT/recorded-encoders.json gets every figure.
+as transformers attends and by segment length. A failed recording prints its traceback. Recording needs a CUDA device;
+on a CPU, --small only tries the command. About two minutes. OUT/recorded-encoders.json gets every figure.
 """
 
 import argparse
