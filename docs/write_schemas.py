@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from components.export.lineage.lineage_schema import Lineage
+from components.serve.samples.stored_reading import StoredReading
 from components.shared.artifacts.benchmark_report import BenchmarkReport
 from components.shared.artifacts.dataset_manifest import DatasetManifest
 from components.shared.artifacts.evaluation_report import EvaluationReport
@@ -22,6 +23,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "verdict.json": GateVerdict,
     "summary.json": RunSummary,
     "lineage.json": Lineage,
+    "sample.json": StoredReading,
 }
 """File name -> its model."""
 

@@ -87,6 +87,11 @@ COMMANDS = [
         "Read pages over HTTP on this machine: an OpenAI-compatible API, and `/v1/ocr` for files.",
     ),
     LazyCommand(
+        "samples",
+        "pipelines.reading.samples_command:samples",
+        "List, correct, compare and delete the pages that a service has kept.",
+    ),
+    LazyCommand(
         "compile",
         "pipelines.commands.compile_command:compile_pipeline",
         "Compile the pipeline to KFP's IR YAML.",

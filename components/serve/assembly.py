@@ -12,6 +12,7 @@ from components.serve.engines.embedded import EmbeddedEngine
 from components.serve.http.authentication import Access
 from components.serve.http.service import Service
 from components.serve.observability.meter import Meter
+from components.serve.samples.keeper import SampleKeeper
 
 
 def assembled(config: ServeConfig, access: Access, scratch: Path) -> Service:
@@ -26,12 +27,19 @@ def assembled(config: ServeConfig, access: Access, scratch: Path) -> Service:
     follower = None
     if followed := followed_name(config.model):
         follower = AliasFollower(followed, config.registry_poll_seconds, versions, catalog, scratch, meter)
-    return Service(config, engine, queue, catalog, versions, access, meter, follower)
+    samples = SampleKeeper(config.samples, meter) if config.samples.store else None
+    return Service(config, engine, queue, catalog, versions, access, meter, follower, samples=samples)
 
 
 def start(service: Service, files: ModelFiles) -> None:
-    """Start the engine, and load the versions of the start behind it."""
+    """Start the engine, and load the versions of the start behind it.
+
+    Raises:
+        UserError: samples shall be kept, and their audit file or folder cannot be written.
+    """
     config, alias = service.config, service.config.model.rpartition("@")[2]
+    if service.samples is not None:
+        service.samples.start()
     service.engine.start()
 
     def default() -> str:
@@ -41,6 +49,13 @@ def start(service: Service, files: ModelFiles) -> None:
         return f"@{alias}"
 
     service.versions.start(default, config.adapters)
+
+
+def stop(service: Service) -> None:
+    """Stop the engine, and write the samples that wait."""
+    service.engine.stop()
+    if service.samples is not None:
+        service.samples.stop()
 
 
 def base_name(base_model: str) -> str:

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from components.serve.sample_settings import SampleSettings
 from components.shared.programs.step_config import StepConfig
 
 MEBIBYTE = 1024 * 1024
@@ -22,7 +23,8 @@ class ServeConfig(StepConfig):
     adapters: list[str] = Field(default_factory=list)
     """more versions of the same base, written like ``model``; clients ask for them by name"""
     challenger_share: float = Field(default=0.0, ge=0, le=1)
-    """share of the requests for ``@champion`` that the version ``@challenger`` reads instead"""
+    """share of the requests for ``@champion`` that the version ``@challenger`` reads instead; a hash of the request's
+    id decides"""
     registry_poll_seconds: float = Field(default=30.0, ge=0)
     """time between two looks at the aliases of ``model``, if that is a registered model's alias; 0: only after MLflow's
     webhook"""
@@ -79,6 +81,9 @@ class ServeConfig(StepConfig):
     drain_notice_seconds: float = Field(default=0.0, ge=0)
     """time after SIGTERM in which new requests are still taken, so that a load balancer sees the failing readiness
     probe first; on Kubernetes take the probe's period times its failureThreshold"""
+
+    samples: SampleSettings = SampleSettings()
+    """pages and readings that the service keeps; by default none"""
 
     @model_validator(mode="after")
     def _certificate_and_key_come_together(self) -> Self:

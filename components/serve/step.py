@@ -31,7 +31,7 @@ def run(config: ServeConfig) -> None:
         files = fetched(config.model, scratch)
         config = with_base(config, files)
         leave_out_unused(config)
-        from components.serve.assembly import assembled, start
+        from components.serve.assembly import assembled, start, stop
         from components.serve.http.server import serve
 
         service = assembled(config, access, scratch)
@@ -39,4 +39,4 @@ def run(config: ServeConfig) -> None:
         try:
             serve(service, listening)
         finally:
-            service.engine.stop()
+            stop(service)

@@ -1,10 +1,11 @@
 """The versions that can read, their names and aliases, and how many requests each still has."""
 
-import random
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+
+from components.serve.adapters.request_shares import position_of
 
 CHAMPION = "@champion"
 CHALLENGER = "@challenger"
@@ -12,6 +13,18 @@ CHALLENGER = "@challenger"
 
 class UnknownModelError(Exception):
     """No version has the name that a request asks for."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The version that reads a request.
+
+    Attributes:
+        other: the version of ``@champion`` if the request was for it and ``@challenger`` reads it; else None.
+    """
+
+    version: str
+    other: str | None = None
 
 
 @dataclass(frozen=True)
@@ -31,28 +44,33 @@ class Catalog:
 
     Args:
         base: the base's name; it is always there.
-        challenger_share: the share of the requests for the champion that the challenger reads, from 0 to 1.
+        challenger_share: the share of the requests for the champion that the challenger reads, from 0 to 1; a hash of
+            the request's id decides.
     """
 
     def __init__(self, base: str, challenger_share: float = 0.0) -> None:
         self._base, self._default = base, base
         self._share = challenger_share
-        self._chance = random.Random()
         self._loaded = {base: int(time.time())}
         self._aliases: dict[str, list[str]] = {}  # the version now, and before it those that it had earlier
         self._requests: Counter[str] = Counter()
         self._changed = threading.Condition()
 
-    def admit(self, name: str | None) -> str:
+    def admit(self, name: str | None, request_id: str) -> Admission:
         """Return the version that reads a request for ``name``; None: the default. ``release`` it afterwards.
 
         Raises:
             UnknownModelError: there is no such name.
         """
         with self._changed:
-            version = self._version_of(name or self._default)
-            self._requests[version] += 1
-            return version
+            name = name or self._default
+            admitted = Admission(self._version_of(name))
+            if name == CHAMPION and CHALLENGER in self._aliases and position_of(request_id) < self._share:
+                challenger = self._version_of(CHALLENGER)
+                other = admitted.version if admitted.version != challenger else None
+                admitted = Admission(challenger, other)
+            self._requests[admitted.version] += 1
+            return admitted
 
     def release(self, version: str) -> None:
         """Say that an admitted request has ended."""
@@ -131,8 +149,6 @@ class Catalog:
             return found + [Listed(alias, of, self._loaded[of]) for alias, of in aliases if of in self._loaded]
 
     def _version_of(self, name: str) -> str:
-        if name == CHAMPION and CHALLENGER in self._aliases and self._chance.random() < self._share:
-            name = CHALLENGER
         version = self._aliases[name][-1] if name in self._aliases else name
         if version not in self._loaded:
             raise UnknownModelError(name)

@@ -23,6 +23,7 @@ from components.serve.engines.protocol import Engine
 from components.serve.http.authentication import Access
 from components.serve.http.errors import ApiError
 from components.serve.observability.meter import Meter
+from components.serve.samples.keeper import SampleKeeper
 from components.shared.errors import UserError
 
 
@@ -51,6 +52,7 @@ class Service:
         follower: follows the registry's aliases; None if the model is not one of them.
         documents: opens uploads, one at a time: PDFium may be used by one thread only.
         draining: the service has got SIGTERM and reports that it is not ready.
+        samples: keeps pages where that is allowed; None: nothing is kept.
     """
 
     config: ServeConfig
@@ -63,6 +65,7 @@ class Service:
     follower: AliasFollower | None = None
     documents: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "documents"))
     draining: bool = False
+    samples: SampleKeeper | None = None
 
     async def opened(self, contents: Sequence[bytes]) -> list[list[Image.Image]]:
         """Return each upload's pages, opened outside the HTTP loop.
@@ -108,9 +111,10 @@ class Service:
         if not self.versions.ready.done():
             raise ApiError(503, "the model is being loaded", code="loading", headers={"Retry-After": "5"})
         try:
-            version = self.catalog.admit(wish.model)
+            admitted = self.catalog.admit(wish.model, request.state.request_id)
         except UnknownModelError as error:
             raise ApiError(404, f"there is no model {error}", code="model_not_found", param="model") from error
+        version = admitted.version
         request.state.model, request.state.pages = version, len(pages)
         config, jobs = self.config, list[PageJob]()
         try:
@@ -126,6 +130,8 @@ class Service:
             if unfinished:
                 self.queue.drop_unwanted()
             self.catalog.release(version)
+            if self.samples is not None and not unfinished:
+                self.samples.offer(request.state.request_id, jobs, admitted)
 
     def _put(self, jobs: list[PageJob]) -> None:
         try:

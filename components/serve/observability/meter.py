@@ -48,6 +48,12 @@ class Meter:
             "deepsynth_serve_marked_pages", "Pages marked as truncated or as a loop", ["mark"], registry=self._registry
         )
         self._failures = Counter("deepsynth_serve_failures", "Failures by reason", ["reason"], registry=self._registry)
+        self._samples = Counter(
+            "deepsynth_serve_samples",
+            "Readings for the sample store: stored, dropped (the queue was full), failed, deleted, expired",
+            ["outcome"],
+            registry=self._registry,
+        )
         self._loads = Histogram(
             "deepsynth_serve_adapter_load_seconds",
             "Seconds to load a version",
@@ -95,6 +101,10 @@ class Meter:
     def failed(self, reason: str) -> None:
         """Count a failure; ``reason`` is one of a few words."""
         self._failures.labels(reason).inc()
+
+    def sampled(self, outcome: str, readings: int) -> None:
+        """Count readings that were kept, lost or removed; ``outcome`` is one of a few words."""
+        self._samples.labels(outcome).inc(readings)
 
     def adapter_loaded(self, seconds: float) -> None:
         """Record how long a version took to load."""

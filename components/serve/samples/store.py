@@ -1,0 +1,118 @@
+"""The sample store: readings, and each page's picture once.
+
+``readings/REQUEST~TIME~PAGE~ROLE~SHA256.json`` and ``pages/SHA256.png``. A reading is written before its picture, so a
+process that is killed between them leaves no picture that retention does not know.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+
+from components.serve.samples.audit import Audit
+from components.serve.samples.objects import Objects
+from components.serve.samples.stored_reading import SampleKey, StoredReading
+
+_READINGS, _PAGES = "readings", "pages"
+_PICTURES_AT_ONCE = 16  # held in memory until the readings are listed again
+SERVICE = "service"
+"""who stores and expires, in the audit file"""
+
+
+class SampleStore:
+    """Stored readings and pictures. Its methods raise OSError where the store or the audit file fails.
+
+    Several processes may use one store at the same time: the service's replicas, and the command line.
+    """
+
+    def __init__(self, objects: Objects, audit: Audit) -> None:
+        self._objects, self._audit = objects, audit
+
+    def add(self, reading: StoredReading, picture: bytes) -> bool:
+        """Store a reading, and its picture unless it is there; return whether the picture was new.
+
+        Args:
+            picture: the PNG file whose SHA-256 is ``reading.picture_sha256``.
+        """
+        self._audit.note(SERVICE, "store", reading.request_id)
+        try:
+            content = reading.model_dump_json(indent=2) + "\n"
+            self._objects.put(f"{_READINGS}/{reading.key.name}", content.encode())
+            place = _picture(reading.picture_sha256)
+            if self._objects.exists(place):
+                return False
+            self._objects.put(place, picture)
+            return True
+        except BaseException:
+            self._audit.note(SERVICE, "not stored", reading.request_id)
+            raise
+
+    def listed(self, who: str) -> list[SampleKey]:
+        """Return what is stored, oldest first."""
+        self._audit.note(who, "list")
+        return self._keys()
+
+    def reading(self, key: SampleKey, who: str) -> StoredReading | None:
+        """Return a stored reading; None if it has been deleted.
+
+        Raises:
+            UserError: it is not a reading that this version can read.
+        """
+        self._audit.note(who, "read", key.request_id)
+        content = self._objects.get(f"{_READINGS}/{key.name}")
+        return None if content is None else StoredReading.parse(content, key.name)
+
+    def picture(self, key: SampleKey, who: str) -> bytes | None:
+        """Return a page's PNG file; None if it has been deleted."""
+        self._audit.note(who, "read", key.request_id)
+        return self._objects.get(_picture(key.picture))
+
+    def delete(self, request_id: str, who: str) -> int:
+        """Delete a request's readings, and the pictures that no other request shares; return how many readings."""
+        self._audit.note(who, "delete", request_id)
+        return self._remove(lambda key: key.request_id == request_id)
+
+    def expire(self, days: float, who: str, now: datetime | None = None) -> int:
+        """Delete the readings that are older than ``days``, and every picture without one; return how many readings."""
+        oldest = (now or datetime.now(UTC)) - timedelta(days=days)
+        self._objects.remove_leftovers()
+        pictures = self._objects.files(_PAGES)  # before the readings: the reading of each is there by now
+        for request_id in sorted({key.request_id for key in self._keys() if key.stored_at < oldest}):
+            self._audit.note(who, "expire", request_id)
+        removed = self._remove(lambda key: key.stored_at < oldest)
+        self._remove_unused(name.removesuffix(".png") for name in pictures)
+        return removed
+
+    def _keys(self) -> list[SampleKey]:
+        keys = (SampleKey.of(name) for name in self._objects.files(_READINGS))
+        return sorted((key for key in keys if key), key=lambda key: (key.stored_at, key.request_id, key.page, key.role))
+
+    def _remove(self, unwanted: Callable[[SampleKey], bool]) -> int:
+        removed = [key for key in self._keys() if unwanted(key)]
+        for key in removed:
+            self._objects.delete(f"{_READINGS}/{key.name}")
+        self._remove_unused({key.picture for key in removed})
+        return len(removed)
+
+    def _remove_unused(self, pictures: Iterable[str]) -> None:
+        """Delete the pictures without a reading.
+
+        Another process may store a reading of one of them at this moment, and still find the picture: such a picture
+        is put back.
+        """
+        uses = self._uses()
+        unused = sorted(picture for picture in set(pictures) if not uses[picture])
+        for start in range(0, len(unused), _PICTURES_AT_ONCE):
+            contents = {one: self._objects.get(_picture(one)) for one in unused[start : start + _PICTURES_AT_ONCE]}
+            for picture in contents:
+                self._objects.delete(_picture(picture))
+            uses = self._uses()
+            for picture, content in contents.items():
+                if uses[picture] and content is not None:
+                    self._objects.put(_picture(picture), content)
+
+    def _uses(self) -> Counter[str]:
+        return Counter(key.picture for key in self._keys())
+
+
+def _picture(sha256: str) -> str:
+    return f"{_PAGES}/{sha256}.png"
