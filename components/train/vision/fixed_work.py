@@ -152,7 +152,9 @@ class _Replaying(TorchDispatchMode):
     def __torch_dispatch__(self, operation: Any, types: Any, places: Any = (), options: Any = None) -> Any:
         if operation is _SAME_MEMORY:
             return operation(*places, **(options or {}))
-        expected, result, substitutes = None, None, {}
+        expected: Any = None
+        result: Any = None
+        substitutes: Substitutes = {}
         if self._next < len(self._results):
             expected, result, substitutes = self._results[self._next]
         if operation is not expected:
