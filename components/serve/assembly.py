@@ -9,18 +9,28 @@ from components.serve.adapters.versions import Versions
 from components.serve.batching.fair_queue import FairQueue
 from components.serve.config import ServeConfig
 from components.serve.engines.embedded import EmbeddedEngine
+from components.serve.engines.protocol import Engine
 from components.serve.http.authentication import Access
 from components.serve.http.service import Service
 from components.serve.observability.meter import Meter
 from components.serve.samples.keeper import SampleKeeper
+from components.serve.vllm.engine import VllmEngine
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import model_type_of
+from components.shared.reading.no_repeat_settings import OF_THE_FAMILY, NoRepeatSettings
 
 
 def assembled(config: ServeConfig, access: Access, scratch: Path) -> Service:
-    """Return a service whose engine has not started."""
+    """Return a service whose engine has not started.
+
+    Raises:
+        UserError: a setting does not fit the base or the engine.
+    """
+    config = _with_numbers(config)
     name = base_name(config.base_model or config.model)
     meter = Meter()
     queue = FairQueue(config.max_queued_pages, config.max_queued_pixels)
-    engine = EmbeddedEngine(config, name, queue, meter)
+    engine = _engine(config, name, queue, meter, scratch)
     meter.watch(queue.__len__, engine.running_pages)
     catalog = Catalog(name, config.challenger_share)
     versions = Versions(engine, catalog, scratch)
@@ -56,6 +66,22 @@ def stop(service: Service) -> None:
     service.engine.stop()
     if service.samples is not None:
         service.samples.stop()
+
+
+def _engine(config: ServeConfig, name: str, queue: FairQueue, meter: Meter, scratch: Path) -> Engine:
+    if config.engine == "vllm":
+        return VllmEngine(config, name, queue, meter, scratch)
+    return EmbeddedEngine(config, name, queue, meter)
+
+
+def _with_numbers(config: ServeConfig) -> ServeConfig:
+    """Return the config with the family's numbers for no_repeat_ngram_size ``family``, for engine and answers alike."""
+    if config.no_repeat_ngram_size != OF_THE_FAMILY:
+        return config
+    base = config.base_model or config.model
+    family = family_of(model_type_of(base, config.revision, config.trust_remote_code))
+    rule = NoRepeatSettings.of(config.model_dump(), family)
+    return config.model_copy(update={"no_repeat_ngram_size": rule.size, "no_repeat_ngram_window": rule.window})
 
 
 def base_name(base_model: str) -> str:

@@ -2,7 +2,7 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,8 +15,22 @@ MEBIBYTE = 1024 * 1024
 class ServeConfig(StepConfig):
     """Read pages over HTTP: an OpenAI-compatible API, and ``/v1/ocr`` for images, TIFFs and PDFs."""
 
-    engine: Literal["embedded"] = "embedded"
-    """what runs the model: ``embedded`` is this process, on a GPU if there is one, otherwise on the CPU"""
+    engine: Literal["embedded", "vllm"] = "embedded"
+    """what runs the model: ``embedded`` is this process, on a GPU if there is one, otherwise on the CPU; ``vllm`` is a
+    vLLM server, started by this process (``vllm_python``) or running elsewhere (``vllm_address``)"""
+    vllm_python: Path | None = None
+    """Python interpreter of the environment with vLLM; the service starts the server with it, on a loopback port"""
+    vllm_arguments: list[str] = Field(default_factory=list)
+    """more arguments of the vLLM server that the service starts, such as ``--max-lora-rank`` and ``128``"""
+    vllm_address: str | None = None
+    """address of a running vLLM server, such as ``http://127.0.0.1:8001``; it must read the adapters' folders under the
+    same paths"""
+    vllm_token_file: Path | None = None
+    """file with the API key of ``vllm_address``; by default the environment variable DEEPSYNTH_VLLM_TOKEN"""
+    vllm_start_seconds: float = Field(default=900.0, gt=0)
+    """time that the vLLM server has until it is healthy"""
+    vllm_restarts: int = Field(default=5, ge=0)
+    """how often in a row a vLLM server that the service started is started again without having read a page"""
     model: str = "tiny-base"
     """what reads requests that name no model: the folder of an adapter, a package or a model, a package's zip,
     ``models:/NAME@champion`` or ``models:/NAME/VERSION`` in the MLflow registry, a hub id, or ``tiny-base``"""
@@ -42,6 +56,11 @@ class ServeConfig(StepConfig):
     """DeepSeek-OCR-2: cut pages larger than a tile into tiles; by default as the model does (on)"""
     max_new_tokens: int = Field(default=512, ge=1)
     """longest answer in tokens; a page that reaches it without an end token is marked as truncated"""
+    no_repeat_ngram_size: Annotated[int, Field(ge=2)] | Literal["family"] | None = None
+    """an answer repeats no sequence of this many tokens; ``family`` for the numbers that the model's authors read with
+    (DeepSeek-OCR-2: 20 within 90); off where not given"""
+    no_repeat_ngram_window: int | None = Field(default=None, ge=2)
+    """how many of an answer's last tokens no_repeat_ngram_size looks at; by default all"""
 
     host: str = "127.0.0.1"
     """address to listen on; any other than a loopback address needs a token or client certificates"""
@@ -91,6 +110,28 @@ class ServeConfig(StepConfig):
             raise ValueError("tls_certificate and tls_key need each other")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        return self
+
+    @model_validator(mode="after")
+    def _window_needs_a_size(self) -> Self:
+        if self.no_repeat_ngram_window is not None and not isinstance(self.no_repeat_ngram_size, int):
+            raise ValueError("no_repeat_ngram_window needs a number for no_repeat_ngram_size")
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_has_one_place(self) -> Self:
+        places = [name for name in ("vllm_python", "vllm_address") if getattr(self, name) is not None]
+        if self.engine == "vllm" and len(places) != 1:
+            raise ValueError("engine vllm needs either vllm_python or vllm_address")
+        if self.engine != "vllm" and places:
+            raise ValueError(f"{places[0]} needs engine vllm")
+        if self.vllm_address is None and self.vllm_token_file is not None:
+            raise ValueError("vllm_token_file needs vllm_address")
+        if self.vllm_python is None and self.vllm_arguments:
+            raise ValueError("vllm_arguments needs vllm_python")
+        sizes = [name for name in ("base_size", "image_size", "crop_mode") if getattr(self, name) is not None]
+        if self.engine == "vllm" and sizes:
+            raise ValueError(f"vLLM has no {sizes[0]}: leave it out, or take engine embedded")
         return self
 
     @property

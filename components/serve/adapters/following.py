@@ -7,6 +7,7 @@ from pathlib import Path
 from components.serve.adapters.catalog import CHALLENGER, Catalog
 from components.serve.adapters.sources import fetched_version, version_name
 from components.serve.adapters.versions import Versions
+from components.serve.engines.protocol import EngineDownError
 from components.serve.observability.meter import Meter
 from components.shared.errors import UserError
 from components.shared.tracking.model_registry import CHALLENGER as REGISTRY_CHALLENGER
@@ -64,7 +65,7 @@ class AliasFollower:
                 holders = [version for version in found if alias in version.aliases]
                 self._follow(alias, holders[0] if holders else None)
             self._unload_unused()
-        except UserError as error:
+        except (UserError, EngineDownError) as error:
             if strictly:
                 raise
             self._meter.failed("registry")

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import groupby
 
-from components.serve.batching.page_job import LineReading, PageJob, PageReading
+from components.serve.batching.page_job import PageJob, PageReading
+from components.serve.engines.line_confidence import line_readings
 from components.shared.reading.transcriber import Transcriber
 from components.shared.scoring.repetition import repeated_unit
 
@@ -60,7 +60,8 @@ class Answer:
 
 def page_reading(answer: Answer, model: str) -> PageReading:
     """Return what a finished answer says."""
-    text = answer.transcriber.text_of(answer.written())
+    written = answer.written()
+    text = answer.transcriber.text_of(written)
     return PageReading(
         model=model,
         text=text,
@@ -70,22 +71,6 @@ def page_reading(answer: Answer, model: str) -> PageReading:
         tokens=len(answer.tokens),
         mean_logprob=sum(answer.logprobs) / len(answer.logprobs),
         min_logprob=min(answer.logprobs),
-        lines=_lines(answer, text),
+        lines=line_readings(text, (answer.transcriber.text_of([token]) for token in written), answer.logprobs),
         seconds={**answer.seconds, "decode": time.monotonic() - answer.began},
     )
-
-
-def _lines(answer: Answer, text: str) -> tuple[LineReading, ...]:
-    """Return the lines of ``text`` that have tokens; a token belongs to the line in which it begins."""
-    numbers: list[int] = []
-    line = 0
-    for token in answer.written():
-        numbers.append(line)
-        line += answer.transcriber.text_of([token]).count("\n")
-    texts = text.split("\n")
-    readings = []
-    for number, members in groupby(zip(numbers, answer.logprobs, strict=False), key=lambda pair: pair[0]):
-        logprobs = [logprob for _, logprob in members]
-        if number < len(texts) and texts[number]:
-            readings.append(LineReading(texts[number], sum(logprobs) / len(logprobs), min(logprobs)))
-    return tuple(readings)

@@ -14,6 +14,7 @@ from components.serve.batching.fair_queue import FairQueue
 from components.serve.config import ServeConfig
 from components.serve.engines.lane import Lane
 from components.serve.engines.loaded_models import LoadedModels
+from components.serve.engines.protocol import EngineStoppedError
 from components.serve.observability.meter import Meter
 from components.shared.programs.machine_failures import causes_of, ran_out_of_device_memory
 
@@ -22,10 +23,6 @@ logger = logging.getLogger(__name__)
 _SECONDS_IDLE = 0.2  # an idle engine looks for work that often without being woken
 _SECONDS_BETWEEN_CLEANINGS = 0.5
 _PREPARING_THREADS = {"cpu": 1, "cuda": 4}
-
-
-class EngineStoppedError(Exception):
-    """The engine was stopped or has failed before the page was read."""
 
 
 class EmbeddedEngine:
@@ -72,6 +69,9 @@ class EmbeddedEngine:
     def failure(self) -> Exception | None:
         """Return the error that ended the thread."""
         return self._failure
+
+    def outage(self) -> None:
+        """Return None: the model is in this process, and without it there is no service."""
 
     def running_pages(self) -> int:
         """Return the pages in all lanes."""

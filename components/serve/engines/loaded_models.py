@@ -27,7 +27,9 @@ from components.shared.models.model_loading import (
     model_type_of,
     release_memory,
 )
+from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
 from components.shared.reading.image_settings import ImageSettings, with_image_settings
+from components.shared.reading.no_repeat_settings import NoRepeatSettings
 from components.shared.reading.transcriber import Transcriber
 
 
@@ -40,6 +42,8 @@ class LoadedModel:
     transcriber: Transcriber
     adapter_name: str | None
     """PEFT's name of the version's adapter; None for the base and for a whole model"""
+    no_repeat: NoRepeatNgrams | None = None
+    """sequences of tokens that an answer may not repeat"""
 
 
 class LoadedModels:
@@ -118,4 +122,5 @@ class LoadedModels:
         family = family_of(model_type_of(self._base_model, **self._source))
         family = with_image_settings(ImageSettings.of(config.model_dump()), processor, family)
         transcriber = Transcriber(model, processor, family, config.max_new_tokens, graphed=False)
-        return LoadedModel(name, model, transcriber, adapter_name)
+        no_repeat = NoRepeatSettings.of(config.model_dump(), family).rule(processor, family)
+        return LoadedModel(name, model, transcriber, adapter_name, no_repeat)

@@ -5,6 +5,14 @@ from pathlib import Path
 from typing import Protocol
 
 
+class EngineStoppedError(Exception):
+    """The engine was stopped or has failed before the page was read."""
+
+
+class EngineDownError(Exception):
+    """The model's server is down for the moment; the message says why, for clients."""
+
+
 class Engine(Protocol):
     """Reads the pages of a ``FairQueue``; every method may be called from any thread.
 
@@ -25,6 +33,9 @@ class Engine(Protocol):
 
     def failure(self) -> Exception | None:
         """Return why the engine can read no more pages; None while it can."""
+
+    def outage(self) -> str | None:
+        """Return why no page can be read for the moment; None while pages are read."""
 
     def running_pages(self) -> int:
         """Return how many pages it has taken from the queue and not finished."""

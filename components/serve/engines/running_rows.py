@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import BatchFeature, DynamicCache, GenerationConfig, StaticCache
 
+from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
 from components.shared.reading.graphed_decoding import (
     PROMPT_TENSORS,
     STEP_TENSORS,
@@ -52,10 +53,18 @@ class RunningRows:
         most_rows: rows at most.
         steps_at_once: tokens that one call of ``step`` writes for each row.
         fixed_width: compute always ``most_rows`` rows, as a recorded step must; otherwise only those in use.
+        no_repeat: sequences of tokens that an answer may not repeat; None for greedy search alone.
     """
 
-    def __init__(self, model: Any, most_rows: int, steps_at_once: int, fixed_width: bool) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: Any,
+        most_rows: int,
+        steps_at_once: int,
+        fixed_width: bool,
+        no_repeat: NoRepeatNgrams | None = None,
+    ) -> None:
+        self._model, self._no_repeat = model, no_repeat
         self._most_rows, self._fixed_width = most_rows, fixed_width
         self.steps_at_once = steps_at_once
         self._starts: list[int] = []  # the first column of each row
@@ -102,6 +111,8 @@ class RunningRows:
         self._whole["attention_mask"][rows, 0, 0, start : self._column] = prompted.mask.bool()
         self._whole["input_ids"][rows, 0] = prompted.tokens
         self._whole["position_ids"][..., rows, :] = prompted.positions
+        self._whole["answers"][rows, 0] = prompted.tokens
+        self._whole["answered"][rows] = 1
         self._use(len(self))
         return list(zip(prompted.tokens.tolist(), prompted.logprobs.tolist(), strict=True))
 
@@ -127,7 +138,7 @@ class RunningRows:
             for keys, values in self._all_rows:
                 keys[row] = keys[last]
                 values[row] = values[last]
-            for name in ("attention_mask", "input_ids"):
+            for name in ("attention_mask", "input_ids", "answers", "answered"):
                 self._whole[name][row] = self._whole[name][last]
             self._whole["position_ids"][..., row, :] = self._whole["position_ids"][..., last, :]
             self._starts[row] = self._starts[last]
@@ -153,13 +164,18 @@ class RunningRows:
         whole = self._whole
         whole["attention_mask"].index_fill_(-1, whole["column"], True)
         logits = self._model(**self._inputs, return_dict=True).logits[:, -1].float()
-        highest, token = logits.max(dim=-1)
-        rows = len(token)
-        whole["tokens"][:rows].index_copy_(1, whole["written"], token[:, None])
-        whole["logprobs"][:rows].index_copy_(1, whole["written"], (highest - logits.logsumexp(dim=-1))[:, None])
+        rows, allowed = len(logits), logits
+        answers, answered = whole["answers"][:rows], whole["answered"][:rows]
+        if self._no_repeat is not None:
+            allowed = self._no_repeat.scores(logits, answers, answered)
+        token = allowed.argmax(dim=-1, keepdim=True)
+        whole["tokens"][:rows].index_copy_(1, whole["written"], token)
+        whole["logprobs"][:rows].index_copy_(1, whole["written"], logits.gather(1, token) - logits.logsumexp(-1, True))
+        answers.scatter_(1, answered, token)
+        answered.add_(1).clamp_(max=answers.shape[1] - 1)  # rows that are not in use go on for ever
         whole["written"].add_(1)
         whole["column"].add_(1)
-        self._inputs["input_ids"].copy_(token[:, None])
+        self._inputs["input_ids"].copy_(token)
         self._inputs["position_ids"].add_(1)
 
     def _make_columns(self, prompted: Prompted, needed: int) -> None:
@@ -168,7 +184,7 @@ class RunningRows:
             return
         self._replay, self._warm = None, False
         columns = -(-(needed + _SPARE_COLUMNS) // _CACHE_GRANULE) * _CACHE_GRANULE
-        kept, kept_mask = self._all_rows, self._whole.get("attention_mask")
+        kept, kept_whole = self._all_rows, self._whole
         cache: Any = StaticCache(config=self._model.config.get_text_config(decoder=True), max_cache_len=columns)
         if len(cache.layers) != len(prompted.cache.layers) or any(layer.is_sliding for layer in cache.layers):
             raise RecordingError("its cache is not one of keys and values of all tokens")
@@ -178,11 +194,12 @@ class RunningRows:
         self._cache, self._columns = cache, columns
         self._all_rows = [(layer.keys, layer.values) for layer in cache.layers]
         self._make_tensors(prompted)
-        if kept_mask is not None:
+        if kept_whole:
             for (keys, values), (old_keys, old_values) in zip(self._all_rows, kept, strict=True):
                 keys[:, :, : old_keys.shape[2]] = old_keys
                 values[:, :, : old_values.shape[2]] = old_values
-            self._whole["attention_mask"][..., : kept_mask.shape[-1]] = kept_mask
+            for name in ("attention_mask", "answers"):
+                self._whole[name][..., : kept_whole[name].shape[-1]] = kept_whole[name]
         self._inputs = {**prompted.settings, "past_key_values": cache}
 
     def _make_tensors(self, prompted: Prompted) -> None:
@@ -195,8 +212,10 @@ class RunningRows:
             "logprobs": torch.zeros((rows, self.steps_at_once), dtype=torch.float32, device=device),
             "written": torch.zeros(1, dtype=torch.long, device=device),
             "column": torch.zeros(1, dtype=torch.long, device=device),
+            "answers": torch.zeros((rows, self._columns), dtype=torch.long, device=device),
+            "answered": torch.zeros((rows, 1), dtype=torch.long, device=device),
         }
-        for name in ("input_ids", "position_ids"):
+        for name in ("input_ids", "position_ids", "answered"):
             made[name] = self._whole.get(name, made[name])
         self._whole = made
 

@@ -8,23 +8,43 @@ from typing import Any
 import torch
 from transformers import BatchFeature, LogitsProcessor
 
+from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams, NoRepeatNgramsProcessor
+
 
 class _Confidences(LogitsProcessor):
-    """Keeps the log-probability of each step's most likely token."""
+    """Keeps the log-probability of each step's token; ``generate`` shows which one it chose with the next step."""
 
     def __init__(self) -> None:
-        self.steps: list[torch.Tensor] = []
+        self._steps: list[torch.Tensor] = []
+        self._last: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        self.steps.append((scores.amax(dim=-1) - scores.float().logsumexp(dim=-1)).float())
+        self._keep(input_ids[:, -1:])
+        self._last = scores.float().log_softmax(dim=-1)
         return scores
+
+    def of_answers(self, output: torch.Tensor) -> list[list[float]]:
+        """Return each row's log-probabilities, with the last tokens from ``generate``'s output."""
+        self._keep(output[:, -1:])
+        return [list(map(float, row)) for row in torch.cat(self._steps, dim=1).tolist()]
+
+    def _keep(self, chosen: torch.Tensor) -> None:
+        if self._last is not None:
+            self._steps.append(self._last.gather(1, chosen))
 
 
 class WholeAnswers:
     """Groups of pages; all tokens of a group's rows come with the first call of ``step`` after it entered."""
 
-    def __init__(self, model: Any, most_rows: int, end_tokens: list[int], pad_token: int) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: Any,
+        most_rows: int,
+        end_tokens: list[int],
+        pad_token: int,
+        no_repeat: NoRepeatNgrams | None = None,
+    ) -> None:
+        self._model, self._no_repeat = model, no_repeat
         self._most_rows = most_rows
         self._end_tokens, self._pad_token = end_tokens, pad_token
         self._answers: list[list[tuple[int, float]]] = []
@@ -40,7 +60,8 @@ class WholeAnswers:
     @torch.inference_mode()
     def enter(self, inputs: BatchFeature, max_new_tokens: int) -> list[tuple[int, float]]:
         """Read pages to their ends; return each one's first token and its log-probability."""
-        confidences = _Confidences()
+        confidences, prompt_tokens = _Confidences(), inputs["input_ids"].shape[1]
+        rules = [NoRepeatNgramsProcessor(self._no_repeat, prompt_tokens)] if self._no_repeat else []
         output = self._model.generate(
             **inputs,
             do_sample=False,
@@ -49,10 +70,10 @@ class WholeAnswers:
             max_new_tokens=max_new_tokens,
             eos_token_id=self._end_tokens,
             pad_token_id=self._pad_token,
-            logits_processor=[confidences],
+            logits_processor=[confidences, *rules],
         )
-        tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
-        logprobs = torch.stack(confidences.steps, dim=1).tolist()
+        tokens = output[:, prompt_tokens:].tolist()
+        logprobs = confidences.of_answers(output)
         answers = [list(zip(*row, strict=True)) for row in zip(tokens, logprobs, strict=True)]
         self._answers += [answer[1:] for answer in answers]
         return [answer[0] for answer in answers]

@@ -12,8 +12,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ValidationError
 
 from components.serve.adapters.catalog import UnknownModelError
+from components.serve.engines.protocol import EngineDownError
 from components.serve.http.errors import ApiError
-from components.serve.http.service import Service
+from components.serve.http.service import Service, as_api_error
 from components.shared.errors import UserError
 
 WEBHOOK_VARIABLE = "DEEPSYNTH_SERVE_WEBHOOK_SECRET"
@@ -40,6 +41,8 @@ def admin_routes(service: Service) -> APIRouter:
             return {"version": await asyncio.to_thread(service.versions.load, wish.source)}
         except UserError as error:
             raise ApiError(400, str(error), code="not_loaded", param="source") from error
+        except EngineDownError as error:
+            raise as_api_error(error) from error
 
     @router.delete("/admin/models/{name:path}")
     async def unload(request: Request, name: str) -> dict[str, Any]:
@@ -48,6 +51,8 @@ def admin_routes(service: Service) -> APIRouter:
             await asyncio.to_thread(service.versions.unload, name)
         except UserError as error:
             raise ApiError(409, str(error), code="not_unloaded") from error
+        except EngineDownError as error:
+            raise as_api_error(error) from error
         return {"unloaded": name}
 
     @router.put("/admin/aliases/{alias}")

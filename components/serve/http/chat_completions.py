@@ -12,7 +12,7 @@ from PIL import Image
 
 from components.serve.batching.page_job import PageReading
 from components.serve.http.chat_request import parsed_chat
-from components.serve.http.ocr import reading_as_json
+from components.serve.http.ocr import decoding_as_json, reading_as_json
 from components.serve.http.service import Service, Wish, all_readings, as_api_error
 
 _BETWEEN_PAGES = "\n\n"
@@ -34,12 +34,12 @@ def chat_routes(service: Service) -> APIRouter:
             return StreamingResponse(_chained(head, events), media_type="text/event-stream")
         async with service.reading(request, pages, wish) as readings:
             found = await all_readings(request, readings)
-        return JSONResponse(_completion(request, found))
+        return JSONResponse(_completion(service, request, found))
 
     return router
 
 
-def _completion(request: Request, found: list[PageReading]) -> dict[str, Any]:
+def _completion(service: Service, request: Request, found: list[PageReading]) -> dict[str, Any]:
     message = {"role": "assistant", "content": _BETWEEN_PAGES.join(reading.text for reading in found)}
     return {
         "id": f"chatcmpl-{request.state.request_id}",
@@ -48,7 +48,7 @@ def _completion(request: Request, found: list[PageReading]) -> dict[str, Any]:
         "model": request.state.model,
         "choices": [{"index": 0, "message": message, "finish_reason": _finish_reason(found), "logprobs": None}],
         "usage": _usage(found),
-        "deepsynth": {"pages": [_without_text(reading) for reading in found]},
+        "deepsynth": _about(service, found),
     }
 
 
@@ -77,7 +77,7 @@ async def _stream(
             return
         found = [reading.result() for reading in readings]
         last = {**head, "choices": [_choice({}, _finish_reason(found))]}
-        yield _event({**last, "deepsynth": {"pages": [_without_text(reading) for reading in found]}})
+        yield _event({**last, "deepsynth": _about(service, found)})
         if with_usage:
             yield _event({**head, "choices": [], "usage": _usage(found)})
         yield "data: [DONE]\n\n"
@@ -107,6 +107,11 @@ def _finish_reason(found: list[PageReading]) -> str:
 def _usage(found: list[PageReading]) -> dict[str, int]:
     prompt, answer = (sum(getattr(one, name) for one in found) for name in ("prompt_tokens", "tokens"))
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def _about(service: Service, found: list[PageReading]) -> dict[str, Any]:
+    pages = [_without_text(reading) for reading in found]
+    return {"decoding": decoding_as_json(service.config), "pages": pages}
 
 
 def _without_text(reading: PageReading) -> dict[str, Any]:

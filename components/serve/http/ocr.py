@@ -9,6 +9,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from components.serve.batching.page_job import PageReading
+from components.serve.config import ServeConfig
 from components.serve.http.errors import ApiError
 from components.serve.http.service import Service, Wish, all_readings
 
@@ -40,6 +41,7 @@ def ocr_routes(service: Service) -> APIRouter:
         return {
             "id": request.state.request_id,
             "model": request.state.model,
+            "decoding": decoding_as_json(service.config),
             "pages": [
                 {"file": name, "page": number, **reading_as_json(reading)}
                 for (name, number), reading in zip(places, found, strict=True)
@@ -63,6 +65,14 @@ def reading_as_json(reading: PageReading) -> dict[str, Any]:
         "loop": reading.loop,
         "tokens": reading.tokens,
         "seconds": {phase: round(seconds, 4) for phase, seconds in reading.seconds.items()},
+    }
+
+
+def decoding_as_json(config: ServeConfig) -> dict[str, Any]:
+    """Return how every page is decoded; a window of None is the whole answer."""
+    return {
+        "no_repeat_ngram_size": config.no_repeat_ngram_size,
+        "no_repeat_ngram_window": config.no_repeat_ngram_window,
     }
 
 

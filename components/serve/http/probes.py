@@ -18,7 +18,9 @@ def probe_routes(service: Service) -> APIRouter:
     @router.get("/health/ready")
     async def ready() -> JSONResponse:
         able = _is_loaded(service) and service.engine.failure() is None and not service.draining
-        return _answer(able, "stopping" if service.draining else "the model cannot read now")
+        outage = service.engine.outage()
+        reason = "stopping" if service.draining else outage or "the model cannot read now"
+        return _answer(able and outage is None, reason)
 
     @router.get("/health/live")
     async def live() -> JSONResponse:

@@ -18,8 +18,7 @@ from components.serve.batching.fair_queue import FairQueue, QueueClosedError, Qu
 from components.serve.batching.page_job import PageJob, PageReading, RequestTimeoutError
 from components.serve.config import ServeConfig
 from components.serve.documents.opening import DocumentError, pages_of
-from components.serve.engines.embedded import EngineStoppedError
-from components.serve.engines.protocol import Engine
+from components.serve.engines.protocol import Engine, EngineDownError, EngineStoppedError
 from components.serve.http.authentication import Access
 from components.serve.http.errors import ApiError
 from components.serve.observability.meter import Meter
@@ -110,6 +109,8 @@ class Service:
         """
         if not self.versions.ready.done():
             raise ApiError(503, "the model is being loaded", code="loading", headers={"Retry-After": "5"})
+        if reason := self.engine.outage():
+            raise as_api_error(EngineDownError(reason))
         try:
             admitted = self.catalog.admit(wish.model, request.state.request_id)
         except UnknownModelError as error:
@@ -171,6 +172,8 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, RequestTimeoutError):
         return ApiError(504, "the pages were not read in time", code="timeout")
+    if isinstance(error, EngineDownError):
+        return ApiError(503, str(error), code="engine_down", headers={"Retry-After": "5"})
     if isinstance(error, EngineStoppedError):
         return ApiError(503, "the model was stopped before the page was read", code="stopping")
     if isinstance(error, UserError):

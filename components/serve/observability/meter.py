@@ -60,6 +60,15 @@ class Meter:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        self._losses = Counter(
+            "deepsynth_serve_engine_losses", "How often the model's server was lost", registry=self._registry
+        )
+        self._recoveries = Histogram(
+            "deepsynth_serve_engine_recovery_seconds",
+            "Seconds from the loss of the model's server to the first page that can be read again",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
         self._rate, self._rate_at = 0.0, time.monotonic()
         self._lock = threading.Lock()
         if torch.cuda.is_available():
@@ -109,6 +118,14 @@ class Meter:
     def adapter_loaded(self, seconds: float) -> None:
         """Record how long a version took to load."""
         self._loads.observe(seconds)
+
+    def engine_lost(self) -> None:
+        """Count a loss of the model's server."""
+        self._losses.inc()
+
+    def engine_recovered(self, seconds: float) -> None:
+        """Record how long the model's server was away."""
+        self._recoveries.observe(seconds)
 
     def seconds_until_read(self, pages: int) -> int:
         """Return about how long so many waiting pages take at the rate of the last seconds; from 1 to 60."""

@@ -30,17 +30,18 @@ class NoRepeatNgrams:
     def scores(self, scores: torch.Tensor, answers: torch.Tensor, written: torch.Tensor | int) -> torch.Tensor:
         """Return the next tokens' scores, (pages, vocabulary), with -inf for the tokens that are ruled out.
 
-        ``answers`` has shape (pages, tokens), of which the first ``written`` are written; the prompt is not in it. The
-        work is the same for each step and asks nothing from the device, so that a CUDA graph can record it.
+        ``answers`` has shape (pages, tokens), of which the first ``written`` are written; the prompt is not in it.
+        ``written`` is a number, or a tensor of shape (pages, 1) if the pages have not begun together. The work is the
+        same for each step and asks nothing from the device, so that a CUDA graph can record it.
         """
         length = min(self.window or answers.shape[1], answers.shape[1])
         if length < self.size:
             return scores
         places = torch.arange(length, device=scores.device) + (written - length)
-        recent = answers.index_select(1, places.clamp(min=0))
+        recent = answers.gather(1, places.clamp(min=0).expand(len(answers), -1))
         sequences = recent.unfold(1, self.size, 1)  # (pages, starts, size)
         ending = recent[:, length - self.size + 1 :]  # the tokens that the next one would complete
-        repeated = (sequences[..., :-1] == ending[:, None]).all(dim=-1) & (places[: sequences.shape[1]] >= 0)
+        repeated = (sequences[..., :-1] == ending[:, None]).all(dim=-1) & (places[..., : sequences.shape[1]] >= 0)
         following = sequences[..., -1]
         for token in self.allowed:
             repeated &= following != token

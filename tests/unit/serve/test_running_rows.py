@@ -6,6 +6,7 @@ import pytest
 
 from components.serve.engines import running_rows
 from components.serve.engines.running_rows import RunningRows
+from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
 from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr2
 from tests.fixtures.continuous_reading import PAGES, ContinuousReading
 
@@ -19,9 +20,16 @@ def reading(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return ContinuousReading(str(folder), "cpu")
 
 
-@pytest.mark.parametrize(("steps", "fixed"), [(1, False), (4, True)])
+@pytest.mark.parametrize(
+    ("steps", "fixed", "no_repeat"),
+    [(1, False, None), (4, True, None), (1, False, NoRepeatNgrams(2, 12)), (4, True, NoRepeatNgrams(2, None, (5,)))],
+)
 def test_the_tokens_are_those_of_each_page_alone(
-    reading: ContinuousReading, steps: int, fixed: bool, monkeypatch: pytest.MonkeyPatch
+    reading: ContinuousReading,
+    steps: int,
+    fixed: bool,
+    no_repeat: NoRepeatNgrams | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In a cache without spare columns the rows move to both sides, and a longer prompt makes it grow."""
     monkeypatch.setattr(running_rows, "_CACHE_GRANULE", 8)
@@ -29,7 +37,7 @@ def test_the_tokens_are_those_of_each_page_alone(
     moves: list[int] = []
     move = RunningRows._move
     monkeypatch.setattr(RunningRows, "_move", lambda rows, columns: (moves.append(columns), move(rows, columns)))
-    rows = RunningRows(reading.model, most_rows=3, steps_at_once=steps, fixed_width=fixed)
+    rows = RunningRows(reading.model, most_rows=3, steps_at_once=steps, fixed_width=fixed, no_repeat=no_repeat)
     found = reading.read(rows)
-    assert found == {page: reading.alone(page) for page in range(len(PAGES))}
+    assert found == {page: reading.alone(page, no_repeat) for page in range(len(PAGES))}
     assert min(moves) < 0, "the rows moved to the left"

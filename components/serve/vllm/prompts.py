@@ -1,0 +1,105 @@
+"""What vLLM is asked for a page: the picture, the prompt of the model's family, and greedy decoding."""
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from components.serve.config import ServeConfig
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import load_processor, model_type_of
+from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
+from components.shared.reading.image_text_inputs import prompt_text
+from components.shared.reading.no_repeat_settings import NoRepeatSettings
+
+WHOLE_PROMPT_TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
+"""The chat template of a vLLM server that this service starts: the text of a request is the whole prompt, with the
+family's image token, so that a page has the same prompt as in training and in evaluation."""
+_TOKENS_BETWEEN_EVENTS = 64  # of an answer that nobody follows
+_GREEDY = {
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+"""Given in full: what a request leaves out, vLLM takes from the model's generation_config.json."""
+
+
+@dataclass(frozen=True)
+class PageWish:
+    """How a page shall be read: see ``PageJob``; ``followed`` says that somebody reads the text while it is written."""
+
+    image: Image.Image
+    instruction: str | None
+    max_new_tokens: int
+    followed: bool
+
+
+class Prompts:
+    """Makes requests for pages.
+
+    Args:
+        config: names the base, whose processor is loaded.
+        whole_prompts: the server has ``WHOLE_PROMPT_TEMPLATE``; otherwise its own chat template makes the prompt.
+
+    Raises:
+        UserError: there is no such base, or the rule against repetitions is the family's and there is none.
+    """
+
+    def __init__(self, config: ServeConfig, whole_prompts: bool) -> None:
+        base = config.base_model or config.model
+        source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        self._processor: Any = load_processor(base, **source)
+        self._family = family_of(model_type_of(base, **source))
+        self._whole_prompts = whole_prompts
+        settings = NoRepeatSettings.of(config.model_dump(), self._family)
+        self.no_repeat = settings.rule(self._processor, self._family)
+        """sequences of tokens that an answer may not repeat; None for greedy search alone"""
+
+    def request(self, model: str, page: PageWish) -> dict[str, Any]:
+        """Return the body of ``POST /v1/chat/completions`` for a page; several threads may call this at once.
+
+        Raises:
+            UserError: the instruction holds the image token.
+        """
+        prompt = prompt_text(self._processor, self._family, page.instruction)
+        text = prompt if self._whole_prompts else page.instruction or self._family.prompt
+        parts = [{"type": "image_url", "image_url": {"url": _as_address(page.image)}}, {"type": "text", "text": text}]
+        wish: dict[str, Any] = {
+            "model": model,
+            "messages": [{"role": "user", "content": parts}],
+            "max_completion_tokens": page.max_new_tokens,
+            "logprobs": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **_GREEDY,
+        }
+        if not page.followed:
+            wish["stream_interval"] = _TOKENS_BETWEEN_EVENTS
+        if self._whole_prompts:
+            begin = self._processor.tokenizer.bos_token
+            wish["add_special_tokens"] = not (begin and prompt.startswith(begin))  # as text_options does
+        if self.no_repeat is not None:
+            wish["vllm_xargs"] = no_repeat_arguments(self.no_repeat, page.max_new_tokens)
+        return wish
+
+
+def no_repeat_arguments(rule: NoRepeatNgrams, max_new_tokens: int) -> dict[str, Any]:
+    """Return a request's arguments for vLLM's ``NGramPerReqLogitsProcessor``, whose window must be a number."""
+    arguments: dict[str, Any] = {"ngram_size": rule.size, "window_size": rule.window or max_new_tokens}
+    return {**arguments, "whitelist_token_ids": list(rule.allowed)} if rule.allowed else arguments
+
+
+def _as_address(image: Image.Image) -> str:
+    """Return a page as ``data:`` address; pages are grey (``documents/opening.py``), so one channel is all of it."""
+    stream = io.BytesIO()
+    image.convert("L").save(stream, format="PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

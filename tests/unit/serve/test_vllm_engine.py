@@ -1,0 +1,222 @@
+"""The engine ``vllm`` in front of a stand-in that is as strict about requests as vLLM's server.
+
+``test_real_vllm.py`` has the same with vLLM itself.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from openai import OpenAI
+
+from components.serve.config import ServeConfig
+from components.serve.step import run
+from components.shared.programs.step_command import step_main
+from tests.fixtures.drawn_pages import as_file, drawn_page
+from tests.fixtures.service_process import RunningService, running_service
+from tests.fixtures.vllm_server import recorded, running_stand_in, small_adapter, stand_in_variables, wait_for
+from tests.unit.serve.test_service import picture_message
+
+ADMIN = {"Authorization": "Bearer the-administrators-token"}
+KEY = "the-key-of-a-server-elsewhere"
+PAGE = as_file(drawn_page("page one"))
+WORDS = "quote a page's secret words"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("vllm")
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[RunningService]:
+    python = Path(sys.executable)
+    settings = ["--engine", "vllm", "--vllm_python", str(python), "--no_repeat_ngram_size", "20"]
+    settings += ["--no_repeat_ngram_window", "90", "--max_new_tokens", "64", "--max_batch_size", "3"]
+    variables = stand_in_variables(folder) | {"DEEPSYNTH_SERVE_ADMIN_TOKEN": ADMIN["Authorization"].split()[1]}
+    with running_service(folder, *settings, variables=variables) as running:
+        yield running
+
+
+def read(service: RunningService, page: bytes = PAGE, **fields: str) -> requests.Response:
+    return requests.post(f"{service.url}/v1/ocr", files={"file": page}, data=fields, timeout=300)
+
+
+def text_of(answer: requests.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["pages"][0]["text"])
+
+
+def admin(service: RunningService, method: str, path: str, content: Any = None) -> requests.Response:
+    return requests.request(method, f"{service.url}/admin/{path}", json=content, headers=ADMIN, timeout=300)
+
+
+def test_a_page_comes_back_with_confidence_lines_and_the_prompt_of_training(
+    service: RunningService, folder: Path
+) -> None:
+    page = read(service).json()["pages"][0]
+    first, second = page["text"].split("\n")
+    assert first == "page 280x56" and second.endswith("by the base")
+    assert [line["text"] for line in page["lines"]] == [first, second]
+    assert page["confidence"]["min_logprob"] <= min(line["min_logprob"] for line in page["lines"]) < 0
+    assert page["tokens"] == len(page["text"]) + 1 and not page["truncated"] and not page["loop"]
+    assert set(page["seconds"]) == {"queue", "prepare", "prefill", "decode"}
+    (started,) = recorded(folder, "started")
+    assert not [name for name in started["names"] if name.startswith("DEEPSYNTH_SERVE")], "tokens are not passed on"
+    asked = recorded(folder, "read")[-1]
+    assert asked["prompt"] == "<|vision_start|><|image_pad|><|vision_end|>OCR:"
+    assert asked["temperature"] == 0 and asked["logprobs"] and asked["max_completion_tokens"] == 64
+    assert asked["vllm_xargs"] == {"ngram_size": 20, "window_size": 90}
+    assert not recorded(folder, "invalid")
+
+
+def test_streams_and_short_answers(service: RunningService) -> None:
+    with OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as client:
+        message = picture_message(drawn_page("page one"))
+        whole = client.chat.completions.create(model="tiny-base", messages=message)
+        stream = client.chat.completions.create(model="tiny-base", messages=message, stream=True)
+        pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+        assert "".join(pieces) == whole.choices[0].message.content
+        assert len([piece for piece in pieces if piece]) > 10, "the text comes in pieces"
+        short = client.chat.completions.create(model="tiny-base", messages=message, max_tokens=7)
+        assert short.choices[0].finish_reason == "length" and short.usage
+        assert short.usage.completion_tokens == 7 and short.usage.prompt_tokens == 10
+
+
+def test_adapters_are_loaded_proved_swapped_and_unloaded(service: RunningService, folder: Path) -> None:
+    good = small_adapter(folder / "good")
+    assert admin(service, "POST", "models", {"source": str(good)}).json() == {"version": "good"}
+    assert text_of(read(service, model="good")).endswith("by good")
+    assert text_of(read(service)).endswith("by the base")
+
+    unknown = small_adapter(folder / "unknown", module="vision.blocks.0.q_proj")
+    refused = admin(service, "POST", "models", {"source": str(unknown)})
+    assert refused.status_code == 400 and "does not use this adapter" in refused.json()["error"]["message"]
+    assert recorded(folder, "unloaded")[-1]["name"] == "unknown"
+    wide = small_adapter(folder / "wide", r=128)
+    refused = admin(service, "POST", "models", {"source": str(wide)})
+    assert refused.status_code == 400 and "rank 128" in refused.json()["error"]["message"]
+
+    assert admin(service, "PUT", "aliases/@champion", {"version": "tiny-base"}).status_code == 200
+    assert admin(service, "PUT", "aliases/@champion", {"version": "good"}).status_code == 200
+    assert text_of(read(service, model="@champion")).endswith("by good")
+    assert admin(service, "POST", "aliases/@champion/rollback").json()["version"] == "tiny-base"
+    assert text_of(read(service, model="@champion")).endswith("by the base")
+    other = small_adapter(folder / "other")
+    assert admin(service, "POST", "models", {"source": str(other)}).status_code == 200
+    assert admin(service, "DELETE", "models/other").status_code == 200
+    assert recorded(folder, "unloaded")[-1]["name"] == "other"
+    assert read(service, model="other").status_code == 404
+
+
+def test_what_a_server_quotes_in_a_traceback_is_not_logged(service: RunningService) -> None:
+    assert read(service, instruction=WORDS).status_code == 200
+    wait_for(lambda: "vllm: ValueError" in service.log.read_text(), "the kind of the error is logged")
+    assert "the stand-in starts" in service.log.read_text()
+    assert "secret words" not in service.log.read_text()
+
+
+def test_a_client_that_leaves_ends_its_page_in_vllm(service: RunningService, folder: Path) -> None:
+    before = len(recorded(folder, "aborted"))
+    with OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as client:
+        message = picture_message(drawn_page("page one"), text="endless")
+        stream = client.chat.completions.create(model="tiny-base", messages=message, stream=True)
+        assert any(chunk.choices[0].delta.content for chunk in stream if chunk.choices)
+        stream.close()
+    wait_for(lambda: len(recorded(folder, "aborted")) > before, "vLLM is not told")
+    wait_for(lambda: service.metric("deepsynth_serve_running_pages") == 0, "the place is not free again")
+
+
+def test_a_killed_server_is_started_again_with_its_adapters(service: RunningService, folder: Path) -> None:
+    found: list[requests.Response] = []
+    reading = threading.Thread(target=lambda: found.append(read(service, instruction="endless")))
+    before = len(recorded(folder, "read"))
+    reading.start()
+    wait_for(lambda: len(recorded(folder, "read")) > before, "the page is not read")
+    os.kill(recorded(folder, "started")[-1]["pid"], signal.SIGKILL)
+    reading.join()
+    assert (found[0].status_code, found[0].json()["error"]["code"]) == (503, "engine_down")
+    assert "Retry-After" in found[0].headers
+    wait_for(lambda: service.metric("deepsynth_serve_engine_losses_total") == 1, "the end is not noticed")
+    while (ready := requests.get(f"{service.url}/health/ready", timeout=60)).status_code != 200:
+        assert "vLLM" in ready.json()["status"]
+        assert requests.get(f"{service.url}/health/live", timeout=60).status_code == 200
+        refused = read(service)
+        assert refused.status_code in (503, 200)
+    assert text_of(read(service, model="good")).endswith("by good")
+    assert len(recorded(folder, "started")) == 2
+    assert service.metric("deepsynth_serve_engine_recovery_seconds_count") == 1
+    assert "reads pages again" in service.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_server_that_ends_before_it_has_read_a_page_is_not_started_for_ever(folder: Path) -> None:
+    """Each life ends with the first page, so none is productive, and after the last one the service is not alive."""
+    place = folder / "short-lived"
+    place.mkdir()
+    settings = ["--engine", "vllm", "--vllm_python", sys.executable, "--vllm_restarts", "1"]
+    with running_service(place, *settings, variables=stand_in_variables(place)) as short_lived:
+        for lives in (1, 2):
+            assert read(short_lived, instruction="die").status_code == 503
+            wait_for(lambda: len(recorded(place, "started")) == 2, f"{lives} lives")
+            if lives == 1:
+                short_lived.wait_until_ready()
+
+        def is_dead() -> bool:
+            with suppress(requests.ConnectionError):
+                return requests.get(f"{short_lived.url}/health/live", timeout=60).status_code == 503
+            return True
+
+        wait_for(is_dead, "liveness does not fail")
+        assert "exit code 3" in short_lived.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_server_elsewhere_is_used_with_its_key_and_its_own_prompt(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    key_file = elsewhere / "key"
+    key_file.write_text(f"{KEY}\n")
+    with running_stand_in(elsewhere, "--served-model-name", "their-name", key=KEY) as address:
+        given = ["--engine", "vllm", "--vllm_address", address, "--port", "0"]
+
+        def refusal(*settings: str) -> str:
+            assert step_main("serve", ServeConfig, run, [*given, *settings]) == 2
+            return capfd.readouterr().err
+
+        assert "refuses the key" in refusal()
+        monkeypatch.setenv("DEEPSYNTH_VLLM_TOKEN", KEY)
+        assert "NGramPerReqLogitsProcessor" in refusal("--no_repeat_ngram_size", "20")
+        assert "fine" not in refusal("--vllm_token_file", str(elsewhere / "none"))
+        monkeypatch.delenv("DEEPSYNTH_VLLM_TOKEN")
+        settings = [*given[:4], "--vllm_token_file", str(key_file)]
+        with running_service(elsewhere, *settings) as service:
+            assert text_of(read(service)).endswith("by the base")
+            assert requests.get(f"{service.url}/v1/models", timeout=60).json()["data"][0]["id"] == "tiny-base"
+        assert recorded(elsewhere, "read")[-1]["prompt"] == "<picture>OCR:"
+        assert not recorded(elsewhere, "invalid")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["--engine", "vllm"], "either vllm_python or vllm_address"),
+        (["--vllm_address", "http://127.0.0.1:1"], "needs engine vllm"),
+        (["--engine", "vllm", "--vllm_python", "/no/such/python"], "no program"),
+        (["--engine", "vllm", "--vllm_address", "http://127.0.0.1:1", "--no-crop_mode"], "vLLM has no crop_mode"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    settings: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert step_main("serve", ServeConfig, run, ["--port", "0", *settings]) == 2
+    assert said in capfd.readouterr().err
