@@ -98,7 +98,10 @@ class LoadedModels:
         """Free a version's memory; the base stays."""
         gone = self._models.pop(name)
         if gone.adapter_name is not None:
-            self._base.delete_adapter(gone.adapter_name)
+            if list(self._base.peft_config) == [gone.adapter_name]:
+                self._base = self._base.unload()  # without an adapter, a PeftModel takes no other one
+            else:
+                self._base.delete_adapter(gone.adapter_name)
             self._active = None
         del gone
         release_memory()

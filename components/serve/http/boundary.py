@@ -1,10 +1,12 @@
 """The outermost layer of the service: request ids, size limits, one log line and one count per request."""
 
+import asyncio
 import json
 import logging
 import re
 import time
 import uuid
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +16,7 @@ from components.serve.http.service import Service
 
 logger = logging.getLogger(__name__)
 
+_SECONDS_TO_DISCARD = 5.0
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _ROUTES = ("/v1/chat/completions", "/v1/ocr", "/v1/models", "/metrics", "/health/", "/admin/")
 
@@ -54,6 +57,8 @@ class Boundary:
         refusal = ApiError(413, f"a request has at most {limit} bytes", code="request_too_large")
         length = _header(scope, b"content-length")
         if length.isdecimal() and int(length[:19]) > limit:
+            if not _header(scope, b"expect"):  # with it, the client waits for leave to send
+                await _discard(receive, limit)
             await _send_error(send, refusal)
             return
 
@@ -62,6 +67,8 @@ class Boundary:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > limit:
+                if message.get("more_body"):
+                    await _discard(receive, limit)
                 raise refusal
             return message
 
@@ -90,6 +97,20 @@ def _route(path: str) -> str:
 
 def _header(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+async def _discard(receive: Receive, most: int) -> None:
+    """Read what a refused client still sends, within bounds.
+
+    A connection that is closed with unread bytes is reset, and its client may see no answer: in a soak, 8 of 39.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_SECONDS_TO_DISCARD):
+            while most > 0:
+                message = await receive()
+                most -= len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
 
 
 async def _send_error(send: Send, error: ApiError) -> None:

@@ -153,6 +153,8 @@ async def all_readings(request: Request, readings: list["asyncio.Future[PageRead
     """
     gone = asyncio.ensure_future(_disconnected(request))
     everything: asyncio.Future[list[PageReading]] = asyncio.ensure_future(asyncio.gather(*readings))
+    # asyncio reports an error that nobody looked at, as that of a client who is gone.
+    everything.add_done_callback(lambda done: done.cancelled() or done.exception())
     watched: list[asyncio.Future[Any]] = [gone, everything]
     try:
         await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)

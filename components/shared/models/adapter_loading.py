@@ -175,7 +175,7 @@ def with_adapter(
         adapter_name: PEFT's name for it, without dots.
 
     Raises:
-        UserError: it does not fit, or its weights are truncated, NaN or infinite.
+        UserError: it does not fit, or its weights are truncated, NaN or infinite; ``base`` is as before then.
     """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
@@ -203,10 +203,12 @@ def with_adapter(
             for name in adapter.keys() & stored.keys():
                 adapter[name].copy_(stored[name])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        _take_off(base, adapter_name)
         raise UserError(
             f"the adapter cannot be put on the base ({first_line(error)})", where=where, mend=mend
         ) from error
     if missing := sorted(adapter.keys() ^ stored.keys()):
+        _take_off(base, adapter_name)
         raise UserError(
             f"the adapter does not fit the base ({len(missing)} weights differ in name, first {missing[0]})",
             where=where,
@@ -214,3 +216,21 @@ def with_adapter(
         )
     # A PeftModel is not a PreTrainedModel, but forwards generate, device, dtype and config to the one that it wraps.
     return cast(PreTrainedModel, model)
+
+
+def _take_off(base: PreTrainedModel, adapter_name: str) -> None:
+    """Remove an adapter that was put on ``base`` in part: PEFT changes the model's layers in place."""
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    if isinstance(base, PeftModel):
+        if adapter_name in base.peft_config:
+            base.delete_adapter(adapter_name)
+        return
+    for name, module in list(base.named_modules()):
+        if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)):
+            parent, _, last = name.rpartition(".")
+            below = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
+            setattr(base.get_submodule(parent), last, below)
+    vars(base).pop("peft_config", None)

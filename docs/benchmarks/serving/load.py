@@ -35,6 +35,7 @@ class Answer:
     tokens: int = 0
     text: str = ""
     engine_seconds: float = 0.0
+    number: int = 0
 
     @property
     def seconds(self) -> float:
@@ -64,13 +65,13 @@ def reader(url: str, pages: list[bytes], **wishes: Any) -> Callable[[int, float]
             response = requests.post(f"{url}/v1/chat/completions", json=body, timeout=600)
             ended = time.perf_counter()
             if response.status_code != 200:
-                return Answer(response.status_code, started, ended)
+                return Answer(response.status_code, started, ended, number=number)
             content = response.json()
         except requests.RequestException as error:
-            return Answer(type(error).__name__, started, time.perf_counter())
+            return Answer(type(error).__name__, started, time.perf_counter(), number=number)
         engine = sum(content["deepsynth"]["pages"][0]["seconds"].values())
         message, usage = content["choices"][0]["message"]["content"], content["usage"]["completion_tokens"]
-        return Answer(200, started, ended, usage, message, engine)
+        return Answer(200, started, ended, usage, message, engine, number)
 
     return send
 
@@ -101,7 +102,7 @@ def saturated(send: Callable[[int, float], Answer], clients: int, seconds: float
         "tokens_per_second": round(tokens / seconds, 1),
         "tokens_per_page": round(tokens / max(1, len(good)), 1),
         "different_texts": len({answer.text for answer in good}),
-        **_latencies(answers.found),
+        **percentiles(answers.found),
     }
 
 
@@ -122,7 +123,7 @@ def open_loop(send: Callable[[int, float], Answer], rate: float, seconds: float,
         "requests": len(dues),
         "per_second_offered": round(rate, 3),
         "per_second_sent": round(len(dues) / seconds, 3),
-        **_latencies(answers.found),
+        **percentiles(answers.found),
     }
 
 
@@ -134,11 +135,11 @@ def one_by_one(send: Callable[[int, float], Answer], seconds: float) -> list[Ans
     return answers
 
 
-def _latencies(answers: list[Answer]) -> dict[str, Any]:
+def percentiles(answers: list[Answer]) -> dict[str, Any]:
     """Return percentiles of those that were read (nearest rank), and what the others were answered."""
     seconds = sorted(answer.seconds for answer in answers if answer.status == 200)
     others = Counter(str(answer.status) for answer in answers if answer.status != 200)
-    found: dict[str, Any] = {"failed": sum(others.values()), "failures": dict(others)}
+    found: dict[str, Any] = {"answered": len(seconds), "failed": sum(others.values()), "failures": dict(others)}
     for percent in PERCENTS:
         rank = -(-len(seconds) * percent // 100) - 1
         found[f"p{percent}_seconds"] = round(seconds[rank], 4) if seconds else None

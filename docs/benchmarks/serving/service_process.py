@@ -20,15 +20,25 @@ TEXT = (
     "The quick brown fox jumps over the lazy dog and\nreads a page of plain text in a service that\n"
     "batches pages of many clients. Each line adds\nsome tokens to the answer of the model."
 )
-_BOUND = 300  # seconds that a loaded machine may take to import and load
+_BOUND = 900  # seconds that a loaded machine may take to import and load; vLLM takes minutes
 
 
 @dataclass(frozen=True)
 class Service:
-    """A running service's address and process."""
+    """A running service's address, process, and everything that it printed."""
 
     url: str
     process: subprocess.Popen
+    log: Any
+
+    def warnings(self) -> list[str]:
+        """Return what it warned of."""
+        return [line[:300] for line in _text_of(self.log).splitlines() if re.search(r"warn|error", line, re.IGNORECASE)]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics by their names with labels."""
+        lines = requests.get(f"{self.url}/metrics", timeout=60).text.splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line and line[0] != "#"}
 
 
 def drawn(text: str, width: int = 700, height: int = 160) -> Image.Image:
@@ -72,15 +82,22 @@ def running_service(
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(_text_of(log))
                 time.sleep(0.1)
-            while requests.get(f"{found[1]}/health/ready", timeout=60).status_code != 200:
+            while not _ready(found[1]):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(_text_of(log))
                 time.sleep(0.1)
-            yield Service(found[1], process)
+            yield Service(found[1], process, log)
         finally:
             if process.poll() is None:
                 process.terminate()
             process.wait()
+
+
+def _ready(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health/ready", timeout=60).status_code == 200
+    except requests.RequestException:
+        return False  # a loaded machine: loading the model keeps Python busy
 
 
 def _text_of(log: Any) -> str:

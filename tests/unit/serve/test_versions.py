@@ -13,16 +13,15 @@ from typing import Any
 
 import pytest
 import requests
-import torch
-from peft import LoraConfig, get_peft_model
 
 from components.shared.models.adapter_loading import with_adapter
 from components.shared.models.model_families import family_of
-from components.shared.models.model_loading import load_model, load_processor
+from components.shared.models.model_loading import load_processor
 from components.shared.reading.transcriber import Transcriber
 from components.shared.tracking.model_registry import RegisteredAdapter, register, set_alias
 from tests.fixtures.drawn_pages import as_file, drawn_page
 from tests.fixtures.service_process import RunningService, running_service
+from tests.fixtures.serving_adapters import loaded_base, save_adapter
 
 pytestmark = pytest.mark.slow
 
@@ -40,26 +39,9 @@ class _Page:
     instruction: None = field(default=None)
 
 
-def base() -> Any:
-    return load_model("tiny-base", dtype=torch.float32, device=torch.device("cpu")).eval()
-
-
-def save_adapter(folder: Path, seed: int) -> Path:
-    """Save an adapter that changes what the base reads."""
-    torch.manual_seed(seed)
-    model: Any = base()
-    settings = LoraConfig(r=4, target_modules=family_of(model.config.model_type).language_modules)
-    adapted = get_peft_model(model, settings)
-    for name, weight in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.2)
-    adapted.save_pretrained(folder)
-    return folder
-
-
 def texts_of(folder: Path | None) -> list[str]:
     """Return what the base, or an adapter alone on it, reads on the pages, one at a time."""
-    model = with_adapter(base(), "tiny-base", folder).eval() if folder else base()
+    model = with_adapter(loaded_base(), "tiny-base", folder).eval() if folder else loaded_base()
     family = family_of(model.config.model_type)
     transcriber = Transcriber(model, load_processor("tiny-base"), family, TOKENS)
     return [transcriber.read([_Page(drawn_page(text))])[0].text for text in TEXTS]

@@ -1,0 +1,100 @@
+"""In which order waiting pages are read, and which are given up: no test here depends on how fast the machine is.
+
+All pages wait before the engine starts, and what happens while a page is read happens in its own callback.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from contextlib import contextmanager
+
+import pytest
+
+from components.serve.batching.fair_queue import FairQueue, QueueFullError
+from components.serve.batching.page_job import PageJob, RequestTimeoutError
+from components.serve.config import ServeConfig
+from components.serve.engines.embedded import EmbeddedEngine
+from components.serve.observability.meter import Meter
+from tests.fixtures.drawn_pages import drawn_page
+
+MODEL = "tiny-base"
+
+
+def job(client: str, seconds: float = 3600, on_text: Callable[[str], None] | None = None) -> PageJob:
+    page = drawn_page("a page")
+    return PageJob(page, None, MODEL, client, max_new_tokens=16, deadline=time.monotonic() + seconds, on_text=on_text)
+
+
+@contextmanager
+def engine_of(queue: FairQueue, rows: int) -> Iterator[EmbeddedEngine]:
+    config = ServeConfig(model=MODEL, max_batch_size=rows, max_new_tokens=16)
+    engine = EmbeddedEngine(config, MODEL, queue, Meter())
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+@pytest.fixture
+def queue() -> FairQueue:
+    return FairQueue(max_pages=16, max_pixels=1 << 30)
+
+
+def test_a_client_with_many_pages_does_not_keep_one_with_a_single_page_waiting(queue: FairQueue) -> None:
+    read: list[str] = []
+    jobs = [*(job("many") for _ in range(6)), job("one"), job("two"), job("two")]
+    for each in jobs:
+        each.result.add_done_callback(lambda _, each=each: read.append(each.client))  # type: ignore[misc]
+        queue.put([each])
+    with engine_of(queue, rows=1):
+        wait([each.result for each in jobs])
+    assert read == ["many", "one", "two", "many", "two", "many", "many", "many", "many"]
+
+
+def test_pages_beyond_the_queues_bounds_are_refused_all_or_none(queue: FairQueue) -> None:
+    queue.put([job("first") for _ in range(15)])
+    with pytest.raises(QueueFullError):
+        queue.put([job("second"), job("second")])
+    assert len(queue) == 15
+    queue.put([job("second")])
+    small = FairQueue(max_pages=16, max_pixels=3 * job("x").pixels - 1)
+    small.put([job("first"), job("first")])
+    with pytest.raises(QueueFullError):
+        small.put([job("second")])
+
+
+def test_a_client_that_is_gone_frees_its_places_in_the_queue_and_in_the_batch(queue: FairQueue) -> None:
+    heard: list[str] = []
+
+    def leave(text: str) -> None:
+        heard.append(text)
+        gone.result.cancel()
+
+    gone, waited = job("gone", on_text=leave), job("gone")
+    last = job("stays")
+    queue.put([gone, waited, last])
+    waited.result.cancel()
+    queue.drop_unwanted()
+    assert len(queue) == 2
+    with engine_of(queue, rows=1) as engine:
+        assert last.result.result().text
+        assert engine.running_pages() == 0
+    assert len(heard) == 1, "its row was given up after the first piece of text"
+    assert len(last.result.result().text) > len(heard[0])
+
+
+def test_a_page_whose_time_is_over_is_given_up_in_the_queue_and_in_the_batch(queue: FairQueue) -> None:
+    heard: list[str] = []
+
+    def be_late(text: str) -> None:
+        heard.append(text)
+        late.deadline = 0.0
+
+    late, waited, last = job("a", on_text=be_late), job("b", seconds=-1), job("c")
+    queue.put([waited, late, last])
+    with engine_of(queue, rows=2):
+        assert last.result.result().text
+        for each in (late, waited):
+            assert isinstance(each.result.exception(), RequestTimeoutError)
+    assert len(heard) == 1
