@@ -6,7 +6,8 @@ so they are computed once and kept; a second run computes only what depends on t
 host and GPU: what the host gives to such a computation, an order of rows for instance, was copied in the first run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_iter, tree_map, tree_unflatten
+from transformers.utils import import_utils
 
 _FROM_PIXELS = object()
 # Another name for the same memory; PyTorch calls it or not, depending on who else holds the tensor.
@@ -55,10 +57,24 @@ class FixedWork:
     def run(self, pictures: torch.Tensor) -> Any:
         """Return the encoder's output for ``pictures``, of the same shape as the first ones."""
         replaying = _Replaying(self._results)
-        with replaying, _CopyingInSight():
+        with replaying, _CopyingInSight(), _as_without_a_recording():
             output = self._encode(pictures)
         replaying.check_all_were_run()
         return output
+
+
+@contextmanager
+def _as_without_a_recording() -> Iterator[None]:
+    """Let transformers take the first run's course in a recording too: there it makes masks that it else leaves out.
+
+    What it leaves out it has checked by reading values on the host, and the second run returns the first one's values.
+    """
+    asked = import_utils.is_cuda_stream_capturing
+    vars(import_utils)[asked.__name__] = lambda: False
+    try:
+        yield
+    finally:
+        vars(import_utils)[asked.__name__] = asked
 
 
 class _CopyingInSight(TorchFunctionMode):

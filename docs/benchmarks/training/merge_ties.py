@@ -81,10 +81,8 @@ def main() -> None:
     from tests.fixtures.training_fixture import one_thread_and_no_tracking
 
     options.out.mkdir(parents=True, exist_ok=True)
-    every, report = (
-        makers(with_torchvision=obstacle_to_torchvision() is None),
-        {"command": sys.argv[1:], "readings": []},
-    )
+    every = makers(with_torchvision=obstacle_to_torchvision() is None)
+    report: dict[str, Any] = {"command": sys.argv[1:], "readings": []}
     with one_thread_and_no_tracking():
         data = options.data or dataset_for_all(options.out) / "dataset"
         dataset = ShardDataset(data, "train")

@@ -95,7 +95,7 @@ def main() -> None:
     cases = [(name, bits == 4) for bits in options.precisions for name in names]
     report: dict[str, Any] = {"command": sys.argv[1:], "families": {}}
     with ThreadPoolExecutor(options.jobs) as pool:
-        results = pool.map(lambda case: trained(*case, options, deadline), cases)
+        results = pool.map(lambda case: trained(case[0], case[1], options, deadline), cases)
         for (name, in_4_bits), found in zip(cases, results, strict=True):
             report["families"].setdefault(name, {})["4-bit" if in_4_bits else "16-bit"] = found
             (options.out / "unsloth-families.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from transformers.utils.import_utils import is_tracing
 
 from components.shared.reading.segment_attention import attend_by_segment_length
 from components.train.vision.fixed_work import FixedWork, NotSeparableError, ReadsPixelsError
@@ -82,6 +83,20 @@ def test_the_second_run_copies_no_values_of_the_host(name: str, by_length: bool)
         with second:
             work.run(pixels(name, 1))
     assert first.found and not second.found
+
+
+@pytest.mark.parametrize("name", PACKED_ENCODERS)
+def test_the_second_run_takes_the_same_course_during_a_recording(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = packed_encoder(name)
+    with torch.no_grad():
+        work = FixedWork(lambda pictures: encoder(pictures, grid_thw=GRIDS), pixels(name, 0))
+        monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: True)
+        assert is_tracing(), "transformers sees the recording"
+        found = features(work.run(pixels(name, 1)))
+        assert is_tracing()
+        monkeypatch.undo()
+        expected = features(encoder(pixels(name, 1), grid_thw=GRIDS))
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("by_length", [False, True])
