@@ -22,7 +22,7 @@ class ServeConfig(StepConfig):
     """Python interpreter of the environment with vLLM; the service starts the server with it, on a loopback port"""
     vllm_arguments: list[str] = Field(default_factory=list)
     """more arguments of the vLLM server that the service starts, such as ``--max-lora-rank`` and ``128``"""
-    vllm_address: str | None = None
+    vllm_address: str | None = Field(default=None, pattern=r"^https?://[^/\s]+(/[^\s]*)?$")
     """address of a running vLLM server, such as ``http://127.0.0.1:8001``; it must read the adapters' folders under the
     same paths"""
     vllm_token_file: Path | None = None

@@ -1,6 +1,7 @@
 """Requests to a vLLM server."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +51,7 @@ class VllmClient:
             timeout=httpx.Timeout(None, connect=_SECONDS_TO_CONNECT),  # a page's own deadline ends its reading
             limits=httpx.Limits(max_connections=None),  # the service bounds how many pages are read at once
             trust_env=False,  # pages go to this address, and to no proxy
+            verify=ssl.create_default_context(),  # SSL_CERT_FILE may name an authority
         )
 
     async def close(self) -> None:

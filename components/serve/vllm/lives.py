@@ -22,6 +22,7 @@ from components.shared.models.adapter_loading import adapter_kind, check_base_of
 
 logger = logging.getLogger(__name__)
 
+_SERVED_FOLDER = "vllm"
 _LOADING = "the model is being loaded"
 _SECONDS_BETWEEN_LOOKS = 0.2
 _LONGEST_WAIT = 30.0  # seconds between two starts
@@ -246,6 +247,7 @@ class Lives:
         )
 
     async def _load(self, client: VllmClient, name: str, folder: Path) -> None:
+        folder = _under_vllms_names(folder)
         loaded = {card.id: card for card in await client.models()}.get(name)
         if loaded is not None and loaded.root != str(folder):
             raise UserError("vLLM has another adapter of this name", where=name, mend="unload it there first")
@@ -261,6 +263,12 @@ class Lives:
         except (UserError, VllmRefusedError):
             await client.unload_adapter(name)
             raise
+
+
+def _under_vllms_names(folder: Path) -> Path:
+    """Return a package's folder ``vllm``, which an export with ``serving: [vllm]`` writes, or the folder itself."""
+    served = folder / _SERVED_FOLDER
+    return served if (served / "adapter_config.json").is_file() else folder
 
 
 def _never(_: RetryCallState) -> bool:

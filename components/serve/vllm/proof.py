@@ -39,8 +39,8 @@ async def prove_adapter(client: VllmClient, prompts: Prompts, base: str, adapter
             f"vLLM does not use this adapter: with it the log-probabilities of {_TOKENS} tokens are the base's "
             f"(difference {least:.2g}, two readings by one model {noise:.2g})",
             where=adapter,
-            mend="vLLM skips modules whose names it does not know: compare adapter_model.safetensors with the model "
-            "in vLLM, or read with engine embedded",
+            mend="vLLM skips modules whose names it does not know: load a package that was exported with serving: "
+            "[vllm], or read with engine embedded",
         )
 
 

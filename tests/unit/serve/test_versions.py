@@ -170,3 +170,16 @@ def test_versions_in_use_stay_and_others_can_be_unloaded(service: RunningService
     gone = requests.post(f"{service.url}/v1/ocr", files=files, data={"model": "adapter-3"}, timeout=60)
     assert gone.status_code == 404
     assert read(service)[0] == "reader-1"
+
+
+def test_an_alias_that_moves_is_noticed_without_a_webhook(registered: Registered, tmp_path: Path) -> None:
+    set_alias(registered.versions[0], "champion", uri=registered.uri)
+    settings = ("--model", "models:/reader@champion", "--base_model", "tiny-base", "--registry_poll_seconds", "0.05")
+    variables = {"MLFLOW_TRACKING_URI": registered.uri}
+    with running_service(tmp_path, *settings, "--max_new_tokens", str(TOKENS), variables=variables) as service:
+        assert names(service)["@champion"] == "reader-1"
+        set_alias(registered.versions[1], "champion", uri=registered.uri)
+        while names(service)["@champion"] != "reader-2":
+            assert service.process.poll() is None
+            time.sleep(0.02)
+        assert read(service) == ("reader-2", registered.texts["reader-2"])

@@ -3,6 +3,7 @@
 ``test_real_vllm.py`` has the same with vLLM itself.
 """
 
+import http.client
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -100,6 +102,10 @@ def test_adapters_are_loaded_proved_swapped_and_unloaded(service: RunningService
     refused = admin(service, "POST", "models", {"source": str(unknown)})
     assert refused.status_code == 400 and "does not use this adapter" in refused.json()["error"]["message"]
     assert recorded(folder, "unloaded")[-1]["name"] == "unknown"
+    package = small_adapter(folder / "package", module="vision.blocks.0.q_proj")
+    small_adapter(package / "vllm")
+    assert admin(service, "POST", "models", {"source": str(package)}).status_code == 200
+    assert text_of(read(service, model=package.parent.name)).endswith("by vllm")
     wide = small_adapter(folder / "wide", r=128)
     refused = admin(service, "POST", "models", {"source": str(wide)})
     assert refused.status_code == 400 and "rank 128" in refused.json()["error"]["message"]
@@ -123,7 +129,20 @@ def test_what_a_server_quotes_in_a_traceback_is_not_logged(service: RunningServi
     assert "secret words" not in service.log.read_text()
 
 
-def test_a_client_that_leaves_ends_its_page_in_vllm(service: RunningService, folder: Path) -> None:
+def test_a_client_that_leaves_without_its_answer_ends_its_page_in_vllm(service: RunningService, folder: Path) -> None:
+    reads, aborts = (len(recorded(folder, event)) for event in ("read", "aborted"))
+    address = urlsplit(service.url)
+    body = requests.Request("POST", f"{service.url}/v1/ocr", files={"file": PAGE}, data={"instruction": "endless"})
+    sent = body.prepare()
+    client = http.client.HTTPConnection(str(address.hostname), address.port)
+    client.request("POST", "/v1/ocr", sent.body, dict(sent.headers))
+    wait_for(lambda: len(recorded(folder, "read")) > reads, "the page is not read")
+    client.close()
+    wait_for(lambda: len(recorded(folder, "aborted")) > aborts, "vLLM is not told")
+    wait_for(lambda: service.metric("deepsynth_serve_running_pages") == 0, "the place is not free again")
+
+
+def test_a_stream_that_is_closed_ends_its_page_in_vllm(service: RunningService, folder: Path) -> None:
     before = len(recorded(folder, "aborted"))
     with OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as client:
         message = picture_message(drawn_page("page one"), text="endless")
@@ -209,6 +228,7 @@ def test_a_server_elsewhere_is_used_with_its_key_and_its_own_prompt(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        (["--engine", "vllm", "--vllm_address", "127.0.0.1:8001"], "vllm_address"),
         (["--engine", "vllm"], "either vllm_python or vllm_address"),
         (["--vllm_address", "http://127.0.0.1:1"], "needs engine vllm"),
         (["--engine", "vllm", "--vllm_python", "/no/such/python"], "no program"),

@@ -1,0 +1,41 @@
+"""A page that nobody waits for any more frees its place in the embedded engine, in the queue and in the batch."""
+
+import time
+
+from components.serve.batching.fair_queue import FairQueue
+from components.serve.batching.page_job import PageJob
+from components.serve.config import ServeConfig
+from components.serve.engines.embedded import EmbeddedEngine
+from components.serve.observability.meter import Meter
+from tests.fixtures.drawn_pages import drawn_page
+
+
+def job(text: str) -> PageJob:
+    return PageJob(drawn_page(text), None, "tiny-base", "client", 48, time.monotonic() + 3600)
+
+
+def test_a_page_that_is_given_up_while_it_is_read_leaves_the_batch() -> None:
+    """The first page is given up in the middle: the engine itself calls ``on_text`` with its first piece of text."""
+    config = ServeConfig(max_new_tokens=48, max_batch_size=1)
+    queue, meter = FairQueue(8, 1 << 30), Meter()
+    engine = EmbeddedEngine(config, "tiny-base", queue, meter)
+    first, second, third = job("page one"), job("page two"), job("page three")
+    given_up: list[str] = []
+
+    def give_up(text: str) -> None:
+        given_up.append(text)
+        first.result.cancel()
+        third.result.cancel()  # it waits
+
+    first.on_text = give_up
+    queue.put([first, second, third])
+    engine.start()
+    try:
+        assert second.result.result(timeout=600).text
+        assert len(given_up) == 1 and first.result.cancelled() and third.result.cancelled()
+        queue.drop_unwanted()
+        assert len(queue) == 0
+    finally:
+        engine.stop()
+    assert engine.running_pages() == 0
+    assert b'deepsynth_serve_pages_total{model="tiny-base"} 1.0' in meter.text(), "one page was read to its end"

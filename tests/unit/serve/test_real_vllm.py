@@ -1,0 +1,161 @@
+"""The engine ``vllm`` with vLLM itself, on the CPU; DEEPSYNTH_VLLM_PYTHON names the interpreter of its environment.
+
+    DEEPSYNTH_VLLM_PYTHON=/opt/vllm/bin/python python -m pytest -m slow tests/unit/serve/test_real_vllm.py -s
+
+vLLM 0.32 takes minutes to be imported and to read its first page on two cores, so the tests share one.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from components.serve.adapters.sources import fetched, with_base
+from components.serve.config import ServeConfig
+from components.serve.offline.local_reader import LocalReader
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import load_model
+from tests.fixtures.drawn_pages import as_file, drawn_page
+from tests.fixtures.service_process import RunningService, running_service
+
+PYTHON = os.environ.get("DEEPSYNTH_VLLM_PYTHON", "")
+TOKENS = 24
+_BOUND = 1500  # seconds; two busy cores took 4 minutes
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path(PYTHON or "-").is_file(), reason="DEEPSYNTH_VLLM_PYTHON names no interpreter with vLLM"
+    ),
+]
+
+
+def save_base(folder: Path) -> Path:
+    """Save a random Qwen2-VL whose attention heads have the 32 dimensions that vLLM's CPU kernels can do."""
+    transformers = pytest.importorskip("transformers")
+    families: Any = pytest.importorskip("tests.fixtures.tiny_torchvision_families", exc_type=ImportError)
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+    text = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 64}
+    text |= {"intermediate_size": 128, "head_dim": 32, "rope_parameters": rope}
+    vision = {"embed_dim": 64, "hidden_size": 64, "mlp_ratio": 2}
+    made = families._qwen(transformers.Qwen2VLConfig, transformers.Qwen2VLProcessor, text, vision)
+    families.save(folder, *made)
+    return folder
+
+
+def save_adapter(base: Path, folder: Path) -> Path:
+    torch.manual_seed(3)
+    model: Any = load_model(str(base), dtype=torch.float32, device=torch.device("cpu")).eval()
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=family_of(model.config.model_type).language_modules))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def renamed(adapter: Path, folder: Path) -> Path:
+    """Copy an adapter with names of layers that no model has."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text())
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file({name.replace(".layers.", ".other_layers."): value for name, value in weights.items()},
+              folder / "adapter_model.safetensors")  # fmt: skip
+    return folder
+
+
+def embedded(base: Path, source: Path, scratch: Path) -> tuple[str, float]:
+    """Return what the embedded engine reads, and its mean log-probability."""
+    files = fetched(str(source), scratch)
+    config = ServeConfig(model=str(source), base_model=str(base), max_new_tokens=TOKENS)
+    with LocalReader(files, with_base(config, files)) as reader:
+        (reading,) = reader.read([drawn_page("page one")])
+    return reading.text, reading.mean_logprob
+
+
+def wait_until_ready(service: RunningService) -> None:
+    deadline = time.monotonic() + _BOUND
+    while requests.get(f"{service.url}/health/ready", timeout=60).status_code != 200:
+        assert service.process.poll() is None and time.monotonic() < deadline, service.log.read_text()[-6000:]
+        time.sleep(0.2)
+
+
+def read(service: RunningService, **fields: str) -> tuple[str, float]:
+    files = {"file": as_file(drawn_page("page one"))}
+    answer = requests.post(f"{service.url}/v1/ocr", files=files, data=fields, timeout=600)
+    assert answer.status_code == 200, answer.text
+    page = answer.json()["pages"][0]
+    return page["text"], page["confidence"]["mean_logprob"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A service with vLLM, its base, and an adapter."""
+
+    service: RunningService
+    base: Path
+    adapter: Path
+    scratch: Path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("vllm")
+    base = save_base(folder / "base")
+    arguments = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "2048"]
+    settings = {"engine": "vllm", "vllm_python": PYTHON, "vllm_arguments": arguments, "model": str(base)}
+    settings |= {"max_new_tokens": TOKENS, "max_batch_size": 2, "request_timeout_seconds": 600}
+    config = folder / "serve.json"
+    config.write_text(json.dumps(settings))
+    variables = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    variables |= {"HF_HUB_OFFLINE": "1", "DEEPSYNTH_SERVE_ADMIN_TOKEN": "the-administrators-token"}
+    began = time.monotonic()
+    with running_service(folder, "--config", str(config), variables=variables, ready=False) as service:
+        wait_until_ready(service)
+        print(f"ready after {time.monotonic() - began:.0f} s")
+        yield Served(service, base, save_adapter(base, folder / "adapter-1"), folder)
+
+
+def load(service: RunningService, folder: Path) -> requests.Response:
+    headers, wish = {"Authorization": "Bearer the-administrators-token"}, {"source": str(folder)}
+    return requests.post(f"{service.url}/admin/models", json=wish, headers=headers, timeout=600)
+
+
+def test_vllm_reads_what_the_embedded_engine_reads(served: Served) -> None:
+    """Base and adapter alike; an adapter whose modules vLLM passes over is refused."""
+    text, mean = embedded(served.base, served.base, served.scratch)
+    assert read(served.service) == (text, pytest.approx(mean, abs=1e-2))
+    loaded = load(served.service, served.adapter)
+    assert loaded.status_code == 200, loaded.text
+    refused = load(served.service, renamed(served.adapter, served.scratch / "adapter-2"))
+    assert refused.status_code == 400, refused.text
+    assert "does not use this adapter" in refused.json()["error"]["message"]
+    text_with_adapter, mean_with_adapter = embedded(served.base, served.adapter, served.scratch)
+    found = read(served.service, model="adapter-1")
+    assert found == (text_with_adapter, pytest.approx(mean_with_adapter, abs=1e-2))
+    assert text_with_adapter != text
+    assert text not in served.service.log.read_text()
+
+
+def test_a_killed_vllm_comes_back_with_its_adapter(served: Served) -> None:
+    service = served.service
+    assert load(service, served.adapter).status_code == 200
+    text, _ = read(service, model="adapter-1")
+    started = [line for line in service.log.read_text().splitlines() if "started a vLLM server" in line]
+    os.kill(int(started[-1].split("process ")[1].split(",")[0]), signal.SIGKILL)
+    while service.metric("deepsynth_serve_engine_losses_total") == 0:
+        time.sleep(0.2)
+    assert requests.get(f"{service.url}/health/ready", timeout=60).status_code == 503
+    wait_until_ready(service)
+    print(f"recovered in {service.metric('deepsynth_serve_engine_recovery_seconds_sum'):.1f} s")
+    assert read(service, model="adapter-1")[0] == text
