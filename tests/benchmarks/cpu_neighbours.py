@@ -1,13 +1,18 @@
-"""Seconds of a training step alone and beside 1 and 2 busy processes, with OpenMP's default and passive wait policies.
+"""Seconds of a training step alone and beside 1 and 2 busy processes, computed in three ways.
 
     python -m tests.benchmarks.cpu_neighbours --rounds 3 --json docs/benchmarks/cpu/neighbours.json \
         --markdown docs/benchmarks/cpu/README.md
+    python -m tests.benchmarks.cpu_neighbours --rounds 5 --ways split dealt           # without the slowest
 
 The training is the quickstart's (tiny base, 16 pages per step, all cores), stopped after ``--steps`` steps; a
-figure is the median of its steps without the first. A neighbour is a process that computes without a pause. "before"
-sets GOMP_SPINCOUNT to libgomp's default of 300,000; "after" sets nothing, so that the product sets
-OMP_WAIT_POLICY=PASSIVE. Rounds are interleaved: each one measures all six cases, every second one in reverse order.
-The load of the machine before each case is recorded: other work makes all figures larger.
+figure is the median of its steps without the first. A neighbour is a process that computes without a pause. The ways:
+
+- "spinning": all threads share each operation, and waiting threads spin (libgomp's default, GOMP_SPINCOUNT 300,000);
+- "split": the same, but waiting threads sleep (OMP_WAIT_POLICY=PASSIVE, which the product sets);
+- "dealt": the product, which deals the batch out to single threads (``components/train/loop/dealing.py``).
+
+Rounds are interleaved: each one measures all cases, every second one in reverse order. The load of the machine before
+each case is recorded: other work makes all figures larger.
 """
 
 import argparse
@@ -26,7 +31,13 @@ from typing import Any
 
 from components.shared.artifacts.training_record import TrainingRecord
 
-POLICIES = {"before": {"GOMP_SPINCOUNT": "300000"}, "after": {}}
+DEALT = "import runpy; runpy.run_module('components.train', run_name='__main__', alter_sys=True)"
+SPLIT = "from components.train.loop import dealing; dealing.obstacle = lambda *_: 'measured without'; " + DEALT
+WAYS: dict[str, tuple[str, dict[str, str]]] = {
+    "spinning": (SPLIT, {"GOMP_SPINCOUNT": "300000"}),
+    "split": (SPLIT, {}),
+    "dealt": (DEALT, {}),
+}
 NEIGHBOURS = (0, 1, 2)
 TRAINING = (
     *("--base_model", "tiny-base", "--finetune_vision_layers", "--per_device_train_batch_size", "16"),
@@ -49,25 +60,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--json", type=Path, help="write all measurements there")
     parser.add_argument("--markdown", type=Path, help="write the table there")
     arguments = parser.parse_args()
-    cases = [(policy, neighbours) for neighbours in NEIGHBOURS for policy in POLICIES]
+    cases = [(way, neighbours) for neighbours in NEIGHBOURS for way in arguments.ways]
     measurements: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="cpu-neighbours-") as folder:
-        program("prepare", ("--output_dir", f"{folder}/dataset", *PREPARING, *DRAWING), {})
+        made = ("--output_dir", f"{folder}/dataset", *PREPARING, *DRAWING)
+        program(("-m", "components.prepare", *made), {})
         for number in range(arguments.rounds):
-            for policy, neighbours in cases[:: 1 if number % 2 == 0 else -1]:
+            for way, neighbours in cases[:: 1 if number % 2 == 0 else -1]:
                 load = os.getloadavg()[0]
                 with busy(neighbours):
-                    steps = trained(Path(folder), f"{number}-{policy}-{neighbours}", arguments.steps, POLICIES[policy])
+                    steps = trained(Path(folder), f"{number}-{way}-{neighbours}", arguments.steps, way)
                 seconds = round(statistics.median(steps[1:]), 3)
                 measurements.append(
-                    {"round": number, "policy": policy, "neighbours": neighbours, "load_before": round(load, 2)}
+                    {"round": number, "way": way, "neighbours": neighbours, "load_before": round(load, 2)}
                     | {"median_step_seconds": seconds, "step_seconds": [round(step, 3) for step in steps]}
                 )
                 written(measurements, arguments.json, arguments.markdown)
-                print(f"{policy}, {neighbours} neighbours: {seconds} s a step (load before: {load:.1f})", flush=True)
+                print(f"{way}, {neighbours} neighbours: {seconds} s a step (load before: {load:.1f})", flush=True)
     print(table(measurements))
 
 
@@ -80,22 +93,24 @@ def written(measurements: list[dict[str, Any]], data: Path | None, markdown: Pat
         markdown.write_text(page(result, sys.argv[1:]))
 
 
-def program(step: str, flags: tuple[str, ...], variables: dict[str, str]) -> None:
-    """Run a step in an environment without settings for threads and tracking."""
+def program(arguments: tuple[str, ...], variables: dict[str, str]) -> None:
+    """Run Python with ``arguments``, in an environment without settings for threads and tracking."""
     ours = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MLFLOW_", "KFP_", "DEEPSYNTH_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment |= {"MLFLOW_TRACKING_URI": "off"} | variables
-    command = [sys.executable, "-m", f"components.{step}", *flags]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True)
+    answer = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr[-2000:]
 
 
-def trained(folder: Path, name: str, steps: int, variables: dict[str, str]) -> list[float]:
+def trained(folder: Path, name: str, steps: int, way: str) -> list[float]:
     """Train and return the seconds of each step."""
+    code, variables = WAYS[way]
     output = folder / name
     flags = ("--dataset_dir", f"{folder}/dataset", "--output_dir", str(output), "--max_steps", str(steps))
-    program("train", (*flags, *TRAINING), variables)
-    return TrainingRecord.read(output).step_seconds
+    program(("-c", code, *flags, *TRAINING), variables)
+    record = TrainingRecord.read(output)
+    assert record.batch and bool(record.batch.dealt_pages) == (way == "dealt"), record.batch
+    return record.step_seconds
 
 
 @contextmanager
@@ -118,23 +133,29 @@ def machine() -> dict[str, Any]:
 
 
 def table(measurements: list[dict[str, Any]]) -> str:
-    """Return the medians over the rounds as a Markdown table, with the range if there are several rounds."""
-    lines = ["| busy neighbours | before: s a step | after: s a step |", "| --- | --- | --- |"]
+    """Return the medians over the rounds as a Markdown table, with their range and their ratio to the one alone."""
+    ways = [way for way in WAYS if any(one["way"] == way for one in measurements)]
+    lines = [
+        f"| busy neighbours | {' | '.join(f'{way}: s a step' for way in ways)} |",
+        "| --- |" + " --- |" * len(ways),
+    ]
     for neighbours in NEIGHBOURS:
-        cells = []
-        for policy in POLICIES:
-            found = [
-                one["median_step_seconds"]
-                for one in measurements
-                if (one["policy"], one["neighbours"]) == (policy, neighbours)
-            ]
-            if not found:
-                cells.append("not measured")
-                continue
-            spread = f" ({min(found):.2f} – {max(found):.2f})" if len(found) > 1 else ""
-            cells.append(f"{statistics.median(found):.2f}{spread}")
+        cells = [_cell(found_of(measurements, way, neighbours), found_of(measurements, way, 0)) for way in ways]
         lines.append(f"| {neighbours} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def found_of(measurements: list[dict[str, Any]], way: str, neighbours: int) -> list[float]:
+    """Return the seconds of a step in each round."""
+    return [one["median_step_seconds"] for one in measurements if (one["way"], one["neighbours"]) == (way, neighbours)]
+
+
+def _cell(found: list[float], alone: list[float]) -> str:
+    if not found:
+        return "not measured"
+    spread = f" ({min(found):.2f} – {max(found):.2f})" if len(found) > 1 else ""
+    ratio = f", {statistics.median(found) / statistics.median(alone):.2f} x" if alone else ""
+    return f"{statistics.median(found):.2f}{spread}{ratio}"
 
 
 def page(result: dict[str, Any], arguments: list[str]) -> str:
@@ -145,12 +166,18 @@ def page(result: dict[str, Any], arguments: list[str]) -> str:
 
 {table(result["measurements"])}
 
-Medians of the rounds, with their range. Before: OpenMP's waiting threads spin. After: `OMP_WAIT_POLICY=PASSIVE`, which
-every program of this project sets unless `OMP_WAIT_POLICY`, `GOMP_SPINCOUNT` or `KMP_BLOCKTIME` is set.
+Medians of the rounds, with their range and their ratio to the step alone.
+
+- spinning: all threads share each operation, and waiting threads spin (libgomp's default).
+- split: waiting threads sleep: `OMP_WAIT_POLICY=PASSIVE`, which every program of this project sets unless
+  `OMP_WAIT_POLICY`, `GOMP_SPINCOUNT` or `KMP_BLOCKTIME` is set. Each operation is in equal parts, and the part that
+  shares its core with a neighbour decides.
+- dealt: the train step deals its batch out to single threads, a few pages at a time; a slowed thread takes fewer.
+  `components/train/loop/dealing.py` says when it does.
 
 {known["processor"]}, {known["cores"]} cores, Python {known["python"]}, {result["date"]} UTC. Load of the machine before
 the measurements: {min(loads)} to {max(loads)} (0 is an idle machine; other work than the neighbours counts). Where
-it is far above 0, other work ran beside all six cases: compare the two columns, not the rows.
+it is far above 0, other work ran beside all cases: compare the columns, not the rows.
 
     python -m tests.benchmarks.cpu_neighbours {" ".join(arguments)}
 """

@@ -55,6 +55,9 @@ class BatchRecord(FileContent):
     fitted: bool
     """whether ``fit_batch`` chose the division at the start"""
     halvings: list[BatchHalving]
+    dealt_pages: int | None = None
+    """on a CPU: pages in each part of a batch, if single threads compute the parts; None if all threads compute each
+    pass together"""
 
 
 class TrainingRecord(StepFile):

@@ -39,7 +39,8 @@ class PageCollator:
     ``tokens`` (their number for each page, 0 if not stored), ``pictures`` (the image processor's output for the pages
     that are not stored) and ``corrupt`` (the number of pages whose stored file is damaged).
 
-    More samples than ``micro_batch`` become a batch in parts, see ``parts_of``.
+    More samples than ``micro_batch`` become a batch in parts, see ``parts_of``; with ``longest_first``, pages with the
+    longest texts are in the first part.
     """
 
     processor: ProcessorMixin
@@ -49,8 +50,11 @@ class PageCollator:
     features: FeatureStore | None = None
     pad_to_multiple_of: int = 1
     micro_batch: int | None = None
+    longest_first: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        if self.longest_first:
+            samples = sorted(samples, key=lambda sample: len(sample.text.encode()), reverse=True)
         size = self.micro_batch or len(samples)
         if len(samples) <= size:
             return self._batch(samples)

@@ -63,11 +63,11 @@ def check_memory(config: TrainConfig, dataset: ShardDataset, backend: str, free_
     log.info("memory: %s%.1f GiB are predicted, %.1f GiB are free", "at most " * estimate.upper_bound, needed, free)
     if needed * (1 + KNOWN_ERROR) <= free:
         return estimate
-    problem = f"{needed:.1f} GiB are predicted at the peak, and {free:.1f} GiB are free"
+    refused = refusal(f"{needed:.1f} GiB are predicted at the peak", free_bytes, "GPU memory")
     if needed * (1 - KNOWN_ERROR) <= free or config.ignore_memory_estimate or estimate.upper_bound:
-        log.warning("%s: it may run out of memory", problem)
+        log.warning("%s: it may run out of memory", refused.problem)
         return estimate
-    raise refusal(f"{needed:.1f} GiB are predicted at the peak", free_bytes, "GPU memory")
+    raise refused
 
 
 def refusal(predicted: str, free_bytes: int, where: str) -> UserError:

@@ -5,9 +5,10 @@ is the same up to rounding: transformers divides each part's loss by the tokens 
 loss is the mean of its batch, each part counts with its share of the batch's tokens.
 """
 
+import logging
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,10 +16,13 @@ import torch
 from components.shared.errors import UserError
 from components.shared.reading.image_text_inputs import IGNORED_LABEL
 from components.train.batches.collator import PageCollator, every_page_has_an_answer, parts_of
+from components.train.loop.dealing import DealingThreads, Gradients
 from components.train.loop.measurements import TrainingMeasurements
 from components.train.loop.page_loading import PageLoadingTrainer
 from components.train.loop.utilization import LanguageModelFlops
 from components.train.processes.distributed import in_any_process, summed
+
+log = logging.getLogger(__name__)
 
 
 class MicroBatchTrainer(PageLoadingTrainer):
@@ -32,6 +36,22 @@ class MicroBatchTrainer(PageLoadingTrainer):
         self._collator = collator
         self._flops = LanguageModelFlops(model)
         self._share = 1.0
+        self._dealing: DealingThreads | None = None
+
+    @contextmanager
+    def dealt_out(self, dealing: DealingThreads, pages: int) -> Iterator[None]:
+        """Within the block, compute training batches with ``dealing``, in parts of ``pages`` pages of similar length.
+
+        Other batches are computed in the same parts, one after the other.
+        """
+        undealt = self._collator.micro_batch, self._collator.longest_first
+        self._collator.micro_batch, self._collator.longest_first = pages, True
+        self._dealing = dealing
+        try:
+            yield
+        finally:
+            self._dealing = None
+            self._collator.micro_batch, self._collator.longest_first = undealt
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Return a step's batches and the number of their label tokens, and measure the wait for them."""
@@ -48,6 +68,10 @@ class MicroBatchTrainer(PageLoadingTrainer):
         """Count tokens and pages, and train on a batch, part by part; return its loss."""
         parts = parts_of(inputs)
         self._check_answers(parts)
+        if self._dealing and len(parts) > 1:
+            loss = self._dealt_step(self._dealing, model, parts, num_items_in_batch)
+            if loss is not None:
+                return loss
         losses = []
         for part, share in zip(parts, self._shares(parts, num_items_in_batch), strict=True):
             self._count(part)
@@ -56,6 +80,37 @@ class MicroBatchTrainer(PageLoadingTrainer):
             with nullcontext() if part is parts[-1] else self.accelerator.no_sync(model):
                 losses.append(super().training_step(model, part, num_items_in_batch))
         return torch.stack(losses).sum()
+
+    def _dealt_step(
+        self,
+        dealing: DealingThreads,
+        model: torch.nn.Module,
+        parts: list[dict[str, Any]],
+        tokens: torch.Tensor | int | None,
+    ) -> torch.Tensor | None:
+        """Add the gradients of ``parts`` to the weights', and return their loss; None where they draw random numbers.
+
+        Such a model is not dealt out any more.
+        """
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+
+        def gradients(part: dict[str, Any]) -> tuple[torch.Tensor, Gradients]:
+            loss = self.compute_loss(model, part, num_items_in_batch=tokens)
+            return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
+
+        model.train()
+        summed_up = dealing.summed(gradients, parts)
+        if summed_up is None:
+            log.warning("the model draws random numbers: its batches are no longer dealt out to single threads")
+            self._dealing = None
+            return None
+        loss, sums = summed_up
+        for weight, gradient in zip(weights, sums, strict=True):
+            if gradient is not None:
+                weight.grad = gradient if weight.grad is None else weight.grad + gradient
+        for part in parts:
+            self._count(part)
+        return loss
 
     def compute_loss(self, *places: Any, **options: Any) -> Any:
         """Return the loss, weighted by the part's share of its batch where the model divides by the part's tokens."""

@@ -24,6 +24,7 @@ from components.train.batches.length_grouping import LengthGroupedPages, page_le
 from components.train.batches.rope_positions import rope_positions_of
 from components.train.config import TrainConfig
 from components.train.loop.checkpoints import given_checkpoint, is_result, newest_whole_checkpoint
+from components.train.loop.dealing import dealt_steps
 from components.train.loop.held_out_reading import PageReading, held_out_sample
 from components.train.loop.measurements import MeasuringCallback, TrainingMeasurements
 from components.train.loop.page_trainer import (
@@ -40,7 +41,6 @@ from components.train.processes.termination import Termination
 from components.train.vision.frozen_vision import run_frozen_parts_without_gradients
 
 log = logging.getLogger(__name__)
-
 _STEPS_BETWEEN_CHECKPOINTS = 100
 
 
@@ -110,6 +110,7 @@ def train(
         return measurements
     with (
         kept_vision_features(trainer, trainable, config, measurements),
+        dealt_steps(trainer, trainable, config, plan, measurements),
         ProgressReport("train", planned) as progress,
         termination.at_the_next_step(),
     ):
@@ -210,8 +211,7 @@ def _trainer(
         lengths = from_first(page_lengths(dataset, collator) if is_first() else [])
         trainer.take_pages_by(LengthGroupedPages(lengths, pages_per_step(config) * process_count(), config.seed))
     trainer.remove_callback(PrinterCallback)
-    patience = config.early_stopping_patience
-    early_stopping = EarlyStoppingCallback(patience) if patience else None
+    early_stopping = EarlyStoppingCallback(patience) if (patience := config.early_stopping_patience) else None
     if early_stopping:
         trainer.add_callback(early_stopping)
     trainer.add_callback(ResumeCallback(trainer, early_stopping))
