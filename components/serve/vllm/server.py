@@ -26,6 +26,9 @@ _SECONDS_BETWEEN_LOOKS = 0.25
 _SECONDS_BETWEEN_LOOKS_AT_AN_ADDRESS = 2.0
 _FAILED_LOOKS = 2  # in a row, until an address counts as down
 _SECONDS_TO_END = 10.0
+_HOST = "127.0.0.1"
+_GIVEN_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT, _TRIES = 10_000, 100
 
 
 class Server(Protocol):
@@ -81,7 +84,7 @@ class StartedServer:
         )
         threading.Thread(target=_pass_on, args=(self._process, self._lines), name="vllm log", daemon=True).start()
         logger.info("started a vLLM server, process %d, port %d", self._process.pid, port)
-        return VllmClient(f"http://127.0.0.1:{port}", token)
+        return VllmClient(f"http://{_HOST}:{port}", token)
 
     def end_reason(self) -> str | None:
         """Return how the process has ended; None while it runs."""
@@ -176,10 +179,21 @@ def _token_of(config: ServeConfig) -> str | None:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of 127.0.0.1 on which nobody listens now.
+
+    It lies below those that the kernel gives to connections and to whoever binds port 0: one of those could be taken
+    again in the minutes that vLLM needs until it listens.
+    """
+    try:
+        first_given = int(_GIVEN_PORTS.read_text(encoding="ascii").split()[0])
+    except OSError:  # not Linux
+        first_given = _LOWEST_PORT
+    for _ in range(_TRIES):
+        port = _LOWEST_PORT + secrets.randbelow(first_given - _LOWEST_PORT) if first_given > _LOWEST_PORT else 0
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((_HOST, port))
+            return int(probe.getsockname()[1])
+    raise OSError(f"no free port in {_TRIES} tries")
 
 
 def _pass_on(process: "subprocess.Popen[str]", lines: LogLines) -> None:

@@ -8,6 +8,8 @@ vLLM 0.32 takes minutes to be imported and to read its first page on two cores, 
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +22,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from components.serve.adapters.sources import fetched, with_base
-from components.serve.config import ServeConfig
-from components.serve.offline.local_reader import LocalReader
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import load_model
 from tests.fixtures.drawn_pages import as_file, drawn_page
@@ -40,17 +39,46 @@ pytestmark = [
 ]
 
 
-def save_base(folder: Path) -> Path:
-    """Save a random Qwen2-VL whose attention heads have the 32 dimensions that vLLM's CPU kernels can do."""
-    transformers = pytest.importorskip("transformers")
-    families: Any = pytest.importorskip("tests.fixtures.tiny_torchvision_families", exc_type=ImportError)
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
-    text = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 64}
-    text |= {"intermediate_size": 128, "head_dim": 32, "rope_parameters": rope}
-    vision = {"embed_dim": 64, "hidden_size": 64, "mlp_ratio": 2}
-    made = families._qwen(transformers.Qwen2VLConfig, transformers.Qwen2VLProcessor, text, vision)
-    families.save(folder, *made)
-    return folder
+SAVE_BASE = """
+import sys, transformers
+from pathlib import Path
+from tests.fixtures import tiny_torchvision_families as families
+text = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 64, "head_dim": 32}
+text |= {"intermediate_size": 128}
+text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+vision = {"embed_dim": 64, "hidden_size": 64, "mlp_ratio": 2}
+made = families._qwen(transformers.Qwen2VLConfig, transformers.Qwen2VLProcessor, text, vision)
+families.save(Path(sys.argv[1]), *made)
+"""
+"""A random Qwen2-VL whose attention heads have the 32 dimensions that vLLM's CPU kernels can do."""
+DECLARED_OPERATORS = """
+import importlib.abc, sys
+BOXES = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+class DeclareFirst(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
+            import torch
+            for name in ("nms", "qnms"):
+                torch.library.define("torchvision::" + name, BOXES)
+        return None
+if sys.prefix == PREFIX:  # vLLM's own environment has them
+    sys.meta_path.insert(0, DeclareFirst())
+"""
+"""torchvision of vLLM's environment in this project's: see tests/fixtures/torchvision_without_operators.py."""
+
+
+def with_torchvision(folder: Path) -> dict[str, str]:
+    """Return an environment in which processors find the torchvision of vLLM's environment."""
+    site = folder / "site"
+    site.mkdir()
+    find = "import importlib.util as u; print(u.find_spec('torchvision').submodule_search_locations[0])"
+    found = subprocess.run([PYTHON, "-c", find], capture_output=True, text=True, check=True).stdout.strip()
+    (site / "torchvision").symlink_to(found)
+    (site / "sitecustomize.py").write_text(f"PREFIX = {sys.prefix!r}\n{DECLARED_OPERATORS}")
+    for info in Path(found).parent.glob("torchvision-*.dist-info"):
+        (site / info.name).symlink_to(info)
+    return {"PYTHONPATH": os.pathsep.join([str(site), str(Path(__file__).parents[3])]), "HF_HUB_OFFLINE": "1"}
 
 
 def save_adapter(base: Path, folder: Path) -> Path:
@@ -74,15 +102,6 @@ def renamed(adapter: Path, folder: Path) -> Path:
     return folder
 
 
-def embedded(base: Path, source: Path, scratch: Path) -> tuple[str, float]:
-    """Return what the embedded engine reads, and its mean log-probability."""
-    files = fetched(str(source), scratch)
-    config = ServeConfig(model=str(source), base_model=str(base), max_new_tokens=TOKENS)
-    with LocalReader(files, with_base(config, files)) as reader:
-        (reading,) = reader.read([drawn_page("page one")])
-    return reading.text, reading.mean_logprob
-
-
 def wait_until_ready(service: RunningService) -> None:
     deadline = time.monotonic() + _BOUND
     while requests.get(f"{service.url}/health/ready", timeout=60).status_code != 200:
@@ -100,30 +119,32 @@ def read(service: RunningService, **fields: str) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class Served:
-    """A service with vLLM, its base, and an adapter."""
+    """A service with vLLM, its base, an adapter, and the environment for services."""
 
     service: RunningService
     base: Path
     adapter: Path
-    scratch: Path
+    variables: dict[str, str]
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("vllm")
-    base = save_base(folder / "base")
+    variables = with_torchvision(folder) | {"DEEPSYNTH_SERVE_ADMIN_TOKEN": "the-administrators-token"}
+    base = folder / "base"
+    subprocess.run([sys.executable, "-c", SAVE_BASE, str(base)], env=os.environ | variables, check=True)
     arguments = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "2048"]
     settings = {"engine": "vllm", "vllm_python": PYTHON, "vllm_arguments": arguments, "model": str(base)}
     settings |= {"max_new_tokens": TOKENS, "max_batch_size": 2, "request_timeout_seconds": 600}
     config = folder / "serve.json"
     config.write_text(json.dumps(settings))
-    variables = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    variables |= {"HF_HUB_OFFLINE": "1", "DEEPSYNTH_SERVE_ADMIN_TOKEN": "the-administrators-token"}
+    of_vllm = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     began = time.monotonic()
-    with running_service(folder, "--config", str(config), variables=variables, ready=False) as service:
+    flags = ("--config", str(config))
+    with running_service(folder, *flags, variables=variables | of_vllm, ready=False) as service:
         wait_until_ready(service)
         print(f"ready after {time.monotonic() - began:.0f} s")
-        yield Served(service, base, save_adapter(base, folder / "adapter-1"), folder)
+        yield Served(service, base, save_adapter(base, folder / "adapter-1"), variables)
 
 
 def load(service: RunningService, folder: Path) -> requests.Response:
@@ -131,19 +152,22 @@ def load(service: RunningService, folder: Path) -> requests.Response:
     return requests.post(f"{service.url}/admin/models", json=wish, headers=headers, timeout=600)
 
 
-def test_vllm_reads_what_the_embedded_engine_reads(served: Served) -> None:
+def test_vllm_reads_what_the_embedded_engine_reads(served: Served, tmp_path: Path) -> None:
     """Base and adapter alike; an adapter whose modules vLLM passes over is refused."""
-    text, mean = embedded(served.base, served.base, served.scratch)
+    flags = ("--model", str(served.base), "--max_new_tokens", str(TOKENS))
+    with running_service(tmp_path, *flags, variables=served.variables) as embedded:
+        assert load(embedded, served.adapter).status_code == 200
+        text, mean = read(embedded)
+        text_with_adapter, mean_with_adapter = read(embedded, model="adapter-1")
+    assert text_with_adapter != text
     assert read(served.service) == (text, pytest.approx(mean, abs=1e-2))
     loaded = load(served.service, served.adapter)
     assert loaded.status_code == 200, loaded.text
-    refused = load(served.service, renamed(served.adapter, served.scratch / "adapter-2"))
+    refused = load(served.service, renamed(served.adapter, tmp_path / "adapter-2"))
     assert refused.status_code == 400, refused.text
     assert "does not use this adapter" in refused.json()["error"]["message"]
-    text_with_adapter, mean_with_adapter = embedded(served.base, served.adapter, served.scratch)
     found = read(served.service, model="adapter-1")
     assert found == (text_with_adapter, pytest.approx(mean_with_adapter, abs=1e-2))
-    assert text_with_adapter != text
     assert text not in served.service.log.read_text()
 
 
