@@ -8,6 +8,7 @@ from components.serve.adapters.sources import ModelFiles, followed_name
 from components.serve.adapters.versions import Versions
 from components.serve.batching.fair_queue import FairQueue
 from components.serve.config import ServeConfig
+from components.serve.documents.page_opener import PageOpener
 from components.serve.engines.embedded import EmbeddedEngine
 from components.serve.engines.protocol import Engine
 from components.serve.http.authentication import Access
@@ -38,11 +39,12 @@ def assembled(config: ServeConfig, access: Access, scratch: Path) -> Service:
     if followed := followed_name(config.model):
         follower = AliasFollower(followed, config.registry_poll_seconds, versions, catalog, scratch, meter)
     samples = SampleKeeper(config.samples, meter) if config.samples.store else None
-    return Service(config, engine, queue, catalog, versions, access, meter, follower, samples=samples)
+    documents = PageOpener(config.document_processes, config.document_limits())
+    return Service(config, engine, queue, catalog, versions, access, meter, documents, follower, samples=samples)
 
 
 def start(service: Service, files: ModelFiles) -> None:
-    """Start the engine, and load the versions of the start behind it.
+    """Start the engine and what opens uploads, and load the versions of the start behind the engine.
 
     Raises:
         UserError: samples shall be kept, and their audit file or folder cannot be written.
@@ -50,6 +52,7 @@ def start(service: Service, files: ModelFiles) -> None:
     config, alias = service.config, service.config.model.rpartition("@")[2]
     if service.samples is not None:
         service.samples.start()
+    service.documents.start()
     service.engine.start()
 
     def default() -> str:
@@ -62,7 +65,8 @@ def start(service: Service, files: ModelFiles) -> None:
 
 
 def stop(service: Service) -> None:
-    """Stop the engine, and write the samples that wait."""
+    """Stop what opens uploads and the engine, and write the samples that wait."""
+    service.documents.close()
     service.engine.stop()
     if service.samples is not None:
         service.samples.stop()

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from components.serve.sample_settings import SampleSettings
+from components.shared.foreign_files.limits import ReadingLimits
 from components.shared.programs.step_config import StepConfig
 
 MEBIBYTE = 1024 * 1024
@@ -93,6 +94,12 @@ class ServeConfig(StepConfig):
     """bytes of one request; more are refused with 413"""
     max_pixels_per_page: int = Field(default=64 * MEBIBYTE, ge=1)
     """pixels of one page; more are refused with 413"""
+    document_processes: int = Field(default=4, ge=1)
+    """uploads that are opened at once, each in a process of its own; a process starts when it is first needed"""
+    max_document_seconds: float = Field(default=10.0, ge=0.1)
+    """CPU seconds that opening one page may take; an upload that takes longer is refused with 400"""
+    max_document_gib: float = Field(default=2.0, ge=0.1)
+    """GiB of memory that opening one page may take; an upload that takes more is refused with 400"""
     request_timeout_seconds: float = Field(default=120.0, gt=0)
     """time until a request that has not finished gets 504 and its pages leave the queue or the batch"""
     drain_seconds: float = Field(default=30.0, ge=0)
@@ -133,6 +140,11 @@ class ServeConfig(StepConfig):
         if self.engine == "vllm" and sizes:
             raise ValueError(f"vLLM has no {sizes[0]}: leave it out, or take engine embedded")
         return self
+
+    def document_limits(self) -> ReadingLimits:
+        """Return the limits of the processes that open uploads; nothing that libraries print there is kept."""
+        memory = round(self.max_document_gib * 2**30)
+        return ReadingLimits(seconds=self.max_document_seconds, memory_bytes=memory, message_bytes=0)
 
     @property
     def only_this_machine(self) -> bool:

@@ -1,11 +1,11 @@
 """``deepsynth read``: the text of pictures, folders and PDFs, with a model here or a service elsewhere."""
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -122,7 +122,7 @@ def _local(files: list[Path], model: str, base_model: str | None, max_new_tokens
         places: list[tuple[Path, int, Image.Image]] = []
 
         def opened() -> Iterator["Image.Image"]:
-            for place in _opened(files):
+            for place in stack.enter_context(closing(_opened(files))):
                 places.append(place)
                 yield place[2]
 
@@ -131,17 +131,22 @@ def _local(files: list[Path], model: str, base_model: str | None, max_new_tokens
             yield _Page(file, number, {"model": reading.model, **reading_as_json(reading)}, picture)
 
 
-def _opened(files: list[Path]) -> Iterator[tuple[Path, int, "Image.Image"]]:
+def _opened(files: list[Path]) -> Generator[tuple[Path, int, "Image.Image"], None, None]:
+    """Yield the pages of all files; they are opened in a child process with limits, a few files ahead."""
     from components.serve.config import ServeConfig
-    from components.serve.documents.opening import DocumentError, pages_of
+    from components.serve.documents.opening import DocumentError, PageFile
+    from components.serve.documents.page_opener import OPENING_MODULES, opened_files
+    from components.shared.foreign_files.foreign_reader import ForeignReader
+    from components.shared.foreign_files.limits import ReadingLimits
 
     limit = ServeConfig.model_fields["max_pixels_per_page"].default
-    for file in files:
-        try:
-            for number, picture in enumerate(pages_of(file.read_bytes(), limit), start=1):
-                yield file, number, picture
-        except DocumentError as error:
-            raise UserError(error.message, where=str(file)) from error
+    with ForeignReader(ReadingLimits(), preload=OPENING_MODULES) as reader:
+        for file, pages in opened_files(reader, [PageFile(file, limit) for file in files]):
+            try:
+                for number, picture in enumerate(pages, start=1):
+                    yield cast(Path, file.content), number, picture
+            except DocumentError as error:
+                raise UserError(error.message, where=str(file.content)) from error
 
 
 def _config(source: "ModelFiles", base_model: str | None, max_new_tokens: int) -> Any:

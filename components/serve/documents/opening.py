@@ -1,8 +1,16 @@
-"""The pages of a file: a picture, a TIFF with several pages, or a PDF."""
+"""The pages of a file: a picture, a TIFF with several pages, or a PDF.
+
+The file is a stranger's, so this runs in a reading child (``components.shared.foreign_files``).
+"""
 
 import io
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
 
+import numpy as np
 import pypdfium2
 from PIL import Image, UnidentifiedImageError
 
@@ -27,35 +35,56 @@ class DocumentError(Exception):
         super().__init__(message)
         self.message, self.code, self.too_large = message, code, too_large
 
+    def __reduce__(self) -> tuple[type["DocumentError"], tuple[str, str, bool]]:
+        return type(self), (self.message, self.code, self.too_large)
 
-def pages_of(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """Yield a file's pages as they were in training: 8-bit grey as RGB, PDFs with 150 dots per inch.
 
-    Args:
-        content: the file's bytes; they say what it is, its name does not.
+@dataclass(frozen=True)
+class PageFile:
+    """A file to open.
+
+    Attributes:
+        content: its bytes, or where it is; the bytes say what it is, its name does not.
         max_pixels: of one page.
+        max_pages: the pages behind so many are left; None: all are read.
+    """
+
+    content: bytes | Path
+    max_pixels: int
+    max_pages: int | None = None
+
+
+def read_pages(_: None, file: PageFile) -> Iterator[np.ndarray]:
+    """Yield a file's pages as they were in training: (H, W) uint8 grey levels, PDFs with 150 dots per inch.
 
     Raises:
         DocumentError: it is neither a picture nor a PDF, is broken, or has a page that is too large.
     """
+    warnings.simplefilter("ignore")  # Pillow's, about size, which is checked here, and unusual tags
     try:
-        yield from (
-            _pdf_pages(content, max_pixels) if b"%PDF-" in content[:_PDF_HEAD] else _pictures(content, max_pixels)
-        )
+        content = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
+        pages = _pdf_pages if b"%PDF-" in content[:_PDF_HEAD] else _pictures
+        for page in islice(pages(content, file.max_pixels), file.max_pages):
+            yield np.asarray(page)
+    except (DocumentError, MemoryError):
+        raise
     except UnidentifiedImageError as error:
         raise DocumentError(f"neither a PDF nor a picture of {', '.join(_FORMATS)}", "unknown_format") from error
     except Image.DecompressionBombError as error:
         raise DocumentError("a page has too many pixels", "page_too_large", too_large=True) from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, RuntimeError) as error:
+    except Exception as error:  # Pillow's decoders raise almost any exception for damaged files
         raise DocumentError(f"the file is broken ({type(error).__name__})", "broken_file") from error
 
 
 def _pictures(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-        for number in range(getattr(image, "n_frames", 1) if image.format == "TIFF" else 1):
-            image.seek(number)
+        for number in count() if image.format == "TIFF" else (0,):
+            try:
+                image.seek(number)
+            except EOFError:  # not n_frames: it walks through all of them
+                return
             _check_size(image.width, image.height, max_pixels)
-            yield gray_page(image).convert("RGB")
+            yield gray_page(image)
 
 
 def _pdf_pages(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
@@ -64,7 +93,7 @@ def _pdf_pages(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
         for page in document:
             width, height = page.get_size()
             _check_size(int(width * PDF_SCALE) + 1, int(height * PDF_SCALE) + 1, max_pixels)
-            yield page.render(scale=PDF_SCALE).to_pil().convert("L").convert("RGB")
+            yield page.render(scale=PDF_SCALE).to_pil().convert("L")
     finally:
         document.close()
 

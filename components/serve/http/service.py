@@ -3,9 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
@@ -17,7 +16,8 @@ from components.serve.adapters.versions import Versions
 from components.serve.batching.fair_queue import FairQueue, QueueClosedError, QueueFullError
 from components.serve.batching.page_job import PageJob, PageReading, RequestTimeoutError
 from components.serve.config import ServeConfig
-from components.serve.documents.opening import DocumentError, pages_of
+from components.serve.documents.opening import DocumentError, PageFile
+from components.serve.documents.page_opener import PageOpener
 from components.serve.engines.protocol import Engine, EngineDownError, EngineStoppedError
 from components.serve.http.authentication import Access
 from components.serve.http.errors import ApiError
@@ -49,7 +49,7 @@ class Service:
 
     Attributes:
         follower: follows the registry's aliases; None if the model is not one of them.
-        documents: opens uploads, one at a time: PDFium may be used by one thread only.
+        documents: opens uploads.
         draining: the service has got SIGTERM and reports that it is not ready.
         samples: keeps pages where that is allowed; None: nothing is kept.
     """
@@ -61,35 +61,34 @@ class Service:
     versions: Versions
     access: Access
     meter: Meter
+    documents: PageOpener
     follower: AliasFollower | None = None
-    documents: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "documents"))
     draining: bool = False
     samples: SampleKeeper | None = None
 
     async def opened(self, contents: Sequence[bytes]) -> list[list[Image.Image]]:
-        """Return each upload's pages, opened outside the HTTP loop.
+        """Return each upload's pages.
 
         Raises:
-            ApiError: one of them is refused.
+            ApiError: one of them is refused, or they are not opened in the request's time.
         """
-        loop, files, most = asyncio.get_running_loop(), [], self.config.max_pages_per_request
+        config, files = self.config, list[list[Image.Image]]()
+        most, deadline = config.max_pages_per_request, time.monotonic() + config.request_timeout_seconds
         for content in contents:
-            pages = await loop.run_in_executor(self.documents, self._pages, content, most)
+            file = PageFile(content, config.max_pixels_per_page, most + 1)
+            try:
+                pages = await asyncio.wrap_future(self.documents.opened(file, deadline))
+            except DocumentError as error:
+                self.meter.failed(error.code)
+                raise ApiError(413 if error.too_large else 400, error.message, code=error.code) from error
+            except TimeoutError as error:
+                raise ApiError(504, "the files were not opened in time", code="timeout") from error
             most -= len(pages)
+            if most < 0:
+                limit = config.max_pages_per_request
+                raise ApiError(413, f"more than {limit} pages in one request", code="too_many_pages")
             files.append(pages)
         return files
-
-    def _pages(self, content: bytes, most: int) -> list[Image.Image]:
-        pages: list[Image.Image] = []
-        try:
-            for page in pages_of(content, self.config.max_pixels_per_page):
-                if len(pages) == most:
-                    limit = self.config.max_pages_per_request
-                    raise ApiError(413, f"more than {limit} pages in one request", code="too_many_pages")
-                pages.append(page)
-        except DocumentError as error:
-            raise ApiError(413 if error.too_large else 400, error.message, code=error.code) from error
-        return pages
 
     @asynccontextmanager
     async def reading(

@@ -111,6 +111,15 @@ class ReadingChild:
         """End the child at once."""
         self._end()
 
+    def kill(self) -> None:
+        """Kill the child, from any thread; ``end`` is still to be called."""
+        with suppress(ValueError):  # another thread has ended it
+            self._process.kill()
+
+    def is_alive(self) -> bool:
+        """Return whether the child has not died."""
+        return self._process.is_alive()
+
     def _look(self, item: "ItemTime") -> None:
         if self._seen is None:
             return

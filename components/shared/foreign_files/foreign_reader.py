@@ -78,11 +78,17 @@ class ForeignReader:
             self._child.end()
             self._child = None
 
+    def stop(self) -> None:
+        """Kill the child, from any thread: the one that waits for it gets LimitExceededError."""
+        if child := self._child:
+            child.kill()
+
     def each(self, read: Read, tasks: Iterable[Task]) -> Iterator[tuple[Task, Items]]:
         """Yield each task in order with its items; a few tasks are read in advance.
 
         The items raise what ``read`` raises, or LimitExceededError; the next task is read in any case.
         """
+        self._forget_a_dead_child()
         ahead: deque[Task] = deque()
         remaining = iter(tasks)
         try:
@@ -112,6 +118,7 @@ class ForeignReader:
         Raises:
             LimitExceededError: it took too much time or memory, or ended the child.
         """
+        self._forget_a_dead_child()
         if self._child is None:
             self._child = self._started()
         self._child.send((_called, (function, arguments)))
@@ -119,6 +126,11 @@ class ForeignReader:
         result: Result = next(items)
         next(items, None)
         return result
+
+    def _forget_a_dead_child(self) -> None:
+        """Close a child that somebody ended between two tasks: the next task is not to blame."""
+        if self._child is not None and not self._child.is_alive():
+            self.close()
 
     def _started(self) -> ReadingChild:
         child = ReadingChild(self._limits, self._workplace, self._preload)

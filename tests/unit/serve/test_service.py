@@ -4,10 +4,11 @@ import base64
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 import torch
@@ -21,9 +22,11 @@ from components.shared.models.model_loading import load_model, load_processor
 from components.shared.programs.step_command import step_main
 from components.shared.reading.transcriber import Transcriber
 from tests.fixtures.drawn_pages import as_file, drawn_page
+from tests.fixtures.pdf_files import pdf_claiming_pages, pdf_drawing_itself, pdf_of_nested_forms
 from tests.fixtures.service_process import RunningService, running_service
 
 TOKENS = ("--max_new_tokens", "48", "--max_batch_size", "4")
+BEYOND_LIMITS = {"document_over_time", "document_over_memory", "document_crashed_its_reader"}
 KNOWN = {"Authorization": "Bearer fedcba98765432100123"}
 TEXTS = ("page one", "a longer line of text", "third", "and two lines\nof text", "the fifth page", "six")
 
@@ -42,7 +45,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     folder = tmp_path_factory.mktemp("service")
     (folder / "scratch").mkdir()
     variables = {"DEEPSYNTH_LOG": "json", "TMPDIR": str(folder / "scratch")}
-    with running_service(folder, *TOKENS, variables=variables) as running:
+    limits = ("--max_document_seconds", "1", "--max_document_gib", "0.25")
+    with running_service(folder, *TOKENS, *limits, variables=variables) as running:
         yield running
 
 
@@ -159,6 +163,26 @@ def test_what_is_not_a_page_is_refused(service: RunningService) -> None:
     assert requests.get(f"{service.url}/nothing", timeout=60).json()["error"]["type"] == "not_found_error"
 
 
+@pytest.mark.parametrize(
+    ("content", "status", "codes"),
+    [
+        (pdf_drawing_itself, 400, BEYOND_LIMITS),
+        (pdf_of_nested_forms, 400, BEYOND_LIMITS),
+        (lambda: pdf_claiming_pages(1_000_000), 400, {"broken_file", *BEYOND_LIMITS}),
+        (lambda: as_file(Image.new("1", (9_000, 9_000))), 413, {"page_too_large"}),
+        (lambda: as_file(Image.new("1", (9_000, 9_000)), kind="TIFF"), 413, {"page_too_large"}),
+        (lambda: as_file(Image.new("P", (7_900, 7_900)), transparency=0), 400, BEYOND_LIMITS),
+    ],
+    ids=["draws itself", "nested forms", "claims pages", "PNG bomb", "TIFF bomb", "transparent bomb"],
+)
+def test_hostile_uploads_are_refused_and_the_next_one_is_read(
+    service: RunningService, content: Callable[[], bytes], status: int, codes: set[str]
+) -> None:
+    answer = read(service.url, content())
+    assert answer.status_code == status and answer.json()["error"]["code"] in codes, answer.text
+    assert read(service.url, as_file(drawn_page("x"))).status_code == 200
+
+
 def test_web_pages_cannot_use_a_service_without_tokens(service: RunningService) -> None:
     page = as_file(drawn_page("x"))
     for headers in ({"Origin": "https://elsewhere.example"}, {"Host": "elsewhere.example"}):
@@ -173,6 +197,7 @@ def test_nothing_of_a_request_is_logged_or_stored(service: RunningService) -> No
     fields = {"instruction": "secret-instruction", "model": "tiny-base"}
     headers = {"X-Request-ID": "known-id", "Authorization": "Bearer secret-token"}
     good = requests.post(f"{service.url}/v1/ocr", files=parts[:1], data=fields, headers=headers, timeout=300)
+    parts.append(("file", ("secret-name.pdf", b"%PDF-1.7 secret-bytes")))
     bad = requests.post(f"{service.url}/v1/ocr", files=parts, data=fields, headers=headers, timeout=300)
     assert (good.status_code, bad.status_code) == (200, 400)
     outside = good.json()["pages"][0]["text"]
@@ -227,6 +252,7 @@ def _check_limits(service: RunningService) -> None:
 
 
 def _check_sigterm(service: RunningService) -> None:
+    children = psutil.Process(service.process.pid).children(recursive=True)
     pages = [as_file(drawn_page(text)) for text in TEXTS * 3]
     found: list[requests.Response] = []
     sender = threading.Thread()
@@ -240,6 +266,8 @@ def _check_sigterm(service: RunningService) -> None:
     sender.join()
     assert service.process.wait(timeout=300) == 0
     assert found[0].status_code == 200 and len(found[0].json()["pages"]) == len(pages)
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert children and not alive
 
 
 @pytest.mark.slow

@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from components.serve.offline.searchable_pdf import write_searchable_pdf
+from components.shared.errors import UserError
 from pipelines.command_line import app
 from tests.fixtures.drawn_pages import as_file, drawn_page
+from tests.fixtures.pdf_files import pdf_drawing_itself
 
 
 @pytest.fixture
@@ -73,3 +75,12 @@ def test_a_file_that_is_no_page_is_named(tmp_path: Path) -> None:
     broken.write_bytes(b"not a picture")
     result = CliRunner().invoke(app, ["read", str(broken)])
     assert str(broken) in str(result.exception) and "neither a PDF nor a picture" in str(result.exception)
+
+
+@pytest.mark.slow
+def test_a_file_without_end_is_named(files: Path) -> None:
+    hostile = files / "draws-itself.pdf"
+    hostile.write_bytes(pdf_drawing_itself())
+    result = CliRunner().invoke(app, ["read", str(hostile)])
+    assert isinstance(result.exception, UserError) and result.exception.where == str(hostile)
+    assert "2 GiB of memory" in str(result.exception) or "more than 60 seconds" in str(result.exception)
