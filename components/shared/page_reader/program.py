@@ -8,7 +8,8 @@ from typing import Any
 
 from .letters import LetterHeight
 from .loading import check_base_is_known
-from .pictures import PagePicture, listed, pictures
+from .opening_process import OpeningProcess
+from .pictures import PagePicture, listed
 from .reader import PageReader, Reading, read_settings
 from .refusal import RefusalError
 from .unused_packages import leave_out_unused_packages
@@ -27,10 +28,11 @@ def main(package: Path, letter_height: LetterHeight) -> int:
             raise RefusalError("this model brings its own Python code; read it, then add --trust_remote_code")
         check_base_is_known(package, settings, arguments.base_model)
         leave_out_unused_packages(package, settings, arguments.base_model)
-        reader = PageReader(package, settings, letter_height, base_model=arguments.base_model, device=arguments.device)
-        with_head = len(files) > 1 or files[0].suffix.lower() == ".pdf"
-        for file in files:
-            for page in pictures(file):
+        base, device = arguments.base_model, arguments.device
+        with OpeningProcess() as opened:  # before PyTorch is imported
+            reader = PageReader(package, settings, letter_height, base_model=base, device=device)
+            with_head = len(files) > 1 or files[0].suffix.lower() == ".pdf"
+            for page in (page for file in files for page in opened.pages(file)):
                 reading = reader.read(page.image)
                 if reading.warning:
                     print(f"warning: {page.file} page {page.number}: {reading.warning}", file=sys.stderr)

@@ -22,7 +22,7 @@ from components.shared.models.adapter_loading import check_fine_tuned_weights
 from components.shared.models.model_loading import load_model
 from tests.fixtures.dataset_fixture import drawn
 from tests.fixtures.export_fixture import export_config, make_sources, write_evaluation
-from tests.fixtures.pdf_files import write_pdf
+from tests.fixtures.pdf_files import pdf_drawing_itself, write_pdf
 
 CODE = "from pathlib import Path\nPath({marker!r}).touch()\nraise SystemExit('foreign code ran')\n"
 MODULES = ("json.py", "hashlib.py", "argparse.py", "torch.py", "peft.py", "sitecustomize.py")
@@ -116,7 +116,12 @@ def test_the_script_reads_folders_and_pdfs_and_writes_json_lines(made: Path, tmp
     assert read == [("a.pdf", 1), ("a.pdf", 2), ("b.png", 1), ("b.png", 1)]
     assert lines[2]["text"] == lines[3]["text"] and all(isinstance(line["text"], str) for line in lines)
     (pages / "broken.pdf").write_bytes(b"%PDF-1.4 cut")
-    for page, said in ((pages / "broken.pdf", "cannot be read as a PDF"), (made / "evaluation", "no pictures or PDFs")):
+    (pages / "draws-itself.pdf").write_bytes(pdf_drawing_itself())
+    for page, said in (
+        (pages / "broken.pdf", "cannot be read as a PDF"),
+        (pages / "draws-itself.pdf", "more than 2 GiB of memory"),
+        (made / "evaluation", "no pictures or PDFs"),
+    ):
         refused = subprocess.run([*command[:2], str(page)], cwd=tmp_path / "reader", capture_output=True, text=True)
         assert refused.returncode == 2 and said in refused.stderr.strip().splitlines()[-1]
 
