@@ -42,6 +42,10 @@ def long_text_repeated() -> bytes:
     return parquet_of(column, compression="zstd")
 
 
+def equal_rows() -> bytes:
+    return parquet_of(pyarrow.DictionaryArray.from_arrays(np.zeros(2_000_000, np.int32), ["a text of the row"]))
+
+
 def changed_parquet(place: float, value: int) -> bytes:
     content = bytearray(parquet_of(pyarrow.array([f"row {number}" for number in range(50)])))
     content[int(place * len(content))] ^= value
@@ -306,6 +310,13 @@ ARCHIVES = [
         "bomb.parquet",
         "8 kB that become 64 texts of 8 MB",
         long_text_repeated,
+        "dropped document_over_limits",
+    ),
+    HostileInput(
+        "work without end",
+        "rows.parquet",
+        "two million equal rows in 8 kB",
+        equal_rows,
         "dropped document_over_limits",
     ),
     HostileInput(

@@ -1,5 +1,6 @@
 """Reads documents from Parquet files."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from components.prepare.sources.tables.rows import NumberedRows, documents_of_ro
 _MEND = "make or copy the file again"
 _ROWS_PER_BATCH = 64
 _BUFFER_BYTES = 2**20
+_ROWS_BEYOND_DOUBT = 1_000_000
+"""More rows than the file has bytes are no documents: run-length encoding makes a billion rows of a few megabytes."""
+_LARGEST_COUNTED_FOOTER = 16 * 2**20
+_TAIL_BYTES = 8  # the footer's length in 4 bytes, and the format's mark (parquet-format, File Format)
 
 
 def read_parquet(path: Path, name: str, reading: SourceReading) -> Iterator[Document | Unreadable]:
@@ -20,11 +25,15 @@ def read_parquet(path: Path, name: str, reading: SourceReading) -> Iterator[Docu
 
 
 def parquet_row_count(path: Path) -> int | None:
-    """Return the number of rows that the file's footer gives; None if it cannot be read."""
+    """Return the number of rows that the file's footer gives; None if it is broken, or very large."""
     import pyarrow
     import pyarrow.parquet
 
     try:
+        with path.open("rb") as stream:
+            stream.seek(-_TAIL_BYTES, os.SEEK_END)
+            if int.from_bytes(stream.read(4), "little") > _LARGEST_COUNTED_FOOTER:
+                return None
         return int(pyarrow.parquet.read_metadata(path).num_rows)
     except (pyarrow.ArrowException, OSError, ValueError):
         return None
@@ -55,12 +64,17 @@ def parquet_rows(path: Path, name: str, reading: SourceReading, more: Sequence[s
         if problem := reading.check_columns(present, where):
             yield 1, Unreadable(name, problem, "document_without_column")
             return
+        promised, size = table.metadata.num_rows, path.stat().st_size
+        if promised > max(_ROWS_BEYOND_DOUBT, size):
+            problem, mend = f"{promised} rows in {size} bytes: more rows than bytes", "leave it out"
+            yield 1, unreadable(settings, name, problem, where=where, mend=mend, reason="document_over_limits")
+            return
         columns = [column for column in dict.fromkeys([*reading.columns, *more]) if column in present]
         end = 0
         for group in range(table.num_row_groups):
             start, end = end, end + table.metadata.row_group(group).num_rows
             yield from _numbered(_rows_of_group(table, group, columns), start, end, name, where, reading)
-        if end != (promised := table.metadata.num_rows):
+        if end != promised:
             problem = f"a damaged footer: {end} rows in its row groups, {promised} in the file"
             yield end + 1, unreadable(settings, name, problem, where=where, mend=_MEND)
 
