@@ -7,13 +7,19 @@ then ends with another exit code than 0, and libFuzzer writes the input into the
 """
 
 import argparse
+import hashlib
+import io
+import json
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import atheris
+from transformers import ProcessorMixin
 
 with atheris.instrument_imports(include=["components.prepare", "components.shared", "components.export.lineage"]):
     from components.export.lineage.findings import Reach
@@ -28,9 +34,11 @@ with atheris.instrument_imports(include=["components.prepare", "components.share
     from components.shared.errors import UserError, without_passwords
     from components.shared.foreign_files.limits import ReadingLimits
     from components.shared.models.adapter_patterns import check_adapter_patterns
+    from components.shared.models.model_loading import load_processor
     from components.shared.page_reader.pictures import opened_page
     from components.shared.page_reader.refusal import RefusalError
     from components.shared.programs.step_config import parse_config_text
+    from components.shared.reading.chat_templates import rendered_prompt
 
 from tests.hostile import pages, tables, texts
 from tests.hostile.hostile_input import HostileInput
@@ -109,6 +117,17 @@ def fuzz_packages(data: bytes) -> None:
         check_integrity(path, Reach())
 
 
+@cache
+def _processor() -> ProcessorMixin:
+    return load_processor("tiny-base")
+
+
+def fuzz_templates(data: bytes) -> None:
+    _processor().chat_template = data.decode("utf-8", "replace")
+    with suppress(UserError):
+        rendered_prompt(_processor(), "Read this.", where="the base")
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "tables": fuzz_tables,
     "pdfs": fuzz_pdfs,
@@ -118,6 +137,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "settings": fuzz_settings,
     "adapters": fuzz_adapters,
     "packages": fuzz_packages,
+    "templates": fuzz_templates,
 }
 ADAPTERS = (
     b'{"target_modules": "a.*", "rank_pattern": {"a": 1}, "layers_pattern": ["b"]}',
@@ -125,12 +145,22 @@ ADAPTERS = (
 )
 
 
+TEMPLATES = (
+    b"{% for m in messages %}{{ m.role }}: {{ m.content[1]['text'] | trim }}{% if loop.last %}!{% endif %}{% endfor %}",
+    b"{% macro f(x, y=2) %}{{ x * y }}{% endmacro %}{% set n = namespace(a=1) %}{% set n.a = n.a ~ 'b' %}{{ f(n.a) }}",
+    b"{{ messages | tojson }}{{ strftime_now('%Y') }}{{ '%5d' | format(3) }}{{ 'a' * 9 ** 9 }}{{ raise_exception(1) }}",
+    b"{% generation %}{{ messages[0]['content'] | map(attribute='type') | list }}{% endgeneration %}{% break %}",
+)
+
+
 def seeds(target: str) -> list[bytes]:
     """Return what the fuzzer begins with."""
     if target == "tables":
         return [bytes([TABLE_SUFFIXES.index(suffix)]) + one for suffix, one in _tables()]
-    if target == "adapters":
-        return list(ADAPTERS)
+    if target == "packages":
+        return _packages()
+    if target in ("adapters", "templates"):
+        return list(ADAPTERS if target == "adapters" else TEMPLATES)
     groups: dict[str, list[HostileInput]] = {
         "pdfs": [one for one in pages.PDFS if one.kind != "work without end"],  # each of those takes a second
         "scan_texts": pages.SCANS,
@@ -144,6 +174,33 @@ def seeds(target: str) -> list[bytes]:
 def _tables() -> list[tuple[str, bytes]]:
     named = [(Path(one.name).suffix, one.made()) for one in tables.INPUTS]
     return [(suffix, content) for suffix, content in named if suffix in TABLE_SUFFIXES]
+
+
+def _packages() -> list[bytes]:
+    """Return small packages: one whose lineage names its file, and one with a directory, a comment and no lineage."""
+    files = {"adapter_config.json": b"{}", "README.md": b"# reader"}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    digest = "0" * 64
+    links = {
+        "dataset": {"digest": digest, "manifest_sha256": digest, "shards": {"eval": [{"file": "a", "sha256": digest}]}},
+        "base_model": {"base_model": "base", "revision": None, "with_code": False, "sha256": digest},
+        "training": {"dataset_digest": digest, "on_this_dataset": True, "config": {}, "seed": 1, "steps": 1},
+        "adapter": {"kind": "adapter", "sha256": digest, "files": digests, "before_packing": {"revision": None}},
+        "evaluation": {"dataset_digest": digest, "rows": [], "report_sha256": digest, "samples_sha256": digest},
+    }
+    links["training"]["sha256"] = digest
+    others = {"schema_version": 3, "name": "reader", "gate": None, "pipeline_run_id": None, "merged": None}
+    lineage = json.dumps({**others, **links, "package": digests, "versions": {}}).encode()
+    return [_zipped({**files, "lineage.json": lineage}), _zipped({"a/": b"", "a/b.json": b"[1]"})]
+
+
+def _zipped(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = b"a package"
+        for name, content in files.items():
+            archive.writestr(f"reader/{name}", content)
+    return stream.getvalue()
 
 
 def main() -> None:

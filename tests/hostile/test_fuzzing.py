@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TARGETS = ("tables", "pdfs", "scan_texts", "encodings", "pictures", "settings", "adapters", "packages")
+TARGETS = ("tables", "pdfs", "scan_texts", "encodings", "pictures", "settings", "adapters", "packages", "templates")
 SECONDS = 300 // len(TARGETS)
 
 

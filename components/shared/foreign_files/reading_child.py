@@ -13,6 +13,7 @@ from typing import Any
 
 from components.shared.foreign_files.limits import LimitExceededError, ReadingLimits
 from components.shared.foreign_files.messages import END, ERROR, PART, READY, send_item
+from components.shared.programs.memory_limit import data_bytes, set_data_limit
 from components.shared.programs.parent_watch import end_with_parent, killed_with_parent
 
 _LIKELY_VICTIM = b"500"
@@ -99,12 +100,5 @@ def _limit_this_process(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
         return  # elsewhere RLIMIT_DATA is about the heap alone, and only the parent looks at the memory
-    allowed, most = _data_bytes() + memory_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (allowed if most == resource.RLIM_INFINITY else min(allowed, most), most))
+    set_data_limit(data_bytes() + memory_bytes)
     Path("/proc/self/oom_score_adj").write_bytes(_LIKELY_VICTIM)
-
-
-def _data_bytes() -> int:
-    """Return the private writable memory that this process has mapped (proc(5), VmData)."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:"))

@@ -9,13 +9,22 @@ from typing import Any
 from transformers import ProcessorMixin
 
 from components.shared.errors import UserError
+from components.shared.programs.memory_limit import memory_limit
+from components.shared.programs.time_limit import time_limit
 
 _MOST_LINES = 1_000_000
 """Lines of Python that a template may run for one prompt; the sandbox bounds one loop, not loops inside loops."""
 
 
+_MOST_SECONDS = 30.0
+_MOST_BYTES = 2**30
+"""of time and memory, for single operations: ``'x' * 10 ** 10`` is one line"""
+_known: set[str] = set()
+"""Templates that have rendered a prompt within the limit of memory, which holds for all threads: once is enough."""
+
+
 class _EndlessError(Exception):
-    """The template ran too many lines."""
+    """The template ran too many lines, or took too much time or memory."""
 
 
 def rendered_prompt(processor: ProcessorMixin, prompt: str, where: str) -> str:
@@ -26,7 +35,7 @@ def rendered_prompt(processor: ProcessorMixin, prompt: str, where: str) -> str:
     """
     content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
     try:
-        with _at_most_lines(_MOST_LINES):
+        with _bounded(str(processor.chat_template)):
             return str(
                 processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
             )
@@ -37,6 +46,20 @@ def rendered_prompt(processor: ProcessorMixin, prompt: str, where: str) -> str:
             where=where,
             mend="correct chat_template.jinja, or the chat_template in the processor's JSON files",
         ) from error
+
+
+@contextmanager
+def _bounded(template: str) -> Iterator[None]:
+    with time_limit(_MOST_SECONDS, _EndlessError(f"more than {_MOST_SECONDS:g} seconds")), _at_most_lines(_MOST_LINES):
+        if template in _known:
+            yield
+            return
+        try:
+            with memory_limit(_MOST_BYTES):
+                yield
+        except MemoryError as error:
+            raise _EndlessError(f"more than {_MOST_BYTES >> 30} GiB of memory") from error
+    _known.add(template)
 
 
 @contextmanager

@@ -50,6 +50,8 @@ LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range
     "{% endfor %}{% endfor %}"
 )
 
+DOUBLED = "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}"
+
 
 @pytest.mark.parametrize(
     ("template", "said"),
@@ -60,6 +62,9 @@ LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range
         ("{{ messages.nothing.at.all }}", "UndefinedError: "),
         ("{{ 1 // 0 }}", "ZeroDivisionError: "),
         ("{% for a in range(10 ** 9) %}{% endfor %}", "OverflowError: Range too big"),
+        ("{{ 'x' * 10 ** 10 }}", "EndlessError: more than 1 GiB of memory"),
+        ("{{ messages | string | center(10 ** 10) }}", "EndlessError: more than 1 GiB of memory"),
+        (DOUBLED, "EndlessError: more than 1 GiB of memory"),
         (LOOPS, "EndlessError: more than 1,000,000 lines were run"),
     ],
 )
