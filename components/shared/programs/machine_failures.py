@@ -30,6 +30,11 @@ _FULL_TEXTS = {
     "disk quota exceeded": errno.EDQUOT,
     "file too large (os error": errno.EFBIG,
 }
+_FULL_IN_SQLITE = {
+    "SQLITE_FULL": errno.ENOSPC,
+    **dict.fromkeys(("SQLITE_IOERR_WRITE", "SQLITE_IOERR_TRUNCATE", "SQLITE_IOERR_SHMSIZE"), errno.EFBIG),
+}
+"""SQLite says "disk I/O error" for every failed write but ENOSPC (https://www.sqlite.org/rescode.html)."""
 _DENIED = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
@@ -191,6 +196,8 @@ def _disk_full(causes: list[BaseException], what: str, settings: "BaseModel | No
 def _full_number(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno in _FULL:
         return error.errno
+    if (name := getattr(error, "sqlite_errorname", None)) in _FULL_IN_SQLITE:
+        return _FULL_IN_SQLITE[name]
     # safetensors, PyArrow and Rust libraries put the system's message into their own errors.
     if isinstance(error, UserError):
         return None  # its cause is checked separately, and its text may only quote the message

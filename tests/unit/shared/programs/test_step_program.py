@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -91,8 +92,12 @@ def test_a_path_that_cannot_be_is_named(
 
 @pytest.mark.parametrize(
     "write",
-    [lambda path: path.write_bytes(bytes(5000)), lambda path: save_file({"a": torch.zeros(5000)}, path)],
-    ids=["Python", "safetensors"],
+    [
+        lambda path: path.write_bytes(bytes(5000)),
+        lambda path: save_file({"a": torch.zeros(5000)}, path),
+        lambda path: sqlite3.connect(path).execute("CREATE TABLE a (b)"),
+    ],
+    ids=["Python", "safetensors", "SQLite"],
 )
 def test_a_file_that_may_not_be_so_large(
     message: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, write: Callable[[Path], None]
