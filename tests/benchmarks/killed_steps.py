@@ -56,11 +56,16 @@ class Kill:
 
 
 class Chain:
-    """The six steps in ``folder``: inputs, the expected outputs, and runs that are killed."""
+    """The six steps in ``folder``: inputs, the expected outputs, and runs that are killed.
 
-    def __init__(self, folder: Path, verify: bool) -> None:
+    Args:
+        probes: export also runs the package, and the benchmark also reads pages, each in one more process. Their start
+            and that of the benchmark's other two processes, which all import PyTorch, is most of the time.
+    """
+
+    def __init__(self, folder: Path, probes: bool) -> None:
         self.folder = folder
-        self.verify = verify
+        self.probes = probes
         self._scratch = folder / "temporary"
         self._scratch.mkdir()
         self._attempts = 0
@@ -109,13 +114,13 @@ class Chain:
             "evaluate": [*dataset, *base, *adapter, "--max_new_tokens", "24", "--no-classic_ocr"],
             "benchmark": [
                 *(*dataset, *base, "--max_steps", "4", "--warmup_steps", "1", "--contenders", "standard"),
-                *("--cer_pages", "4", "--max_new_tokens", "16", "--generation_tokens", "0"),
+                *("--cer_pages", "4" if self.probes else "0", "--max_new_tokens", "16", "--generation_tokens", "0"),
                 *("--train", '{"per_device_train_batch_size": 4}'),
             ],
             "gate": [*evaluation, "--min_documents", "2", "--min_improvement", "-1000"],
             "export": [
                 *(*dataset, *base, *adapter, *evaluation, "--gate_dir", str(self._output("gate"))),
-                *("--verify" if self.verify else "--no-verify", "--model_name", "reader"),
+                *("--verify" if self.probes else "--no-verify", "--model_name", "reader"),
             ],
         }
         return [*options[step], "--output_dir", str(place / step)]
@@ -253,7 +258,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the kills there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="killed-steps-") as folder:
-        chain = Chain(Path(folder), verify=True)
+        chain = Chain(Path(folder), probes=True)
         kills = killed(chain, arguments.moments, arguments.seed)
     by_step = {step: [kill for kill in kills if kill.step == step] for step in STEPS}
     for step, of_step in by_step.items():
