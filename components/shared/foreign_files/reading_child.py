@@ -47,8 +47,7 @@ def serve(
         messages: gets what this process and its libraries print.
     """
     global _results
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent ends this process, after what it has in hand
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     killed_with_parent()
     end_with_parent()
     for descriptor in (1, 2):
