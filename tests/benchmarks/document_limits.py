@@ -1,6 +1,6 @@
-"""What it costs to open foreign documents in a child process with limits, compared with this process.
+"""What it costs to open foreign documents and uploads in a child process with limits, compared with this process.
 
-    python -m tests.benchmarks.document_limits --rounds 7 --json document_limits.json
+    python -m tests.benchmarks.document_limits --rounds 7 --json docs/benchmarks/dataset/document_limits.json
 
 Rounds are interleaved, the figures are medians of CPU time (this process and its ended children) and of wall time per
 document. The start of the first child and of the fork server is not in them; it is measured apart.
@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -23,6 +24,8 @@ from components.prepare.rendering.page_pictures import load_page
 from components.prepare.rendering.picture_loader import PictureLoader
 from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.opening import read_documents
+from components.serve.documents.opening import PageFile, read_pages
+from components.serve.documents.page_opener import PageOpener
 from components.shared.foreign_files.limits import ReadingLimits
 from tests.benchmarks.preparing import documents, processor
 from tests.fixtures.pdf_files import write_pdf
@@ -92,6 +95,32 @@ def made(folder: Path) -> dict[str, tuple[int, dict[str, Callable[[], object]]]]
                 "child": lambda p=pictures, one=loader: [one.load(picture) for picture in p],  # type: ignore[misc]
             },
         )
+    return cases | uploads(folder)
+
+
+def uploads(folder: Path) -> dict[str, tuple[int, dict[str, Callable[[], object]]]]:
+    """Return the two ways to open what a client sends to the service; the child is the one that stays between them."""
+    opener = PageOpener(1, LIMITS)
+    line = io.BytesIO()
+    Image.new("L", (280, 56), 255).save(line, "PNG")
+    contents = {
+        "uploads, line PNG": [line.getvalue()] * 100,
+        "uploads, A4 JPEG": [path.read_bytes() for path in sorted((folder / "scans").glob("*.jpg"))],
+        "uploads, PDF": [path.read_bytes() for path in sorted((folder / "pdfs").iterdir())],
+    }
+
+    def here(files: list[PageFile]) -> None:
+        for file in files:
+            [Image.fromarray(page).convert("RGB") for page in read_pages(None, file)]
+
+    def child(files: list[PageFile]) -> None:
+        for file in files:
+            opener.opened(file, time.monotonic() + 3600).result()
+
+    cases: dict[str, tuple[int, dict[str, Callable[[], object]]]] = {}
+    for name, of_case in contents.items():
+        files = [PageFile(content, 64_000_000) for content in of_case]
+        cases[name] = (len(files), {"here": partial(here, files), "child": partial(child, files)})
     return cases
 
 
@@ -124,10 +153,10 @@ def measured(work: Callable[[], object], count: int) -> tuple[float, float]:
 def report(
     figures: dict[str, dict[str, list[tuple[float, float]]]], start: tuple[float, float], path: Path | None
 ) -> None:
-    print(f"{'':16}{'ms here':>10}{'ms child':>10}{'more':>8}   (wall, per document; medians)")
+    print(f"{'':18}{'ms here':>10}{'ms child':>10}{'more':>8}   (wall, per document; medians)")
     for name, ways in figures.items():
         here, child = (statistics.median(wall for _, wall in ways[way]) for way in ("here", "child"))
-        print(f"{name:16}{here:10.3f}{child:10.3f}{child - here:8.3f}")
+        print(f"{name:18}{here:10.3f}{child:10.3f}{child - here:8.3f}")
     if path:
         content = {"processor": processor(), "start_seconds": start, "cpu_and_wall_ms_per_document": figures}
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
