@@ -6,9 +6,9 @@ python docs/benchmarks/serving/counted_service.py COUNTS.json [flags of componen
 import gc
 import json
 import runpy
+import signal
 import sys
 import threading
-import time
 from collections import Counter
 from ctypes import CDLL, Structure, c_size_t
 from pathlib import Path
@@ -29,14 +29,23 @@ def serve_counted(counts: Path, flags: list[str]) -> None:
     mallinfo = CDLL(None).mallinfo2
     mallinfo.restype = _Mallinfo
 
+    wanted, collections = threading.Event(), 0
+    signal.signal(signal.SIGUSR1, lambda *_: wanted.set())
+
     def count() -> None:
+        nonlocal collections
         while True:
+            if wanted.is_set():
+                wanted.clear()
+                gc.collect()
+                collections += 1
             objects = gc.get_objects()
             kinds = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in objects)
             number = len(objects)
             del objects
             heap = mallinfo()
             content = {
+                "collections": collections,
                 "objects": number,
                 "blocks": sys.getallocatedblocks(),
                 "malloc_used_mib": round((heap.uordblks + heap.hblkhd) / 2**20, 3),
@@ -46,7 +55,7 @@ def serve_counted(counts: Path, flags: list[str]) -> None:
             beside = counts.with_suffix(".part")
             beside.write_text(json.dumps(content))
             beside.replace(counts)
-            time.sleep(_SECONDS_BETWEEN_COUNTS)
+            wanted.wait(_SECONDS_BETWEEN_COUNTS)
 
     threading.Thread(target=count, daemon=True, name="counts").start()
     sys.argv = ["components.serve", *flags]

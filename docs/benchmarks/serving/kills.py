@@ -10,6 +10,7 @@ written beside the JSON. A part that fails is written down as such, and the othe
 import argparse
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def killed_mlflow(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def killed_vllm(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Kill the vLLM server that the service started, with its workers; the service starts another one."""
     flags = ["--engine", "vllm", "--vllm_python", str(options.vllm_python), "--model", str(options.vllm_model)]
-    flags += ["--vllm_arguments", json.dumps(options.vllm_arguments), "--max_new_tokens", "24"]
+    flags += ["--vllm_arguments", json.dumps(shlex.split(options.vllm_arguments)), "--max_new_tokens", "24"]
     with running_service(*flags) as service, Clients(service.url, 4) as clients:
         clients.wait_for(is_read, time.monotonic())
         time.sleep(options.seconds)
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--vllm-python", type=Path, help="without it, vLLM is not killed")
     parser.add_argument("--vllm-model", type=Path, help="folder of a model that vLLM serves")
-    parser.add_argument("--vllm-arguments", nargs="*", default=[], help="of the vLLM server")
+    parser.add_argument("--vllm-arguments", default="", help="of the vLLM server, in one word with =")
     options = parser.parse_args()
     if options.vllm_python is None:
         options.parts = [name for name in options.parts if PARTS[name] is not killed_vllm]

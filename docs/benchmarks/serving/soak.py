@@ -4,17 +4,19 @@
 
 The service reads with the bundled base on the CPU; this process sends the requests at random times. Every 30 s the
 file gets the service's memory, open files, threads and Python objects. The verdict is a line through the means of three
-minutes each, after the first quarter of the time, with the 95 % interval of its slope.
+minutes each, after the first quarter of the time, with the 95 % interval of its slope. After that quarter and at the
+end, the sending pauses and the service collects its garbage, so that exact numbers of objects can be compared.
 """
 
 import argparse
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +55,35 @@ def _soaked(service: Service, counts: Path, adapter: Path, options: argparse.Nam
     content |= {"requests": requester.found, "unexpected": requester.unexpected, "samples": samples}
     chance, started, process = random.Random(0), time.monotonic(), psutil.Process(service.process.pid)
     next_request = next_sample = started
+    content["collected"] = collected = list[dict[str, Any]]()
+    sent = list[Future[None]]()
     with ThreadPoolExecutor(8) as pool:
         while (now := time.monotonic()) < started + options.minutes * 60 and service.process.poll() is None:
             if now >= next_sample:
                 samples.append({"minute": round((now - started) / 60, 2), **_sample(process, counts)})
                 _write(options.output, content)
                 next_sample += _SECONDS_BETWEEN_SAMPLES
+            if not collected and now >= started + options.minutes * 15:
+                collected.append(_collected(service, counts, sent, now - started))
+                next_request = time.monotonic()
             if now >= next_request:
-                pool.submit(requester.send, chance.randrange(1 << 30))
+                sent.append(pool.submit(requester.send, chance.randrange(1 << 30)))
                 next_request += chance.expovariate(options.per_second)
             time.sleep(max(0.0, min(next_request, next_sample) - time.monotonic()))
+        if service.process.poll() is None:
+            collected.append(_collected(service, counts, sent, time.monotonic() - started))
     return content
+
+
+def _collected(service: Service, counts: Path, sent: list[Future[None]], seconds: float) -> dict[str, Any]:
+    """Return what is in the service's memory when no request is in flight and its garbage is collected."""
+    wait(sent)
+    time.sleep(2.0)  # connections that clients left
+    before = json.loads(counts.read_text())["collections"]
+    service.process.send_signal(signal.SIGUSR1)
+    while (inside := json.loads(counts.read_text()))["collections"] == before:
+        time.sleep(0.1)
+    return {"minute": round(seconds / 60, 2), "requests": len(sent), **inside}
 
 
 def _save_adapter(folder: Path) -> Path:
@@ -88,8 +108,12 @@ def _sample(process: psutil.Process, counts: Path) -> dict[str, Any]:
         "threads": process.num_threads(),
         "children": len(children),
         "cpu_seconds": round(sum(process.cpu_times()[:2]), 2),
-        "inside": json.loads(counts.read_text()) if counts.exists() else {},
+        "inside": _without_kinds(json.loads(counts.read_text())) if counts.exists() else {},
     }
+
+
+def _without_kinds(inside: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inside.items() if name != "kinds"}
 
 
 def verdict(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -113,13 +137,13 @@ def verdict(samples: list[dict[str, Any]]) -> dict[str, Any]:
         )
         mean = sum(means) / len(means)
         found[name] = {"mean": round(mean, 2), "lowest": min(values), "highest": max(values)}
-        if len(means) > 2:
+        if len(means) > 2 and len(set(means)) > 1:
             line = stats.linregress(hours, means)
             half = stats.t.ppf(0.975, len(means) - 2) * line.stderr
             found[name] |= {
-                "per_hour": round(line.slope, 3),
-                "interval": [round(line.slope - half, 3), round(line.slope + half, 3)],
-                "percent_per_hour": round(100 * line.slope / mean, 3) if mean else 0.0,
+                "per_hour": round(float(line.slope), 3),
+                "interval": [round(float(line.slope - half), 3), round(float(line.slope + half), 3)],
+                "percent_per_hour": round(float(100 * line.slope / mean), 3) if mean else 0.0,
             }
     return found
 
