@@ -91,6 +91,7 @@ def saturated(send: Callable[[int, float], Answer], clients: int, seconds: float
     with ThreadPoolExecutor(clients) as pool:
         for one in [pool.submit(client) for _ in range(clients)]:
             one.result()
+    wall = time.perf_counter() - started
     counted = [answer for answer in answers.found if deadline - seconds <= answer.ended <= deadline]
     good = [answer for answer in counted if answer.status == 200]
     tokens = sum(answer.tokens for answer in good)
@@ -101,7 +102,8 @@ def saturated(send: Callable[[int, float], Answer], clients: int, seconds: float
         "pages_per_second": round(len(good) / seconds, 3),
         "tokens_per_second": round(tokens / seconds, 1),
         "tokens_per_page": round(tokens / max(1, len(good)), 1),
-        "different_texts": len({answer.text for answer in good}),
+        "different_texts": len({answer.text for answer in answers.found if answer.status == 200}),
+        "pages_per_second_with_start_and_end": round(len(answers.found) / wall, 3),
         **percentiles(answers.found),
     }
 
