@@ -102,7 +102,7 @@ def _header(scope: Scope, name: bytes) -> str:
 async def _discard(receive: Receive, most: int) -> None:
     """Read what a refused client still sends, within bounds.
 
-    A connection that is closed with unread bytes is reset, and its client may see no answer: in a soak, 15 of 78 saw none.
+    A connection that is closed with unread bytes is reset, and its client may see no answer; 15 of 78 saw none.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(_SECONDS_TO_DISCARD):
