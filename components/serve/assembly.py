@@ -15,6 +15,7 @@ from components.serve.http.authentication import Access
 from components.serve.http.service import Service
 from components.serve.observability.meter import Meter
 from components.serve.samples.keeper import SampleKeeper
+from components.serve.samples.second_reading import SecondReader
 from components.serve.vllm.engine import VllmEngine
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import model_type_of
@@ -38,9 +39,14 @@ def assembled(config: ServeConfig, access: Access, scratch: Path) -> Service:
     follower = None
     if followed := followed_name(config.model):
         follower = AliasFollower(followed, config.registry_poll_seconds, versions, catalog, scratch, meter)
-    samples = SampleKeeper(config.samples, meter) if config.samples.store else None
+    samples = _keeper(config, queue, catalog, meter) if config.samples.store else None
     documents = PageOpener(config.document_processes, config.document_limits())
     return Service(config, engine, queue, catalog, versions, access, meter, documents, follower, samples=samples)
+
+
+def _keeper(config: ServeConfig, queue: FairQueue, catalog: Catalog, meter: Meter) -> SampleKeeper:
+    second = SecondReader(queue, catalog, meter, config.samples.max_queued_pages) if config.challenger_share else None
+    return SampleKeeper(config.samples, meter, second)
 
 
 def start(service: Service, files: ModelFiles) -> None:

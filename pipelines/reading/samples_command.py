@@ -1,8 +1,10 @@
 """``deepsynth samples``: what a service has kept of the pages that it read."""
 
 import getpass
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -68,6 +70,46 @@ def correct(
     with _opened(config) as opened:
         pages = write_drafts(opened.store, opened.store.listed(opened.who), folder, opened.who)
         typer.echo(f"{pages} pages written to {folder}")
+
+
+@samples.command()
+def compare(
+    config: Config,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per pair of versions.")] = False,
+) -> None:
+    """Compare the readings of champion and challenger on the pages that both have read.
+
+    The CER is between the two readings: it says how far they differ, not which is right. A positive difference of the
+    confidence means that the challenger is more certain.
+    """
+    from components.serve.samples.agreement import agreements, pairs_in
+
+    with _opened(config) as opened:
+        pairs, single = pairs_in(opened.store, opened.who)
+    if not pairs:
+        typer.echo(f"no page has both readings; {single} have one", err=True)
+    for found in agreements(pairs):
+        if as_json:
+            typer.echo(json.dumps(asdict(found)))
+            continue
+        typer.echo(f"champion {found.champion}, challenger {found.challenger}")
+        typer.echo(f"  pages with both readings      {found.pages} of {found.requests} requests")
+        typer.echo(f"  equal texts                   {found.equal_pages} ({found.equal_pages / found.pages:.1%})")
+        typer.echo(f"  CER between the readings      {_figure(found.cer, found.cer_interval)}")
+        difference = _figure(found.mean_logprob_difference, found.mean_logprob_difference_interval, signed=True)
+        typer.echo(f"  mean log-probability          {difference} (challenger - champion)")
+        typer.echo(f"  truncated                     {found.truncated[0]} and {found.truncated[1]}")
+        typer.echo(f"  loops                         {found.loops[0]} and {found.loops[1]}")
+    if pairs and single and not as_json:
+        typer.echo(f"{single} more pages have one reading only")
+
+
+def _figure(value: float | None, interval: tuple[float, float] | None, signed: bool = False) -> str:
+    if value is None:
+        return "none: the champion read no text"
+    sign = "+" if signed else ""
+    bounds = f" (95 % interval {interval[0]:{sign}.4f} to {interval[1]:{sign}.4f})" if interval else ""
+    return f"{value:{sign}.4f}{bounds}"
 
 
 @contextmanager

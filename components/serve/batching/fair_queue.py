@@ -19,7 +19,8 @@ class FairQueue:
     """Pages that wait for the engine; every method may be called from any thread.
 
     Each model has its own clients. Taking goes around the clients, one page each, so that a client with a thousand
-    pages does not keep one with a single page waiting.
+    pages does not keep one with a single page waiting. Pages in the background are taken only while no client's page
+    waits, one at a time.
 
     Args:
         max_pages: pages that may wait.
@@ -31,6 +32,7 @@ class FairQueue:
         self._pages = self._pixels = 0
         self._closed = False
         self._waiting: dict[str, OrderedDict[str, deque[PageJob]]] = {}
+        self._background: deque[PageJob] = deque()
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -56,10 +58,23 @@ class FairQueue:
                 clients.setdefault(job.client, deque()).append(job)
             self._changed.notify_all()
 
+    def put_in_background(self, job: PageJob) -> None:
+        """Add a page for which no client waits; whoever adds such pages bounds their number.
+
+        Raises:
+            QueueClosedError: the service is stopping.
+        """
+        with self._changed:
+            if self._closed:
+                raise QueueClosedError
+            self._background.append(job)
+            self._changed.notify_all()
+
     def models(self) -> list[str]:
         """Return the models that pages wait for."""
         with self._changed:
-            return [model for model, clients in self._waiting.items() if clients]
+            found = [model for model, clients in self._waiting.items() if clients]
+            return found or [job.model for job in list(self._background)[:1]]
 
     def take(self, model: str, most: int) -> list[PageJob]:
         """Remove and return up to ``most`` pages for ``model``; those that nobody waits for are dropped."""
@@ -77,11 +92,15 @@ class FairQueue:
                     taken.append(job)
             if not clients:
                 self._waiting.pop(model, None)
+            if not taken and not self._pages and self._background and self._background[0].model == model:
+                job = self._background.popleft()
+                taken += [job] if job.is_wanted() else []
         return taken
 
     def drop_unwanted(self) -> None:
         """Free the places of pages that nobody waits for any more."""
         with self._changed:
+            self._background = deque(job for job in self._background if job.is_wanted())
             for model, clients in list(self._waiting.items()):
                 for client, jobs in list(clients.items()):
                     kept = deque(job for job in jobs if job.is_wanted())
@@ -96,7 +115,7 @@ class FairQueue:
     def wait(self, seconds: float) -> None:
         """Wait until a page is there or ``wake`` is called, for ``seconds`` at most."""
         with self._changed:
-            if not self._pages:
+            if not self._pages and not self._background:
                 self._changed.wait(seconds)
 
     def wake(self) -> None:
@@ -115,3 +134,7 @@ class FairQueue:
         for model in self.models():
             for job in self.take(model, self._max_pages):
                 job.fail(error)
+        with self._changed:
+            background, self._background = self._background, deque()
+        for job in background:
+            job.fail(error)

@@ -50,7 +50,7 @@ class Meter:
         self._failures = Counter("deepsynth_serve_failures", "Failures by reason", ["reason"], registry=self._registry)
         self._samples = Counter(
             "deepsynth_serve_samples",
-            "Readings for the sample store: stored, dropped (the queue was full), failed, deleted, expired",
+            "Readings for the sample store: stored, dropped (queue full), not_compared, failed, deleted, expired",
             ["outcome"],
             registry=self._registry,
         )

@@ -6,66 +6,49 @@ Nothing here delays or fails a request: what cannot be kept is counted, and logg
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from PIL import Image
-
 from components.serve.adapters.catalog import Admission
 from components.serve.adapters.request_shares import position_of
-from components.serve.batching.page_job import PageJob, PageReading
+from components.serve.batching.page_job import PageJob
 from components.serve.observability.meter import Meter
 from components.serve.sample_settings import S3, SampleSettings
 from components.serve.samples.audit import Audit
 from components.serve.samples.objects import objects_at
 from components.serve.samples.page_picture import png_of
+from components.serve.samples.second_reading import SecondReader
 from components.serve.samples.store import SERVICE, SampleStore
 from components.serve.samples.stored_reading import Role, StoredReading
+from components.serve.samples.waiting_samples import Sample, WaitingSamples
 from components.shared.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_MOST_PIXELS = 128 * 1024**2  # of all pages that wait to be written, 3 bytes each
 _SECONDS_BETWEEN_EXPIRIES = 3600.0
 _SECONDS_TO_FINISH = 10.0  # after the last request
 _FORGOTTEN_REQUESTS = 10_000
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A page that waits to be stored.
+class SampleKeeper:
+    """The samples of a running service; ``offer`` is called in the HTTP loop, ``delete`` in threads that may wait.
 
-    Attributes:
-        number: in the request, from 1.
-        read_at: when the request was answered.
+    Args:
+        second: reads the canary's pages a second time; None: there is no canary.
     """
 
-    request_id: str
-    number: int
-    role: Role
-    image: Image.Image
-    reading: PageReading
-    own_instruction: bool
-    read_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-
-class SampleKeeper:
-    """The samples of a running service; ``offer`` is called in the HTTP loop, ``delete`` in threads that may wait."""
-
-    def __init__(self, settings: SampleSettings, meter: Meter) -> None:
+    def __init__(self, settings: SampleSettings, meter: Meter, second: SecondReader | None = None) -> None:
         assert settings.store and settings.audit_file and settings.retention_days
-        self._settings, self._meter = settings, meter
+        self._settings, self._meter, self._second = settings, meter, second
         self._days: float = settings.retention_days
         self._audit = Audit(settings.audit_file)
         self._store: SampleStore | None = None
-        self._waiting: deque[Sample] = deque()
-        self._pixels = 0
+        self._waiting = WaitingSamples(settings.max_queued_pages)
         self._forgotten: OrderedDict[str, None] = OrderedDict()
-        self._changed, self._using_store = threading.Condition(), threading.RLock()
-        self._stopping = self._failing = False
+        self._using_store = threading.Lock()
+        self._failing = False
         self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
 
     def start(self) -> None:
@@ -83,29 +66,37 @@ class SampleKeeper:
                 problem = f"pages cannot be stored there ({error.strerror or error})"
                 raise UserError(problem, where=place, mend="name another samples.store") from error
         self._thread.start()
+        if self._second is not None:
+            self._second.start(self.put)
 
     def offer(self, request_id: str, jobs: Sequence[PageJob], admitted: Admission) -> None:
         """Keep the pages of an answered request, if its id is in the share and every page was read."""
         if position_of(request_id) >= self._settings.share or any(job.result.exception() for job in jobs):
             return
         role: Role = "challenger" if admitted.other else "answer"
+        now = datetime.now(UTC)
         samples = [
-            Sample(request_id, number, role, job.image, job.result.result(), job.instruction is not None)
+            Sample(
+                request_id=request_id,
+                number=number,
+                role=role,
+                image=job.image,
+                reading=job.result.result(),
+                instruction=job.instruction,
+                max_new_tokens=job.max_new_tokens,
+                read_at=now,
+                second_version=admitted.other,
+            )
             for number, job in enumerate(jobs, start=1)
         ]
         self.put(samples)
+        if admitted.other and self._second is not None:
+            self._second.offer(samples)
 
     def put(self, samples: Sequence[Sample]) -> None:
         """Queue pages to be stored; all or none of them."""
-        pixels = sum(_pixels(sample) for sample in samples)
-        with self._changed:
-            room = len(self._waiting) + len(samples) <= self._settings.max_queued_pages
-            if room and self._pixels + pixels <= _MOST_PIXELS and not self._stopping:
-                self._waiting.extend(samples)
-                self._pixels += pixels
-                self._changed.notify_all()
-                return
-        self._meter.sampled("dropped", len(samples))
+        if not self._waiting.put(samples):
+            self._meter.sampled("dropped", len(samples))
 
     def delete(self, request_id: str, who: str) -> int:
         """Delete a request's samples, also those that wait or come later; return how many were stored.
@@ -113,20 +104,19 @@ class SampleKeeper:
         Raises:
             OSError: the store or the audit file fails.
         """
-        with self._changed:
+        with self._using_store:
             self._forgotten[request_id] = None
             while len(self._forgotten) > _FORGOTTEN_REQUESTS:
                 self._forgotten.popitem(last=False)
-        with self._using_store:
             removed = self._opened().delete(request_id, who)
         self._meter.sampled("deleted", removed)
         return removed
 
     def stop(self) -> None:
         """Write what waits, for a bounded time, and end the thread."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+        if self._second is not None:
+            self._second.stop()
+        self._waiting.close()
         self._thread.join(_SECONDS_TO_FINISH)
         if self._thread.is_alive():
             logger.warning("%d pages that waited for the sample store are lost", len(self._waiting))
@@ -138,21 +128,11 @@ class SampleKeeper:
             if time.monotonic() >= expiry:
                 self._guarded(self._expire)
                 expiry = time.monotonic() + between
-            sample = self._next(expiry)
+            sample = self._waiting.take(expiry)
             if sample is not None:
                 self._guarded(lambda sample=sample: self._keep(sample))  # type: ignore[misc]
-            elif self._stopping:
+            elif self._waiting.closed:
                 return
-
-    def _next(self, until: float) -> Sample | None:
-        with self._changed:
-            if not self._waiting and not self._stopping:
-                self._changed.wait(max(0.0, until - time.monotonic()))
-            if not self._waiting:
-                return None
-            sample = self._waiting.popleft()
-            self._pixels -= _pixels(sample)
-            return sample
 
     def _keep(self, sample: Sample) -> None:
         picture, sha256 = png_of(sample.image)
@@ -164,7 +144,7 @@ class SampleKeeper:
             stored_at=sample.read_at,
             picture_sha256=sha256,
             model=reading.model,
-            own_instruction=sample.own_instruction,
+            own_instruction=sample.instruction is not None,
             text=reading.text,
             mean_logprob=reading.mean_logprob,
             min_logprob=reading.min_logprob,
@@ -201,7 +181,3 @@ class SampleKeeper:
                     "the sample store fails: %s%s", type(error).__name__, f" (errno {number})" * bool(number)
                 )
             self._failing = True
-
-
-def _pixels(sample: Sample) -> int:
-    return sample.image.width * sample.image.height
