@@ -21,8 +21,9 @@ from components.evaluate.report.report_json import Measured, evaluation_report
 from components.evaluate.report.samples_file import SAMPLES_FILE, write_samples
 from components.evaluate.scoring.bert_score import BertScorer
 from components.evaluate.scoring.breakdowns import breakdowns
+from components.evaluate.scoring.calibration import calibrated
 from components.evaluate.scoring.comparisons import comparisons
-from components.evaluate.scoring.scores import ROWS, labels_of, row_of, score
+from components.evaluate.scoring.scores import ROWS, judged, labels_of, row_of, score
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.output_folder import finished_folder
 from components.shared.datasets.shard_reader import ShardDataset
@@ -70,10 +71,13 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         models = [score(name, labels, found[name], normalise, bert_scorer) for name in ROWS if name in found]
 
         bootstrap = DocumentBootstrap([label.source_id for label in labels], config.bootstrap_resamples, config.seed)
+        calibration, note = calibrated(judged(models).pages)
         measured = Measured(
             rows=[row_of(scores, bootstrap) for scores in models],
             comparisons=comparisons(models, bootstrap),
             breakdowns=breakdowns(models, labels, config.bootstrap_resamples, config.seed),
+            calibration=calibration,
+            calibration_note=note,
         )
         report = evaluation_report(config, pages, champion, engine_versions(found), shared, trained_on, measured)
         report.write(folder)

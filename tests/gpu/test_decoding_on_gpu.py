@@ -45,8 +45,11 @@ def test_pages_read_the_same_with_replayed_steps(
     )
     pages = [dataset[index] for index in range(12)]
     for batch in (pages[:5], pages[5:10], pages[10:]):
-        texts = [[prediction.text for prediction in each.read(batch)] for each in (graphed, plain)]
+        found = [each.read(batch) for each in (graphed, plain)]
+        texts = [[prediction.text for prediction in predictions] for predictions in found]
         assert texts[0] == texts[1] and any(texts[0])
+        means = [[prediction.mean_logprob for prediction in predictions] for predictions in found]
+        assert means[0] == pytest.approx(means[1], abs=1e-3)
 
 
 def test_a_step_is_recorded_and_pays(reading: tuple[Any, Any, ShardDataset]) -> None:

@@ -19,7 +19,8 @@ COLOURS = {
 }
 _DASHED = {"champion"}  # it can be the same model as the adapter and would hide its line
 _LEGEND_COLUMNS = 3
-_INK = "#010203"  # stands for the colour of the surrounding text
+INK = "#010203"
+"""stands for the colour of the surrounding text"""
 
 
 def cer_plot(rates: dict[str, Sequence[float]]) -> str:
@@ -37,26 +38,37 @@ def cer_plot(rates: dict[str, Sequence[float]]) -> str:
         points = np.concatenate([[0.0], ordered, [1.0]])
         heights = np.concatenate([[0.0], shares, [1.0]])
         line = (0, (3, 2)) if name in _DASHED else "solid"
-        style: dict[str, Any] = {"color": COLOURS.get(name, _INK), "linestyle": line}
+        style: dict[str, Any] = {"color": COLOURS.get(name, INK), "linestyle": line}
         axes.step(points, 100 * heights, where="post", label=name, linewidth=2, **style)
     # The axis ends at the largest error, so that a good model's line is not squeezed against the left edge.
     largest = max(max(values) for values in rates.values())
     axes.set_xlim(0, min(1.01, max(0.05, largest * 1.05)))
     axes.set_ylim(0, 102)
-    axes.set_xlabel("CER of a page" + (" (1: or more)" if largest > 1 else ""), color=_INK)
-    axes.set_ylabel("pages at or below it (%)", color=_INK)
-    axes.tick_params(colors=_INK)
-    axes.grid(alpha=0.25, color=_INK)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_INK)
+    axes.set_xlabel("CER of a page" + (" (1: or more)" if largest > 1 else ""))
+    axes.set_ylabel("pages at or below it (%)")
+    in_the_pages_colours(axes)
     # Above the axes: inside, it could hide a line.
     axes.legend(
-        frameon=False, labelcolor=_INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(rates), _LEGEND_COLUMNS)
+        frameon=False, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(rates), _LEGEND_COLUMNS)
     )
+    return inline_svg(figure)
+
+
+def in_the_pages_colours(axes: Any) -> None:
+    """Draw axes and grid in the colour of the surrounding text."""
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.tick_params(colors=INK)
+    axes.grid(alpha=0.25, color=INK)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+
+
+def inline_svg(figure: Figure) -> str:
+    """Return a figure as ``<svg>``: text stays text, and ids are reproducible."""
     stream = io.StringIO()
-    # Text stays text, and ids are reproducible.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cer"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
-    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    return svg[svg.index("<svg") :].replace(INK, "currentColor")

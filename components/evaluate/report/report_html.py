@@ -16,8 +16,9 @@ from components.evaluate.report.cer_plot import COLOURS, cer_plot
 from components.evaluate.report.character_diff import Run, character_diff
 from components.evaluate.report.example_pages import example_pages
 from components.evaluate.report.headline import decisive_comparison, headline, percent, points
-from components.evaluate.scoring.scores import ModelScores
-from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationReport, Trait
+from components.evaluate.report.reliability_plot import reliability_plot
+from components.evaluate.scoring.scores import ModelScores, judged
+from components.shared.artifacts.evaluation_report import EvaluationReport, Trait
 from components.shared.datasets.shard_reader import Sample
 
 HTML_FILE = "report.html"
@@ -55,7 +56,7 @@ def write_html(
 ) -> None:
     """Write the report; the pages it shows are chosen by the scores of the adapter, or of the base if it is alone."""
     by_name = {scores.name: scores for scores in models}
-    judged = by_name.get(CANDIDATE, models[0])
+    shown = judged(models)
     decisive = decisive_comparison(report)
     reference = by_name[decisive.against] if decisive else None
     environment = Environment(
@@ -67,11 +68,12 @@ def write_html(
     text = environment.get_template("report.html.jinja").render(
         report=report,
         headline=headline(report),
-        judged=judged.name,
+        judged=shown.name,
         with_bertscore=report.rows[0].bertscore is not None,
         colours=COLOURS,
         # matplotlib's output, drawn only from numbers and our row names: nothing in it comes from a page.
         plot=Markup(cer_plot({scores.name: [page.characters.rate for page in scores.pages] for scores in models})),
+        reliability=Markup(reliability_plot(report.calibration, COLOURS[shown.name])) if report.calibration else None,
         breakdowns=[
             (_TRAIT_NAMES[trait], values[:_LISTED_VALUES], len(values))
             for trait, values in report.breakdowns.items()
@@ -79,7 +81,7 @@ def write_html(
         ],
         groups=[
             (title, [_shown(position, models, pages) for position in positions])
-            for title, positions in example_pages(judged, reference, worst_pages)
+            for title, positions in example_pages(shown, reference, worst_pages)
         ],
     )
     path.write_text(text, encoding="utf-8")

@@ -13,7 +13,9 @@ from components.evaluate.readers.champion import Champion
 from components.evaluate.readers.classic_ocr import PAGE_SEGMENTATION_MODE
 from components.evaluate.readers.pages import EvaluationPages
 from components.evaluate.readers.transcriptions import no_repeat_settings
+from components.evaluate.scoring.calibration import GOOD_CER
 from components.evaluate.scoring.metrics import bleu, chrf
+from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
 from components.shared.artifacts.evaluation_report import (
     AdapterReader,
     BaseReader,
@@ -46,6 +48,8 @@ class Measured:
     rows: list[ReportRow]
     comparisons: list[RowComparison]
     breakdowns: dict[Trait, list[BreakdownValue]]
+    calibration: ConfidenceCalibration | None
+    calibration_note: str
 
 
 def evaluation_report(
@@ -104,6 +108,8 @@ def evaluation_report(
         rows=measured.rows,
         comparisons=measured.comparisons,
         breakdowns=measured.breakdowns,
+        calibration=measured.calibration,
+        calibration_note=measured.calibration_note,
         definitions=definitions(config),
     )
 
@@ -171,6 +177,10 @@ def definitions(config: EvaluateConfig) -> dict[str, str]:
         "does not",
         "breakdowns": "the same figures for the pages of each source (a file with many documents), folder, language, "
         "script (of most of the label's letters), task, font and resolution; intervals as above",
+        "calibration": f"probability that a page's CER is at most {GOOD_CER:g}, from the mean log-probability of the "
+        "answer's tokens (its end token included) by Platt scaling; judged with maps that were fitted without the "
+        "page's document. expected_calibration_error: sum over ten bins of equal width of the share of the pages in "
+        "the bin times |share read well - mean probability| (Guo et al. 2017, equation 3)",
         "champion": "the registered version that bears the alias champion, read with the same base",
         "training_documents": "whether documents of these pages were trained on: of the dataset, between its two "
         "splits; of adapter and champion, if they were trained on this dataset",

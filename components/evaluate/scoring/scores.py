@@ -11,7 +11,7 @@ from components.evaluate.readers.pages import EvaluationPages
 from components.evaluate.scoring.bert_score import BertScorer
 from components.evaluate.scoring.metrics import ROUGE_TYPES, bleu, chrf, rouge
 from components.evaluate.scoring.traits import traits_of
-from components.shared.artifacts.evaluation_report import ReportRow, RowName, Trait
+from components.shared.artifacts.evaluation_report import CANDIDATE, ReportRow, RowName, Trait
 from components.shared.errors import UserError
 from components.shared.reading.transcriber import Prediction
 from components.shared.scoring.edit_counts import EditCounts, character_edits, error_rate, word_edits
@@ -61,6 +61,11 @@ class ModelScores:
     name: RowName
     pages: list[PageScore]
     transcription: Transcription
+
+
+def judged(models: Sequence[ModelScores]) -> ModelScores:
+    """Return the scores of the adapter, or of the first model if it is not there."""
+    return next((scores for scores in models if scores.name == CANDIDATE), models[0])
 
 
 def labels_of(pages: EvaluationPages, normalise: Callable[[str], str]) -> list[Label]:

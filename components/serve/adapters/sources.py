@@ -9,7 +9,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from components.serve.config import ServeConfig
+from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
 from components.shared.artifacts.training_record import training_record
 from components.shared.errors import UserError
 from components.shared.tracking.model_registry import CHALLENGER, CHAMPION, RegisteredAdapter, versions_of
@@ -105,6 +108,21 @@ def fetched_version(version: RegisteredAdapter, scratch: Path, *, uri: str | Non
     if not folder.is_dir():
         download(version, folder, uri=uri)
     return _of_folder(name, folder)
+
+
+def calibration_of(folder: Path) -> ConfidenceCalibration | None:
+    """Return how a package's confidence is calibrated; None if the folder is no package, or has no calibration.
+
+    Raises:
+        UserError: the package's calibration is not valid.
+    """
+    settings = folder / _PACKAGE_SETTINGS
+    content = json.loads(settings.read_text(encoding="utf-8")).get("calibration") if settings.is_file() else None
+    try:
+        return None if content is None else ConfidenceCalibration.model_validate(content)
+    except ValidationError as error:
+        where = f"{settings}, calibration"
+        raise UserError("not a calibration of this version of deepsynth", where=where, mend="export again") from error
 
 
 def version_name(version: RegisteredAdapter) -> str:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from components.serve.adapters.catalog import Catalog
-from components.serve.adapters.sources import ModelFiles, fetched
+from components.serve.adapters.sources import ModelFiles, calibration_of, fetched
 from components.serve.engines.protocol import Engine
 from components.shared.errors import UserError
 
@@ -68,7 +68,7 @@ class Versions:
             if files.folder is None:
                 raise UserError("neither an adapter nor a fine-tuned model", where=files.name)
             self._engine.load(files.name, files.folder).result()
-            self._catalog.add(files.name)
+            self._catalog.add(files.name, calibration_of(files.folder))
             logger.info("loaded %s", files.name)
             return files.name
 

@@ -34,12 +34,12 @@ def chat_routes(service: Service) -> APIRouter:
             return StreamingResponse(_chained(head, events), media_type="text/event-stream")
         async with service.reading(request, pages, wish) as readings:
             found = await all_readings(request, readings)
-        return JSONResponse(_completion(service, request, found))
+        return JSONResponse(_completion(service, request, found, wish))
 
     return router
 
 
-def _completion(service: Service, request: Request, found: list[PageReading]) -> dict[str, Any]:
+def _completion(service: Service, request: Request, found: list[PageReading], wish: Wish) -> dict[str, Any]:
     message = {"role": "assistant", "content": _BETWEEN_PAGES.join(reading.text for reading in found)}
     return {
         "id": f"chatcmpl-{request.state.request_id}",
@@ -48,7 +48,7 @@ def _completion(service: Service, request: Request, found: list[PageReading]) ->
         "model": request.state.model,
         "choices": [{"index": 0, "message": message, "finish_reason": _finish_reason(found), "logprobs": None}],
         "usage": _usage(found),
-        "deepsynth": _about(service, found),
+        "deepsynth": _more(service, found, wish),
     }
 
 
@@ -77,7 +77,7 @@ async def _stream(
             return
         found = [reading.result() for reading in readings]
         last = {**head, "choices": [_choice({}, _finish_reason(found))]}
-        yield _event({**last, "deepsynth": _about(service, found)})
+        yield _event({**last, "deepsynth": _more(service, found, wish)})
         if with_usage:
             yield _event({**head, "choices": [], "usage": _usage(found)})
         yield "data: [DONE]\n\n"
@@ -109,10 +109,8 @@ def _usage(found: list[PageReading]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 
-def _about(service: Service, found: list[PageReading]) -> dict[str, Any]:
-    pages = [_without_text(reading) for reading in found]
-    return {"decoding": decoding_as_json(service.config), "pages": pages}
-
-
-def _without_text(reading: PageReading) -> dict[str, Any]:
-    return {name: value for name, value in reading_as_json(reading).items() if name not in ("text", "lines")}
+def _more(service: Service, found: list[PageReading], wish: Wish) -> dict[str, Any]:
+    """Return what OpenAI's answer has no field for."""
+    pages = [reading_as_json(reading, service.calibration(reading, wish)) for reading in found]
+    without_text = [{name: page[name] for name in page if name not in ("text", "lines")} for page in pages]
+    return {"decoding": decoding_as_json(service.config), "pages": without_text}

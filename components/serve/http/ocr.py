@@ -12,6 +12,7 @@ from components.serve.batching.page_job import PageReading
 from components.serve.config import ServeConfig
 from components.serve.http.errors import ApiError
 from components.serve.http.service import Service, Wish, all_readings
+from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
 
 _FIELDS = {"file", "model", "instruction", "max_new_tokens"}
 
@@ -43,7 +44,7 @@ def ocr_routes(service: Service) -> APIRouter:
             "model": request.state.model,
             "decoding": decoding_as_json(service.config),
             "pages": [
-                {"file": name, "page": number, **reading_as_json(reading)}
+                {"file": name, "page": number, **reading_as_json(reading, service.calibration(reading, wish))}
                 for (name, number), reading in zip(places, found, strict=True)
             ],
             "seconds": round(time.monotonic() - started, 4),
@@ -52,11 +53,18 @@ def ocr_routes(service: Service) -> APIRouter:
     return router
 
 
-def reading_as_json(reading: PageReading) -> dict[str, Any]:
-    """Return a page's reading; log-probabilities are natural logarithms."""
+def reading_as_json(reading: PageReading, calibration: ConfidenceCalibration | None = None) -> dict[str, Any]:
+    """Return a page's reading; log-probabilities are natural logarithms.
+
+    With a calibration, ``confidence`` also has the probability that the page's CER is at most ``cer_at_most``.
+    """
+    confidence = {"mean_logprob": round(reading.mean_logprob, 6), "min_logprob": round(reading.min_logprob, 6)}
+    if calibration is not None:
+        probability = calibration.probability(reading.mean_logprob)
+        confidence |= {"probability": round(probability, 6), "cer_at_most": calibration.cer_at_most}
     return {
         "text": reading.text,
-        "confidence": {"mean_logprob": round(reading.mean_logprob, 6), "min_logprob": round(reading.min_logprob, 6)},
+        "confidence": confidence,
         "lines": [
             {"text": line.text, "mean_logprob": round(line.mean_logprob, 6), "min_logprob": round(line.min_logprob, 6)}
             for line in reading.lines

@@ -23,6 +23,7 @@ from components.serve.http.authentication import Access
 from components.serve.http.errors import ApiError
 from components.serve.observability.meter import Meter
 from components.serve.samples.keeper import SampleKeeper
+from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
 from components.shared.errors import UserError
 
 
@@ -132,6 +133,10 @@ class Service:
             self.catalog.release(version)
             if self.samples is not None and not unfinished:
                 self.samples.offer(request.state.request_id, jobs, admitted)
+
+    def calibration(self, reading: PageReading, wish: Wish) -> ConfidenceCalibration | None:
+        """Return the calibration that holds for a reading; none was measured for instructions of clients."""
+        return None if wish.instruction is not None else self.catalog.calibration(reading.model)
 
     def _put(self, jobs: list[PageJob]) -> None:
         try:

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
+from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
 from components.shared.artifacts.dataset_manifest import Split
 from components.shared.artifacts.step_file import FileContent, StepFile
 from components.shared.scoring.paired_comparison import Interval, PairedComparison
@@ -206,6 +207,10 @@ class EvaluationReport(StepFile):
     comparisons: list[RowComparison]
     """the adapter against every other row; empty without an adapter"""
     breakdowns: dict[Trait, list[BreakdownValue]]
+    calibration: ConfidenceCalibration | None = None
+    """of the adapter's confidence, or of the base's where there is no adapter; None where it could not be measured"""
+    calibration_note: str = "not measured"
+    """what the calibration was measured on, or why there is none"""
     definitions: dict[str, str]
     """what each figure means"""
 

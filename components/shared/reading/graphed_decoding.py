@@ -20,6 +20,7 @@ from transformers.generation import GenerationMode
 from components.shared.errors import first_line
 from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
 from components.shared.programs.machine_failures import ran_out_of_device_memory
+from components.shared.reading.token_confidences import best_logprobs
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,14 @@ class GraphedDecoding:
                 raise RecordingError(f"out of memory with a single page ({first_line(error)})") from error
             raise
 
+    def logprobs(self, max_new_tokens: int) -> torch.Tensor:
+        """Return the log-probabilities of the last answers' tokens, shape (pages, max_new_tokens), float32.
+
+        Those behind an answer's end mean nothing.
+        """
+        assert self._step is not None, "generate comes first"
+        return self._step.logprobs[:, :max_new_tokens]
+
     def _generated(self, inputs: Mapping[str, Any], max_new_tokens: int) -> torch.Tensor:
         pages, prompt_tokens = inputs["input_ids"].shape
         needed = prompt_tokens + max_new_tokens
@@ -138,6 +147,7 @@ class _RecordedStep:
         self._ends = torch.tensor(end_tokens, dtype=torch.long, device=model.device)
         self._pad = torch.tensor(pad_token, device=model.device)
         self._answer = torch.empty((pages, cache_tokens), dtype=torch.long, device=model.device)
+        self.logprobs = torch.zeros((pages, cache_tokens), dtype=torch.float32, device=model.device)
         self._ended = torch.empty(pages, dtype=torch.bool, device=model.device)
         self._written = torch.empty(1, dtype=torch.long, device=model.device)
         self._filled = torch.empty(1, dtype=torch.long, device=model.device)
@@ -167,6 +177,7 @@ class _RecordedStep:
         prompt = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
         output = model(**prompt, return_dict=True)
         first = output.logits[:, -1].argmax(dim=-1)
+        self.logprobs[:, 0] = best_logprobs(output.logits[:, -1])
         model_kwargs = model._update_model_kwargs_for_generation(output, model_kwargs)
         self._answer[:, 0] = first
         self._ended.copy_(torch.isin(first, self._ends))
@@ -195,6 +206,7 @@ class _RecordedStep:
             logits = self._no_repeat.scores(logits, self._answer, self._written)
         token = torch.where(self._ended, self._pad, logits.argmax(dim=-1))
         self._answer.index_copy_(1, self._written, token[:, None])
+        self.logprobs.index_copy_(1, self._written, best_logprobs(logits)[:, None])
         self._ended.logical_or_(torch.isin(token, self._ends))
         self._written.add_(1)
         self._filled.add_(1)

@@ -17,6 +17,7 @@ from components.shared.models.model_families import ModelFamily
 from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams, NoRepeatNgramsProcessor
 from components.shared.reading.graphed_decoding import GraphedDecoding, RecordingError
 from components.shared.reading.image_text_inputs import generation_inputs
+from components.shared.reading.token_confidences import TokenConfidences, mean_and_lowest
 from components.shared.reading.vision_forwards import install_vision_forwards
 
 log = logging.getLogger(__name__)
@@ -45,12 +46,15 @@ class Prediction:
         truncated: it reached ``max_new_tokens`` without an end-of-sequence token.
         seconds: the batch's time, including its preparation, divided by its pages.
         error: why the page has no transcription; None if it has one.
+        mean_logprob: mean log-probability (natural logarithm) of the answer's tokens, its end token included; None if
+            it is not known, as of classic OCR engines.
     """
 
     text: str
     truncated: bool = False
     seconds: float = 0.0
     error: str | None = None
+    mean_logprob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -132,11 +136,18 @@ class Transcriber:
         """Transcribe a batch, as ``read`` does."""
         started = time.perf_counter()
         inputs = prepared.inputs.to(self._model.device)
-        output = self._generated(inputs)
+        confidences = TokenConfidences()
+        output = self._generated(inputs, confidences)
         answers = output[:, inputs["input_ids"].shape[1] :].tolist()
         decoded = [self._decoded(answer) for answer in answers]
+        means = [
+            self._mean_logprob(answer, logprobs) for answer, logprobs in zip(answers, confidences.by_row(), strict=True)
+        ]
         seconds = (prepared.seconds + time.perf_counter() - started) / prepared.pages
-        return [Prediction(text, truncated, seconds) for text, truncated in decoded]
+        return [
+            Prediction(text, truncated, seconds, mean_logprob=mean)
+            for (text, truncated), mean in zip(decoded, means, strict=True)
+        ]
 
     @torch.inference_mode()
     def read_step_by_step(self, page: Page) -> StepByStep:
@@ -168,17 +179,25 @@ class Transcriber:
                 self._of_thread.processor = copy.deepcopy(self._processor)
         return cast(ProcessorMixin, self._of_thread.processor)
 
-    def _generated(self, inputs: BatchFeature) -> torch.Tensor:
+    def _generated(self, inputs: BatchFeature, confidences: TokenConfidences | None = None) -> torch.Tensor:
+        """Return prompts and answers; ``confidences`` gets the log-probabilities of their tokens."""
         if self._graphed and self._graphed.supports():
             try:
-                return self._graphed.generate(inputs, self._max_new_tokens)
+                answers = self._graphed.generate(inputs, self._max_new_tokens)
+                if confidences is not None:
+                    confidences.steps.extend(self._graphed.logprobs(self._max_new_tokens).unbind(dim=1))
+                return answers
             except RecordingError as error:
                 log.warning("generating step by step, several times slower: %s", error)
-        output: torch.Tensor = self._generate(inputs)
+        output: torch.Tensor = self._generate(inputs, confidences)
         return output
 
-    def _generate(self, inputs: BatchFeature, **options: Any) -> Any:
-        rules = [NoRepeatNgramsProcessor(self._no_repeat, inputs["input_ids"].shape[1])] if self._no_repeat else []
+    def _generate(self, inputs: BatchFeature, confidences: TokenConfidences | None = None, **options: Any) -> Any:
+        rules: list[Any] = []
+        if self._no_repeat:
+            rules.append(NoRepeatNgramsProcessor(self._no_repeat, inputs["input_ids"].shape[1]))
+        if confidences is not None:
+            rules.append(confidences)
         return self._model.generate(
             **inputs,
             **options,
@@ -196,6 +215,11 @@ class Transcriber:
         """Fills up the rows of a batch that are shorter than its longest."""
         pad = self._processor.tokenizer.pad_token_id
         return self.end_tokens[0] if pad is None else int(pad)
+
+    def _mean_logprob(self, answer: list[int], logprobs: list[float]) -> float | None:
+        end = next((index for index, token in enumerate(answer) if token in self.end_tokens), len(answer) - 1)
+        found = mean_and_lowest(logprobs[: end + 1])
+        return found[0] if found else None
 
     def _decoded(self, answer: list[int]) -> tuple[str, bool]:
         end = next((index for index, token in enumerate(answer) if token in self.end_tokens), None)

@@ -20,7 +20,7 @@ from components.serve.step import run
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import load_model, load_processor
 from components.shared.programs.step_command import step_main
-from components.shared.reading.transcriber import Transcriber
+from components.shared.reading.transcriber import Prediction, Transcriber
 from tests.fixtures.drawn_pages import as_file, drawn_page
 from tests.fixtures.pdf_files import pdf_claiming_pages, pdf_drawing_itself, pdf_of_nested_forms
 from tests.fixtures.service_process import RunningService, running_service
@@ -51,11 +51,16 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 
 
 @pytest.fixture(scope="module")
-def expected() -> list[str]:
+def predictions() -> list[Prediction]:
     """What the evaluation's transcriber reads on the pages, one page at a time."""
     model: Any = load_model("tiny-base", dtype=torch.float32, device=torch.device("cpu")).eval()
     transcriber = Transcriber(model, load_processor("tiny-base"), family_of(model.config.model_type), 48)
-    return [transcriber.read([_Page(drawn_page(text))])[0].text for text in TEXTS]
+    return [transcriber.read([_Page(drawn_page(text))])[0] for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def expected(predictions: list[Prediction]) -> list[str]:
+    return [prediction.text for prediction in predictions]
 
 
 def read(url: str, *files: bytes, headers: dict[str, str] | None = None, **fields: str) -> requests.Response:
@@ -71,7 +76,9 @@ def picture_message(*pages: Image.Image, text: str | None = None) -> Any:
     return [{"role": "user", "content": [*parts, *([{"type": "text", "text": text}] if text else [])]}]
 
 
-def test_pages_that_share_steps_are_read_as_if_alone(service: RunningService, expected: list[str]) -> None:
+def test_pages_that_share_steps_are_read_as_if_alone(
+    service: RunningService, expected: list[str], predictions: list[Prediction]
+) -> None:
     """Six pages of different lengths, in four places: pages enter and leave while others are read."""
     answer = read(service.url, *(as_file(drawn_page(text)) for text in TEXTS))
     assert answer.status_code == 200, answer.text
@@ -79,8 +86,10 @@ def test_pages_that_share_steps_are_read_as_if_alone(service: RunningService, ex
     assert [page["text"] for page in pages] == expected
     assert [(page["file"], page["page"]) for page in pages] == [(f"{number}.bin", 1) for number in range(6)]
     assert answer.headers["x-request-id"] == answer.json()["id"]
-    for page in pages:
+    for page, prediction in zip(pages, predictions, strict=True):
         confidence = page["confidence"]
+        assert set(confidence) == {"mean_logprob", "min_logprob"}, "the base has no calibration"
+        assert confidence["mean_logprob"] == pytest.approx(prediction.mean_logprob, abs=1e-3), "as evaluate measures it"
         assert confidence["min_logprob"] <= confidence["mean_logprob"] <= 0
         assert [line["text"] for line in page["lines"]] == [line for line in page["text"].split("\n") if line]
         assert min(line["min_logprob"] for line in page["lines"]) >= confidence["min_logprob"]

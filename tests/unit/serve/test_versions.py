@@ -20,7 +20,6 @@ from components.shared.models.model_loading import load_processor
 from components.shared.reading.transcriber import Transcriber
 from components.shared.tracking.model_registry import RegisteredAdapter, register, set_alias
 from tests.fixtures.drawn_pages import as_file, drawn_page
-from tests.fixtures.served_adapters import save_adapter
 from tests.fixtures.service_process import RunningService, running_service
 from tests.fixtures.serving_adapters import loaded_base, save_adapter
 

@@ -1,6 +1,7 @@
 """Champion and challenger on the same pages: read by both in a service, and compared by `deepsynth samples compare`."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -14,10 +15,14 @@ from components.serve.samples.store import SampleStore
 from components.serve.samples.stored_reading import Role
 from tests.fixtures.cluster_command import Shell
 from tests.fixtures.drawn_pages import as_file, drawn_page
-from tests.fixtures.served_adapters import save_adapter
 from tests.fixtures.service_process import running_service
+from tests.fixtures.serving_adapters import save_adapter
 from tests.fixtures.stored_samples import sample, write_settings
 
+CALIBRATION = {
+    **{"cer_at_most": 0.05, "slope": 0.5, "intercept": 1.0, "pages": 60, "documents": 20, "good_pages": 30, "folds": 5},
+    **{"expected_calibration_error": 0.02, "brier_score": 0.1, "bins": []},
+}
 ADMIN = {"Authorization": "Bearer the-administrators-token"}
 
 
@@ -65,11 +70,20 @@ def test_the_comparison_is_that_of_the_stored_readings(shell: Shell, tmp_path: P
     assert audit.count('"action": "read"') >= 8 and "foul" not in audit
 
 
+def _check_probability(confidence: dict[str, float], calibrated: bool) -> None:
+    """A package with a calibration gives the probability of its map; the base has none."""
+    assert ("probability" in confidence) == ("cer_at_most" in confidence) == calibrated
+    if calibrated:
+        expected = 1 / (1 + math.exp(-(0.5 * confidence["mean_logprob"] + 1)))
+        assert confidence["probability"] == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.slow
 def test_both_versions_read_the_shared_pages_and_the_answer_is_the_challengers(shell: Shell, tmp_path: Path) -> None:
     place = tmp_path / "store"
     settings = write_settings(tmp_path, str(place), challenger_share=0.5)
     adapter = save_adapter(tmp_path / "adapter-1", 1)
+    (adapter / "inference_config.json").write_text(json.dumps({"base_model": "tiny-base", "calibration": CALIBRATION}))
     flags = ("--config", str(settings), "--adapters", str(adapter), "--max_new_tokens", "24")
     variables = {"DEEPSYNTH_SERVE_ADMIN_TOKEN": "the-administrators-token"}
     texts: dict[tuple[str, str], str] = {}
@@ -90,7 +104,9 @@ def test_both_versions_read_the_shared_pages_and_the_answer_is_the_challengers(s
                 if model == "@champion":
                     assert answer.json()["model"] == ("adapter-1" if one in shared else "tiny-base")
                 else:
-                    texts[one, model] = answer.json()["pages"][0]["text"]
+                    read = answer.json()["pages"][0]
+                    texts[one, model] = read["text"]
+                    _check_probability(read["confidence"], calibrated=model == "adapter-1")
         names = {"champion": "tiny-base", "challenger": "adapter-1"}
         expected = {(one, role) for one in shared for role in names}
         deadline = time.monotonic() + 300

@@ -67,6 +67,25 @@ def test_the_tokens_are_those_of_greedy_search_batch_after_batch(reader: Reader)
         assert answers[:, inputs["input_ids"].shape[1] :].tolist() == reader.greedy(inputs)
 
 
+def test_the_log_probabilities_are_those_of_step_by_step_decoding(reader: Reader) -> None:
+    decoding = GraphedDecoding(reader.model, [reader.end], PAD)
+    for texts in (("one line", "a"), ("a longer line", "b")):
+        inputs = reader.inputs(*texts)
+        decoding.generate(inputs, MAX_NEW_TOKENS)
+        settings = {
+            "do_sample": False,
+            "max_new_tokens": MAX_NEW_TOKENS,
+            "pad_token_id": PAD,
+            "eos_token_id": reader.end,
+        }
+        output = reader.model.generate(**inputs, **settings, output_logits=True, return_dict_in_generate=True)
+        answers = output.sequences[:, inputs["input_ids"].shape[1] :]
+        exact = torch.stack(output.logits, dim=1).log_softmax(dim=-1).gather(-1, answers[..., None])[..., 0]
+        for answer, mine, theirs in zip(answers.tolist(), decoding.logprobs(MAX_NEW_TOKENS), exact, strict=True):
+            tokens = answer.index(reader.end) + 1 if reader.end in answer else len(answer)
+            torch.testing.assert_close(mine[:tokens], theirs[:tokens], rtol=1e-3, atol=1e-4)
+
+
 def test_pages_of_other_sizes_are_read_with_the_same_step(reader: Reader) -> None:
     decoding = GraphedDecoding(reader.model, [reader.end], PAD)
     lengths = set()

@@ -1,0 +1,28 @@
+"""The reliability diagram: how many pages were read well, by the probability that the confidence gave them."""
+
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from components.evaluate.report.cer_plot import INK, in_the_pages_colours, inline_svg
+from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
+
+_LARGEST_DOT = 400.0  # square points; of a bin with all pages
+
+
+def reliability_plot(calibration: ConfidenceCalibration, colour: str) -> str:
+    """Return an inline ``<svg>`` with a dot for each bin, and the diagonal of a perfect calibration."""
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")  # inches, as the plot of the errors
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    axes.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    bins = calibration.bins
+    across, up = [100 * one.probability for one in bins], [100 * one.share for one in bins]
+    axes.plot(across, up, color=colour, linewidth=2)
+    sizes = [max(20.0, _LARGEST_DOT * one.pages / calibration.pages) for one in bins]
+    axes.scatter(across, up, s=sizes, color=colour, zorder=3)
+    axes.set_xlim(0, 102)
+    axes.set_ylim(-3, 105)
+    axes.set_xlabel("mean probability of the pages (%)")
+    axes.set_ylabel("pages read well (%)")
+    in_the_pages_colours(axes)
+    return inline_svg(figure)
