@@ -55,17 +55,17 @@ def test_confidences_that_differ_by_thousandths_are_calibrated_as_well() -> None
 
 def test_a_pages_probability_does_not_know_its_document() -> None:
     """One document alone has the lowest confidence: its labels change the map, but not its own probabilities."""
-    others = [page(f"document {i % 30}", -0.1 * (i % 10), (i * 7) % 10 < 8 - (i % 10) / 2) for i in range(300)]
+    others = [page(f"document {i % 30}", -0.1 * (i % 10), i // 10 % 10 < 8 - 0.65 * (i % 10)) for i in range(600)]
     found = []
     for good in (False, True):
-        calibration, _ = calibrated([*others, *(page("apart", -9.0, good) for _ in range(20))])
+        calibration, _ = calibrated([*others, *(page("apart", -2.0, good) for _ in range(12))])
         assert calibration
         found.append(calibration)
     low, same = (one.bins[0] for one in found)
-    assert (low.pages, same.pages) == (20, 20) and (low.share, same.share) == (0, 1)
+    assert (low.pages, same.pages) == (12, 12) and (low.share, same.share) == (0, 1)
     assert low.probability == same.probability
     assert found[0].slope > found[1].slope
-    assert found[1].expected_calibration_error > found[0].expected_calibration_error + 0.05
+    assert found[1].expected_calibration_error > found[0].expected_calibration_error
 
 
 @pytest.mark.parametrize(
