@@ -174,10 +174,10 @@ class SampleKeeper:
             work()
             self._failing = False
         except Exception as error:
-            self._meter.sampled("failed", 1)
             if not self._failing:  # the kind alone: a message may quote what was written
                 number = getattr(error, "errno", None)
                 logger.warning(
                     "the sample store fails: %s%s", type(error).__name__, f" (errno {number})" * bool(number)
                 )
             self._failing = True
+            self._meter.sampled("failed", 1)

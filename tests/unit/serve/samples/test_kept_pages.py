@@ -90,9 +90,10 @@ def started(folder: Path, endpoint: str, *flags: str) -> AbstractContextManager[
 
 
 @pytest.mark.slow
-def test_by_default_no_output_holds_a_page(tmp_path: Path) -> None:
+def test_by_default_no_output_holds_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Log, metrics, spans, temporary files and the working folder."""
-    before = set(Path.cwd().iterdir())
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
     with span_receiver() as (endpoint, spans), started(tmp_path, endpoint) as service:
         texts = read(service, "known-id", *map(page, LINES), instruction="secret-instruction")
         texts += read(service, "other-id", *map(page, LINES))
@@ -107,7 +108,7 @@ def test_by_default_no_output_holds_a_page(tmp_path: Path) -> None:
     for secret in [*secrets, "alice-upload", "a-token-of-a-client", "secret-instruction", "secret-comment"]:
         assert not any(secret.encode() in output for output in outputs), secret
     assert [path for path in kept if path.suffix != ".lock"] == []
-    assert set(Path.cwd().iterdir()) == before
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_where_allowed_pages_are_kept_without_names_until_they_are_deleted(tmp_path: Path) -> None:
@@ -117,8 +118,8 @@ def test_where_allowed_pages_are_kept_without_names_until_they_are_deleted(tmp_p
     old = SampleStore(objects_at(str(place)), Audit(tmp_path / "before.jsonl"))
     old.add(*sample("too-old", "an old page", days_old=31))
     with span_receiver() as (endpoint, spans), started(tmp_path, endpoint, "--config", str(settings)) as service:
-        wait_for(service, lambda: not list((place / "readings").iterdir()))
-        assert not list((place / "pages").iterdir()), "retention is enforced by the service, at its start too"
+        wait_for(service, lambda: outcomes(service).get("expired") == 1)
+        assert not contents(place), "retention is enforced by the service, at its start too"
         texts = read(service, "first-id", page(LINES[0]), page(LINES[0]), page(LINES[1]))
         texts += read(service, "second-id", page(LINES[1]), instruction="secret-instruction")
         wait_for(service, lambda: outcomes(service).get("stored") == 4)
