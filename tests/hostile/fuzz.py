@@ -148,7 +148,7 @@ ADAPTERS = (
 TEMPLATES = (
     b"{% for m in messages %}{{ m.role }}: {{ m.content[1]['text'] | trim }}{% if loop.last %}!{% endif %}{% endfor %}",
     b"{% macro f(x, y=2) %}{{ x * y }}{% endmacro %}{% set n = namespace(a=1) %}{% set n.a = n.a ~ 'b' %}{{ f(n.a) }}",
-    b"{{ messages | tojson }}{{ strftime_now('%Y') }}{{ '%5d' | format(3) }}{{ 'a' * 9 ** 9 }}{{ raise_exception(1) }}",
+    b"{{ messages | tojson }}{{ strftime_now('%Y') }}{{ '%5d' | format(3) }}{{ 'a' * 9 ** 3 }}{{ raise_exception(1) }}",
     b"{% generation %}{{ messages[0]['content'] | map(attribute='type') | list }}{% endgeneration %}{% break %}",
 )
 
