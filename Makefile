@@ -7,7 +7,7 @@ INSTALLED_TESTS := .venv/.installed-with-tests
 RANDOM_PASSWORD = $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))'
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-runs test-docker torchvision lint system-packages docker-packages images image-cuda push-images wheels wheels-cuda ui \
+.PHONY: help install quickstart test test-slow test-runs test-docker torchvision vllm-env lint system-packages docker-packages images image-cuda push-images wheels wheels-cuda ui \
 	lock pin-images audit sbom attest verify-sbom scan-images sign-images compile cluster-check manifests local-secrets clean
 
 help: ## list the targets
@@ -44,6 +44,9 @@ test-runs: $(INSTALLED_TESTS) ## of these the whole runs alone: a new user's fir
 torchvision: $(INSTALLED_TESTS) ## torchvision for the slow test of the families that need it, beside the CPU build of torch
 	rm -rf .torchvision
 	$(BIN)/python -m pip install --quiet --no-deps --target .torchvision torchvision==0.28.0 num2words==0.5.14
+
+vllm-env: ## vLLM for the CPU in .vllm-env, an environment of its own (2.5 GB), for the slow tests that it serves a package
+	PYTHON=$(PYTHON) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) images/install-vllm.sh
 
 lint: $(INSTALLED_TESTS) ## ruff and mypy
 	$(BIN)/ruff check components pipelines tests docs

@@ -1,6 +1,7 @@
 """The export step's whole interface."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -33,6 +34,9 @@ class ExportConfig(StepConfig):
     merge: bool = False
     """also merge the adapter into the base's weights (bfloat16), write them to output_dir/merged, and check that they
     transcribe the same text"""
+    serving: list[Literal["vllm"]] = Field(default=[], max_length=1)
+    """engines to serve the package with, besides deepsynth serve: [vllm] adds the folder vllm, with the adapter under
+    the names that vLLM's class knows; an adapter that vLLM would not load needs merge: true (docs/serving-vllm.md)"""
     max_new_tokens: int | None = Field(default=None, ge=1)
     """longest answer of the packaged script, in tokens; by default the evaluation's, at which the card's figures were
     measured"""

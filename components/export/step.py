@@ -96,8 +96,8 @@ def _packed(config: ExportConfig, tracked: TrackedRun) -> ExportResult:
         with tempfile.TemporaryDirectory(dir=output) as scratch:
             package = Path(scratch) / sources.name
             package.mkdir()
-            write_package_files(config, sources, checked.instruction, example, package)
-            write_model_card(config, sources, example, package / CARD_FILE)
+            serving = write_package_files(config, sources, checked.instruction, example, package)
+            write_model_card(config, sources, example, package / CARD_FILE, serving)
             with span("verify the package"):
                 verification = _verified(package, config, sources, checked) if config.verify else None
             lineage = lineage_content(config, sources, package, verification, merged.as_json() if merged else None)

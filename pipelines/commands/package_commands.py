@@ -25,6 +25,18 @@ def verify(
     sha256: Annotated[
         str | None, typer.Option(help="The zip's digest from elsewhere, e.g. the registry's tag package_sha256.")
     ] = None,
+    vllm: Annotated[
+        str | None, typer.Option(help="Address of a vLLM server that serves the package, e.g. http://127.0.0.1:8000.")
+    ] = None,
+    vllm_python: Annotated[
+        Path | None, typer.Option(help="A Python with vLLM: its server is started for the proof, and ended.")
+    ] = None,
+    vllm_model: Annotated[
+        str | None, typer.Option(help="The adapter's name on the server; by default the only one there.")
+    ] = None,
+    page: Annotated[
+        list[Path] | None, typer.Option(help="A picture to read with vLLM and here; by default the example page.")
+    ] = None,
 ) -> None:
     """Recompute every digest of a package's lineage, and report what differs and what could not be checked.
 
@@ -33,6 +45,10 @@ def verify(
     Exit code 0: everything that could be checked matches. 1: something differs. 2: the package cannot be read, or
     --sha256 was given for an unpacked package.
 
+    With `--vllm` or `--vllm-python`, vLLM reads pages with the package's adapter, exported with `serving: [vllm]`, and
+    so does this machine. 1 also if the texts differ by more than rounding, or no page shows that the adapter answers.
+    The variable VLLM_API_KEY holds the server's key, if it has one.
+
     If someone rewrites both files and lineage, they match each other; `--sha256` and the folders detect that.
 
     **Examples**
@@ -40,6 +56,8 @@ def verify(
     - `deepsynth verify runs/20261121-030000/package`
 
     - the whole chain: `deepsynth verify reader.zip --dataset-dir dataset --evaluation-dir evaluation --sha256 3f0c…`
+
+    - what vLLM serves: `deepsynth verify reader.zip --vllm http://127.0.0.1:8000 --page page.png`
     """
     from components.export.lineage.findings import Reach, verdict_of
     from components.export.lineage.integrity import check_integrity
@@ -61,6 +79,31 @@ def verify(
     _print_line(f"{'verdict:':<12}{verdict_of(findings)}")
     if any(finding.state == "differs" for finding in findings):
         raise typer.Exit(EXIT_CODE_DIFFERS)
+    if (vllm or vllm_python) and not _proven(package, vllm, vllm_python, vllm_model, page or [], base_model):
+        raise typer.Exit(EXIT_CODE_DIFFERS)
+
+
+def _proven(
+    package: Path,
+    address: str | None,
+    python: Path | None,
+    model: str | None,
+    pages: list[Path],
+    base_model: Path | None,
+) -> bool:
+    """Print what vLLM reads beside what this machine reads, and return whether that proves the package served."""
+    from components.export.proof.served_pages import Proof, prove_at, prove_with
+    from components.export.proof.vllm_client import VllmServer
+
+    if address and python:
+        raise UserError("a server's address or a Python to start one with, not both", where="--vllm, --vllm-python")
+    proof = Proof(package, tuple(pages), base_model, model)
+    if python:
+        verdict = prove_with(proof, python)
+    else:
+        verdict = prove_at(proof, VllmServer(str(address), os.environ.get("VLLM_API_KEY")))
+    _print_line(f"{'vllm:':<12}{verdict}")
+    return verdict.state == "proven"
 
 
 def register(

@@ -9,6 +9,7 @@ from transformers import ProcessorMixin
 
 from components.export.config import ExportConfig
 from components.export.package.package_layout import SAMPLES_FILE
+from components.export.servable.serving_files import check_servable
 from components.shared.artifacts.dataset_manifest import DatasetManifest, read_manifest
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.gate_verdict import GateVerdict
@@ -72,6 +73,7 @@ def read_sources(config: ExportConfig) -> PackageSources:
     kind = adapter_kind(config.adapter_dir)
     check_base_of_adapter(config.base_model, config.revision, config.adapter_dir)
     check_fine_tuned_weights(config.adapter_dir)
+    check_servable(config, kind)
     if config.merge and kind == "model":
         raise UserError(
             "there is no adapter to merge: the folder holds a whole model", where="merge", mend="leave merge off"

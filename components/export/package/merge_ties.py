@@ -44,9 +44,7 @@ def ties_of(
         merged: the merged weights' readings.
         base: the base's readings, of at least one token.
     """
-    noise = max(
-        (move for ours, theirs in zip(adapter, merged, strict=True) for move in _moves(ours, theirs)), default=0
-    )
+    noise = noise_of(adapter, merged)
     effect = max(_move(ours, theirs, 0) for ours, theirs in zip(adapter, base, strict=True))
     at_the_start = max(_move(ours, theirs, 0) for ours, theirs in zip(adapter, merged, strict=True))
     if effect < _LEAST_EFFECT_OVER_NOISE * max(at_the_start, 0.0):
@@ -61,6 +59,12 @@ def ties_of(
         if margin <= noise:
             found[key] = MergeTie(key, place, margin, noise)
     return found
+
+
+def noise_of(adapter: Sequence[StepByStep], other: Sequence[StepByStep]) -> float:
+    """Return the largest change of the difference between the adapter's two best scores, where both readings agree."""
+    moves = (move for ours, theirs in zip(adapter, other, strict=True) for move in _moves(ours, theirs))
+    return max(moves, default=0.0)
 
 
 def _parting(ours: list[int], theirs: list[int]) -> int | None:

@@ -11,8 +11,10 @@ from markupsafe import Markup
 from components.export.config import ExportConfig
 from components.export.package.example_page import ExamplePage
 from components.export.package.inputs import PackageSources
-from components.export.package.package_layout import EXAMPLE_FILE, INFERENCE_FILE
+from components.export.package.package_layout import BASE_FOLDER, EXAMPLE_FILE, INFERENCE_FILE, MERGED_FOLDER
 from components.export.package.trained_pages import trained_pages
+from components.export.servable.serving_files import Serving
+from components.export.servable.vllm_commands import commands
 from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationReport, ReportRow
 from components.shared.artifacts.markdown import markdown_block, markdown_code, markdown_text
 
@@ -31,8 +33,16 @@ _MEASURED = {
 }
 
 
-def write_model_card(config: ExportConfig, sources: PackageSources, example: ExamplePage | None, path: Path) -> None:
+def write_model_card(
+    config: ExportConfig,
+    sources: PackageSources,
+    example: ExamplePage | None,
+    path: Path,
+    serving: Serving | None = None,
+) -> None:
     """Write the card and read it back: a card that the hub cannot parse is never packed.
+
+    ``serving`` is how vLLM serves the package; None if the export does not ask for it.
 
     Raises:
         ValueError: the parsed front matter differs from what was written.
@@ -63,6 +73,8 @@ def write_model_card(config: ExportConfig, sources: PackageSources, example: Exa
         example=example,
         example_file=EXAMPLE_FILE,
         letters=json.loads((path.parent / INFERENCE_FILE).read_text(encoding="utf-8"))["letters"],
+        serving=serving,
+        vllm_commands=Markup(_vllm_commands(config, sources, serving)) if serving else None,
         base_argument=Markup(_base_argument(config, sources)),
         pages=trained_pages(config.dataset_dir, sources.manifest) if sources.trained_on_this_dataset else None,
     )
@@ -113,6 +125,13 @@ def _base_argument(config: ExportConfig, sources: PackageSources) -> str:
         return '"FOLDER"'
     revision = f", revision={json.dumps(sources.base.revision)}" if sources.base.revision else ""
     return f"{json.dumps(config.base_model)}{revision}"
+
+
+def _vllm_commands(config: ExportConfig, sources: PackageSources, serving: Serving) -> str:
+    base = BASE_FOLDER if sources.include_base else "BASE" if sources.base_is_folder else sources.base_name
+    revision = None if sources.include_base else sources.base.revision
+    whole_model = f"../{MERGED_FOLDER}" if config.merge else "."
+    return commands(serving, name=sources.name, base=base, revision=revision, whole_model=whole_model)
 
 
 def _arguments(report: EvaluationReport, row: ReportRow, metric: str) -> dict[str, Any]:

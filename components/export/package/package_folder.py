@@ -22,6 +22,7 @@ from components.export.package.package_layout import (
     write_json,
 )
 from components.export.package.trained_letters import trained_letters
+from components.export.servable.serving_files import Serving, write_serving_files
 from components.shared import page_reader
 from components.shared.artifacts.dataset_manifest import MANIFEST_FILE
 from components.shared.artifacts.evaluation_report import EvaluationReport
@@ -49,8 +50,8 @@ def write_package_files(
     instruction: str | None,
     example: ExamplePage | None,
     folder: Path,
-) -> None:
-    """Fill ``folder`` with everything except README.md and lineage.json.
+) -> Serving | None:
+    """Fill ``folder`` with everything except README.md and lineage.json, and return how vLLM serves it, if it does.
 
     ``instruction`` is the pages' own prompt; None uses the model family's.
     """
@@ -97,6 +98,9 @@ def write_package_files(
     if example:
         (folder / EXAMPLE_FILE).write_bytes(example.png)
     write_mlflow_files(folder, example.png if example else None)
+    return write_serving_files(
+        config, kind=sources.kind, prompt=instruction or family.prompt, processor=processor, package=folder
+    )
 
 
 def _copy_reader(folder: Path, model_type: str) -> None:

@@ -92,15 +92,19 @@ def load_model(
 
 def model_type_of(base_model: str, revision: str | None = None, trust_remote_code: bool = False) -> str:
     """Return the ``model_type`` in a model's config, without loading its weights."""
+    return str(config_of(base_model, revision, trust_remote_code).model_type)
+
+
+def config_of(base_model: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Return a model's config, a ``PreTrainedConfig``, without loading its weights."""
     check_family_is_supported(base_model, revision)
     location = base_model_location(base_model)
     try:
-        config = AutoConfig.from_pretrained(
+        return AutoConfig.from_pretrained(
             location, revision=revision, trust_remote_code=trust_remote_code, **_hub_options(location)
         )
     except _OF_FOREIGN_FILES as error:
         raise _loading_error(base_model, error) from error
-    return str(config.model_type)
 
 
 def release_memory() -> None:

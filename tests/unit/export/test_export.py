@@ -81,7 +81,7 @@ def settings(made: Path, output: Path, peft: str = "lora", **changes: object) ->
 
 @pytest.fixture(scope="module")
 def result(made: Path) -> ExportResult:
-    return run(settings(made, made / "package", verify=True, merge=True, model_name="reader"))
+    return run(settings(made, made / "package", verify=True, merge=True, model_name="reader", serving=["vllm"]))
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +266,15 @@ def test_the_package_is_checked_as_its_card_says_to_run_it(
     monkeypatch.setattr(package_folder, "_SCRIPT", tmp_path / "inference.py")
     with pytest.raises(PackageVerificationError, match=r"given \[\]$"):
         run(settings(made, tmp_path / "out", verify=True))
+
+
+def test_merged_weights_are_served_where_vllm_takes_no_adapter(unpacked: Path) -> None:
+    content = json.loads((unpacked / "vllm" / "serving.json").read_text())
+    assert (content["vllm_class"], content["adapter"]) == ("PaddleOCRVLForConditionalGeneration", False)
+    assert [path.name for path in (unpacked / "vllm").iterdir()] == ["serving.json"]
+    card = (unpacked / "README.md").read_text()
+    assert "vllm serve ../merged --served-model-name reader\n" in card
+    assert "does not load this adapter, so the merged weights are served" in card
 
 
 def test_merged_weights_that_read_otherwise_are_not_written(

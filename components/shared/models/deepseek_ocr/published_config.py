@@ -70,13 +70,7 @@ def as_published(config: dict[str, Any]) -> dict[str, Any]:
     """Return ``config``, the ``to_dict`` of transformers' form, in the published form."""
     text, vision = config["text_config"], config["vision_config"]
     sam, clip = vision["sam_config"], vision["clip_config"]
-    language = {
-        **{name: text[name] for name in _LANGUAGE},
-        **_FIXED,
-        **_NO_LATENT_ATTENTION,
-        "first_k_dense_replace": text["mlp_layer_types"].count("dense"),
-        "rope_theta": text["rope_parameters"]["rope_theta"],
-    }
+    language = published_language(text)
     return {
         **{name: value for name, value in config.items() if name != "text_config"},
         **language,
@@ -94,6 +88,17 @@ def as_published(config: dict[str, Any]) -> dict[str, Any]:
             "model_type": "vision",
             "width": {_CLIP: _part(clip, _CLIP_MORE), _SAM: _part(sam, _SAM_MORE)},
         },
+    }
+
+
+def published_language(text: dict[str, Any]) -> dict[str, Any]:
+    """Return ``text``, the language model's settings in transformers' form, in the published form."""
+    return {
+        **{name: text[name] for name in _LANGUAGE},
+        **_FIXED,
+        **_NO_LATENT_ATTENTION,
+        "first_k_dense_replace": text["mlp_layer_types"].count("dense"),
+        "rope_theta": text["rope_parameters"]["rope_theta"],
     }
 
 

@@ -1,0 +1,190 @@
+"""``deepsynth verify --vllm``: pages read by vLLM with the package's adapter, and here, and compared."""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from components.export.package.package_layout import (
+    BASE_FOLDER,
+    EVIDENCE_FOLDER,
+    EXAMPLE_FILE,
+    INFERENCE_FILE,
+    MERGED_FOLDER,
+)
+from components.export.proof.comparison import ServedReading, ServedVerdict, verdict_of_readings
+from components.export.proof.server_process import running_vllm
+from components.export.proof.vllm_client import VllmServer
+from components.export.servable.serving_files import SERVED_FOLDER, Serving
+from components.shared.artifacts.evaluation_report import EvaluationReport
+from components.shared.errors import UserError
+from components.shared.models.adapter_loading import load_fine_tuned, load_fine_tuned_processor
+from components.shared.models.model_families import family_of
+from components.shared.models.model_loading import default_device, default_dtype, load_model, load_processor
+from components.shared.reading.image_settings import ImageSettings, with_image_settings
+from components.shared.reading.transcriber import StepByStep, Transcriber
+
+
+@dataclass(frozen=True)
+class ProofPage:
+    """A page to read on both sides."""
+
+    name: str
+    image: Image.Image
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Where the package is and what to read it with.
+
+    Attributes:
+        package: the zip, its unpacked folder, or the folder that export made.
+        pages: pictures; none: the package's example page.
+        base_model: the base's folder, if the package has none and its id is no hub's.
+        served_name: the model's name on the server; None: the only adapter there, or the only model.
+        max_new_tokens: of an answer.
+    """
+
+    package: Path
+    pages: tuple[Path, ...] = ()
+    base_model: Path | None = None
+    served_name: str | None = None
+    max_new_tokens: int = 64
+
+
+def prove_at(proof: Proof, server: VllmServer) -> ServedVerdict:
+    """Read the pages with a running server and here, and compare.
+
+    Greedy search alone is compared: without a rule against repeated n-grams, which vLLM's API does not apply.
+
+    Raises:
+        UserError: the package has no files for vLLM, the server does not answer, or a page is no picture.
+    """
+    with _unpacked(proof.package) as folder:
+        serving = Serving.read(folder)
+        pages = _pages(proof, folder, serving.prompt)
+        adapted, base = _served(server, proof, serving)
+        # vLLM first: our model comes into memory only if there is something to compare with.
+        theirs = [server.read(adapted, page.image, serving.prompt, proof.max_new_tokens) for page in pages]
+        bases = (
+            [server.read(base, page.image, serving.prompt, proof.max_new_tokens) for page in pages] if base else None
+        )
+        ours, our_bases = _ours(proof, folder, pages)
+        return verdict_of_readings(
+            [
+                ServedReading(page.name, *readings)
+                for page, *readings in zip(pages, ours, theirs, our_bases, bases or our_bases, strict=True)
+            ]
+        )
+
+
+def prove_with(proof: Proof, python: Path) -> ServedVerdict:
+    """Start vLLM with the interpreter ``python``, prove as ``prove_at`` does, and end it.
+
+    Raises:
+        UserError: it does not start; see also ``prove_at``.
+    """
+    with _unpacked(proof.package) as folder:
+        serving = Serving.read(folder)
+        served = folder / SERVED_FOLDER
+        dtype = str(default_dtype(default_device())).removeprefix("torch.")
+        arguments = ["--dtype", dtype]
+        if serving.own_config:
+            arguments += ["--hf-config-path", str(served)]
+        if serving.adapter:
+            model, revision = _base(proof, folder)
+            arguments += ["--enable-lora", "--max-lora-rank", str(serving.max_lora_rank)]
+            if serving.lora_target_modules:
+                arguments += ["--lora-target-modules", *serving.lora_target_modules]
+            arguments += ["--lora-modules", f"adapter={served}", *(["--revision", revision] if revision else [])]
+        else:
+            model = str(_merged(proof.package) or folder)
+        with running_vllm(python.absolute(), model, arguments) as server:
+            return prove_at(proof, server)
+
+
+@contextmanager
+def _unpacked(package: Path) -> Iterator[Path]:
+    """Give the block the folder of a package's files."""
+    archive = next(iter(sorted(package.glob("*.zip"))), None) if package.is_dir() else package
+    if archive is None:
+        yield package.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="package-") as scratch, zipfile.ZipFile(archive) as packed:
+        packed.extractall(scratch)
+        yield next(path for path in Path(scratch).iterdir() if path.is_dir())
+
+
+def _pages(proof: Proof, folder: Path, prompt: str) -> list[ProofPage]:
+    paths = proof.pages or ((folder / EXAMPLE_FILE,) if (folder / EXAMPLE_FILE).is_file() else ())
+    if not paths:
+        raise UserError("the package has no example page", where=str(proof.package), mend="give pictures with --page")
+    pages = []
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                pages.append(ProofPage(path.name, picture.convert("RGB"), prompt))
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise UserError(f"is no picture ({error})", where=str(path)) from error
+    return pages
+
+
+def _served(server: VllmServer, proof: Proof, serving: Serving) -> tuple[str, str | None]:
+    """Return the names of the adapter (or the whole model) and of its base on the server."""
+    models = server.models()
+    candidates = [name for name, parent in models.items() if (parent is not None) == serving.adapter]
+    name = proof.served_name or (candidates[0] if len(candidates) == 1 else None)
+    if name not in candidates:
+        wanted = "adapter" if serving.adapter else "model"
+        raise UserError(
+            f"the server has {'no ' + wanted if not candidates else 'these: ' + ', '.join(candidates)}",
+            where=f"{server.address}/v1/models",
+            mend=f"name the package's {wanted} with --vllm-model" if candidates else "start it with --lora-modules",
+        )
+    return str(name), models[name]
+
+
+def _base(proof: Proof, folder: Path) -> tuple[str, str | None]:
+    content: dict[str, Any] = json.loads((folder / INFERENCE_FILE).read_text(encoding="utf-8"))
+    if content["base_in_package"]:
+        return str(folder / BASE_FOLDER), None
+    if proof.base_model is not None:
+        return str(proof.base_model.absolute()), None
+    if not content["base_model"]:
+        raise UserError("the base is not in the package", where=str(proof.package), mend="give --base-model FOLDER")
+    return content["base_model"], content["revision"]
+
+
+def _merged(package: Path) -> Path | None:
+    beside = (package if package.is_dir() else package.parent) / MERGED_FOLDER
+    return beside.absolute() if beside.is_dir() else None
+
+
+def _ours(
+    proof: Proof, folder: Path, pages: Sequence[ProofPage]
+) -> tuple[list[StepByStep], list[StepByStep] | list[None]]:
+    """Return our readings with the adapter and of the base; a whole model has no base."""
+    content: dict[str, Any] = json.loads((folder / INFERENCE_FILE).read_text(encoding="utf-8"))
+    device = default_device()
+    dtype, adapted = default_dtype(device), content["kind"] == "adapter"
+    if adapted:
+        base, revision = _base(proof, folder)
+        processor = load_fine_tuned_processor(base, folder, revision=revision)
+        model = load_fine_tuned(base, folder, dtype=dtype, device=device, revision=revision)
+    else:
+        processor, model = load_processor(str(folder)), load_model(str(folder), dtype=dtype, device=device).eval()
+    reading = EvaluationReport.read(folder / EVIDENCE_FOLDER).reading.model_dump()
+    family = with_image_settings(ImageSettings.of(reading), processor, family_of(content["model_type"]))
+    reader = Transcriber(model, processor, family, proof.max_new_tokens, graphed=False)
+    ours = [reader.read_step_by_step(page) for page in pages]
+    if not adapted:
+        return ours, [None] * len(ours)
+    with reader.without_adapter(proof.max_new_tokens) as without:
+        return ours, [without.read_step_by_step(page) for page in pages]

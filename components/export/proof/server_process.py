@@ -1,0 +1,80 @@
+"""A vLLM server of this machine, started for a proof and ended after it."""
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from components.export.proof.vllm_client import VllmServer
+from components.shared.errors import UserError
+from components.shared.programs.parent_watch import ending_with_parent
+
+_STARTS_WITHIN = 1200  # seconds: a large model is read from its disk first
+_ENDS_WITHIN = 60
+# One request at a time is what a proof asks; GiB of the CPU's key-value cache, if the user says nothing.
+_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+_ARGUMENTS = ("--enforce-eager", "--max-num-seqs", "1")
+
+
+@contextmanager
+def running_vllm(python: Path, model: Path | str, arguments: Sequence[str]) -> Iterator[VllmServer]:
+    """Start vLLM with the interpreter ``python``, which has it installed, and end it when the block ends.
+
+    Raises:
+        UserError: it does not start; the message has the end of its log.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    module = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    command = [str(python), *module, "--host", "127.0.0.1", "--port", str(port), *_ARGUMENTS, *arguments]
+    # Python's own path is this program's, whose packages vLLM must not import.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with tempfile.TemporaryDirectory(prefix="vllm-") as scratch:
+        log = Path(scratch) / "vllm.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                ending_with_parent(command),
+                cwd=scratch,
+                env={**_ENVIRONMENT, **environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            server = VllmServer(f"http://127.0.0.1:{port}")
+            _wait(server, process, log)
+            yield server
+        finally:
+            process.terminate()
+            try:
+                process.wait(_ENDS_WITHIN)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(server: VllmServer, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    ends = time.monotonic() + _STARTS_WITHIN
+    while time.monotonic() < ends:
+        if process.poll() is not None:
+            raise _not_started(f"vLLM ended with {process.returncode}", log)
+        try:
+            server.models()
+            return
+        except UserError:
+            time.sleep(1)  # it imports and loads
+    raise _not_started(f"vLLM did not answer within {_STARTS_WITHIN} s", log)
+
+
+def _not_started(problem: str, log: Path) -> UserError:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "nothing")
+    return UserError(
+        f"{problem}; its log says: {said[-500:]}",
+        where="--vllm-python",
+        mend="start it as the package's README.md says",
+    )

@@ -1,0 +1,97 @@
+"""``deepsynth verify --vllm``: what a real vLLM reads, and what the verdict says of readings that differ."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from components.export.proof.comparison import ServedReading, verdict_of_readings
+from components.export.proof.served_pages import Proof, prove_at, prove_with
+from components.export.proof.vllm_client import VllmServer
+from components.export.step import run
+from components.shared.digests import sha256_folder
+from components.shared.errors import UserError
+from components.shared.reading.transcriber import StepByStep
+from components.shared.versions import software_versions
+from tests.fixtures.dataset_fixture import Page, write_dataset
+from tests.fixtures.export_fixture import TEXTS, export_config, make_sources, write_evaluation
+from tests.fixtures.training_record import training_record
+
+VLLM_PYTHON = Path(os.environ.get("DEEPSYNTH_VLLM_PYTHON") or Path(__file__).parents[4] / ".vllm-env/bin/python")
+CLOSED = VllmServer("http://127.0.0.1:9")
+
+
+@pytest.fixture(autouse=True)
+def _no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+
+
+def reading(text: str, scores: list[dict[int, float]]) -> StepByStep:
+    return StepByStep(text, [max(one, key=lambda token: one[token]) for one in scores], scores)
+
+
+OURS = reading("ab", [{1: 2.0, 2: 1.0}, {3: 1.00, 4: 0.99}])
+BASE = reading("xy", [{2: 2.0, 1: 1.0}, {5: 1.0, 4: 0.5}])
+
+
+def test_equal_texts_are_proof_only_if_the_base_reads_otherwise() -> None:
+    same = verdict_of_readings([ServedReading("a", OURS, OURS, BASE, BASE)])
+    assert (same.state, same.equal, same.telling, same.noise) == ("proven", ["a"], ["a"], 0.0)
+    # An adapter whose modules vLLM skipped, on a page that adapter and base read alike.
+    skipped = verdict_of_readings([ServedReading("a", BASE, BASE, BASE, BASE)])
+    assert skipped.state == "not shown"
+    assert "give a page that base and adapter read differently" in str(skipped)
+    assert verdict_of_readings([ServedReading("a", OURS, OURS)]).state == "proven"  # a whole model
+
+
+def test_a_skipped_adapter_differs() -> None:
+    verdict = verdict_of_readings([ServedReading("a", OURS, BASE, BASE, BASE)])
+    assert (verdict.state, verdict.differing) == ("differs", ["a"])
+
+
+def test_texts_that_part_where_rounding_decided_are_ties() -> None:
+    rounded = reading("aX", [{1: 1.98, 2: 1.0}, {4: 1.00, 3: 0.99}])
+    verdict = verdict_of_readings([ServedReading("a", OURS, rounded, BASE, BASE)])
+    assert (verdict.state, verdict.ties, round(verdict.noise, 3)) == ("proven", ["a"], 0.02)
+    far = reading("aX", [{1: 2.0, 2: 1.0}, {4: 3.00, 3: 0.99}])
+    assert verdict_of_readings([ServedReading("a", OURS, far, BASE, BASE)]).state == "differs"
+
+
+def test_a_package_without_files_for_vllm_and_a_server_that_is_not_there(tmp_path: Path) -> None:
+    package = run(export_config(make_sources(tmp_path / "made"), tmp_path / "package")).archive
+    with pytest.raises(UserError, match=r"no files for vLLM.*export with serving: \[vllm\]"):
+        prove_at(Proof(package), CLOSED)
+    with pytest.raises(UserError, match="vLLM does not answer at /v1/models"):
+        CLOSED.models()
+
+
+def drawn_page(path: Path) -> Path:
+    # 480 x 640: its margin is an even number of pixels, so that vLLM and transformers draw the same view.
+    page = Image.new("RGB", (480, 640), "white")
+    for line in range(8):
+        text = f"Hello boat number {line} on the water"
+        ImageDraw.Draw(page).text((20, 20 + 40 * line), text, fill="black", font_size=28)
+    page.save(path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not VLLM_PYTHON.is_file(), reason="no vLLM: run make vllm-env, or set DEEPSYNTH_VLLM_PYTHON")
+def test_vllm_reads_a_deepseek_ocr2_package_as_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.fixtures.full_size_deepseek import save_adapter, save_full_size_deepseek_ocr2
+
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    save_full_size_deepseek_ocr2(tmp_path / "base")
+    save_adapter(tmp_path / "base", tmp_path / "adapter")
+    digest = write_dataset(tmp_path / "dataset", [Page(text, f"document-{text}") for text in TEXTS])
+    settings = {"base_model": str(tmp_path / "base"), "revision": None, "learning_rate": 0.01, "peft": "lora"}
+    facts = {"base_model": settings["base_model"], "dataset_digest": digest, "config": settings}
+    training_record(**facts, versions=software_versions()).write(tmp_path / "adapter")
+    write_evaluation(tmp_path / "evaluation", digest, sha256_folder(tmp_path / "adapter"))
+    package = run(export_config(tmp_path, tmp_path / "package", serving=["vllm"])).archive
+    proof = Proof(package, (drawn_page(tmp_path / "page.png"),), base_model=tmp_path / "base", max_new_tokens=16)
+    verdict = prove_with(proof, VLLM_PYTHON)
+    assert verdict.state == "proven", str(verdict)
+    assert verdict.equal == verdict.telling == ["page.png"]
+    assert verdict.noise < 1e-2
