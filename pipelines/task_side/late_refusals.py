@@ -30,6 +30,18 @@ def check_late_steps(settings: dict[str, dict[str, Any]]) -> None:
         required_token()
 
 
+def check_served_family(settings: dict[str, dict[str, Any]], model_type: str) -> None:
+    """Refuse a family that ``export.serving`` names an engine for which does not serve it.
+
+    Raises:
+        UserError: the engine does not serve the family, or none of its adapters.
+    """
+    if settings["export"]["serving"]:
+        from components.export.servable.served_families import served_family
+
+        served_family(model_type, adapter=settings["train"]["peft"] != "none" and not settings["export"]["merge"])
+
+
 def _check_held_out_pages(prepare: dict[str, Any]) -> None:
     if prepare["holdout"]:
         return

@@ -21,7 +21,7 @@ from pipelines.settings.pipeline_parameters import overrides
 from pipelines.settings.step_sections import STEP_CONFIGS
 from pipelines.task_side.document_checks import check_documents
 from pipelines.task_side.input_checks import check_inputs
-from pipelines.task_side.late_refusals import check_late_steps
+from pipelines.task_side.late_refusals import check_late_steps, check_served_family
 from pipelines.task_side.persistent_folders import keeps_checkpoints
 from pipelines.task_side.run_identity import run_identity
 from pipelines.task_side.step_settings import RUN, SKIP, TRAIN, UNCHANGED, StepSettings
@@ -70,6 +70,7 @@ def resolve(config: str, parameters: dict[str, Any], *, skip_if_unchanged: bool 
     check_base_model_can_be_had(checked.base_model, checked.revision)
     check_family_is_supported(checked.base_model, checked.revision)
     family = base_family(checked.base_model, checked.revision)
+    check_served_family(settings, family.name)
     if _OF_AN_IMAGE not in os.environ:  # all steps run in this environment
         check_processor_packages(family.name, checked.base_model)
     if settings["prepare"]["min_letter_height"] is None:

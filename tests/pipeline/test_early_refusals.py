@@ -42,6 +42,13 @@ def test_an_upload_without_a_token_is_refused_before_anything_runs(
     assert "hf_secret" not in str(settings)
 
 
+def test_an_adapter_that_vllm_does_not_serve_is_refused_before_anything_runs(source: str) -> None:
+    with pytest.raises(UserError, match=r"export\.serving: vLLM serves no LoRA adapter of the family paddleocr_vl"):
+        resolved(source, export={"serving": ["vllm"]})
+    settings = json.loads(resolved(source, export={"serving": ["vllm"], "merge": True})["export"])
+    assert settings["serving"] == ["vllm"]
+
+
 def test_a_gate_over_the_trainings_own_pages_is_refused_before_anything_runs(source: str) -> None:
     with pytest.raises(UserError, match=r"evaluate\.split 'train': the gate promotes nothing"):
         resolved(source, evaluate={"split": "train"})

@@ -77,6 +77,6 @@ def _check_sizes(found: dict[str, Any], built: dict[str, Any]) -> None:
     if others:
         raise UserError(
             f"vLLM builds this family's vision encoder in one size, and the base has another: {', '.join(others)}",
-            where="serving",
+            where="export.serving",
             mend="leave vllm out; `deepsynth serve` serves this model",
         )

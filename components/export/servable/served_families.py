@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.export.servable.deepseek_config import first_deepseek_ocr, second_deepseek_ocr
+from components.shared.errors import UserError
 
 _ATTENTION = r"self_attn\.(q|k|v|o)_proj"
 _LAYERS = r"model\.language_model\.layers\.\d+\."
@@ -76,3 +77,25 @@ SERVED_FAMILIES = {
     "paddleocr_vl": ServedFamily("PaddleOCRVLForConditionalGeneration", None),
 }
 """By transformers' ``model_type``."""
+
+
+def served_family(model_type: str, *, adapter: bool) -> ServedFamily:
+    """Return how vLLM serves a family; ``adapter``: as an adapter, not as merged weights or a whole model.
+
+    Raises:
+        UserError: it was not tried, or its class takes no adapter; the message says the way out.
+    """
+    family = SERVED_FAMILIES.get(model_type)
+    if family is None:
+        raise UserError(
+            f"whether vLLM serves the family {model_type} was not tried",
+            where="export.serving",
+            mend=f"leave vllm out; it is known for {', '.join(sorted(SERVED_FAMILIES))}",
+        )
+    if adapter and family.adapted is None:
+        raise UserError(
+            f"vLLM serves no LoRA adapter of the family {model_type}",
+            where="export.serving",
+            mend="export with merge: true; the merged weights are served",
+        )
+    return family

@@ -7,7 +7,7 @@ from typing import Any
 
 from components.export.config import ExportConfig
 from components.export.servable.adapter_names import served_names, write_served_adapter
-from components.export.servable.served_families import SERVED_FAMILIES, ServedFamily
+from components.export.servable.served_families import ServedFamily, served_family
 from components.shared.errors import UserError
 from components.shared.models.model_loading import config_of
 
@@ -64,16 +64,11 @@ def check_servable(config: ExportConfig, kind: str) -> None:
     """
     if not config.serving:
         return
+    loaded = kind == "adapter" and not config.merge
     model_type = config_of(config.base_model, config.revision, config.trust_remote_code).model_type
-    family = _family(model_type)
-    if kind != "adapter" or config.merge:
+    family = served_family(model_type, adapter=loaded)
+    if not loaded:
         return
-    if family.adapted is None:
-        raise UserError(
-            f"vLLM serves no LoRA adapter of the family {model_type}",
-            where="serving",
-            mend="export with merge: true; the merged weights are served",
-        )
     content = json.loads((config.adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
     served_names(config.adapter_dir, content, family)
 
@@ -93,7 +88,7 @@ def write_serving_files(
     if not config.serving:
         return None
     base = config_of(config.base_model, config.revision, config.trust_remote_code)
-    family = _family(base.model_type)
+    family = served_family(base.model_type, adapter=False)
     _check_sizes(family, processor.image_processor)
     folder = package / SERVED_FOLDER
     folder.mkdir()
@@ -133,17 +128,6 @@ def _check_sizes(family: ServedFamily, images: Any) -> None:
         raise UserError(
             f"vLLM's {family.vllm_class} always sees a page at {page} and tiles at {tile} pixels; the evaluation"
             f" saw them at {sizes[0]} and {sizes[1]}{'' if crops else ', without crop_mode'}",
-            where="serving",
+            where="export.serving",
             mend=f"evaluate with base_size: {page}, image_size: {tile}, crop_mode: true",
         )
-
-
-def _family(model_type: str) -> ServedFamily:
-    family = SERVED_FAMILIES.get(model_type)
-    if family is None:
-        raise UserError(
-            f"whether vLLM serves the family {model_type} was not tried",
-            where="serving",
-            mend=f"leave vllm out; it is known for {', '.join(sorted(SERVED_FAMILIES))}",
-        )
-    return family
