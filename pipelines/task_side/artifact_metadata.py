@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.export.package.package_layout import EXAMPLE_FILE
+from components.export.package.package_layout import EXAMPLE_FILE, LINEAGE_FILE
 from components.shared.artifacts.benchmark_report import BenchmarkReport
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.gate_verdict import GateVerdict
@@ -104,8 +104,16 @@ def describe_verdict(verdict: Any, summary: Any) -> None:
 
 @failing_in_order("export")
 def describe_package(package: Any, model_card: Any) -> None:
-    """Note the package's digest, and copy its model card."""
+    """Note the package's digest and what vLLM serves of it, and copy its model card."""
+    from components.export.servable.serving_files import SERVED_FOLDER, SERVING_FILE  # imports torch
+
     package.metadata["sha256"] = sha256_folder(Path(package.path))
+    packed = _json(package.path, LINEAGE_FILE)["package"]
+    if f"{SERVED_FOLDER}/{SERVING_FILE}" in packed:
+        with_adapter = f"{SERVED_FOLDER}/adapter_model.safetensors" in packed
+        package.metadata["serving"] = (
+            f"vllm: the folder {SERVED_FOLDER} in the zip" if with_adapter else "vllm: the whole model"
+        )
     card = (Path(package.path) / "README.md").read_text(encoding="utf-8")
     # KFP shows the card alone: the picture beside it is named instead.
     without_picture = re.sub(rf"(?m)^!\[[^\]]*\]\({re.escape(EXAMPLE_FILE)}\)$", f"(`{EXAMPLE_FILE}`)", card)
