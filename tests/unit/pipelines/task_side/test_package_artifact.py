@@ -13,7 +13,7 @@ def test_the_card_names_the_picture_that_kfp_cannot_show(tmp_path: Path) -> None
     package.mkdir()
     card = "# reader\n\nA page:\n\n![A held-out page](example_page.png)\n\n<pre>one boat</pre>\n"
     (package / "README.md").write_text(card)
-    files = {name: "0" for name in ("README.md", "vllm/serving.json", "vllm/adapter_model.safetensors")}
+    files = dict.fromkeys(("README.md", "vllm/serving.json", "vllm/adapter_model.safetensors"), "0")
     (package / "lineage.json").write_text(json.dumps({"package": files}))
     artifact = SimpleNamespace(path=str(package), metadata={})
     shown = SimpleNamespace(path=str(tmp_path / "card.md"))
