@@ -77,11 +77,9 @@ def prove_at(proof: Proof, server: VllmServer) -> ServedVerdict:
             [server.read(base, page.image, serving.prompt, proof.max_new_tokens) for page in pages] if base else None
         )
         ours, our_bases = _ours(proof, folder, pages)
+        sides = zip(pages, ours, theirs, our_bases, bases or our_bases, strict=True)
         return verdict_of_readings(
-            [
-                ServedReading(page.name, *readings)
-                for page, *readings in zip(pages, ours, theirs, our_bases, bases or our_bases, strict=True)
-            ]
+            [ServedReading(page.name, our, their, base, their_base) for page, our, their, base, their_base in sides]
         )
 
 
