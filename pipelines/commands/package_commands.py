@@ -59,21 +59,10 @@ def verify(
 
     - what vLLM serves: `deepsynth verify reader.zip --vllm http://127.0.0.1:8000 --page page.png`
     """
-    from components.export.lineage.findings import Reach, verdict_of
+    from components.export.lineage.findings import verdict_of
     from components.export.lineage.integrity import check_integrity
-    from pipelines.local.runs_folder import folders_beside
 
-    for folder in (dataset_dir, adapter_dir, evaluation_dir, base_model):
-        if folder is not None and not folder.is_dir():
-            raise UserError("no such folder", where=str(folder))
-    beside = folders_beside(package)
-    reach = Reach(
-        dataset_dir or beside.get("dataset"),
-        adapter_dir or beside.get("adapter"),
-        evaluation_dir or beside.get("evaluation"),
-        base_model,
-        sha256,
-    )
+    reach = _reach(package, dataset_dir, adapter_dir, evaluation_dir, base_model, sha256)
     findings = check_integrity(package, reach)
     _print(findings)
     _print_line(f"{'verdict:':<12}{verdict_of(findings)}")
@@ -81,6 +70,25 @@ def verify(
         raise typer.Exit(EXIT_CODE_DIFFERS)
     if (vllm or vllm_python) and not _proven(package, vllm, vllm_python, vllm_model, page or [], base_model):
         raise typer.Exit(EXIT_CODE_DIFFERS)
+
+
+def _reach(package: Path, *given: Any) -> Any:
+    """Return the ``Reach`` of what was ``given``, in its order, and of the folders beside the package."""
+    from components.export.lineage.findings import Reach
+    from pipelines.local.runs_folder import folders_beside
+
+    dataset_dir, adapter_dir, evaluation_dir, base_model, sha256 = given
+    for folder in (dataset_dir, adapter_dir, evaluation_dir, base_model):
+        if folder is not None and not folder.is_dir():
+            raise UserError("no such folder", where=str(folder))
+    beside = folders_beside(package)
+    return Reach(
+        dataset_dir or beside.get("dataset"),
+        adapter_dir or beside.get("adapter"),
+        evaluation_dir or beside.get("evaluation"),
+        base_model,
+        sha256,
+    )
 
 
 def _proven(
