@@ -10,7 +10,8 @@ Kosmos-2.5 call it ``text_model``."""
 _LANGUAGE_PROJECTIONS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
 _OTHER_PROJECTIONS = "gate_up_proj|qkv_proj|out_proj|fc1|fc2"  # GLM's fused MLP, Phi's attention, Kosmos-2.5's layers
 LEAST_LETTER_HEIGHT = 8.0
-"""Pixels below which letters are too small, for families without a figure of their own: a choice, not measured."""
+"""Pixels below which letters are too small, for families without a figure of their own: a choice, not measured. The
+tiny base needs 12 (docs/benchmarks/dataset/letter_heights.md)."""
 
 
 @dataclass(frozen=True)
