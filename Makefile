@@ -140,7 +140,7 @@ manifests: ## write the overlays with the images of REGISTRY= TAG=, for kubectl 
 	$(CHECK_TAG)for path in overlays/local overlays/production jobs/mlflow-db-upgrade; do \
 		folder=build/manifests/$$(basename $$path) && mkdir -p $$folder && \
 		printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' "resources: [../../../manifests/$$path]" images: \
-			$(foreach image,deepsynth-mlflow deepsynth-pipelines-python,'- name: $(image)' \
+			$(foreach image,deepsynth-mlflow deepsynth-pipelines-python deepsynth-pipelines-python-cuda,'- name: $(image)' \
 			'  newName: $(PREFIX)$(image)' '  newTag: "$(TAG)"') > $$folder/kustomization.yaml; \
 	done
 

@@ -33,8 +33,8 @@ def assembled(config: ServeConfig, access: Access, scratch: Path) -> Service:
     meter = Meter()
     queue = FairQueue(config.max_queued_pages, config.max_queued_pixels)
     engine = _engine(config, name, queue, meter, scratch)
-    meter.watch(queue.__len__, engine.running_pages)
     catalog = Catalog(name, config.challenger_share)
+    meter.watch(queue.__len__, engine.running_pages, lambda: len(catalog.versions()))
     versions = Versions(engine, catalog, scratch)
     follower = None
     if followed := followed_name(config.model):

@@ -88,7 +88,7 @@ def make_volume(folder: Path) -> Path:
 @contextmanager
 def tracking_behind_s3(engine: docker.DockerClient, images: Images, folder: Path) -> Iterator[str]:
     """Run MLflow with its artifacts in S3 (SeaweedFS); yield the network on which steps reach only MLflow."""
-    with _network(engine, "stores") as stores, _network(engine, "steps") as steps:
+    with internal_network(engine, "stores") as stores, internal_network(engine, "steps") as steps:
         keys = {"AWS_ACCESS_KEY_ID": "mlflow", "AWS_SECRET_ACCESS_KEY": "test-only", "AWS_DEFAULT_REGION": "us-east-1"}
         weed = docker.types.Mount("/usr/local/bin/weed", str(_WEED), type="bind", read_only=True)
         server = ["weed", "server", "-dir=/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
@@ -118,8 +118,8 @@ def tracking_behind_s3(engine: docker.DockerClient, images: Images, folder: Path
 
 
 @contextmanager
-def _network(engine: docker.DockerClient, name: str) -> Iterator[Network]:
-    # Internal: containers on it reach neither the host nor other networks.
+def internal_network(engine: docker.DockerClient, name: str) -> Iterator[Network]:
+    """Make a network whose containers reach neither the host nor other networks."""
     network = engine.networks.create(f"deepsynth-test-{name}-{time.time_ns()}", internal=True)
     try:
         yield network

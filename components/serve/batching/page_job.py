@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
@@ -27,7 +28,8 @@ class PageReading:
         loop: the text ends in a repetition (``components/shared/scoring/repetition.py``).
         prompt_tokens, tokens: of the prompt (picture included), and of the answer (end token included).
         mean_logprob, min_logprob: over the answer's tokens, natural logarithm; both 0.0 mean certainty.
-        seconds: the time of each phase: queue, prepare, prefill, decode.
+        seconds: the time of each phase: queue (all waiting: for preparation, and for a place in the batch), prepare,
+            prefill, decode; their sum is the page's time.
     """
 
     model: str
@@ -40,6 +42,15 @@ class PageReading:
     min_logprob: float
     lines: tuple[LineReading, ...]
     seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What was done with a page from ``began`` to ``ended`` (``time.monotonic()``)."""
+
+    name: str
+    began: float
+    ended: float
 
 
 class RequestTimeoutError(Exception):
@@ -56,6 +67,9 @@ class PageJob:
         client: for fairness between clients.
         deadline: ``time.monotonic()`` after which the page is given up.
         on_text: called in the engine's thread with each new piece of text; None if nobody follows.
+        request_id: for log lines.
+        phases: what was done so far, in order.
+        span: the page's OpenTelemetry span; None if it is not traced.
     """
 
     image: Image.Image
@@ -67,6 +81,9 @@ class PageJob:
     on_text: Callable[[str], None] | None = None
     result: "Future[PageReading]" = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
+    request_id: str = ""
+    phases: list[Phase] = field(default_factory=list)
+    span: Any | None = None
 
     @property
     def pixels(self) -> int:

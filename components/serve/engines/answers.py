@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from components.serve.batching.page_job import PageJob, PageReading
+from components.serve.batching.page_job import PageJob, PageReading, Phase
 from components.serve.engines.line_confidence import line_readings
 from components.shared.reading.transcriber import Transcriber
 from components.shared.scoring.repetition import repeated_unit
@@ -32,8 +32,9 @@ class Answer:
         self.truncated = self.finished = False
         self._sent = ""
 
-    def extend(self, steps: Sequence[tuple[int, float]]) -> None:
-        """Add tokens with their log-probabilities; those after the answer's end are ignored."""
+    def extend(self, steps: Sequence[tuple[int, float]]) -> int:
+        """Add tokens with their log-probabilities, but none after the answer's end; return how many were added."""
+        before = len(self.tokens)
         for token, logprob in steps:
             if self.finished:
                 break
@@ -44,6 +45,7 @@ class Answer:
             self.finished = ended or self.truncated
         if self.job.on_text is not None:
             self._send(self.job.on_text)
+        return len(self.tokens) - before
 
     def written(self) -> list[int]:
         """Return the tokens without the end token."""
@@ -62,6 +64,8 @@ def page_reading(answer: Answer, model: str) -> PageReading:
     """Return what a finished answer says."""
     written = answer.written()
     text = answer.transcriber.text_of(written)
+    ended = time.monotonic()
+    answer.job.phases.append(Phase("decode", answer.began, ended))
     return PageReading(
         model=model,
         text=text,
@@ -72,5 +76,5 @@ def page_reading(answer: Answer, model: str) -> PageReading:
         mean_logprob=sum(answer.logprobs) / len(answer.logprobs),
         min_logprob=min(answer.logprobs),
         lines=line_readings(text, (answer.transcriber.text_of([token]) for token in written), answer.logprobs),
-        seconds={**answer.seconds, "decode": time.monotonic() - answer.began},
+        seconds={**answer.seconds, "decode": ended - answer.began},
     )

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -39,7 +40,8 @@ class EmbeddedEngine:
         self._orders: SimpleQueue[Callable[[LoadedModels], None]] = SimpleQueue()
         self._stopping = threading.Event()
         self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        here = copy_context()  # with the tracer
+        self._thread = threading.Thread(target=here.run, args=(self._run,), name="engine", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -50,7 +52,11 @@ class EmbeddedEngine:
 
         def order(models: LoadedModels) -> None:
             started = time.monotonic()
-            loaded = models.load(name, folder)
+            try:
+                loaded = models.load(name, folder)
+            except Exception:
+                self._meter.failed("adapter_load")
+                raise
             self._lanes[name] = self._lane(models, loaded.name)
             self._meter.adapter_loaded(time.monotonic() - started)
 
@@ -114,6 +120,7 @@ class EmbeddedEngine:
                 self._read_pages(models)
             except Exception as error:
                 logger.exception("the engine has failed")
+                self._meter.failed("engine")
                 self._failure = error
             gone = EngineStoppedError("the engine has stopped")
             self._queue.close()

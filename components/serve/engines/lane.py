@@ -4,13 +4,14 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from components.serve.batching.page_job import PageJob
+from components.serve.batching.page_job import PageJob, Phase
 from components.serve.engines.answers import Answer, page_reading
 from components.serve.engines.loaded_models import LoadedModel
 from components.serve.engines.running_rows import RunningRows
 from components.serve.engines.whole_answers import WholeAnswers
+from components.serve.observability.batch_spans import BatchSpans
 from components.serve.observability.meter import Meter
 from components.shared.errors import first_line
 from components.shared.reading.graphed_decoding import RecordingError, what_asks_the_host
@@ -20,14 +21,15 @@ logger = logging.getLogger(__name__)
 
 _STEPS_AT_ONCE_ON_A_GPU = 8  # the host waits for the device once per call; a finished page runs 7 idle steps at most
 
+_BEFORE_DECODING = ("queue", "prepare", "prefill")
+
 
 @dataclass
 class _Group:
-    """Pages that were taken from the queue together, and their tensors when they are prepared."""
+    """Pages that were taken from the queue together; their tensors, and when these were there (monotonic time)."""
 
     jobs: list[PageJob]
-    prepared: "Future[PreparedPages]"
-    taken: float = field(default_factory=time.monotonic)
+    prepared: "Future[tuple[PreparedPages, float]]"
 
 
 class Lane:
@@ -45,6 +47,7 @@ class Lane:
         self._rows = _rows_of(loaded, most_rows)
         self._answers: list[Answer] = []
         self._groups: list[_Group] = []
+        self._spans = BatchSpans(loaded.name)
 
     def pages(self) -> int:
         """Return how many pages are prepared or decoded."""
@@ -55,7 +58,7 @@ class Lane:
         """How many pages may be taken from the queue: a batch is decoded while the next is prepared."""
         return 2 * self._most_rows - self.pages()
 
-    def preparing(self) -> list["Future[PreparedPages]"]:
+    def preparing(self) -> list["Future[tuple[PreparedPages, float]]"]:
         """Return the groups that are being prepared."""
         return [group.prepared for group in self._groups]
 
@@ -63,7 +66,7 @@ class Lane:
         """Begin to prepare pages: as many groups as threads, so that the first pages need not wait for the last."""
         for start in range(0, len(jobs), self._most_rows):
             group = jobs[start : start + self._most_rows]
-            self._groups.append(_Group(group, self._pool.submit(self._loaded.transcriber.prepare, group)))
+            self._groups.append(_Group(group, self._pool.submit(self._prepared, group)))
 
     def turn(self, activate: Callable[[], None]) -> bool:
         """Let prepared pages enter, and decode some tokens; return whether there was anything to do."""
@@ -75,15 +78,19 @@ class Lane:
         if not self._answers:
             return entered
         self._meter.batch(len(self._answers))
+        self._spans.begin(answer.job for answer in self._answers)
         activate()
         try:
             steps = self._rows.step()
         except Exception as error:
+            requests = sorted({answer.job.request_id for answer in self._answers})
+            logger.error("%s: a step failed: %s", self._loaded.name, type(error).__name__, extra={"requests": requests})
             self.fail(error)
             self._rows = _rows_of(self._loaded, self._most_rows)
             raise
-        for answer, tokens in zip(self._answers, steps, strict=True):
-            answer.extend(tokens)
+        written = sum(answer.extend(tokens) for answer, tokens in zip(self._answers, steps, strict=True))
+        self._spans.step(written)
+        self._meter.wrote(self._loaded.name, written)
         self._let_finished_leave()
         return True
 
@@ -91,6 +98,7 @@ class Lane:
         """Fail every page of this lane."""
         jobs = [job for group in self._groups for job in group.jobs] + [answer.job for answer in self._answers]
         self._groups, self._answers = [], []
+        self._spans.end()
         for job in jobs:
             job.fail(error)
 
@@ -102,7 +110,7 @@ class Lane:
             return
         started = time.monotonic()
         try:
-            prepared = group.prepared.result()
+            prepared, since = group.prepared.result()
             inputs = prepared.inputs.to(self._loaded.bare.device)
             longest = max(job.max_new_tokens for job in jobs)
             try:
@@ -117,12 +125,12 @@ class Lane:
             self._failed_to_enter(jobs, error)
             return
         prefilled = time.monotonic()
+        self._spans.end()
+        self._meter.wrote(self._loaded.name, len(firsts))
         for job, first in zip(jobs, firsts, strict=True):
-            seconds = {
-                "queue": group.taken - job.arrived,
-                "prepare": prepared.seconds,
-                "prefill": prefilled - started,
-            }
+            phases = _phases(job, since - prepared.seconds, since, started, prefilled)
+            job.phases.extend(phases)
+            seconds = {name: sum(p.ended - p.began for p in phases if p.name == name) for name in _BEFORE_DECODING}
             answer = Answer(job, self._loaded.transcriber, inputs["input_ids"].shape[1], seconds, prefilled)
             answer.extend([first])
             self._answers.append(answer)
@@ -138,7 +146,10 @@ class Lane:
             self._again([job])
 
     def _again(self, jobs: list[PageJob]) -> None:
-        self._groups.insert(0, _Group(jobs, self._pool.submit(self._loaded.transcriber.prepare, jobs)))
+        self._groups.insert(0, _Group(jobs, self._pool.submit(self._prepared, jobs)))
+
+    def _prepared(self, jobs: list[PageJob]) -> tuple[PreparedPages, float]:
+        return self._loaded.transcriber.prepare(jobs), time.monotonic()
 
     def _let_finished_leave(self) -> None:
         for row in reversed(range(len(self._answers))):  # the last row fills the gap, and it was looked at before
@@ -146,6 +157,7 @@ class Lane:
             if not answer.finished and answer.job.is_wanted():
                 continue
             self._rows.leave(row)
+            self._spans.end()
             last = self._answers.pop()
             if row < len(self._answers):
                 self._answers[row] = last
@@ -153,6 +165,13 @@ class Lane:
                 reading = page_reading(answer, self._loaded.name)
                 self._meter.page(reading)
                 answer.job.finish(reading)
+
+
+def _phases(job: PageJob, prepared_from: float, prepared: float, entered: float, prefilled: float) -> list[Phase]:
+    """Return what was done with a page before it is decoded; it waits twice: to be prepared, and for a place."""
+    moments = (job.arrived, prepared_from, prepared, entered, prefilled)
+    names = ("queue", "prepare", "queue", "prefill")
+    return [Phase(name, began, ended) for name, began, ended in zip(names, moments, moments[1:], strict=False)]
 
 
 def _rows_of(loaded: LoadedModel, most_rows: int) -> RunningRows | WholeAnswers:

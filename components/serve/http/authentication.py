@@ -39,10 +39,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Access:
-    """The tokens of clients and of administrators."""
+    """The tokens of clients and of administrators, and whether clients show certificates (mTLS)."""
 
     clients: Tokens
     administrators: Tokens
+    certificates: bool = False
 
     def client_of(self, request: Request) -> str:
         """Return the name under which a request is queued: its token's, or its address where no token is needed.
@@ -52,7 +53,7 @@ class Access:
         """
         if self.clients:
             return _bearer(request, self.clients)
-        _refuse_web_pages(request)
+        _refuse_web_pages(request, self.certificates)
         return request.client.host if request.client else "unknown"
 
     def administrator_of(self, request: Request) -> str:
@@ -81,7 +82,7 @@ def access_of(config: ServeConfig) -> Access:
             where=f"host {config.host!r}",
             mend=f"give token_file, {TOKEN_VARIABLE} or tls_client_ca, or listen on 127.0.0.1",
         )
-    return Access(Tokens(clients), Tokens(administrators))
+    return Access(Tokens(clients), Tokens(administrators), config.tls_client_ca is not None)
 
 
 def _tokens(path: Path | None, variable: str) -> dict[str, str]:
@@ -120,11 +121,15 @@ def _bearer(request: Request, tokens: Tokens) -> str:
     return name
 
 
-def _refuse_web_pages(request: Request) -> None:
-    """A page in a browser on this machine can reach loopback addresses, under names that its maker chose."""
+def _refuse_web_pages(request: Request, certificates: bool) -> None:
+    """A page in a browser on this machine can reach loopback addresses, under names that its maker chose.
+
+    With ``certificates`` the browser has compared the name with the service's certificate, so only the page's origin is
+    looked at: browsers show the client's certificate to any page's requests.
+    """
     host = urlsplit(f"//{request.headers.get('host', '')}").hostname
     origin = request.headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).hostname not in _LOOPBACK_NAMES
     server = (request.scope.get("server") or ("",))[0]
-    if foreign or host not in {*_LOOPBACK_NAMES, server}:
+    own = {host} if certificates else {*_LOOPBACK_NAMES, server}
+    if host not in own or (origin is not None and urlsplit(origin).hostname not in own):
         raise ApiError(403, "a web page may not use a service without tokens", code="foreign_origin")

@@ -6,19 +6,24 @@ import logging
 import re
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.serve.http.errors import ApiError
 from components.serve.http.service import Service
+from components.serve.observability.request_spans import describe_answer, request_span
+from components.shared.telemetry.json_logs import set_task_log_context
 
 logger = logging.getLogger(__name__)
 
 _SECONDS_TO_DISCARD = 5.0
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _ROUTES = ("/v1/chat/completions", "/v1/ocr", "/v1/models", "/metrics", "/health/", "/admin/")
+_OF_MACHINES = ("/metrics", "/health/")  # they ask every few seconds
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class Boundary:
@@ -32,10 +37,11 @@ class Boundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.monotonic(), 500
+        status = 500
         given = _header(scope, b"x-request-id")
         state = scope.setdefault("state", {})
         state["request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        set_task_log_context(request_id=state["request_id"])
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -44,19 +50,41 @@ class Boundary:
                 message["headers"] = [*message["headers"], (b"x-request-id", state["request_id"].encode())]
             await send(message)
 
+        route = _route(scope["path"])
+        if route in _OF_MACHINES:
+            with self._measured(route, state, lambda: status):
+                await self._answer(scope, receive, send_with_id)
+            return
+        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+        with request_span(method, route, scope["headers"]) as opened:
+            try:
+                with self._measured(route, state, lambda: status):
+                    await self._answer(scope, receive, send_with_id)
+            finally:
+                describe_answer(opened, status, state)
+                _log(method, route, status, state)
+
+    @contextmanager
+    def _measured(self, route: str, state: dict[str, Any], status: Callable[[], int]) -> Iterator[None]:
+        """Count the request with its status and time, and its failure with the reason."""
+        started = time.monotonic()
         try:
-            await self._answer(scope, receive, send_with_id)
+            yield
+        except Exception:
+            state.setdefault("failure", "internal")
+            raise
         finally:
-            seconds = time.monotonic() - started
-            self._service.meter.request(_route(scope["path"]), status, seconds)
-            if not scope["path"].startswith(("/health/", "/metrics")):
-                _log(scope, state, status, seconds)
+            state["seconds"] = time.monotonic() - started
+            self._service.meter.request(route, status(), state["seconds"])
+            if reason := state.get("failure"):
+                self._service.meter.failed(reason)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit, taken = self._service.config.max_request_bytes, 0
         refusal = ApiError(413, f"a request has at most {limit} bytes", code="request_too_large")
         length = _header(scope, b"content-length")
         if length.isdecimal() and int(length[:19]) > limit:
+            scope["state"]["failure"] = refusal.reason
             if not _header(scope, b"expect"):  # with it, the client waits for leave to send
                 await _discard(receive, limit)
             await _send_error(send, refusal)
@@ -75,15 +103,16 @@ class Boundary:
         await self._app(scope, receive_bounded, send)
 
 
-def _log(scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
+def _log(method: str, route: str, status: int, state: dict[str, Any]) -> None:
     fields = {
         "request_id": state["request_id"],
-        "method": scope["method"],
-        "route": _route(scope["path"]),
+        "method": method,
+        "route": route,
         "status": status,
-        "seconds": round(seconds, 4),
+        "seconds": round(state["seconds"], 4),
         "pages": state.get("pages"),
         "model": state.get("model"),
+        "failure": state.get("failure"),
     }
     known = {name: value for name, value in fields.items() if value is not None}
     line = " ".join(f"{name}={value}" for name, value in known.items())

@@ -14,6 +14,7 @@ from components.serve.batching.page_job import PageReading
 from components.serve.http.chat_request import parsed_chat
 from components.serve.http.ocr import decoding_as_json, reading_as_json
 from components.serve.http.service import Service, Wish, all_readings, as_api_error
+from components.serve.observability.request_spans import request_part
 
 _BETWEEN_PAGES = "\n\n"
 
@@ -26,7 +27,8 @@ def chat_routes(service: Service) -> APIRouter:
     async def chat_completions(request: Request) -> Response:
         client = service.access.client_of(request)
         chat, instruction, pictures = await asyncio.to_thread(parsed_chat, await request.body())
-        pages = [page for file in await service.opened(pictures) for page in file]
+        with request_part("open the uploads"):
+            pages = [page for file in await service.opened(pictures) for page in file]
         wish = Wish(client, chat.model, instruction, chat.longest)
         if chat.stream:
             events = _stream(service, request, pages, wish, chat.wants_usage)
@@ -72,8 +74,13 @@ async def _stream(
                 while (text := await queue.get()) is not None:
                     yield _event({**head, "choices": [_choice({"content": text})]})
                 readings[number].result()
+        except (asyncio.CancelledError, GeneratorExit):
+            request.state.failure = "client_closed_request"
+            raise
         except Exception as error:
-            yield _event(as_api_error(error).body())
+            answer = as_api_error(error)
+            request.state.failure = answer.reason
+            yield _event(answer.body())
             return
         found = [reading.result() for reading in readings]
         last = {**head, "choices": [_choice({}, _finish_reason(found))]}

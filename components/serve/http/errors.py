@@ -43,10 +43,19 @@ class ApiError(Exception):
         super().__init__(message)
         self.status, self.message, self.code, self.param, self.headers = status, message, code, param, headers
 
+    @property
+    def kind(self) -> str:
+        """OpenAI's type of the error."""
+        return _TYPES.get(self.status, "server_error")
+
+    @property
+    def reason(self) -> str:
+        """One of a few words for metrics, logs and spans."""
+        return self.code or self.kind
+
     def body(self) -> dict[str, Any]:
         """Return the error as JSON."""
-        kind = _TYPES.get(self.status, "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -54,11 +63,14 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def of_api(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
+        request.state.failure = error.reason
         return JSONResponse(error.body(), error.status, headers=error.headers)
 
     async def of_router(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        return JSONResponse(ApiError(error.status_code, str(error.detail)).body(), error.status_code)
+        answer = ApiError(error.status_code, str(error.detail))
+        request.state.failure = answer.reason
+        return JSONResponse(answer.body(), error.status_code)
 
     app.add_exception_handler(ApiError, of_api)
     app.add_exception_handler(HTTPException, of_router)

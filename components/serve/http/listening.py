@@ -1,11 +1,37 @@
-"""The address that the service listens on, taken before anything is loaded: a wrong one is told at once."""
+"""The service's address and certificates, taken before anything is loaded: what is wrong is told at once."""
 
 import socket
+import ssl
 
 from components.serve.config import ServeConfig
 from components.shared.errors import UserError
 
 _BACKLOG = 2048  # uvicorn's own
+
+
+def check_certificates(config: ServeConfig) -> None:
+    """Read the certificates that ``config`` names.
+
+    Raises:
+        UserError: a file cannot be read, is no certificate or key, or the two do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority = config.tls_client_ca
+    try:
+        if config.tls_certificate is not None:
+            where = f"tls_certificate {config.tls_certificate}, tls_key {config.tls_key}"
+            context.load_cert_chain(config.tls_certificate, config.tls_key, password=_no_password)
+        if authority is not None:
+            where = f"tls_client_ca {authority}"
+            context.load_verify_locations(authority)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        mend = "give PEM files: the certificate, and its key without a password"
+        raise UserError(f"the certificate cannot be used ({reason})", where=where, mend=mend) from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password")
 
 
 def listening_socket(config: ServeConfig) -> socket.socket:

@@ -12,6 +12,7 @@ from components.serve.batching.page_job import PageReading
 from components.serve.config import ServeConfig
 from components.serve.http.errors import ApiError
 from components.serve.http.service import Service, Wish, all_readings
+from components.serve.observability.request_spans import request_part
 from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
 
 _FIELDS = {"file", "model", "instruction", "max_new_tokens"}
@@ -32,7 +33,8 @@ def ocr_routes(service: Service) -> APIRouter:
         started = time.monotonic()
         client = service.access.client_of(request)
         uploads, fields = await _form(request, service.config.max_pages_per_request)
-        files = await service.opened([content for _, content in uploads])
+        with request_part("open the uploads"):
+            files = await service.opened([content for _, content in uploads])
         pages = [page for file in files for page in file]
         length = _whole_number(fields.get("max_new_tokens"))
         wish = Wish(client, fields.get("model") or None, fields.get("instruction") or None, length)

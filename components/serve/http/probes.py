@@ -8,7 +8,7 @@ from components.serve.http.service import Service
 
 
 def probe_routes(service: Service) -> APIRouter:
-    """Return the routes; probes need no token, the metrics need a client's or an administrator's."""
+    """Return the routes; probes need no token, the metrics need a client's."""
     router = APIRouter()
 
     @router.get("/health/startup")

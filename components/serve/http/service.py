@@ -22,6 +22,7 @@ from components.serve.engines.protocol import Engine, EngineDownError, EngineSto
 from components.serve.http.authentication import Access
 from components.serve.http.errors import ApiError
 from components.serve.observability.meter import Meter
+from components.serve.observability.request_spans import trace_pages
 from components.serve.samples.keeper import SampleKeeper
 from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
 from components.shared.errors import UserError
@@ -123,7 +124,10 @@ class Service:
             deadline = time.monotonic() + config.request_timeout_seconds
             for number, page in enumerate(pages):
                 follow = _in_this_loop(on_text, number) if on_text else None
-                jobs.append(PageJob(page, wish.instruction, version, wish.client, longest, deadline, follow))
+                job = PageJob(page, wish.instruction, version, wish.client, longest, deadline, follow)
+                job.request_id = request.state.request_id
+                jobs.append(job)
+            trace_pages(jobs)
             self._put(jobs)
             yield [asyncio.wrap_future(job.result) for job in jobs]
         finally:
@@ -142,7 +146,6 @@ class Service:
         try:
             self.queue.put(jobs)
         except QueueFullError as error:
-            self.meter.failed("queue_full")
             wait = str(self.meter.seconds_until_read(len(self.queue)))
             raise ApiError(429, "too many pages wait", code="queue_full", headers={"Retry-After": wait}) from error
         except QueueClosedError as error:

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
 from components.serve.batching.page_job import PageReading
+from components.shared.versions import tool_version
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -19,72 +20,69 @@ class Meter:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "deepsynth_serve_requests",
-            "Requests by route and HTTP status",
-            ["route", "status"],
-            registry=self._registry,
-        )
-        self._latency = Histogram(
-            "deepsynth_serve_request_seconds",
-            "Seconds of a request",
-            ["route"],
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        self._phases = Histogram(
-            "deepsynth_serve_page_phase_seconds",
-            "Seconds of a page in each phase: queue, prepare, prefill, decode",
-            ["phase"],
-            buckets=_SECONDS,
-            registry=self._registry,
+        self._requests = self._counter("requests", "Requests by route and HTTP status", "route", "status")
+        self._latency = self._seconds("request_seconds", "Seconds of a request", "route")
+        self._phases = self._seconds(
+            "page_phase_seconds",
+            "Seconds of a page in each phase: queue (all waiting), prepare, prefill, decode",
+            "phase",
         )
         self._batches = Histogram(
             "deepsynth_serve_batch_rows", "Pages in a decoding step", buckets=_ROWS, registry=self._registry
         )
-        self._tokens = Counter("deepsynth_serve_tokens", "Tokens that were written", ["model"], registry=self._registry)
-        self._pages = Counter("deepsynth_serve_pages", "Pages that were read", ["model"], registry=self._registry)
-        self._marks = Counter(
-            "deepsynth_serve_marked_pages", "Pages marked as truncated or as a loop", ["mark"], registry=self._registry
-        )
-        self._failures = Counter("deepsynth_serve_failures", "Failures by reason", ["reason"], registry=self._registry)
-        self._samples = Counter(
-            "deepsynth_serve_samples",
+        self._tokens = self._counter("tokens", "Tokens that were written", "model")
+        self._prompts = self._counter("prompt_tokens", "Tokens of prompts, pictures included", "model")
+        self._pages = self._counter("pages", "Pages that were read", "model")
+        self._marks = self._counter("marked_pages", "Pages marked as truncated or as a loop", "mark")
+        self._failures = self._counter("failures", "Failures by reason", "reason")
+        self._samples = self._counter(
+            "samples",
             "Readings for the sample store: stored, dropped (queue full), not_compared, failed, deleted, expired",
-            ["outcome"],
-            registry=self._registry,
+            "outcome",
         )
-        self._loads = Histogram(
-            "deepsynth_serve_adapter_load_seconds",
-            "Seconds to load a version",
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        self._losses = Counter(
-            "deepsynth_serve_engine_losses", "How often the model's server was lost", registry=self._registry
-        )
-        self._recoveries = Histogram(
-            "deepsynth_serve_engine_recovery_seconds",
+        self._loads = self._seconds("adapter_load_seconds", "Seconds to load a version")
+        self._losses = self._counter("engine_losses", "How often the model's server was lost")
+        self._recoveries = self._seconds(
+            "engine_recovery_seconds",
             "Seconds from the loss of the model's server to the first page that can be read again",
-            buckets=_SECONDS,
-            registry=self._registry,
         )
         self._rate, self._rate_at = 0.0, time.monotonic()
         self._lock = threading.Lock()
-        if torch.cuda.is_available():
-            memory = Gauge(
-                "deepsynth_serve_gpu_memory_bytes", "Memory that PyTorch has reserved", registry=self._registry
-            )
-            memory.set_function(lambda: float(torch.cuda.memory_reserved()))
+        self._show_gpu_memory()
+        ProcessCollector(registry=self._registry)
+        build = Info("deepsynth_serve_build", "The service's version", registry=self._registry)
+        build.info({"version": tool_version()})
 
-    def watch(self, queued: Callable[[], int], running: Callable[[], int]) -> None:
-        """Show how many pages wait, and how many are prepared or decoded."""
-        Gauge("deepsynth_serve_queued_pages", "Pages that wait", registry=self._registry).set_function(
-            lambda: float(queued())
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"deepsynth_serve_{name}", text, labels, registry=self._registry)
+
+    def _seconds(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(f"deepsynth_serve_{name}", text, labels, buckets=_SECONDS, registry=self._registry)
+
+    def _show_gpu_memory(self) -> None:
+        """Show the memory of the device; without one the metric is there and has no value."""
+        memory = Gauge(
+            "deepsynth_serve_gpu_memory_bytes",
+            "GPU memory: in tensors (allocated), kept by PyTorch (reserved), of the device (total)",
+            ["kind"],
+            registry=self._registry,
         )
-        Gauge(
-            "deepsynth_serve_running_pages", "Pages that are prepared or decoded", registry=self._registry
-        ).set_function(lambda: float(running()))
+        if not torch.cuda.is_available():
+            return
+        total = float(torch.cuda.get_device_properties(0).total_memory)
+        memory.labels("total").set(total)
+        memory.labels("reserved").set_function(lambda: float(torch.cuda.memory_reserved()))
+        memory.labels("allocated").set_function(lambda: float(torch.cuda.memory_allocated()))
+
+    def watch(self, queued: Callable[[], int], running: Callable[[], int], versions: Callable[[], int]) -> None:
+        """Show how many pages wait, how many are prepared or decoded, and how many versions are loaded."""
+        for name, text, value in (
+            ("queued_pages", "Pages that wait", queued),
+            ("running_pages", "Pages that are prepared or decoded", running),
+            ("loaded_versions", "Versions that can read, the base included", versions),
+        ):
+            gauge = Gauge(f"deepsynth_serve_{name}", text, registry=self._registry)
+            gauge.set_function(lambda value=value: float(value()))  # type: ignore[misc]
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
@@ -95,7 +93,7 @@ class Meter:
         """Count a page that was read."""
         for phase, seconds in reading.seconds.items():
             self._phases.labels(phase).observe(seconds)
-        self._tokens.labels(reading.model).inc(reading.tokens)
+        self._prompts.labels(reading.model).inc(reading.prompt_tokens)
         self._pages.labels(reading.model).inc()
         for mark in ("truncated", "loop"):
             if getattr(reading, mark):
@@ -107,8 +105,17 @@ class Meter:
         """Record the pages of a step."""
         self._batches.observe(rows)
 
+    def wrote(self, model: str, tokens: int) -> None:
+        """Count the tokens of a step."""
+        self._tokens.labels(model).inc(tokens)
+
     def failed(self, reason: str) -> None:
-        """Count a failure; ``reason`` is one of a few words."""
+        """Count a failure.
+
+        Args:
+            reason: one of a few words: the ``code`` of an answer, ``internal`` (an error of the program),
+                ``client_closed_request``, ``step``, ``engine``, ``vllm``, ``adapter_load``, ``registry``.
+        """
         self._failures.labels(reason).inc()
 
     def sampled(self, outcome: str, readings: int) -> None:

@@ -2,7 +2,7 @@
 
 import time
 
-from components.serve.batching.page_job import PageJob, PageReading
+from components.serve.batching.page_job import PageJob, PageReading, Phase
 from components.serve.engines.line_confidence import line_readings
 from components.serve.vllm.client import VllmUnreachableError
 from components.serve.vllm.wire import Chunk, TokenLogprob
@@ -25,8 +25,9 @@ class StreamedAnswer:
         self._finish_reason: str | None = None
         self._prompt_tokens = 0
 
-    def extend(self, chunk: Chunk) -> None:
-        """Add an event."""
+    def extend(self, chunk: Chunk) -> int:
+        """Add an event; return how many tokens it has."""
+        before = len(self._tokens)
         if chunk.usage is not None:
             self._prompt_tokens = chunk.usage.prompt_tokens
         for choice in chunk.choices:
@@ -39,6 +40,7 @@ class StreamedAnswer:
                 self._text += choice.delta.content
                 if self._job.on_text is not None:
                     self._job.on_text(choice.delta.content)
+        return len(self._tokens) - before
 
     def reading(self, model: str) -> PageReading:
         """Return what the finished answer says.
@@ -51,6 +53,9 @@ class StreamedAnswer:
         truncated = self._finish_reason == "length"
         logprobs = [token.logprob for token in self._tokens]
         written = self._tokens if truncated else self._tokens[:-1]  # the last one is the end token
+        ended = time.monotonic()
+        phases = (Phase("prefill", self._asked, self._first), Phase("decode", self._first, ended))
+        self._job.phases.extend(phases)
         return PageReading(
             model=model,
             text=self._text,
@@ -61,9 +66,5 @@ class StreamedAnswer:
             mean_logprob=sum(logprobs) / len(logprobs),
             min_logprob=min(logprobs),
             lines=line_readings(self._text, (token.token for token in written), logprobs),
-            seconds={
-                **self._seconds,
-                "prefill": self._first - self._asked,
-                "decode": time.monotonic() - self._first,
-            },
+            seconds=self._seconds | {phase.name: phase.ended - phase.began for phase in phases},
         )

@@ -4,7 +4,7 @@ import asyncio
 import time
 from contextlib import aclosing
 
-from components.serve.batching.page_job import PageJob, PageReading, RequestTimeoutError
+from components.serve.batching.page_job import PageJob, PageReading, Phase, RequestTimeoutError
 from components.serve.engines.protocol import EngineDownError, EngineStoppedError
 from components.serve.vllm.answer import StreamedAnswer
 from components.serve.vllm.client import VllmRefusedError, VllmUnreachableError
@@ -54,8 +54,10 @@ async def _reading(lives: Lives, job: PageJob) -> PageReading:
     taken = time.monotonic()
     page = PageWish(job.image, job.instruction, job.max_new_tokens, followed=job.on_text is not None)
     wish = await asyncio.to_thread(lives.prompts.request, lives.server_name_of(job.model), page)
-    answer = StreamedAnswer(job, {"queue": taken - job.arrived, "prepare": time.monotonic() - taken})
+    phases = (Phase("queue", job.arrived, taken), Phase("prepare", taken, time.monotonic()))
+    job.phases.extend(phases)
+    answer = StreamedAnswer(job, {phase.name: phase.ended - phase.began for phase in phases})
     async with aclosing(lives.client.completion(wish)) as chunks:
         async for chunk in chunks:
-            answer.extend(chunk)
+            lives.meter.wrote(job.model, answer.extend(chunk))
     return answer.reading(job.model)

@@ -1,9 +1,9 @@
 """Everything that Python code writes to standard error as JSON, one object per line, without passwords.
 
 Fields: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``exception`` (with its traceback), the caller's
-``extra``, what the process works on (``step``, ``kfp_run_id``, ``mlflow_run_id``, ``trace_id``, ``span_id``), and
-``log``, the line as text: KFP 2.17 shows of an archived log's JSON lines this field and nothing else (``RunLogEntry``
-in its backend/src/apiserver/archive/log.go).
+``extra``, what the process works on (``step``, ``kfp_run_id``, ``mlflow_run_id``, ``trace_id``, ``span_id``, and in the
+service ``request_id``), and ``log``, the line as text: KFP 2.17 shows of an archived log's JSON lines this field and
+nothing else (``RunLogEntry`` in its backend/src/apiserver/archive/log.go).
 """
 
 import io
@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -27,6 +28,7 @@ _SECONDS_BETWEEN_BARS = "15"
 _LONGEST_TEXT = 8_000
 
 _context: dict[str, str] = {}
+_of_task: ContextVar[dict[str, str] | None] = ContextVar("fields of this task's log lines", default=None)
 
 
 def set_log_context(**fields: str | None) -> None:
@@ -40,6 +42,11 @@ def set_log_context(**fields: str | None) -> None:
 def log_context() -> dict[str, str]:
     """Return the fields that every line has now."""
     return dict(_context)
+
+
+def set_task_log_context(**fields: str) -> None:
+    """Set fields of all later lines of this asyncio task."""
+    _of_task.set(fields)
 
 
 def log_json_only(step: str | None) -> None:
@@ -80,7 +87,7 @@ def readable(line: Mapping[str, Any]) -> str:
 class _Formatter(JsonFormatter):
     def add_fields(self, log_data: LogData, record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         super().add_fields(log_data, record, message_dict)
-        log_data.update(_context | current_span_ids())
+        log_data.update(_context | (_of_task.get() or {}) | current_span_ids())
         for name, value in log_data.items():
             if isinstance(value, str):
                 log_data[name] = without_passwords(value)

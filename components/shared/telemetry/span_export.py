@@ -16,7 +16,10 @@ from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler, SamplingResult
+from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import Attributes
 
 from components.shared.telemetry.trace_target import trace_id_of, tracing_endpoint
 from components.shared.versions import tool_version
@@ -38,6 +41,7 @@ def open_tracer(run_id: str | None) -> Iterator[Any]:
     name = os.environ.get("OTEL_SERVICE_NAME") or "deepsynth"
     resource = Resource.create({SERVICE_NAME: name, SERVICE_VERSION: tool_version()})
     provider = TracerProvider(resource=resource, id_generator=_Ids(run_id), shutdown_on_exit=False)
+    provider.sampler = _WithItsLinks(provider.sampler)
     provider.add_span_processor(BatchSpanProcessor(_QuietExporter()))
     try:
         yield provider.get_tracer("deepsynth", tool_version())
@@ -65,8 +69,32 @@ class _Ids(RandomIdGenerator):
         return trace_id_of(self._run_id) if self._run_id else super().generate_trace_id()
 
 
+class _WithItsLinks(Sampler):
+    """Samples a span that links to a sampled one; of others ``OTEL_TRACES_SAMPLER`` decides."""
+
+    def __init__(self, others: Sampler) -> None:
+        self._others = others
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        linked = any(link.context.trace_flags.sampled for link in links or ())
+        sampler = ALWAYS_ON if linked else self._others
+        return sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+
+    def get_description(self) -> str:
+        return f"linked, or {self._others.get_description()}"
+
+
 class _QuietExporter(SpanExporter):
-    """Logs once that the endpoint is down; OpenTelemetry would log each attempt."""
+    """Logs once per outage that the endpoint is down; OpenTelemetry would log each attempt."""
 
     def __init__(self) -> None:
         self._reason = _Reason()
@@ -83,7 +111,9 @@ class _QuietExporter(SpanExporter):
         except Exception as error:
             self._reason.text = f"{type(error).__name__}: {error}"
             result = SpanExportResult.FAILURE
-        if result is not SpanExportResult.SUCCESS and not self._warned:
+        if result is SpanExportResult.SUCCESS:
+            self._warned = False
+        elif not self._warned:
             self._warned = True
             reason = " ".join(self._reason.text.split())[:300]
             logger.warning("spans cannot be sent to %s, the step goes on: %s", tracing_endpoint(), reason)

@@ -109,6 +109,11 @@ def annotate_step(attributes: Mapping[str, Attribute | None]) -> None:
         step.set_attributes(known)
 
 
+def current_tracer() -> Any | None:
+    """Return the tracer of this program, for spans that ``span`` cannot express; None where tracing is off."""
+    return _in_context(_TRACER)
+
+
 def below_this_span() -> dict[str, str]:
     """Return the environment variables that put a child process's spans below the current span."""
     return {} if _in_context(_TRACER) is None else _injected()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -28,6 +29,7 @@ from tests.fixtures.service_process import RunningService, running_service
 TOKENS = ("--max_new_tokens", "48", "--max_batch_size", "4")
 BEYOND_LIMITS = {"document_over_time", "document_over_memory", "document_crashed_its_reader"}
 KNOWN = {"Authorization": "Bearer fedcba98765432100123"}
+ADMIN = {"Authorization": "Bearer administrator-0123456789"}
 TEXTS = ("page one", "a longer line of text", "third", "and two lines\nof text", "the fifth page", "six")
 
 
@@ -194,8 +196,18 @@ def test_hostile_uploads_are_refused_and_the_next_one_is_read(
 
 def test_web_pages_cannot_use_a_service_without_tokens(service: RunningService) -> None:
     page = as_file(drawn_page("x"))
-    for headers in ({"Origin": "https://elsewhere.example"}, {"Host": "elsewhere.example"}):
+    port = urlsplit(service.url).port
+    foreign: list[dict[str, str]] = [{"Origin": origin} for origin in ("https://elsewhere.example", "null", "file://")]
+    foreign += [{"Host": host} for host in ("elsewhere.example", f"127.0.0.1.elsewhere.example:{port}", "")]
+    for headers in foreign:
         assert read(service.url, page, headers=headers).status_code == 403
+        for path in ("v1/models", "metrics"):
+            assert requests.get(f"{service.url}/{path}", headers=headers, timeout=60).status_code == 403, headers
+    chat = {"messages": picture_message(drawn_page("x"))}
+    address = f"{service.url}/v1/chat/completions"
+    assert requests.post(address, json=chat, headers={"Origin": "null"}, timeout=60).status_code == 403
+    for headers in ({"Origin": f"http://localhost:{port}"}, {"Host": f"localhost:{port}"}):
+        assert requests.get(f"{service.url}/v1/models", headers=headers, timeout=60).status_code == 200
 
 
 def test_nothing_of_a_request_is_logged_or_stored(service: RunningService) -> None:
@@ -225,9 +237,11 @@ def test_tokens_limits_and_an_end_in_order(tmp_path: Path) -> None:
     """One service for what its settings change: starting one takes seconds."""
     tokens = tmp_path / "tokens"
     tokens.write_text("first:0123456789abcdef0123\nsecond:fedcba98765432100123\n")
+    (tmp_path / "administrators").write_text("administrator-0123456789\n")
     limits = ("--max_request_bytes", "60000", "--max_pixels_per_page", "40000", "--max_pages_per_request", "20")
     few = ("--max_batch_size", "1", "--max_queued_pages", "18", "--token_file", str(tokens))
-    with running_service(tmp_path, *TOKENS, *limits, *few) as service:
+    admin = ("--admin_token_file", str(tmp_path / "administrators"))
+    with running_service(tmp_path, *TOKENS, *limits, *few, *admin) as service:
         _check_tokens(service)
         service.headers.update(KNOWN)
         _check_limits(service)
@@ -241,6 +255,19 @@ def _check_tokens(service: RunningService) -> None:
     assert requests.get(f"{service.url}/v1/models", timeout=60).status_code == 401
     assert requests.get(f"{service.url}/metrics", timeout=60).status_code == 401
     assert read(service.url, page, headers=KNOWN).status_code == 200
+    assert read(service.url, page, headers=KNOWN | {"Origin": "https://elsewhere.example"}).status_code == 200
+    basic = {"Authorization": KNOWN["Authorization"].replace("Bearer", "Basic")}
+    assert read(service.url, page, headers=basic).status_code == 401
+    assert read(service.url, page, headers=ADMIN).status_code == 401, "an administrator's token reads no pages"
+    for headers, status in ({}, 401), (KNOWN, 401), (ADMIN, 404):
+        alias = requests.put(
+            f"{service.url}/admin/aliases/@mine", json={"version": "none"}, headers=headers, timeout=60
+        )
+        assert alias.status_code == status
+    webhook = requests.post(f"{service.url}/admin/mlflow-webhook", headers=ADMIN, timeout=60)
+    assert (webhook.status_code, webhook.json()["error"]["code"]) == (403, "no_webhook_secret")
+    for path in ("startup", "ready", "live"):
+        assert requests.get(f"{service.url}/health/{path}", timeout=60).status_code == 200
 
 
 def _check_limits(service: RunningService) -> None:

@@ -18,7 +18,7 @@ from components.serve.samples.objects import objects_at
 from components.serve.samples.store import SampleStore
 from tests.fixtures.drawn_pages import drawn_page
 from tests.fixtures.service_process import RunningService, running_service
-from tests.fixtures.span_receiver import span_receiver
+from tests.fixtures.span_receiver import receiving
 from tests.fixtures.stored_samples import sample, write_settings
 
 CLIENT = {"Authorization": "Bearer a-token-of-a-client"}
@@ -94,15 +94,15 @@ def test_by_default_no_output_holds_a_page(tmp_path: Path, monkeypatch: pytest.M
     """Log, metrics, spans, temporary files and the working folder."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    with span_receiver() as (endpoint, spans), started(tmp_path, endpoint) as service:
+    with receiving() as receiver, started(tmp_path, receiver.address) as service:
         texts = read(service, "known-id", *map(page, LINES), instruction="secret-instruction")
         texts += read(service, "other-id", *map(page, LINES))
         assert requests.delete(f"{service.url}/admin/samples/known-id", headers=ADMIN, timeout=60).status_code == 404
         metrics = requests.get(f"{service.url}/metrics", headers=CLIENT, timeout=60).content
         kept = contents(tmp_path / "scratch")
         stopped(service)
-        outputs = [metrics, service.log.read_bytes(), *spans, *kept.values()]
-        assert spans and b"known-id" in service.log.read_bytes()
+        outputs = [metrics, service.log.read_bytes(), *receiver.bodies, *kept.values()]
+        assert receiver.bodies and b"known-id" in service.log.read_bytes()
     secrets = [line for text in (*texts, *LINES) for line in text.split("\n") if len(line) > 3]
     assert len(secrets) >= 4, "the model read something"
     for secret in [*secrets, "alice-upload", "a-token-of-a-client", "secret-instruction", "secret-comment"]:
@@ -117,7 +117,7 @@ def test_where_allowed_pages_are_kept_without_names_until_they_are_deleted(tmp_p
     settings = write_settings(tmp_path, str(place))
     old = SampleStore(objects_at(str(place)), Audit(tmp_path / "before.jsonl"))
     old.add(*sample("too-old", "an old page", days_old=31))
-    with span_receiver() as (endpoint, spans), started(tmp_path, endpoint, "--config", str(settings)) as service:
+    with receiving() as receiver, started(tmp_path, receiver.address, "--config", str(settings)) as service:
         wait_for(service, lambda: outcomes(service).get("expired") == 1)
         assert not contents(place), "retention is enforced by the service, at its start too"
         texts = read(service, "first-id", page(LINES[0]), page(LINES[0]), page(LINES[1]))
@@ -128,7 +128,7 @@ def test_where_allowed_pages_are_kept_without_names_until_they_are_deleted(tmp_p
         _check_a_store_that_fails(service, place)
         metrics = requests.get(f"{service.url}/metrics", headers=CLIENT, timeout=60).content
         stopped(service)
-    outside = [metrics, *spans, *contents(tmp_path, without=(place,)).values()]
+    outside = [metrics, *receiver.bodies, *contents(tmp_path, without=(place,)).values()]
     for text in texts:
         assert not any(line.encode() in output for output in outside for line in text.split("\n") if len(line) > 3)
     audit = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]

@@ -4,19 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.fixtures.mlflow_server import free_port
+from tests.fixtures.span_receiver import attributes, receiving
 
 TASK = """
 import sys, time
@@ -29,54 +22,6 @@ with task(sys.argv[1]):
     if len(sys.argv) > 2:
         raise UserError("not a picture", where="scans/7.png")
 """
-
-
-@dataclass
-class Receiver:
-    """The received OTLP messages."""
-
-    address: str
-    spans: list[Any] = field(default_factory=list)
-    resources: list[dict[str, Any]] = field(default_factory=list)
-
-    def named(self, name: str) -> Any:
-        (found,) = [span for span in self.spans if span.name == name]
-        return found
-
-
-def attributes(holder: Any) -> dict[str, Any]:
-    """Return the attributes of a span, an event or a resource."""
-    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in holder.attributes}
-
-
-@contextmanager
-def receiving(seconds_to_answer: float = 0.0) -> Iterator[Receiver]:
-    """Receive spans on a free port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            time.sleep(seconds_to_answer)
-            assert self.path == "/v1/traces"
-            for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                receiver.resources.append(attributes(of_resource.resource))
-                receiver.spans += [span for scope in of_resource.scope_spans for span in scope.spans]
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    receiver = Receiver(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield receiver
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def ran(command: list[str], folder: Path, endpoint: str | None, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,104 @@
+"""Mutual TLS: who has no certificate of the authority does not get a connection; certificates made in the test."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+
+from components.serve.config import ServeConfig
+from components.serve.step import run
+from components.shared.programs.step_command import step_main
+from tests.fixtures.certificates import Authority
+from tests.fixtures.drawn_pages import as_file, drawn_page
+from tests.fixtures.service_process import RunningService, running_service
+
+NAME = "page-service.deepsynth.svc"
+
+
+def written(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@dataclass(frozen=True)
+class Secured:
+    """A service with mutual TLS, the folders of certificates, and a client whose certificate it knows."""
+
+    service: RunningService
+    folder: Path
+    client: requests.Session
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    folder, authority = tmp_path_factory.mktemp("certificates"), Authority()
+    server = written(folder / "server", authority.signed(NAME))
+    known = written(folder / "known", authority.signed("me"))
+    written(folder / "stranger", Authority().signed("me"))
+    flags = ("--tls_certificate", str(server / "tls.crt"), "--tls_key", str(server / "tls.key"))
+    flags += ("--tls_client_ca", str(server / "ca.crt"), "--max_new_tokens", "4")
+    with running_service(folder, *flags, ready=False) as service, requests.Session() as client:
+        client.trust_env = False  # REQUESTS_CA_BUNDLE would replace `verify`
+        client.verify, client.cert = str(known / "ca.crt"), (str(known / "tls.crt"), str(known / "tls.key"))
+        while client.get(f"{service.url}/health/ready", timeout=60).status_code != 200:
+            assert service.process.poll() is None, service.log.read_text()
+            time.sleep(0.05)
+        yield Secured(service, folder, client)
+
+
+def test_a_known_certificate_reads_without_a_token(secured: Secured) -> None:
+    assert secured.service.url.startswith("https://")
+    files = {"file": as_file(drawn_page("x"))}
+    assert secured.client.post(f"{secured.service.url}/v1/ocr", files=files, timeout=300).status_code == 200
+
+
+@pytest.mark.parametrize("certificate", [None, "stranger"])
+def test_no_certificate_or_a_strangers_gets_no_connection(secured: Secured, certificate: str | None) -> None:
+    """Not even to the probes: on Kubernetes they are programs in the pod then (docs/cluster.md)."""
+    folder = secured.folder / (certificate or "")
+    shown = (str(folder / "tls.crt"), str(folder / "tls.key")) if certificate else None
+    with pytest.raises(requests.ConnectionError) as caught:
+        requests.get(f"{secured.service.url}/health/live", verify=secured.client.verify, cert=shown, timeout=60)
+    assert "VERIFY_FAILED" not in str(caught.value), "the client refused the server"
+    with pytest.raises(requests.ConnectionError):
+        requests.get(secured.service.url.replace("https", "http") + "/health/live", timeout=60)
+
+
+def test_other_machines_ask_by_the_certificates_name_and_web_pages_do_not(secured: Secured) -> None:
+    """A browser shows the client's certificate to the requests of any page."""
+    address = f"{secured.service.url}/v1/models"
+    statuses = {
+        origin: secured.client.get(address, headers={"Host": NAME, "Origin": origin}, timeout=60).status_code
+        for origin in (f"https://{NAME}", "https://elsewhere.example", "null")
+    }
+    assert statuses == {f"https://{NAME}": 200, "https://elsewhere.example": 403, "null": 403}
+    assert secured.client.get(address, headers={"Host": NAME}, timeout=60).status_code == 200
+
+
+def test_a_certificate_is_no_administrators_token(secured: Secured) -> None:
+    answer = secured.client.post(f"{secured.service.url}/admin/models", json={"source": "x"}, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "no_admin_token")
+
+
+def test_certificates_that_do_not_fit_together_are_refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    one, other = (written(tmp_path / name, Authority().signed("a")) for name in ("one", "other"))
+    (tmp_path / "no.pem").write_text("nothing")
+    flags = {
+        "need each other": ["--tls_certificate", str(one / "tls.crt")],
+        "tls_client_ca needs": ["--tls_client_ca", str(one / "ca.crt"), "--host", "0.0.0.0"],
+        "KEY_VALUES_MISMATCH": ["--tls_certificate", str(one / "tls.crt"), "--tls_key", str(other / "tls.key")],
+        "No such file": ["--tls_certificate", str(tmp_path / "none"), "--tls_key", str(one / "tls.key")],
+        "NO_CERTIFICATE_OR_CRL_FOUND": [
+            *("--tls_certificate", str(one / "tls.crt"), "--tls_key", str(one / "tls.key")),
+            *("--tls_client_ca", str(tmp_path / "no.pem")),
+        ],
+    }
+    for said, chosen in flags.items():
+        assert step_main("serve", ServeConfig, run, [*chosen, "--port", "0"]) == 2
+        printed = capfd.readouterr().err
+        assert said in printed and len(printed.splitlines()) == 1
