@@ -81,7 +81,6 @@ class Service:
             try:
                 pages = await asyncio.wrap_future(self.documents.opened(file, deadline))
             except DocumentError as error:
-                self.meter.failed(error.code)
                 raise ApiError(413 if error.too_large else 400, error.message, code=error.code) from error
             except TimeoutError as error:
                 raise ApiError(504, "the files were not opened in time", code="timeout") from error
