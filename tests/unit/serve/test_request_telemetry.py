@@ -85,7 +85,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         families[family.name] = family.type
         for sample in family.samples:
             metrics[sample.name][tuple(sorted(sample.labels.items()))] = sample.value
-    log = [json.loads(line) for line in printed.splitlines()]
+    log = [json.loads(line) for line in printed.splitlines() if '"request_id"' in line]
     yield Seen(receiver, log, printed + text, metrics, families)
 
 
