@@ -15,7 +15,7 @@ from components.serve.observability.meter import Meter
 from components.serve.vllm.client import VllmClient, VllmRefusedError, VllmUnreachableError
 from components.serve.vllm.command import NO_REPEAT_PROCESSOR
 from components.serve.vllm.prompts import PageWish, Prompts, no_repeat_arguments
-from components.serve.vllm.proof import probe_page, prove_adapter, read_probe
+from components.serve.vllm.proof import has_own_prompt, probe_page, prove_adapter, read_probe
 from components.serve.vllm.server import Server
 from components.shared.errors import UserError, first_line
 from components.shared.models.adapter_loading import adapter_kind, check_base_of_adapter
@@ -205,6 +205,8 @@ class Lives:
         await self._find_base(client)
         self._server.reads_pages()
         await read_probe(client, self.prompts, self._base_in_vllm)  # the first page of a server takes longest
+        if not self._server.is_ours and not await has_own_prompt(client, self.prompts, self._base_in_vllm):
+            logger.warning("the vLLM server's chat template makes another prompt than training and evaluation had")
         await self._prove_the_rule_against_loops(client)
         async with self._changing:
             for name, folder in self._adapters.items():

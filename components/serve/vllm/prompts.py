@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,16 @@ class Prompts:
         settings = NoRepeatSettings.of(config.model_dump(), self._family)
         self.no_repeat = settings.rule(self._processor, self._family)
         """sequences of tokens that an answer may not repeat; None for greedy search alone"""
+
+    def is_own(self, rendered: str) -> bool:
+        """Return whether a server's rendered prompt is the family's, whatever number of image tokens a picture has."""
+        return self._simplified(rendered) == self._simplified(prompt_text(self._processor, self._family, None))
+
+    def _simplified(self, text: str) -> str:
+        text = text.removeprefix(self._processor.tokenizer.bos_token or "")
+        if token := getattr(self._processor, "image_token", None):
+            text = re.sub(f"(?:{re.escape(token)})+", token, text)
+        return text.strip()
 
     def request(self, model: str, page: PageWish) -> dict[str, Any]:
         """Return the body of ``POST /v1/chat/completions`` for a page; several threads may call this at once.

@@ -44,6 +44,17 @@ async def prove_adapter(client: VllmClient, prompts: Prompts, base: str, adapter
         )
 
 
+async def has_own_prompt(client: VllmClient, prompts: Prompts, model: str) -> bool:
+    """Return whether a page has the prompt of training in vLLM; also if vLLM does not say which it has.
+
+    Raises:
+        VllmUnreachableError, VllmRefusedError: the page cannot be read.
+    """
+    page = prompts.request(model, PageWish(probe_page(), None, 1, followed=False)) | {"return_prompt_text": True}
+    rendered = [chunk.prompt_text async for chunk in client.completion(page) if chunk.prompt_text]
+    return all(map(prompts.is_own, rendered))
+
+
 def difference(one: list[TokenLogprob], other: list[TokenLogprob]) -> float:
     """Return the largest difference between log-probabilities of the same candidates, up to where the tokens differ."""
     largest = 0.0

@@ -126,6 +126,7 @@ def test_what_a_server_quotes_in_a_traceback_is_not_logged(service: RunningServi
     assert read(service, instruction=WORDS).status_code == 200
     wait_for(lambda: "vllm: ValueError" in service.log.read_text(), "the kind of the error is logged")
     assert "the stand-in starts" in service.log.read_text()
+    assert "another prompt" not in service.log.read_text()
     assert "secret words" not in service.log.read_text()
 
 
@@ -221,6 +222,7 @@ def test_a_server_elsewhere_is_used_with_its_key_and_its_own_prompt(
         with running_service(elsewhere, *settings) as service:
             assert text_of(read(service)).endswith("by the base")
             assert requests.get(f"{service.url}/v1/models", timeout=60).json()["data"][0]["id"] == "tiny-base"
+            assert "makes another prompt" in service.log.read_text()
         assert recorded(elsewhere, "read")[-1]["prompt"] == "<picture>OCR:"
         assert not recorded(elsewhere, "invalid")
 
