@@ -43,8 +43,12 @@ def check_processor_packages(model_type: str, base_model: str) -> None:
     """
     missing = [name for name in needed_packages(model_type) if find_spec(name) is None]
     if missing:
+        hints = [
+            "torchvision in the build that fits torch's" if _TORCHVISION in missing else "",
+            "the GPU images have no num2words" if _NUM2WORDS in missing else "or use a GPU image",
+        ]
         raise UserError(
             f"the processor of the family {model_type} needs {' and '.join(missing)}, not installed here",
             where=f"base_model {base_model!r}",
-            mend=f"install {' '.join(missing)} (torchvision in the build that fits torch's), or use a GPU image",
+            mend=f"install {' '.join(missing)}; {'; '.join(filter(None, hints))}",
         )

@@ -87,6 +87,9 @@ def test_what_a_processor_needs_is_known_before_a_run(made: Path, tmp_path: Path
         settings = yaml.safe_dump({"base_model": str(model), "source": "python-docs"})
         with pytest.raises(UserError, match=r"the processor of the family qwen3_vl needs torchvision, not installed"):
             resolve(settings, {})
+        (model / "config.json").write_text(json.dumps({"model_type": "smolvlm"}))
+        with pytest.raises(UserError, match=r"needs torchvision and num2words, .*the GPU images have no num2words"):
+            resolve(settings, {})
 
 
 def test_a_package_s_requirements_name_what_its_processor_uses() -> None:
