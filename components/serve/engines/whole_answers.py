@@ -6,31 +6,10 @@ Pages that come meanwhile wait. It has the methods of ``RunningRows``, so the en
 from typing import Any
 
 import torch
-from transformers import BatchFeature, LogitsProcessor
+from transformers import BatchFeature
 
 from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams, NoRepeatNgramsProcessor
-
-
-class _Confidences(LogitsProcessor):
-    """Keeps the log-probability of each step's token; ``generate`` shows which one it chose with the next step."""
-
-    def __init__(self) -> None:
-        self._steps: list[torch.Tensor] = []
-        self._last: torch.Tensor | None = None
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        self._keep(input_ids[:, -1:])
-        self._last = scores.float().log_softmax(dim=-1)
-        return scores
-
-    def of_answers(self, output: torch.Tensor) -> list[list[float]]:
-        """Return each row's log-probabilities, with the last tokens from ``generate``'s output."""
-        self._keep(output[:, -1:])
-        return [list(map(float, row)) for row in torch.cat(self._steps, dim=1).tolist()]
-
-    def _keep(self, chosen: torch.Tensor) -> None:
-        if self._last is not None:
-            self._steps.append(self._last.gather(1, chosen))
+from components.shared.reading.token_confidences import TokenConfidences
 
 
 class WholeAnswers:
@@ -60,7 +39,7 @@ class WholeAnswers:
     @torch.inference_mode()
     def enter(self, inputs: BatchFeature, max_new_tokens: int) -> list[tuple[int, float]]:
         """Read pages to their ends; return each one's first token and its log-probability."""
-        confidences, prompt_tokens = _Confidences(), inputs["input_ids"].shape[1]
+        confidences, prompt_tokens = TokenConfidences(), inputs["input_ids"].shape[1]
         rules = [NoRepeatNgramsProcessor(self._no_repeat, prompt_tokens)] if self._no_repeat else []
         output = self._model.generate(
             **inputs,

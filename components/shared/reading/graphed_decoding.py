@@ -20,7 +20,7 @@ from transformers.generation import GenerationMode
 from components.shared.errors import first_line
 from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
 from components.shared.programs.machine_failures import ran_out_of_device_memory
-from components.shared.reading.token_confidences import best_logprobs
+from components.shared.reading.token_confidences import chosen_logprobs
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class _RecordedStep:
         prompt = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
         output = model(**prompt, return_dict=True)
         first = output.logits[:, -1].argmax(dim=-1)
-        self.logprobs[:, 0] = best_logprobs(output.logits[:, -1])
+        self.logprobs[:, 0] = chosen_logprobs(output.logits[:, -1], first)
         model_kwargs = model._update_model_kwargs_for_generation(output, model_kwargs)
         self._answer[:, 0] = first
         self._ended.copy_(torch.isin(first, self._ends))
@@ -202,11 +202,10 @@ class _RecordedStep:
     def _advance(self) -> None:
         """Generate one token per page and set the inputs of the next step."""
         logits = self._model(**self._inputs, return_dict=True).logits[:, -1]
-        if self._no_repeat:
-            logits = self._no_repeat.scores(logits, self._answer, self._written)
-        token = torch.where(self._ended, self._pad, logits.argmax(dim=-1))
+        allowed = self._no_repeat.scores(logits, self._answer, self._written) if self._no_repeat else logits
+        token = torch.where(self._ended, self._pad, allowed.argmax(dim=-1))
         self._answer.index_copy_(1, self._written, token[:, None])
-        self.logprobs.index_copy_(1, self._written, best_logprobs(logits)[:, None])
+        self.logprobs.index_copy_(1, self._written, chosen_logprobs(logits, token)[:, None])
         self._ended.logical_or_(torch.isin(token, self._ends))
         self._written.add_(1)
         self._filled.add_(1)

@@ -140,9 +140,8 @@ class Transcriber:
         output = self._generated(inputs, confidences)
         answers = output[:, inputs["input_ids"].shape[1] :].tolist()
         decoded = [self._decoded(answer) for answer in answers]
-        means = [
-            self._mean_logprob(answer, logprobs) for answer, logprobs in zip(answers, confidences.by_row(), strict=True)
-        ]
+        rows = confidences.of_answers(output)
+        means = [self._mean_logprob(answer, row) for answer, row in zip(answers, rows, strict=True)]
         seconds = (prepared.seconds + time.perf_counter() - started) / prepared.pages
         return [
             Prediction(text, truncated, seconds, mean_logprob=mean)
@@ -185,7 +184,7 @@ class Transcriber:
             try:
                 answers = self._graphed.generate(inputs, self._max_new_tokens)
                 if confidences is not None:
-                    confidences.steps.extend(self._graphed.logprobs(self._max_new_tokens).unbind(dim=1))
+                    confidences.take(self._graphed.logprobs(self._max_new_tokens))
                 return answers
             except RecordingError as error:
                 log.warning("generating step by step, several times slower: %s", error)
@@ -193,11 +192,9 @@ class Transcriber:
         return output
 
     def _generate(self, inputs: BatchFeature, confidences: TokenConfidences | None = None, **options: Any) -> Any:
-        rules: list[Any] = []
+        rules: list[Any] = [] if confidences is None else [confidences]
         if self._no_repeat:
             rules.append(NoRepeatNgramsProcessor(self._no_repeat, inputs["input_ids"].shape[1]))
-        if confidences is not None:
-            rules.append(confidences)
         return self._model.generate(
             **inputs,
             **options,

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from transformers import BatchFeature, GenerationConfig
+from transformers import BatchFeature, GenerationConfig, LogitsProcessorList
 
 from components.shared.datasets.shard_reader import Sample
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import load_model, load_processor
+from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams, NoRepeatNgramsProcessor
 from components.shared.reading.graphed_decoding import GraphedDecoding, RecordingError
 from components.shared.reading.image_text_inputs import generation_inputs
+from components.shared.reading.token_confidences import TokenConfidences
 from components.shared.reading.transcriber import Transcriber
 from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr2
 
@@ -67,23 +69,26 @@ def test_the_tokens_are_those_of_greedy_search_batch_after_batch(reader: Reader)
         assert answers[:, inputs["input_ids"].shape[1] :].tolist() == reader.greedy(inputs)
 
 
-def test_the_log_probabilities_are_those_of_step_by_step_decoding(reader: Reader) -> None:
-    decoding = GraphedDecoding(reader.model, [reader.end], PAD)
+@pytest.mark.parametrize("rule", [None, NoRepeatNgrams(2, 8)])
+def test_the_log_probabilities_are_the_models_own(reader: Reader, rule: NoRepeatNgrams | None) -> None:
+    """Of the chosen tokens, before any is ruled out; recorded steps and ``generate`` give the same."""
+    decoding = GraphedDecoding(reader.model, [reader.end], PAD, rule)
     for texts in (("one line", "a"), ("a longer line", "b")):
         inputs = reader.inputs(*texts)
-        decoding.generate(inputs, MAX_NEW_TOKENS)
-        settings = {
-            "do_sample": False,
-            "max_new_tokens": MAX_NEW_TOKENS,
-            "pad_token_id": PAD,
-            "eos_token_id": reader.end,
-        }
-        output = reader.model.generate(**inputs, **settings, output_logits=True, return_dict_in_generate=True)
-        answers = output.sequences[:, inputs["input_ids"].shape[1] :]
-        exact = torch.stack(output.logits, dim=1).log_softmax(dim=-1).gather(-1, answers[..., None])[..., 0]
-        for answer, mine, theirs in zip(answers.tolist(), decoding.logprobs(MAX_NEW_TOKENS), exact, strict=True):
+        start, confidences = inputs["input_ids"].shape[1], TokenConfidences()
+        answers = decoding.generate(inputs, MAX_NEW_TOKENS)[:, start:]
+        settings = {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, "pad_token_id": PAD}
+        settings |= {"eos_token_id": reader.end, "output_logits": True, "return_dict_in_generate": True}
+        rules = [confidences, *([NoRepeatNgramsProcessor(rule, start)] if rule else [])]
+        output = reader.model.generate(**inputs, **settings, logits_processor=LogitsProcessorList(rules))
+        chosen = output.sequences[:, start:]
+        assert answers[:, : chosen.shape[1]].tolist() == chosen.tolist()
+        exact = torch.stack(output.logits, dim=1).log_softmax(dim=-1).gather(-1, chosen[..., None])[..., 0]
+        kept = torch.tensor(confidences.of_answers(output.sequences))
+        for answer, *found, known in zip(chosen.tolist(), decoding.logprobs(MAX_NEW_TOKENS), kept, exact, strict=True):
             tokens = answer.index(reader.end) + 1 if reader.end in answer else len(answer)
-            torch.testing.assert_close(mine[:tokens], theirs[:tokens], rtol=1e-3, atol=1e-4)
+            for one in found:
+                torch.testing.assert_close(one[:tokens], known[:tokens], rtol=1e-3, atol=1e-4)
 
 
 def test_pages_of_other_sizes_are_read_with_the_same_step(reader: Reader) -> None:
