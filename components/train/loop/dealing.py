@@ -37,9 +37,9 @@ from components.train.loop.measurements import TrainingMeasurements
 log = logging.getLogger(__name__)
 
 _PAGES_IN_A_PART = (3, 2)
-"""The first that gives enough parts. Measured with the quickstart's 16 pages and two cores: parts of 2, 3 and 4 pages
-take the same time alone (0.70, 0.73, 0.69 s a step), beside a busy process 1.41, 1.30 and 1.43 times as long; parts of
-one page take 1.19 s alone."""
+"""The first that gives enough parts. Chosen with the quickstart's 16 pages and two cores, on a machine with other work:
+parts of 2, 3 and 4 pages took about the same time alone, parts of one page longer; beside a busy process 3 varied
+least. What came of it on a quiet machine is in docs/benchmarks/cpu."""
 _PARTS_PER_THREAD = 2
 """At least: with one each, all wait for the slowest thread again, as without dealing."""
 _MOST_GRADIENT_BYTES = 2**30
