@@ -7,6 +7,7 @@ scores. A reading that differs is a tie if that difference is no larger than the
 itself must be small beside what the adapter does to the base's scores: otherwise it could be an adapter that was lost.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,9 +63,12 @@ def ties_of(
 
 
 def noise_of(adapter: Sequence[StepByStep], other: Sequence[StepByStep]) -> float:
-    """Return the largest change of the difference between the adapter's two best scores, where both readings agree."""
+    """Return the largest change of the difference between the adapter's two best scores, where both readings agree.
+
+    Tokens whose second best score the other reading does not tell (vLLM tells 16) are left out: nothing is known of it.
+    """
     moves = (move for ours, theirs in zip(adapter, other, strict=True) for move in _moves(ours, theirs))
-    return max(moves, default=0.0)
+    return max(filter(math.isfinite, moves), default=0.0)
 
 
 def _parting(ours: list[int], theirs: list[int]) -> int | None:

@@ -161,8 +161,10 @@ def _base(proof: Proof, folder: Path) -> tuple[str, str | None]:
 
 
 def _merged(package: Path) -> Path | None:
-    beside = (package if package.is_dir() else package.parent) / MERGED_FOLDER
-    return beside.absolute() if beside.is_dir() else None
+    """Return the merged weights: in export's output folder, or beside the zip or the unpacked package."""
+    package = package.absolute()
+    places = (package / MERGED_FOLDER, package.parent / MERGED_FOLDER)
+    return next((place for place in places if place.is_dir()), None)
 
 
 def _ours(

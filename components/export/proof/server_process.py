@@ -1,12 +1,13 @@
 """A vLLM server of this machine, started for a proof and ended after it."""
 
 import os
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from components.export.proof.vllm_client import VllmServer
@@ -17,6 +18,8 @@ _STARTS_WITHIN = 1200  # seconds: a large model is read from its disk first
 _ENDS_WITHIN = 60
 # One request at a time is what a proof asks; GiB of the CPU's key-value cache, if the user says nothing.
 _ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+# Python's path is this program's, whose packages vLLM must not import; with a key the server would refuse our requests.
+_NOT_PASSED_ON = ("PYTHONPATH", "VLLM_API_KEY")
 _ARGUMENTS = ("--enforce-eager", "--max-num-seqs", "1")
 
 
@@ -32,8 +35,7 @@ def running_vllm(python: Path, model: Path | str, arguments: Sequence[str]) -> I
         port = free.getsockname()[1]
     module = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command = [str(python), *module, "--host", "127.0.0.1", "--port", str(port), *_ARGUMENTS, *arguments]
-    # Python's own path is this program's, whose packages vLLM must not import.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     with tempfile.TemporaryDirectory(prefix="vllm-") as scratch:
         log = Path(scratch) / "vllm.log"
         with log.open("wb") as output:
@@ -43,6 +45,7 @@ def running_vllm(python: Path, model: Path | str, arguments: Sequence[str]) -> I
                 env={**_ENVIRONMENT, **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         try:
             server = VllmServer(f"http://127.0.0.1:{port}")
@@ -50,11 +53,11 @@ def running_vllm(python: Path, model: Path | str, arguments: Sequence[str]) -> I
             yield server
         finally:
             process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(_ENDS_WITHIN)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its group: vLLM's engine is a process of its own
+            process.wait()
 
 
 def _wait(server: VllmServer, process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -16,6 +16,8 @@ from components.shared.reading.transcriber import StepByStep
 _SECONDS = 900  # the first request compiles kernels: 50 s on two busy cores
 _TOP = 16  # scores a token; vLLM gives 20 at most unless told otherwise
 _TOKEN = "token_id:"
+# No proxy: pages and key go to the server that was named, and nowhere else.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class VllmServer:
             "model": model,
             "messages": [{"role": "user", "content": content}],
             "temperature": 0,
+            "repetition_penalty": 1.0,  # vLLM takes what a request leaves out from generation_config.json
             "max_tokens": max_new_tokens,
             "logprobs": True,
             "top_logprobs": _TOP,
@@ -75,7 +78,7 @@ class VllmServer:
         url = self.address.rstrip("/") + path
         try:
             request = urllib.request.Request(url, json.dumps(content).encode() if content else None, headers)
-            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+            with _DIRECT.open(request, timeout=_SECONDS) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             said = error.read(2000).decode("utf-8", "replace")

@@ -15,6 +15,7 @@ NO_REPEAT_PROCESSOR = "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogits
 _OURS = {
     **dict.fromkeys(("--model", "--served-model-name", "--revision"), "model, base_model and revision name the base"),
     **dict.fromkeys(("--host", "--port", "--uds", "--api-key", "--root-path"), "the service chooses the address"),
+    "--config": "a file could hold what the service sets",
     **dict.fromkeys(("--ssl-keyfile", "--ssl-certfile"), "the server listens on loopback, for the service alone"),
     **dict.fromkeys(
         ("--enable-log-requests", "--enable-log-outputs", "--log-error-stack"), "nothing of a page may be logged"
@@ -42,9 +43,10 @@ def command_of(config: ServeConfig, base_name: str, port: int, scratch: Path) ->
         )
     given = [argument.partition("=")[0].replace("_", "-") for argument in config.vllm_arguments]
     for argument in given:
-        if argument in _OURS:
+        meant = [ours for ours in _OURS if argument.startswith("--") and ours.startswith(argument)]  # or its beginning
+        if meant:
             raise UserError(
-                f"{argument} cannot be given: {_OURS[argument]}", where="vllm_arguments", mend="leave it out"
+                f"{argument} cannot be given: {_OURS[meant[0]]}", where="vllm_arguments", mend="leave it out"
             )
     location = base_model_location(config.base_model or config.model)
     template = scratch / "whole_prompt.jinja"

@@ -22,7 +22,7 @@ from components.shared.models.adapter_loading import adapter_kind, check_base_of
 
 logger = logging.getLogger(__name__)
 
-_SERVED_FOLDER = "vllm"
+_SERVED_FOLDER, _SERVING_FILE = "vllm", "serving.json"
 _LOADING = "the model is being loaded"
 _SECONDS_BETWEEN_LOOKS = 0.2
 _LONGEST_WAIT = 30.0  # seconds between two starts
@@ -121,6 +121,8 @@ class Lives:
             except VllmUnreachableError as error:
                 self.doubted.set()
                 raise EngineDownError(f"the vLLM server was lost ({error})") from error
+            except VllmRefusedError as error:
+                raise UserError(f"vLLM refuses it: {error}", where=name) from error
             self._adapters[name] = folder
 
     async def unload(self, name: str) -> None:
@@ -249,17 +251,16 @@ class Lives:
         )
 
     async def _load(self, client: VllmClient, name: str, folder: Path) -> None:
-        folder = _under_vllms_names(folder)
+        folder = _under_vllms_names(name, folder)
         loaded = {card.id: card for card in await client.models()}.get(name)
         if loaded is not None and loaded.root != str(folder):
             raise UserError("vLLM has another adapter of this name", where=name, mend="unload it there first")
-        if loaded is None:
-            try:
-                await client.load_adapter(name, folder)
-            except VllmRefusedError as error:
-                missing = error.status == _ALREADY_GONE and "HTTP status" in str(error)
-                mend = "start the server with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" if missing else None
-                raise UserError(f"vLLM does not load it: {error}", where=name, mend=mend) from error
+        try:  # again, if it is loaded: the folder's files may have changed since
+            await client.load_adapter(name, folder, again=loaded is not None)
+        except VllmRefusedError as error:
+            missing = error.status == _ALREADY_GONE and "HTTP status" in str(error)
+            mend = "start the server with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" if missing else None
+            raise UserError(f"vLLM does not load it: {error}", where=name, mend=mend) from error
         try:
             await prove_adapter(client, self.prompts, self._base_in_vllm, name)
         except (UserError, VllmRefusedError):
@@ -267,10 +268,22 @@ class Lives:
             raise
 
 
-def _under_vllms_names(folder: Path) -> Path:
-    """Return a package's folder ``vllm``, which an export with ``serving: [vllm]`` writes, or the folder itself."""
+def _under_vllms_names(name: str, folder: Path) -> Path:
+    """Return a package's folder ``vllm``, which an export with ``serving: [vllm]`` writes, or the folder itself.
+
+    Raises:
+        UserError: that export found that vLLM does not load all of the adapter, and merged it instead.
+    """
     served = folder / _SERVED_FOLDER
-    return served if (served / "adapter_config.json").is_file() else folder
+    if (served / "adapter_config.json").is_file():
+        return served
+    if (served / _SERVING_FILE).is_file():
+        raise UserError(
+            "vLLM does not load all of this package's adapter",
+            where=name,
+            mend="serve its merged weights as base_model, or take engine embedded",
+        )
+    return folder
 
 
 def _never(_: RetryCallState) -> bool:

@@ -6,6 +6,7 @@ compared.
 """
 
 import asyncio
+import math
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -62,6 +63,8 @@ def difference(one: list[TokenLogprob], other: list[TokenLogprob]) -> float:
         candidates, others = (
             {each.token: each.logprob for each in (step, *step.top_logprobs)} for step in (mine, theirs)
         )
+        if not candidates.keys() & others.keys():
+            return math.inf  # no candidate in common: the models do not agree at all
         largest = max(
             [largest, *(abs(candidates[token] - others[token]) for token in candidates.keys() & others.keys())]
         )
