@@ -35,10 +35,11 @@ print(answer.status_code, len(answer.json().get("pages", [])))
 """
 HEALTH = "import requests, sys; sys.exit(not requests.get('http://127.0.0.1:8000/health/ready', timeout=5).ok)"
 UNTIL_IT_READS = f"""
-import requests
+import requests, time
+end = time.monotonic() + 300
 address, token = "http://127.0.0.1:8000/metrics", {{"Authorization": "Bearer {TOKEN}"}}
 while "deepsynth_serve_running_pages 0.0" in requests.get(address, headers=token, timeout=60).text:
-    pass
+    assert time.monotonic() < end, "no page is read"
 """
 
 

@@ -1,5 +1,6 @@
 """How far a model's confidence can be trusted: calibrated and judged on different documents."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,11 @@ def calibrated(pages: Sequence[PageScore]) -> tuple[ConfidenceCalibration | None
 
     Pages without a log-probability (those that failed) are left out: a service answers them with an error.
     """
-    known = [page for page in pages if page.prediction.mean_logprob is not None]
+    known = [
+        page
+        for page in pages
+        if page.prediction.mean_logprob is not None and math.isfinite(page.prediction.mean_logprob)
+    ]
     confidence = np.array([page.prediction.mean_logprob for page in known], dtype=float)
     good = np.array([page.characters.rate <= GOOD_CER for page in known], dtype=bool)
     documents = np.array([page.label.source_id for page in known])

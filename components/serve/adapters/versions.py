@@ -67,8 +67,9 @@ class Versions:
                 return files.name
             if files.folder is None:
                 raise UserError("neither an adapter nor a fine-tuned model", where=files.name)
+            calibration = calibration_of(files.folder)  # before the engine has it: an unreadable one changes nothing
             self._engine.load(files.name, files.folder).result()
-            self._catalog.add(files.name, calibration_of(files.folder))
+            self._catalog.add(files.name, calibration)
             logger.info("loaded %s", files.name)
             return files.name
 

@@ -47,11 +47,13 @@ class PageFile:
         content: its bytes, or where it is; the bytes say what it is, its name does not.
         max_pixels: of one page.
         max_pages: the pages behind so many are left; None: all are read.
+        max_total_pixels: of all pages together; None: no limit.
     """
 
     content: bytes | Path
     max_pixels: int
     max_pages: int | None = None
+    max_total_pixels: int | None = None
 
 
 def read_pages(_: None, file: PageFile) -> Iterator[np.ndarray]:
@@ -64,7 +66,11 @@ def read_pages(_: None, file: PageFile) -> Iterator[np.ndarray]:
     try:
         content = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
         pages = _pdf_pages if b"%PDF-" in content[:_PDF_HEAD] else _pictures
+        taken = 0
         for page in islice(pages(content, file.max_pixels), file.max_pages):
+            taken += page.width * page.height
+            if file.max_total_pixels is not None and taken > file.max_total_pixels:
+                raise DocumentError("its pages together have too many pixels", "too_many_pixels", too_large=True)
             yield np.asarray(page)
     except (DocumentError, MemoryError):
         raise

@@ -69,6 +69,8 @@ class PageOpener:
             self._free.put(reader)
 
     def _opened(self, file: PageFile, deadline: float) -> list[Image.Image]:
+        if time.monotonic() > deadline or self._closing.is_set():
+            raise TimeoutError
         reader = self._free.get()  # there are as many as threads
         try:
             pages: list[Image.Image] = []
@@ -83,6 +85,7 @@ class PageOpener:
                     except DocumentError as error:  # kept until the reader is done with the file: its child stays
                         problem = error
             if problem is not None:
+                pages.clear()  # the error's traceback holds this frame until garbage is collected
                 raise problem
             return pages
         finally:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -28,7 +29,7 @@ def chat_routes(service: Service) -> APIRouter:
         client = service.access.client_of(request)
         chat, instruction, pictures = await asyncio.to_thread(parsed_chat, await request.body())
         with request_part("open the uploads"):
-            pages = [page for file in await service.opened(pictures) for page in file]
+            pages = [page for file in await service.opened(request, pictures) for page in file]
         wish = Wish(client, chat.model, instruction, chat.longest)
         if chat.stream:
             events = _stream(service, request, pages, wish, chat.wants_usage)
@@ -65,7 +66,7 @@ async def _stream(
         head = {"id": f"chatcmpl-{request.state.request_id}", "created": int(time.time())}
         head |= {"object": "chat.completion.chunk", "model": request.state.model}
         for queue, reading in zip(queues, readings, strict=True):
-            reading.add_done_callback(lambda _, queue=queue: queue.put_nowait(None))  # type: ignore[misc]
+            reading.add_done_callback(partial(_ended, queue))
         yield _event({**head, "choices": [_choice({"role": "assistant", "content": ""})]})
         try:
             for number, queue in enumerate(queues):
@@ -88,6 +89,12 @@ async def _stream(
         if with_usage:
             yield _event({**head, "choices": [], "usage": _usage(found)})
         yield "data: [DONE]\n\n"
+
+
+def _ended(texts: "asyncio.Queue[str | None]", reading: "asyncio.Future[PageReading]") -> None:
+    if not reading.cancelled():
+        reading.exception()  # asyncio would log an error, with its text, that nobody looked at
+    texts.put_nowait(None)
 
 
 async def _chained(head: str, events: AsyncGenerator[str, None]) -> AsyncGenerator[str]:

@@ -34,7 +34,7 @@ def ocr_routes(service: Service) -> APIRouter:
         client = service.access.client_of(request)
         uploads, fields = await _form(request, service.config.max_pages_per_request)
         with request_part("open the uploads"):
-            files = await service.opened([content for _, content in uploads])
+            files = await service.opened(request, [content for _, content in uploads])
         pages = [page for file in files for page in file]
         length = _whole_number(fields.get("max_new_tokens"))
         wish = Wish(client, fields.get("model") or None, fields.get("instruction") or None, length)

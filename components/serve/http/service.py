@@ -68,23 +68,25 @@ class Service:
     draining: bool = False
     samples: SampleKeeper | None = None
 
-    async def opened(self, contents: Sequence[bytes]) -> list[list[Image.Image]]:
-        """Return each upload's pages.
+    async def opened(self, request: Request, contents: Sequence[bytes]) -> list[list[Image.Image]]:
+        """Return each upload's pages; the request's time begins here.
 
         Raises:
             ApiError: one of them is refused, or they are not opened in the request's time.
         """
         config, files = self.config, list[list[Image.Image]]()
-        most, deadline = config.max_pages_per_request, time.monotonic() + config.request_timeout_seconds
+        most, room = config.max_pages_per_request, config.max_queued_pixels
+        request.state.deadline = deadline = time.monotonic() + config.request_timeout_seconds
         for content in contents:
-            file = PageFile(content, config.max_pixels_per_page, most + 1)
+            file = PageFile(content, config.max_pixels_per_page, most + 1, room)
             try:
-                pages = await asyncio.wrap_future(self.documents.opened(file, deadline))
+                opening = asyncio.wrap_future(self.documents.opened(file, deadline))
+                pages = await asyncio.wait_for(opening, deadline - time.monotonic())
             except DocumentError as error:
                 raise ApiError(413 if error.too_large else 400, error.message, code=error.code) from error
             except TimeoutError as error:
                 raise ApiError(504, "the files were not opened in time", code="timeout") from error
-            most -= len(pages)
+            most, room = most - len(pages), room - sum(page.width * page.height for page in pages)
             if most < 0:
                 limit = config.max_pages_per_request
                 raise ApiError(413, f"more than {limit} pages in one request", code="too_many_pages")
@@ -120,10 +122,9 @@ class Service:
         config, jobs = self.config, list[PageJob]()
         try:
             longest = min(wish.max_new_tokens or config.max_new_tokens, config.max_new_tokens)
-            deadline = time.monotonic() + config.request_timeout_seconds
             for number, page in enumerate(pages):
                 follow = _in_this_loop(on_text, number) if on_text else None
-                job = PageJob(page, wish.instruction, version, wish.client, longest, deadline, follow)
+                job = PageJob(page, wish.instruction, version, wish.client, longest, request.state.deadline, follow)
                 job.request_id = request.state.request_id
                 jobs.append(job)
             trace_pages(jobs)
@@ -138,8 +139,9 @@ class Service:
                 self.samples.offer(request.state.request_id, jobs, admitted)
 
     def calibration(self, reading: PageReading, wish: Wish) -> ConfidenceCalibration | None:
-        """Return the calibration that holds for a reading; none was measured for instructions of clients."""
-        return None if wish.instruction is not None else self.catalog.calibration(reading.model)
+        """Return the calibration that holds for a reading: none does for a client's instruction or a cut-off answer."""
+        measured = wish.instruction is None and not reading.truncated
+        return self.catalog.calibration(reading.model) if measured else None
 
     def _put(self, jobs: list[PageJob]) -> None:
         try:

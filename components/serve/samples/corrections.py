@@ -21,16 +21,17 @@ def write_drafts(store: SampleStore, keys: Sequence[SampleKey], folder: Path, wh
         UserError: the folder is not empty, or a stored file is not a reading.
         OSError: the store or the audit file fails.
     """
-    by_picture: dict[str, SampleKey] = {}
-    for key in keys:  # oldest first: of equal roles the newest stays
-        known = by_picture.get(key.picture)
-        if known is None or _PREFERRED.index(key.role) <= _PREFERRED.index(known.role):
-            by_picture[key.picture] = key
+    by_picture: dict[str, list[SampleKey]] = {}
+    for key in keys:
+        by_picture.setdefault(key.picture, []).append(key)
     written = 0
     with finished_folder(folder) as partial:
-        for sha256, key in by_picture.items():
-            reading = store.reading(key, who)
-            picture = store.picture(key, who) if reading and not reading.own_instruction else None
+        partial.chmod(0o700)  # as the store's: these are clients' pages
+        for sha256, found in by_picture.items():
+            found.sort(key=lambda key: (_PREFERRED.index(key.role), -key.stored_at.timestamp()))
+            readings = (store.reading(key, who) for key in found)
+            reading = next((one for one in readings if one is not None and not one.own_instruction), None)
+            picture = store.picture(found[0], who) if reading is not None else None
             if reading is None or picture is None:
                 continue
             (partial / f"{sha256}.png").write_bytes(picture)

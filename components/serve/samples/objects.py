@@ -4,6 +4,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,8 +87,9 @@ class FolderObjects:
         for folder in self._root.iterdir() if self._root.is_dir() else ():
             for name in self._names(folder.name) if folder.is_dir() else ():
                 path = folder / name
-                if name.startswith(_PARTIAL) and time.time() - path.stat().st_mtime > _SECONDS_OF_A_WRITE:
-                    path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # another process has just renamed it
+                    if name.startswith(_PARTIAL) and time.time() - path.stat().st_mtime > _SECONDS_OF_A_WRITE:
+                        path.unlink()
 
     def _names(self, folder: str) -> Iterator[str]:
         try:

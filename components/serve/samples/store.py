@@ -43,6 +43,8 @@ class SampleStore:
             self._objects.put(place, picture)
             return True
         except BaseException:
+            # If this fails too, the audit goes on saying "store".
+            self._objects.delete(f"{_READINGS}/{reading.key.name}")
             self._audit.note(SERVICE, "not stored", reading.request_id)
             raise
 
@@ -103,11 +105,12 @@ class SampleStore:
         unused = sorted(picture for picture in set(pictures) if not uses[picture])
         for start in range(0, len(unused), _PICTURES_AT_ONCE):
             contents = {one: self._objects.get(_picture(one)) for one in unused[start : start + _PICTURES_AT_ONCE]}
+            contents = {one: content for one, content in contents.items() if content is not None}  # the rest is gone
             for picture in contents:
                 self._objects.delete(_picture(picture))
             uses = self._uses()
             for picture, content in contents.items():
-                if uses[picture] and content is not None:
+                if uses[picture]:
                     self._objects.put(_picture(picture), content)
 
     def _uses(self) -> Counter[str]:

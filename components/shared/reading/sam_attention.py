@@ -76,11 +76,12 @@ class _Positions:
         """
         weights = (self._layer.rel_pos_h, self._layer.rel_pos_w)
         versions = tuple((weight.data_ptr(), weight._version if weight.requires_grad else 0) for weight in weights)
-        place = (height, width, query.dtype, query.device)
-        if (*place, versions) not in self._made:
-            self._made = {known: made for known, made in self._made.items() if known[-1] == versions}
-            self._made[*place, versions] = self._new(query, height, width)
-        rows, columns, own = self._made[*place, versions]
+        key = (height, width, query.dtype, query.device, versions)
+        made = self._made.get(key)
+        if made is None:  # several threads may come here at once: the dictionary is replaced, never changed
+            made = self._new(query, height, width)
+            self._made = {known: one for known, one in self._made.items() if known[-1] == versions} | {key: made}
+        rows, columns, own = made
         grid = query.unflatten(2, (height, width))
         said = [torch.einsum("bnhwc,hkc->bnhwk", grid, rows), torch.einsum("bnhwc,wkc->bnhwk", grid, columns)]
         if spare := own.shape[-1] - height - width:

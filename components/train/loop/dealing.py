@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.tuners.lora.layer import ParamWrapper
 
 from components.train.backends.protocol import TrainableModel
 from components.train.batches.batch_plan import BatchPlan
@@ -173,6 +174,8 @@ def model_obstacle(model: Any) -> str | None:
             return f"{name} normalises over the batch"
         if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p:
             return f"{name} draws random numbers"
+        if isinstance(module, ParamWrapper):  # adapt_experts: threads would undo each other's replacement
+            return f"{name} replaces its weights during each pass"
     for name, value in _settings(model.config.to_dict()):
         if re.search("drop|jitter", name) and value and not isinstance(value, str):
             return f"the model draws random numbers ({name}: {value})"

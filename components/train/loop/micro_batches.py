@@ -103,6 +103,7 @@ class MicroBatchTrainer(PageLoadingTrainer):
         if summed_up is None:
             log.warning("the model draws random numbers: its batches are no longer dealt out to single threads")
             self._dealing = None
+            self._measurements.batch = {**(self._measurements.batch or {}), "dealt_pages": None}
             return None
         loss, sums = summed_up
         for weight, gradient in zip(weights, sums, strict=True):

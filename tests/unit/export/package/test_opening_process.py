@@ -52,12 +52,14 @@ def test_pages_come_and_hostile_files_end_their_own_process(tmp_path: Path) -> N
     assert good == f"[(1, 'RGB', {pages[0].size})]" and pdf.count("'RGB'") == 2
     assert broken.startswith(f"{tmp_path / 'broken.png'}: cannot be read as a picture")
     for line in (hostile, picture):
-        assert line.endswith(("takes more than 1 seconds", "more than 0.25 GiB of memory")), line
+        # Which limit comes first depends on the machine; PDFium may also tell that it got no memory.
+        said = ("takes more than 1 seconds", "more than 0.25 GiB of memory", "cannot be read")
+        assert "'RGB'" not in line and any(one in line for one in said), line
 
 
 def test_the_process_ends_with_the_program() -> None:
     code = PROGRAM.partition("assert")[0] + "import os, signal\nopened = OpeningProcess()\n"
     code += "print(opened._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
-    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=60)
     with suppress(psutil.NoSuchProcess):
         psutil.Process(int(killed.stdout)).wait(timeout=60)

@@ -144,6 +144,9 @@ def _check_vllm(config: ServeConfig, pod: Manifest) -> None:
     assert given["logits-processors"] == NO_REPEAT_PROCESSOR and config.no_repeat_ngram_size is not None
     assert "enable-lora" in given
     assert {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "1"} in vllm["env"]
+    notice = int(vllm["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert config.drain_notice_seconds + config.drain_seconds <= notice < pod["terminationGracePeriodSeconds"]
+    assert pod["tolerations"][0]["key"] in vllm["resources"]["limits"]
     both = [{one["mountPath"]: one["name"] for one in container["volumeMounts"]} for container in (service, vllm)]
     assert both[0]["/tmp"] == both[1]["/tmp"], "vLLM reads the adapters where the service has put them"
 

@@ -4,6 +4,7 @@ import inspect
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,13 @@ def test_an_error_in_a_worker_ends_the_training_with_it(
         trained(made, tmp_path / "out", threads=2)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("dealt-page")]
     assert not (tmp_path / "out").exists()
+
+
+def test_random_numbers_that_parts_drew_are_given_back() -> None:
+    before = torch.get_rng_state()
+    with closing(DealingThreads(2)) as threads:
+        assert threads.summed(lambda _: (torch.rand(()), [torch.rand(())]), [{}] * 4) is None
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_random_numbers_are_not_drawn_by_several_threads(
