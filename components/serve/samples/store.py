@@ -104,8 +104,8 @@ class SampleStore:
         uses = self._uses()
         unused = sorted(picture for picture in set(pictures) if not uses[picture])
         for start in range(0, len(unused), _PICTURES_AT_ONCE):
-            contents = {one: self._objects.get(_picture(one)) for one in unused[start : start + _PICTURES_AT_ONCE]}
-            contents = {one: content for one, content in contents.items() if content is not None}  # the rest is gone
+            found = ((one, self._objects.get(_picture(one))) for one in unused[start : start + _PICTURES_AT_ONCE])
+            contents = {one: content for one, content in found if content is not None}  # the rest is gone
             for picture in contents:
                 self._objects.delete(_picture(picture))
             uses = self._uses()
