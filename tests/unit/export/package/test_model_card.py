@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForImageTextToText
 
 from components.export.step import run
 from components.shared.artifacts.dataset_manifest import read_manifest
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.digests import sha256_folder
+from components.shared.models.model_families import FAMILIES
+from components.shared.models.model_loading import load_processor
+from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr2
 from tests.fixtures.dataset_fixture import Page, write_dataset
 from tests.fixtures.export_fixture import TEXTS, export_config, make_sources, write_evaluation, write_gate
 
@@ -110,6 +116,27 @@ def test_the_card_says_what_pages_it_was_trained_on_and_how_to_load_it(made: Pat
     code = text.split("```python\n", 1)[1].split("```", 1)[0]
     compile(code, "card", "exec")
     assert 'base = AutoModelForImageTextToText.from_pretrained("FOLDER")' in code
+
+
+def test_the_cards_snippet_loads_an_adapter_whose_names_peft_would_change(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = ModelCard.load(card_of(made, tmp_path / "out")).text
+    code = text.split("```python\n", 1)[1].split("```", 1)[0]
+    save_tiny_deepseek_ocr2(tmp_path / "base")
+    base = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=FAMILIES["deepseek_ocr2"].language_modules))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.ones_(weight)
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    load_processor(str(tmp_path / "base")).save_pretrained(tmp_path / "adapter")
+
+    monkeypatch.chdir(tmp_path / "adapter")
+    found: dict[str, Any] = {}
+    exec(code.replace("FOLDER", str(tmp_path / "base")), found)
+    loaded = [weight for name, weight in found["model"].named_parameters() if "lora_B" in name]
+    assert loaded and all(torch.all(weight == 1) for weight in loaded)
 
 
 def test_of_an_adapter_trained_elsewhere_the_pages_are_not_known(made: Path, tmp_path: Path) -> None:
