@@ -71,7 +71,7 @@ def test_the_comparison_is_that_of_the_stored_readings(shell: Shell, tmp_path: P
 
 
 def _check_probability(confidence: dict[str, float], calibrated: bool) -> None:
-    """A package with a calibration gives the probability of its map; the base has none."""
+    """A package with a calibration gives the probability of its map for a whole answer; the base has none."""
     assert ("probability" in confidence) == ("cer_at_most" in confidence) == calibrated
     if calibrated:
         expected = 1 / (1 + math.exp(-(0.5 * confidence["mean_logprob"] + 1)))
@@ -87,6 +87,7 @@ def test_both_versions_read_the_shared_pages_and_the_answer_is_the_challengers(s
     flags = ("--config", str(settings), "--adapters", str(adapter), "--max_new_tokens", "24")
     variables = {"DEEPSYNTH_SERVE_ADMIN_TOKEN": "the-administrators-token"}
     texts: dict[tuple[str, str], str] = {}
+    seen: set[tuple[str, bool]] = set()
     with running_service(tmp_path, *flags, variables=variables) as service:
         for alias, version in (("@champion", "tiny-base"), ("@challenger", "adapter-1")):
             address = f"{service.url}/admin/aliases/{alias}"
@@ -106,7 +107,10 @@ def test_both_versions_read_the_shared_pages_and_the_answer_is_the_challengers(s
                 else:
                     read = answer.json()["pages"][0]
                     texts[one, model] = read["text"]
-                    _check_probability(read["confidence"], calibrated=model == "adapter-1")
+                    whole = not read["truncated"]
+                    _check_probability(read["confidence"], calibrated=model == "adapter-1" and whole)
+                    seen.add((model, whole))
+        assert {("adapter-1", True), ("adapter-1", False)} <= seen, "a whole and a cut-off answer of the calibrated version"
         names = {"champion": "tiny-base", "challenger": "adapter-1"}
         expected = {(one, role) for one in shared for role in names}
         deadline = time.monotonic() + 300
