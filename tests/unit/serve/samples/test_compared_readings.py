@@ -110,7 +110,7 @@ def test_both_versions_read_the_shared_pages_and_the_answer_is_the_challengers(s
                     whole = not read["truncated"]
                     _check_probability(read["confidence"], calibrated=model == "adapter-1" and whole)
                     seen.add((model, whole))
-        assert {("adapter-1", True), ("adapter-1", False)} <= seen, "a whole and a cut-off answer of the calibrated version"
+        assert {("adapter-1", True), ("adapter-1", False)} <= seen, "whole and cut-off answers"
         names = {"champion": "tiny-base", "challenger": "adapter-1"}
         expected = {(one, role) for one in shared for role in names}
         deadline = time.monotonic() + 300
