@@ -5,7 +5,7 @@
 Both servers get the full-size model with random weights, and take 600 tokens for every page. vLLM runs as it starts
 by itself, with its compiled steps, CUDA graphs and prefix cache; every page is another one. Then vLLM and this project
 read the same pages with an adapter, and the product's own proof (``deepsynth verify --vllm``) compares their tokens.
-Its parts were tried on a CPU with the small model; on a GPU vLLM has not started with it yet (README.md).
+README.md beside this file has what was measured.
 On a CPU: --model small --pages 4 --batch 2 --tokens 12 --seconds 5 --minutes 60 -- --dtype float32 --enforce-eager
 """
 
@@ -66,6 +66,7 @@ class _Page:
 
 def main() -> None:
     """Measure, prove, and print a table."""
+    parts = {part.__name__: part for part in (embedded, vllm, proof)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm-python", type=Path, required=True, help="a Python that has vLLM")
     parser.add_argument("--output", type=Path, required=True)
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=256, help="different pages")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement")
     parser.add_argument("--minutes", type=float, default=6.0, help="no part begins after them")
+    parser.add_argument("--parts", nargs="+", choices=sorted(parts), default=list(parts), help="in this order")
     parser.add_argument("vllm", nargs="*", help="arguments for vLLM, after --")
     options = parser.parse_args()
     ends = time.monotonic() + 60 * options.minutes
@@ -87,7 +89,7 @@ def main() -> None:
         (folder / "vllm").mkdir()
         config = second_deepseek_ocr(config_of(str(model), None, False).to_dict())
         (folder / "vllm" / "config.json").write_text(json.dumps(config))
-        for part in (embedded, vllm, proof):
+        for part in (parts[name] for name in options.parts):
             if time.monotonic() > ends:
                 found[part.__name__] = "no time was left"
                 continue
