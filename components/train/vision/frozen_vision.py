@@ -47,5 +47,18 @@ def run_frozen_parts_without_gradients(model: PreTrainedModel | PeftModel) -> li
     frozen = [name for name, part in parts.items() if not any(weight.requires_grad for weight in part.parameters())]
     if len(frozen) < len(parts):
         frozen = [name for name in frozen if parts[name] is vision_encoder(model)]
+    encoder = vision_encoder(model)
+    if any(parts[name] is encoder for name in frozen):
+        _attend_without_flex(encoder)
     install_vision_forwards(model, [parts[name] for name in frozen], recorded)
     return frozen
+
+
+def _attend_without_flex(encoder: Any) -> None:
+    """Let an encoder attend by sdpa where flex attention was set for the whole model: Unsloth does so for Gemma 3.
+
+    Flex attention must be compiled. A recording would call it uncompiled, which PyTorch refuses, and after that it
+    cannot compile flex attention for the language model either.
+    """
+    if getattr(getattr(encoder, "config", None), "_attn_implementation", None) == "flex_attention":
+        encoder.set_attn_implementation("sdpa")

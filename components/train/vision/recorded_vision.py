@@ -106,6 +106,15 @@ def _is_constant(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | str)
 
 
+def other_pixels(pictures: torch.Tensor) -> torch.Tensor:
+    """Return valid pictures of the same shape with other values: the rows in reverse order, and half as bright.
+
+    Kosmos-2.5 gives each patch's row and column as its first two values, from which it takes rows of a table. Reversed,
+    such a column keeps its values, and half of a whole number up to n, rounded down, is one too.
+    """
+    return pictures.flip(-2) / 2
+
+
 class _Recording:
     """The recording of one shape of pictures: its input tensor, its CUDA graph, and its output tensors."""
 
@@ -119,7 +128,8 @@ class _Recording:
                     encode(self._pictures)
                 run = self._without_fixed_work(encode)
                 # Other pixels: what wrongly counts as independent of them would show.
-                expected = _copies(encode(-self._pictures))
+                others = other_pixels(self._pictures)
+                expected = _copies(encode(others))
             torch.cuda.current_stream().wait_stream(side_stream)
             self._graph = torch.cuda.CUDAGraph()
             # torch.cuda.graph leaves its own stream as the current one if a recording fails: restore it.
@@ -130,7 +140,7 @@ class _Recording:
             ):
                 self._features = run(self._pictures)
             self._run = run  # the graph reads what it keeps
-            self._check(expected, self.replay(-self._pictures))
+            self._check(expected, self.replay(others))
         self.pool = self._graph.pool()
 
     def _without_fixed_work(self, encode: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], Any]:
