@@ -1,21 +1,18 @@
 """A vLLM server of this machine, started for a proof and ended after it."""
 
 import os
-import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from components.export.proof.vllm_client import VllmServer
 from components.shared.errors import UserError
-from components.shared.programs.parent_watch import ending_with_parent
+from components.shared.vllm.server_process import HOST, end_server, free_port, server_command, start_server
 
 _STARTS_WITHIN = 1200  # seconds: a large model is read from its disk first
-_ENDS_WITHIN = 60
 # One request at a time is what a proof asks; GiB of the CPU's key-value cache, if the user says nothing.
 _ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 # Python's path is this program's, whose packages vLLM must not import; with a key the server would refuse our requests.
@@ -30,34 +27,21 @@ def running_vllm(python: Path, model: Path | str, arguments: Sequence[str]) -> I
     Raises:
         UserError: it does not start; the message has the end of its log.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    module = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-    command = [str(python), *module, "--host", "127.0.0.1", "--port", str(port), *_ARGUMENTS, *arguments]
+    port = free_port()
+    command = [*server_command(python, str(model), port), *_ARGUMENTS, *arguments]
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     with tempfile.TemporaryDirectory(prefix="vllm-") as scratch:
         log = Path(scratch) / "vllm.log"
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                ending_with_parent(command),
-                cwd=scratch,
-                env={**_ENVIRONMENT, **environment},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+            process = start_server(
+                command, environment={**_ENVIRONMENT, **environment}, folder=Path(scratch), output=output
             )
         try:
-            server = VllmServer(f"http://127.0.0.1:{port}")
+            server = VllmServer(f"http://{HOST}:{port}")
             _wait(server, process, log)
             yield server
         finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_ENDS_WITHIN)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its group: vLLM's engine is a process of its own
-            process.wait()
+            end_server(process)
 
 
 def _wait(server: VllmServer, process: "subprocess.Popen[bytes]", log: Path) -> None:

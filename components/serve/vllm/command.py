@@ -8,8 +8,8 @@ from components.serve.config import ServeConfig
 from components.serve.vllm.prompts import WHOLE_PROMPT_TEMPLATE
 from components.shared.errors import UserError
 from components.shared.models.base_models import base_model_location
+from components.shared.vllm.server_process import server_command
 
-_HOST = "127.0.0.1"
 NO_REPEAT_PROCESSOR = "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor"
 """DeepSeek's rule against loops; it looks at tokens alone, so it serves every model."""
 _OURS = {
@@ -52,8 +52,7 @@ def command_of(config: ServeConfig, base_name: str, port: int, scratch: Path) ->
     template = scratch / "whole_prompt.jinja"
     template.write_text(WHOLE_PROMPT_TEMPLATE, encoding="utf-8")
     model = str(Path(location).absolute()) if Path(location).is_dir() else location
-    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    command += ["--served-model-name", base_name, "--host", _HOST, "--port", str(port)]
+    command = [*server_command(python, model, port), "--served-model-name", base_name]
     command += ["--revision", config.revision] if config.revision else []
     command += ["--trust-remote-code"] if config.trust_remote_code else []
     command += ["--chat-template", str(template), "--chat-template-content-format", "openai"]

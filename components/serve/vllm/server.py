@@ -1,11 +1,11 @@
 """Where the vLLM server is: a process of this service, or an address that somebody else looks after."""
 
 import asyncio
+import io
 import logging
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import threading
 from contextlib import suppress
@@ -17,7 +17,7 @@ from components.serve.vllm.client import VllmClient
 from components.serve.vllm.command import command_of, environment_of
 from components.serve.vllm.log_lines import LogLines
 from components.shared.errors import UserError
-from components.shared.programs.parent_watch import ending_with_parent
+from components.shared.vllm.server_process import HOST, end_server, free_port, start_server
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,6 @@ TOKEN_VARIABLE = "DEEPSYNTH_VLLM_TOKEN"
 _SECONDS_BETWEEN_LOOKS = 0.25
 _SECONDS_BETWEEN_LOOKS_AT_AN_ADDRESS = 2.0
 _FAILED_LOOKS = 2  # in a row, until an address counts as down
-_SECONDS_TO_END = 10.0
-_HOST = "127.0.0.1"
-_GIVEN_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_LOWEST_PORT, _TRIES = 10_000, 100
 
 
 class Server(Protocol):
@@ -56,7 +52,7 @@ class Server(Protocol):
 class StartedServer:
     """A server that this service starts, on a free port of 127.0.0.1 and with a key of its own.
 
-    Start it from the thread that stops it: the kernel ends the server with that thread (``ending_with_parent``).
+    Start it from the thread that stops it: the kernel ends the server with that thread.
     """
 
     is_ours = True
@@ -64,27 +60,18 @@ class StartedServer:
     def __init__(self, config: ServeConfig, base_name: str, scratch: Path) -> None:
         self._config, self._base_name, self._scratch = config, base_name, scratch
         command_of(config, base_name, 0, scratch)  # what is wrong with the settings is told before anything starts
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._lines = LogLines()
 
     def begin(self) -> VllmClient:
         """Start the process."""
         port, token = free_port(), secrets.token_urlsafe(32)
         self._lines = LogLines()
-        self._process = subprocess.Popen(
-            ending_with_parent(command_of(self._config, self._base_name, port, self._scratch)),
-            env=environment_of(token),
-            cwd=self._scratch,  # no module of the folder in which the service was started
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        command = command_of(self._config, self._base_name, port, self._scratch)
+        self._process = start_server(command, environment=environment_of(token), folder=self._scratch, output=None)
         threading.Thread(target=_pass_on, args=(self._process, self._lines), name="vllm log", daemon=True).start()
         logger.info("started a vLLM server, process %d, port %d", self._process.pid, port)
-        return VllmClient(f"http://{_HOST}:{port}", token)
+        return VllmClient(f"http://{HOST}:{port}", token)
 
     def end_reason(self) -> str | None:
         """Return how the process has ended; None while it runs."""
@@ -112,15 +99,8 @@ class StartedServer:
     def stop(self) -> None:
         """End the process and those that it has started."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        if process.poll() is None:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_SECONDS_TO_END)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its group: vLLM's engine is a process of its own
-        process.wait()
+        if process is not None:
+            end_server(process)
 
 
 class GivenServer:
@@ -178,25 +158,7 @@ def _token_of(config: ServeConfig) -> str | None:
     return token
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nobody listens now.
-
-    It lies below those that the kernel gives to connections and to whoever binds port 0: one of those could be taken
-    again in the minutes that vLLM needs until it listens.
-    """
-    try:
-        first_given = int(_GIVEN_PORTS.read_text(encoding="ascii").split()[0])
-    except OSError:  # not Linux
-        first_given = _LOWEST_PORT
-    for _ in range(_TRIES):
-        port = _LOWEST_PORT + secrets.randbelow(first_given - _LOWEST_PORT) if first_given > _LOWEST_PORT else 0
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((_HOST, port))
-            return int(probe.getsockname()[1])
-    raise OSError(f"no free port in {_TRIES} tries")
-
-
-def _pass_on(process: "subprocess.Popen[str]", lines: LogLines) -> None:
+def _pass_on(process: "subprocess.Popen[bytes]", lines: LogLines) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
+    for line in io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace"):
         lines.pass_on(line)

@@ -1,4 +1,4 @@
-"""Ends a child process when the process that started it has died."""
+"""Ends child processes when the process that started them has died."""
 
 import fcntl
 import os
@@ -15,6 +15,25 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit(1)  # the parent died before the call
 os.execv(sys.argv[2], sys.argv[2:])
 """
+# The kernel's signal reaches children only, so a watcher stays behind, a child of ``command``, which kills the group.
+_GROUP_LAUNCHER = """
+import ctypes, os, signal, sys
+prctl = ctypes.CDLL(None).prctl
+prctl(1, 9)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+group = os.getpid()
+if os.getpgrp() != group:
+    os.setpgid(0, 0)
+if os.fork() == 0:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    prctl(1, signal.SIGUSR1)
+    os.closerange(0, 1024)  # who reads the output waits for its end
+    while os.getppid() == group:
+        signal.sigwait({signal.SIGUSR1})
+    os.killpg(group, 9)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def ending_with_parent(command: list[str]) -> list[str]:
@@ -26,6 +45,18 @@ def ending_with_parent(command: list[str]) -> list[str]:
     if sys.platform != "linux":
         return command
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
+
+
+def ending_group_with_parent(command: list[str]) -> list[str]:
+    """Return a command that runs ``command``, and that ends with this process as ``ending_with_parent`` says, together
+    with every process that it has started: when it ends, however it does, the kernel kills its process group.
+
+    It becomes the leader of a group of its own. A process that leaves that group stays. Elsewhere than on Linux
+    ``command`` itself.
+    """
+    if sys.platform != "linux":
+        return command
+    return [sys.executable, "-I", "-S", "-c", _GROUP_LAUNCHER, str(os.getpid()), *command]
 
 
 def killed_with_parent() -> None:

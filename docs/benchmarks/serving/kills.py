@@ -128,20 +128,47 @@ def killed_mlflow(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def killed_vllm(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Kill the vLLM server that the service started, with its workers; the service starts another one."""
+    """Kill the vLLM server that the service started, and later the engine of the next one; the service starts others.
+
+    What is left of a killed server must end by itself: its engine and workers are processes of their own.
+    """
     flags = ["--engine", "vllm", "--vllm_python", str(options.vllm_python), "--model", str(options.vllm_model)]
     flags += ["--vllm_arguments", json.dumps(shlex.split(options.vllm_arguments)), "--max_new_tokens", "24"]
+    found: dict[str, Any] = {}
+    began = time.monotonic()
     with running_service(*flags) as service, Clients(service.url, 4) as clients:
-        clients.wait_for(is_read, time.monotonic())
+        clients.wait_for(is_read, began)
+        found["start_seconds"] = round(time.monotonic() - began, 2)
+        for name, key in (("server", "recovery_seconds"), ("engine", "recovery_from_a_killed_engine_seconds")):
+            time.sleep(options.seconds)
+            server = _vllm_server(service.process.pid)
+            processes = [server, *server.children(recursive=True)]
+            killed = time.monotonic()
+            (server if name == "server" else _engine_of(server)).kill()
+            _when(lambda ended=processes: not any(map(_runs, ended)))
+            found[f"{name}_all_{len(processes)}_processes_gone_seconds"] = round(time.monotonic() - killed, 2)
+            answer = clients.wait_for(lambda entry: not entry.read, killed)
+            found[f"{name}_first_error_seconds"] = round(answer - killed, 2)
+            found[key] = round(clients.wait_for(is_read, answer) - killed, 2)
         time.sleep(options.seconds)
-        servers = psutil.Process(service.process.pid).children(recursive=True)
-        killed = time.monotonic()
-        for server in servers:
-            server.kill()
-        back = clients.wait_for(is_read, killed + 1.0)
-        time.sleep(options.seconds)
-    found = {"processes_killed": len(servers), "recovery_seconds": round(back - killed, 2)}
     return {**clients.figures(), **found}
+
+
+def _vllm_server(service: int) -> psutil.Process:
+    children = psutil.Process(service).children()
+    return next(child for child in children if "vllm.entrypoints.openai.api_server" in child.cmdline())
+
+
+def _engine_of(server: psutil.Process) -> psutil.Process:
+    """Return the child with the most memory: the others track resources, or watch."""
+    return max(server.children(), key=lambda child: child.memory_info().rss)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def swapped(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -210,6 +237,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=5.0, help="of load before and after each kill")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--add", action="store_true", help="keep the other parts that the output has")
     parser.add_argument("--vllm-python", type=Path, help="without it, vLLM is not killed")
     parser.add_argument("--vllm-model", type=Path, help="folder of a model that vLLM serves")
     parser.add_argument("--vllm-arguments", default="", help="of the vLLM server, in one word with =")
@@ -217,6 +245,8 @@ def main() -> None:
     if options.vllm_python is None:
         options.parts = [name for name in options.parts if PARTS[name] is not killed_vllm]
     content: dict[str, Any] = {"cpus": os.cpu_count(), "date": time.strftime("%Y-%m-%d"), "parts": {}}
+    if options.add:
+        content["parts"] = json.loads(options.output.read_text(encoding="utf-8"))["parts"]
     for name in options.parts:
         with tempfile.TemporaryDirectory() as folder:
             try:

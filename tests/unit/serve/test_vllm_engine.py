@@ -23,7 +23,7 @@ from components.serve.step import run
 from components.shared.programs.step_command import step_main
 from tests.fixtures.drawn_pages import as_file, drawn_page
 from tests.fixtures.service_process import RunningService, running_service
-from tests.fixtures.vllm_server import recorded, running_stand_in, small_adapter, stand_in_variables, wait_for
+from tests.fixtures.vllm_server import recorded, running_stand_in, runs, small_adapter, stand_in_variables, wait_for
 from tests.unit.serve.test_service import picture_message
 
 ADMIN = {"Authorization": "Bearer the-administrators-token"}
@@ -160,7 +160,8 @@ def test_a_killed_server_is_started_again_with_its_adapters(service: RunningServ
     before = len(recorded(folder, "read"))
     reading.start()
     wait_for(lambda: len(recorded(folder, "read")) > before, "the page is not read")
-    os.kill(recorded(folder, "started")[-1]["pid"], signal.SIGKILL)
+    started = recorded(folder, "started")[-1]
+    os.kill(started["pid"], signal.SIGKILL)
     reading.join()
     assert (found[0].status_code, found[0].json()["error"]["code"]) == (503, "engine_down")
     assert "Retry-After" in found[0].headers
@@ -174,6 +175,14 @@ def test_a_killed_server_is_started_again_with_its_adapters(service: RunningServ
     assert len(recorded(folder, "started")) == 2
     assert service.metric("deepsynth_serve_engine_recovery_seconds_count") == 1
     assert "reads pages again" in service.log.read_text()
+    assert not runs(started["engine"])
+
+
+def test_a_killed_service_takes_the_server_and_its_engine_along(service: RunningService, folder: Path) -> None:
+    started = recorded(folder, "started")[-1]
+    assert runs(started["pid"]) and runs(started["engine"])
+    service.process.kill()
+    wait_for(lambda: not runs(started["pid"]) and not runs(started["engine"]), "a process is left")
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""What export's proof and the service share about vLLM: starting its server, and ending all of it."""
