@@ -152,9 +152,9 @@ def run_pipeline(
         watched = _Watched()
         with _kept_after_a_failure(folder, watched, failed):
             memory = _watch(watched, folder, variables, _tasks(config, prepare_partitions), docker)
-        _gather_outputs(folder, watched)
-        summary = build_summary(folder, run_id, watched.seconds, time.monotonic() - started, memory)
-        summary.write(folder)
+            _gather_outputs(folder, watched)
+            summary = build_summary(folder, run_id, watched.seconds, time.monotonic() - started, memory)
+            summary.write(folder)
     if resumed:
         shutil.rmtree(resumed.folder)
     return RunOutcome(runs_dir / run_id, summary, watched.warnings)
@@ -238,33 +238,45 @@ def _failure(watched: _Watched, exit_code: int | None, log: Path) -> Exception:
 
 
 def _gather_outputs(folder: Path, watched: _Watched) -> None:
-    """Move the finished steps' outputs to their names in ``folder``, and remove KFP's other files."""
+    """Move finished steps' outputs to their names in ``folder`` unless that is done, and remove KFP's other files."""
     for step, output in watched.outputs.items():
-        shutil.move(output, folder / FOLDERS[step])
-    shutil.rmtree(folder / _KFP_FOLDER)
+        if output.exists():
+            shutil.move(output, folder / FOLDERS[step])
+    if (folder / _KFP_FOLDER).exists():
+        shutil.rmtree(folder / _KFP_FOLDER)
 
 
 @contextmanager
 def _kept_after_a_failure(folder: Path, watched: _Watched, failed: Path) -> Iterator[None]:
-    """After an error or an interrupt keep the log and, if any step finished, rename ``folder`` to ``failed``."""
+    """After any error or an interrupt keep the log and, if any step finished, rename ``folder`` to ``failed``."""
     try:
         yield
-    except (UserError, StepFailedError, KeyboardInterrupt) as error:
+    except BaseException as error:
         # Reused outputs that the resumed run did not reach are kept for the next attempt.
         for kept in (folder / _KFP_FOLDER / _KEPT_FOLDER).glob("*/"):
             watched.outputs.setdefault(kept.name, kept)
         # Rename the outputs first: they cost hours, and renaming works on a full disk; copying the log may fail there.
         if watched.outputs:
             _gather_outputs(folder, watched)
+            (folder / RunSummary.FILE).unlink(missing_ok=True)  # only finished runs have one
             if failed.exists():
                 shutil.rmtree(failed)
             folder = folder.rename(failed)
             error.add_note(f"outputs of the finished steps: {failed}")
             error.add_note(f"go on with: deepsynth run --resume {failed.name.removesuffix(FAILED)}")
         if watched.outputs or not isinstance(error, KeyboardInterrupt):
-            shutil.copyfile(folder / LOG_FILE, _failed_log(failed))
-            error.add_note(f"log: {_failed_log(failed)}")
+            error.add_note(_keep_log(folder / LOG_FILE, _failed_log(failed)))
         raise
+
+
+def _keep_log(log: Path, kept: Path) -> str:
+    """Copy the log of a failed run, and return where it is."""
+    try:
+        shutil.copyfile(log, kept)
+    except OSError as error:  # a full disk must not hide why the run failed
+        kept.unlink(missing_ok=True)
+        return f"the log could not be kept: {error.strerror}"
+    return f"log: {kept}"
 
 
 def _failed_log(failed: Path) -> Path:

@@ -98,6 +98,8 @@ def named_failures(what: str, settings: "BaseModel | None" = None) -> Iterator[N
         yield
     except Exception as error:
         if named := named_failure(error, what, settings):
+            for note in getattr(error, "__notes__", ()):
+                named.add_note(note)
             raise named from error
         raise
 

@@ -16,8 +16,6 @@ from components.shared.programs.step_config import StepConfig, read_config_file,
 from components.shared.telemetry.logs import configure_logs, exit_code_of
 from components.shared.telemetry.tracing import step_span
 
-_CHECK_ONLY = "--check_only"
-
 
 class _CommandLine(BaseSettings):
     model_config = SettingsConfigDict(
@@ -59,8 +57,8 @@ def step_main(
         with ends_in_order(step):
             configure_logs(step)
             limit_threads()
-            config = config_from_arguments(step, config_model, arguments)
-            if _CHECK_ONLY in arguments:
+            config, check_only = config_from_arguments(step, config_model, arguments)
+            if check_only:
                 if check:
                     check(config)
                 return 0
@@ -74,8 +72,10 @@ def step_main(
     return 0
 
 
-def config_from_arguments(step: str, config_model: type[StepConfig], arguments: Sequence[str]) -> StepConfig:
-    """Parse ``arguments`` into ``config_model``.
+def config_from_arguments(
+    step: str, config_model: type[StepConfig], arguments: Sequence[str]
+) -> tuple[StepConfig, bool]:
+    """Parse ``arguments`` into ``config_model``; return it, and whether the settings are to be checked only.
 
     Raises:
         UserError: a value or a key of the config file is wrong. An unknown flag exits with 2, as argparse does.
@@ -95,10 +95,12 @@ def config_from_arguments(step: str, config_model: type[StepConfig], arguments: 
         if path := _config_path(arguments):
             where = str(path)
             from_file = read_config_file(path)
+            if "config" in from_file:
+                raise UserError("a config file cannot name another one", where=f"{where}: config", mend="leave it out")
         values = CliApp.run(settings, cli_args=list(arguments), **from_file).model_dump(exclude_unset=True)
         values.pop("config", None)
-        values.pop("check_only", None)
-        return config_model.model_validate(values)
+        check_only = bool(values.pop("check_only", False))
+        return config_model.model_validate(values), check_only
     except ValidationError as error:
         raise user_error(error, config_model, where) from error
 

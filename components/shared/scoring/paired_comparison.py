@@ -19,6 +19,7 @@ class PairedComparison:
         difference_bootstrap_mean: the mean of the difference over the resamples.
         difference_interval: its 95 % interval; None with fewer than two documents.
         ratio: candidate / reference; None where the reference makes no error.
+        ratio_interval: None also where the reference makes no error in 2.5 % of the resamples or more.
     """
 
     reference: float

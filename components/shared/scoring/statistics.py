@@ -78,11 +78,26 @@ class DocumentBootstrap:
             difference_bootstrap_mean=float(np.nanmean(differences)),
             difference_interval=self._percentiles(differences),
             ratio=candidate_rate / reference_rate if reference_rate else None,
-            ratio_interval=self._percentiles(_divided(candidate_rates, reference_rates)) if reference_rate else None,
+            ratio_interval=self._ratio_interval(reference_rates, candidate_rates),
             documents=self.documents,
             resamples=self.resamples,
             confidence=CONFIDENCE,
         )
+
+    def _ratio_interval(
+        self, reference_rates: NDArray[np.float64], candidate_rates: NDArray[np.float64]
+    ) -> Interval | None:
+        """Return the interval of candidate / reference; None if its upper bound is not known.
+
+        A resample in which the reference makes no error has no ratio, however many errors the candidate makes. Without
+        such resamples the candidate would look better than it is, so they count among the largest ratios.
+        """
+        faultless = reference_rates == 0
+        if faultless.mean() >= (1 - CONFIDENCE) / 2:  # the upper bound would be one of theirs
+            return None
+        ratios = _divided(candidate_rates, reference_rates)
+        ratios[faultless] = np.nanmax(ratios)
+        return self._percentiles(ratios)
 
     def _by_document(self, values: Sequence[float]) -> NDArray[np.float64]:
         sums = np.zeros(self.documents)

@@ -377,6 +377,19 @@ def test_a_faultless_base_has_no_ratio() -> None:
     assert compared.difference == pytest.approx(-0.15)
 
 
+def test_resamples_in_which_the_base_is_faultless_do_not_flatter_the_adapter() -> None:
+    ids = [f"d{number}" for number in range(20)]
+    lengths = [100.0] * 20
+    once, everywhere = [8.0] + [0.0] * 19, [1.0] * 20  # a resample misses the first document in 36 % of the cases
+    compared = DocumentBootstrap(ids, 1000, seed=0).compare(once, everywhere, lengths)
+    assert compared.ratio == pytest.approx(2.5) and compared.ratio_interval is None
+    assert compared.difference_interval is not None and compared.difference_interval[0] < 0
+    # The base errs in 6 of 20 documents: 0.08 % of the resamples have none of these, and the bounds stay known.
+    often = [8.0] * 6 + [0.0] * 14
+    known = DocumentBootstrap(ids, 1000, seed=0).compare(often, everywhere, lengths).ratio_interval
+    assert known is not None and known[0] < 20 / 48 < known[1] < np.inf
+
+
 @pytest.mark.parametrize(("better", "worse"), [(0, 0), (1, 0), (7, 1), (30, 12), (5, 5), (400, 331)])
 def test_the_sign_test_is_the_exact_binomial_test(better: int, worse: int) -> None:
     found = sign_test([1.0] * better + [2.0] * worse + [3.0] * 4, [2.0] * better + [1.0] * worse + [3.0] * 4)

@@ -1,5 +1,6 @@
 """What `deepsynth run` keeps of a failed run: the log, and the outputs of the finished steps."""
 
+import errno
 import os
 import sys
 import textwrap
@@ -8,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from components.shared.errors import StepFailedError, UserError
+from components.shared.programs.machine_failures import MachineFailureError, named_failures
 from pipelines.comparison.local_runs import local_folder
 from pipelines.local.local_runner import run_pipeline
 from pipelines.settings.pipeline_config import pipeline_config
 
-# Replaces the process that runs KFP: prepare and train finish, then evaluate fails or the process simply ends.
+# Replaces the process that runs KFP: prepare and train finish, then evaluate fails or the process simply ends. With
+# the exit code None all steps of the pipeline end well.
 STEPS = """\
     import json, os, pathlib, sys
     job = pathlib.Path(sys.argv[-1])
@@ -25,6 +28,8 @@ STEPS = """\
         (output / "made.txt").write_text(CONTENT)
         tell(event="start", step=step)
         tell(event="end", step=step, output_dir=str(output))
+    if EXIT_CODE is None:
+        sys.exit(0)
     tell(event="start", step="evaluate")
     if EXIT_CODE:
         tell(event="error", step="evaluate", message="no pages", exit_code=EXIT_CODE)
@@ -38,7 +43,7 @@ def failing(
     monkeypatch: pytest.MonkeyPatch,
     finished: tuple[str, ...] = ("prepare", "train"),
     content: str = "x",
-    exit_code: int = 2,
+    exit_code: int | None = 2,
 ) -> Exception:
     """Run the pipeline as run r1 in ``folder``, with the steps above; return its error."""
     program = folder / "steps"
@@ -68,6 +73,26 @@ def test_what_the_finished_steps_made_outlives_a_later_steps_failure(
         "go on with: deepsynth run --resume r1",
         f"log: {failed}.log",
     ]
+
+
+def test_what_the_steps_made_outlives_a_summary_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = failing(tmp_path, monkeypatch, finished=("prepare", "train", "evaluate", "gate"), exit_code=None)
+    assert "report.json: cannot be read" in str(error), "the evaluation above leaves none"
+    failed = tmp_path / "runs" / "r1.failed"
+    made = {"dataset", "adapter", "evaluation", "gate"}
+    assert {path.name for path in failed.iterdir()} == made | {"config.yaml", "pipeline.log"}
+    assert (failed / "adapter" / "made.txt").read_text() == "x"
+    assert "go on with: deepsynth run --resume r1" in error.__notes__
+
+
+def test_the_notes_of_an_error_stay_where_a_failure_of_the_machine_is_named() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    full.add_note("go on with: deepsynth run --resume r1")
+    with pytest.raises(MachineFailureError) as caught, named_failures("deepsynth"):
+        raise full
+    assert caught.value.__notes__ == ["go on with: deepsynth run --resume r1"]
 
 
 def test_a_later_failure_of_the_same_id_takes_the_place_only_where_a_step_finished(

@@ -250,3 +250,17 @@ def test_a_task_of_the_pipeline_ends_as_the_step_alone_does(message: Path, capsy
 def test_each_step_is_a_program_of_its_own(step: str) -> None:
     answer = subprocess.run([sys.executable, "-m", f"components.{step}", "--help"], capture_output=True, text=True)
     assert answer.returncode == 0 and "--output_dir" in answer.stdout, answer.stderr
+
+
+def test_a_config_file_can_ask_for_a_check_alone(
+    tmp_path: Path, message: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[Config] = []
+    file = tmp_path / "settings.yaml"
+    for text, runs in (("check_only: true", 0), ("check_only: false", 1), ("per_device_train_batch_size: 2", 2)):
+        file.write_text(text)
+        assert step_main("train", Config, ran.append, ["--config", str(file)]) == 0
+        assert len(ran) == runs
+    file.write_text("config: another.yaml")
+    assert step_main("train", Config, ran.append, ["--config", str(file)]) == 2
+    assert "a config file cannot name another one" in capsys.readouterr().err
