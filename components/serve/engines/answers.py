@@ -75,6 +75,6 @@ def page_reading(answer: Answer, model: str) -> PageReading:
         tokens=len(answer.tokens),
         mean_logprob=sum(answer.logprobs) / len(answer.logprobs),
         min_logprob=min(answer.logprobs),
-        lines=line_readings(text, (answer.transcriber.text_of([token]) for token in written), answer.logprobs),
+        lines=line_readings(text, map(answer.transcriber.text_of_token, written), answer.logprobs),
         seconds={**answer.seconds, "decode": ended - answer.began},
     )

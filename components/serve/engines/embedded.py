@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextvars import copy_context
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -16,6 +16,7 @@ from components.serve.config import ServeConfig
 from components.serve.engines.lane import Lane
 from components.serve.engines.loaded_models import LoadedModels
 from components.serve.engines.protocol import EngineStoppedError
+from components.serve.engines.threads import EngineThreads
 from components.serve.observability.meter import Meter
 from components.shared.programs.machine_failures import causes_of, ran_out_of_device_memory
 
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 _SECONDS_IDLE = 0.2  # an idle engine looks for work that often without being woken
 _SECONDS_BETWEEN_CLEANINGS = 0.5
-_PREPARING_THREADS = {"cpu": 1, "cuda": 4}
 
 
 class EmbeddedEngine:
@@ -113,7 +113,7 @@ class EmbeddedEngine:
             self._failure = error
             self.ready.set_exception(error)
             return
-        with ThreadPoolExecutor(_PREPARING_THREADS[models.device.type], thread_name_prefix="prepare") as self._pool:
+        with EngineThreads(models.device, self._meter) as self._threads:
             self._lanes[self._base_name] = self._lane(models, self._base_name)
             self.ready.set_result(None)
             try:
@@ -135,7 +135,8 @@ class EmbeddedEngine:
             if time.monotonic() - cleaned > _SECONDS_BETWEEN_CLEANINGS:
                 self._queue.drop_unwanted()
                 cleaned = time.monotonic()
-            self._take_pages()
+            with self._meter.engine_time("take"):
+                self._take_pages()
             busy = False
             for name, lane in self._lanes.items():
                 try:
@@ -147,7 +148,8 @@ class EmbeddedEngine:
                     logger.exception("a step failed, and its pages with it")
                     busy = True
             if not busy:
-                self._rest()
+                with self._meter.engine_time("idle"):
+                    self._rest()
 
     def _obey(self, models: LoadedModels) -> None:
         while True:
@@ -178,7 +180,7 @@ class EmbeddedEngine:
             self._queue.wait(_SECONDS_IDLE)
 
     def _lane(self, models: LoadedModels, name: str) -> Lane:
-        return Lane(models.of(name), self._config.max_batch_size, self._pool, self._meter)
+        return Lane(models.of(name), self._config.max_batch_size, self._threads, self._meter)
 
 
 def _broke_the_device(error: Exception) -> bool:

@@ -2,34 +2,55 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 
 from components.serve.batching.page_job import PageJob, Phase
-from components.serve.engines.answers import Answer, page_reading
+from components.serve.engines.answers import Answer
+from components.serve.engines.entry_moment import EntryMoment
 from components.serve.engines.loaded_models import LoadedModel
-from components.serve.engines.running_rows import RunningRows
-from components.serve.engines.whole_answers import WholeAnswers
+from components.serve.engines.running_rows import RunningRows, Written
+from components.serve.engines.threads import EngineThreads
+from components.serve.engines.whole_answers import Read, WholeAnswers
 from components.serve.observability.batch_spans import BatchSpans
 from components.serve.observability.meter import Meter
 from components.shared.errors import first_line
 from components.shared.reading.graphed_decoding import RecordingError, what_asks_the_host
+from components.shared.reading.joined_pages import joined, kind_of
 from components.shared.reading.transcriber import PreparedPages
 
 logger = logging.getLogger(__name__)
 
-_STEPS_AT_ONCE_ON_A_GPU = 8  # the host waits for the device once per call; a finished page runs 7 idle steps at most
+# On a GPU so many steps are launched at once, and the next ones before the tokens of these are looked at: the device
+# never waits for the host. A page that has ended runs 7 idle steps at most.
+_STEPS_AT_ONCE_ON_A_GPU = 4
 
 _BEFORE_DECODING = ("queue", "prepare", "prefill")
 
 
-@dataclass
-class _Group:
-    """Pages that were taken from the queue together; their tensors, and when these were there (monotonic time)."""
+@dataclass(frozen=True)
+class _Waiting:
+    """A page that was taken from the queue: its tensors to come, and when these are there (monotonic time).
 
-    jobs: list[PageJob]
+    Attributes:
+        taking: pages with the same number were taken together.
+        alone: it shall enter alone, because its batch failed.
+    """
+
+    job: PageJob
     prepared: "Future[tuple[PreparedPages, float]]"
+    taking: int
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """Steps that run: the answers of their rows, and the tokens to come."""
+
+    answers: list[Answer]
+    written: Written | Read
 
 
 class Lane:
@@ -38,20 +59,23 @@ class Lane:
     Args:
         loaded: the version's model.
         most_rows: pages that are decoded at once.
-        pool: prepares pictures and prompts.
+        threads: prepare pages and build answers.
         meter: counts and times.
     """
 
-    def __init__(self, loaded: LoadedModel, most_rows: int, pool: ThreadPoolExecutor, meter: Meter) -> None:
-        self._loaded, self._most_rows, self._pool, self._meter = loaded, most_rows, pool, meter
+    def __init__(self, loaded: LoadedModel, most_rows: int, threads: EngineThreads, meter: Meter) -> None:
+        self._loaded, self._most_rows, self._threads, self._meter = loaded, most_rows, threads, meter
         self._rows = _rows_of(loaded, most_rows)
         self._answers: list[Answer] = []
-        self._groups: list[_Group] = []
+        self._waiting: list[_Waiting] = []
+        self._takings = 0
+        self._launched: deque[_Launched] = deque()
+        self._moment = EntryMoment()
         self._spans = BatchSpans(loaded.name)
 
     def pages(self) -> int:
         """Return how many pages are prepared or decoded."""
-        return len(self._answers) + sum(len(group.jobs) for group in self._groups)
+        return len(self._answers) + len(self._waiting)
 
     @property
     def room(self) -> int:
@@ -59,97 +83,130 @@ class Lane:
         return 2 * self._most_rows - self.pages()
 
     def preparing(self) -> list["Future[tuple[PreparedPages, float]]"]:
-        """Return the groups that are being prepared."""
-        return [group.prepared for group in self._groups]
+        """Return the pages that are being prepared."""
+        return [page.prepared for page in self._waiting if not page.prepared.done()]
 
     def take(self, jobs: list[PageJob]) -> None:
-        """Begin to prepare pages: as many groups as threads, so that the first pages need not wait for the last."""
-        for start in range(0, len(jobs), self._most_rows):
-            group = jobs[start : start + self._most_rows]
-            self._groups.append(_Group(group, self._pool.submit(self._prepared, group)))
+        """Begin to prepare pages."""
+        self._takings += 1
+        prepare = self._loaded.transcriber.prepare
+        self._waiting += [_Waiting(job, self._threads.prepared(prepare, job), self._takings) for job in jobs]
 
     def turn(self, activate: Callable[[], None]) -> bool:
         """Let prepared pages enter, and decode some tokens; return whether there was anything to do."""
-        entered = False
-        while self._groups and self._groups[0].prepared.done() and len(self._groups[0].jobs) <= self._rows.free:
+        entering = self._entering()
+        if entering:
             activate()
-            self._enter(self._groups.pop(0))
-            entered = True
+            with self._meter.engine_time("enter"):
+                self._enter(entering)
         if not self._answers:
-            return entered
-        self._meter.batch(len(self._answers))
-        self._spans.begin(answer.job for answer in self._answers)
+            self._launched.clear()  # the steps of pages that have all left
+            return bool(entering)
         activate()
         try:
-            steps = self._rows.step()
+            self._decode()
         except Exception as error:
             requests = sorted({answer.job.request_id for answer in self._answers})
             logger.error("%s: a step failed: %s", self._loaded.name, type(error).__name__, extra={"requests": requests})
             self.fail(error)
             self._rows = _rows_of(self._loaded, self._most_rows)
             raise
-        written = sum(answer.extend(tokens) for answer, tokens in zip(self._answers, steps, strict=True))
-        self._spans.step(written)
-        self._meter.wrote(self._loaded.name, written)
-        self._let_finished_leave()
         return True
 
     def fail(self, error: Exception) -> None:
         """Fail every page of this lane."""
-        jobs = [job for group in self._groups for job in group.jobs] + [answer.job for answer in self._answers]
-        self._groups, self._answers = [], []
+        jobs = [page.job for page in self._waiting] + [answer.job for answer in self._answers]
+        self._waiting, self._answers = [], []
+        self._launched.clear()
         self._spans.end()
         for job in jobs:
             job.fail(error)
 
-    def _enter(self, group: _Group) -> None:
-        jobs = [job for job in group.jobs if job.is_wanted()]
-        if len(jobs) < len(group.jobs):
-            if jobs:
-                self._again(jobs)
-            return
-        started = time.monotonic()
-        try:
-            prepared, since = group.prepared.result()
-            inputs = prepared.inputs.to(self._loaded.bare.device)
-            longest = max(job.max_new_tokens for job in jobs)
+    def _decode(self) -> None:
+        """Launch steps, and take the tokens of those that were launched before."""
+        self._meter.batch(len(self._answers))
+        with self._meter.engine_time("launch"):
+            self._launched.append(_Launched(list(self._answers), self._rows.launch()))
+        while len(self._launched) > self._rows.looks_ahead:
+            self._take_tokens(self._launched.popleft())
+
+    def _take_tokens(self, before: _Launched) -> None:
+        with self._meter.engine_time("wait"):
+            steps = before.written.steps()
+        with self._meter.engine_time("answer"):
+            running = set(map(id, self._answers))
+            pairs = [pair for pair in zip(before.answers, steps, strict=True) if id(pair[0]) in running]
+            if pairs:
+                self._spans.begin(answer.job for answer in self._answers)
+            written = sum(answer.extend(tokens) for answer, tokens in pairs)
+            self._spans.step(written)
+            self._meter.wrote(self._loaded.name, written)
+            self._let_finished_leave()
+
+    def _entering(self) -> list[_Waiting]:
+        """Return the pages that enter now, in the order in which they came; those given up are dropped."""
+        self._waiting = [page for page in self._waiting if page.job.is_wanted()]
+        places = self._waiting[: self._rows.free]
+        if places and places[0].alone:
+            places = places[:1]
+        together = [page for page in places if page.taking == places[0].taking]
+        if not self._answers and not all(page.prepared.done() for page in together):
+            return []  # those that came together begin together
+        ready = [page for page in places if page.prepared.done() and page.alone == places[0].alone]
+        if not self._moment.has_come(len(ready), len(self._answers), time.monotonic()):
+            return []
+        self._waiting = [page for page in self._waiting if page not in ready]
+        return ready
+
+    def _enter(self, pages: list[_Waiting]) -> None:
+        """Let pages enter, those of one kind together."""
+        kinds: dict[object, list[_Waiting]] = {}
+        for page in pages:
             try:
-                firsts = self._rows.enter(inputs, longest)
-            except RecordingError as error:
-                if len(self._rows) or isinstance(self._rows, WholeAnswers):
-                    raise
-                logger.warning("%s: pages are read in groups, not continuously: %s", self._loaded.name, error)
-                self._rows = _groups_of(self._loaded, self._most_rows)
-                firsts = self._rows.enter(inputs, longest)
-        except Exception as error:
-            self._failed_to_enter(jobs, error)
-            return
-        prefilled = time.monotonic()
-        self._spans.end()
-        self._meter.wrote(self._loaded.name, len(firsts))
-        for job, first in zip(jobs, firsts, strict=True):
-            phases = _phases(job, since - prepared.seconds, since, started, prefilled)
-            job.phases.extend(phases)
-            seconds = {name: sum(p.ended - p.began for p in phases if p.name == name) for name in _BEFORE_DECODING}
-            answer = Answer(job, self._loaded.transcriber, inputs["input_ids"].shape[1], seconds, prefilled)
-            answer.extend([first])
-            self._answers.append(answer)
+                kinds.setdefault(kind_of(page.prepared.result()[0].inputs), []).append(page)
+            except Exception as error:
+                page.job.fail(error)
+        for alike in kinds.values():
+            try:
+                self._enter_together(alike)
+            except Exception as error:
+                self._failed_to_enter(alike, error)
         self._let_finished_leave()
 
-    def _failed_to_enter(self, jobs: list[PageJob], error: Exception) -> None:
+    def _enter_together(self, pages: list[_Waiting]) -> None:
+        started = time.monotonic()
+        prepared = [page.prepared.result() for page in pages]
+        device, longest = self._loaded.bare.device, max(page.job.max_new_tokens for page in pages)
+        on_device = [one.inputs.to(device, non_blocking=True) for one, _ in prepared]
+        inputs = joined(on_device, self._loaded.transcriber.pad_token)
+        try:
+            firsts = self._rows.enter(inputs, longest)
+        except RecordingError as error:
+            if len(self._rows) or isinstance(self._rows, WholeAnswers):
+                raise
+            logger.warning("%s: pages are read in groups, not continuously: %s", self._loaded.name, error)
+            self._rows = _groups_of(self._loaded, self._most_rows)
+            firsts = self._rows.enter(inputs, longest)
+        prefilled = time.monotonic()
+        self._moment.entered(len(pages), prefilled - started)
+        self._spans.end()
+        self._meter.wrote(self._loaded.name, len(firsts))
+        for page, (one, since), first in zip(pages, prepared, firsts, strict=True):
+            phases = _phases(page.job, since - one.seconds, since, started, prefilled)
+            page.job.phases.extend(phases)
+            seconds = {name: sum(p.ended - p.began for p in phases if p.name == name) for name in _BEFORE_DECODING}
+            tokens = int(one.inputs["attention_mask"].sum())
+            answer = Answer(page.job, self._loaded.transcriber, tokens, seconds, prefilled)
+            answer.extend([first])
+            self._answers.append(answer)
+
+    def _failed_to_enter(self, pages: list[_Waiting], error: Exception) -> None:
         """Read the pages one by one, so that one that fails does not fail the others."""
-        if len(jobs) == 1:
-            jobs[0].fail(error)
+        if len(pages) == 1:
+            pages[0].job.fail(error)
             return
-        logger.warning("%d pages cannot be read together, so each is read alone: %s", len(jobs), first_line(error))
-        for job in reversed(jobs):
-            self._again([job])
-
-    def _again(self, jobs: list[PageJob]) -> None:
-        self._groups.insert(0, _Group(jobs, self._pool.submit(self._prepared, jobs)))
-
-    def _prepared(self, jobs: list[PageJob]) -> tuple[PreparedPages, float]:
-        return self._loaded.transcriber.prepare(jobs), time.monotonic()
+        logger.warning("%d pages cannot be read together, so each is read alone: %s", len(pages), first_line(error))
+        self._waiting = [replace(page, alone=True) for page in pages] + self._waiting
 
     def _let_finished_leave(self) -> None:
         for row in reversed(range(len(self._answers))):  # the last row fills the gap, and it was looked at before
@@ -162,9 +219,7 @@ class Lane:
             if row < len(self._answers):
                 self._answers[row] = last
             if answer.finished:
-                reading = page_reading(answer, self._loaded.name)
-                self._meter.page(reading)
-                answer.job.finish(reading)
+                self._threads.answer(answer, self._loaded.name)
 
 
 def _phases(job: PageJob, prepared_from: float, prepared: float, entered: float, prefilled: float) -> list[Phase]:

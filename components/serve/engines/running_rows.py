@@ -13,36 +13,37 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import BatchFeature, DynamicCache, GenerationConfig, StaticCache
+from transformers import BatchFeature, StaticCache
 
+from components.serve.engines.prefill import Prompted, prompt_rows
 from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
-from components.shared.reading.graphed_decoding import (
-    PROMPT_TENSORS,
-    STEP_TENSORS,
-    RecordingError,
-    recorded,
-    refuse_more_than_greedy,
-)
+from components.shared.reading.graphed_decoding import RecordingError, recorded
 
 logger = logging.getLogger(__name__)
 
-_CACHE_GRANULE = 256  # tokens; a cache grows by whole granules, because each growth copies it and records again
+_CACHE_GRANULE = 128  # tokens; a cache grows by whole granules, because each growth copies it and records again
 # Without a fixed width a step attends to the columns in use alone: with 16 rows of about 220 tokens in a cache of 1,024
 # columns it took 7 ms, and 23 ms with all columns. Views of them are made anew after so many columns.
 _VIEW_GRANULE = 32
-_SPARE_COLUMNS = 256  # more columns than the longest row needs: rows move left once per so many steps, not in each
+# More columns than the longest row needs: rows move left once per so many steps, not in each. A recorded step attends
+# to all columns, so each one costs time.
+_SPARE_COLUMNS = 128
 
 
 @dataclass(frozen=True)
-class Prompted:
-    """What a prefill leaves: its cache, the first tokens, and what a step needs to go on from there."""
+class Written:
+    """What launched steps write for each row: on its way to the host, and there when ``ready`` has happened."""
 
-    cache: Any
     tokens: torch.Tensor
     logprobs: torch.Tensor
-    positions: torch.Tensor
-    mask: torch.Tensor
-    settings: dict[str, Any]
+    ready: torch.cuda.Event | None
+
+    def steps(self) -> list[list[tuple[int, float]]]:
+        """Wait for the steps; return each row's tokens with their log-probabilities."""
+        if self.ready is not None:
+            self.ready.synchronize()  # other threads run meanwhile
+        pairs = zip(self.tokens.tolist(), self.logprobs.tolist(), strict=True)
+        return [list(zip(*row, strict=True)) for row in pairs]
 
 
 class RunningRows:
@@ -93,9 +94,9 @@ class RunningRows:
         Raises:
             RecordingError: the model's step needs more than tokens, positions and mask.
         """
-        prompted = _prompted(self._model, inputs, max_new_tokens)
+        prompted = prompt_rows(self._model, inputs, max_new_tokens)
         count, length = prompted.mask.shape
-        self._make_columns(prompted, length + max_new_tokens + self.steps_at_once)
+        self._make_columns(prompted, length + max_new_tokens + (1 + self.looks_ahead) * self.steps_at_once)
         if not len(self):
             self._column = length
         elif self._column < length:
@@ -116,9 +117,20 @@ class RunningRows:
         self._use(len(self))
         return list(zip(prompted.tokens.tolist(), prompted.logprobs.tolist(), strict=True))
 
+    @property
+    def looks_ahead(self) -> int:
+        """How many calls of ``launch`` shall follow before the tokens of one are looked at: 1 on a GPU, else 0.
+
+        A row that has ended meanwhile writes tokens that nobody looks at.
+        """
+        return int(self._fixed_width and self._model.device.type == "cuda")
+
     @torch.inference_mode()
-    def step(self) -> list[list[tuple[int, float]]]:
-        """Write ``steps_at_once`` tokens for each row; return each row's tokens with their log-probabilities."""
+    def launch(self) -> Written:
+        """Begin to write ``steps_at_once`` tokens for each row.
+
+        Rows may enter and leave before anybody looks at the result: it is that of the rows at the time of this call.
+        """
         if self._column + self.steps_at_once > self._columns:
             self._move(-min(self._starts))
         elif self._column + self.steps_at_once > self._end:
@@ -127,8 +139,13 @@ class RunningRows:
         for _ in range(self.steps_at_once):
             self._next()
         self._column += self.steps_at_once
-        tokens, logprobs = (self._whole[name][: len(self)].tolist() for name in ("tokens", "logprobs"))
-        return [list(zip(*row, strict=True)) for row in zip(tokens, logprobs, strict=True)]
+        tokens, logprobs = (self._whole[name][: len(self)].clone() for name in ("tokens", "logprobs"))
+        if tokens.device.type != "cuda":
+            return Written(tokens, logprobs, None)
+        tokens, logprobs = (part.to("cpu", non_blocking=True) for part in (tokens, logprobs))
+        ready = torch.cuda.Event()
+        ready.record()
+        return Written(tokens, logprobs, ready)
 
     @torch.inference_mode()
     def leave(self, row: int) -> None:
@@ -143,7 +160,8 @@ class RunningRows:
             self._whole["position_ids"][..., row, :] = self._whole["position_ids"][..., last, :]
             self._starts[row] = self._starts[last]
         self._starts.pop()
-        self._use(len(self))
+        if not self._fixed_width:
+            self._use(len(self))
 
     def _next(self) -> None:
         if not self._fixed_width or not self._warm:
@@ -245,51 +263,3 @@ class RunningRows:
         self._starts = [start + columns for start in self._starts]
         mask[..., self._column :] = False
         self._use(len(self))
-
-
-def _prompted(model: Any, inputs: BatchFeature, max_new_tokens: int) -> Prompted:
-    """Prefill pages: transformers' ``generate`` makes positions and masks, and one forward pass fills a cache."""
-    found: list[Prompted] = []
-
-    def prefill(
-        model: Any,
-        input_ids: torch.Tensor,
-        logits_processor: Any,
-        stopping_criteria: Any,
-        generation_config: GenerationConfig,
-        synced_gpus: bool = False,
-        streamer: Any = None,
-        **model_kwargs: Any,
-    ) -> torch.Tensor:
-        refuse_more_than_greedy(generation_config, logits_processor, stopping_criteria)
-        prompt = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
-        output = model(**prompt, return_dict=True)
-        logits = output.logits[:, -1].float()
-        highest, token = logits.max(dim=-1)
-        model_kwargs = model._update_model_kwargs_for_generation(output, model_kwargs)
-        longer = torch.cat([input_ids, token[:, None]], dim=1)
-        step = model.prepare_inputs_for_generation(longer, next_sequence_length=1, **model_kwargs)
-        tensors = {name for name, value in step.items() if isinstance(value, torch.Tensor)}
-        if odd := STEP_TENSORS - tensors | tensors - STEP_TENSORS - PROMPT_TENSORS:
-            raise RecordingError(f"of {', '.join(sorted(odd))} it is not known what a step does with it")
-        settings = {name: value for name, value in step.items() if name not in tensors}
-        mask = model_kwargs["attention_mask"][:, : input_ids.shape[1]]
-        logprobs = highest - logits.logsumexp(dim=-1)
-        found.append(Prompted(output.past_key_values, token, logprobs, step["position_ids"], mask, settings))
-        return input_ids
-
-    # The class's method: Unsloth replaces the instance's by one that always uses its own cache.
-    type(model).generate(
-        model,
-        **inputs,
-        past_key_values=DynamicCache(config=model.config.get_text_config(decoder=True)),
-        cache_implementation=None,
-        custom_generate=prefill,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    return found[0]

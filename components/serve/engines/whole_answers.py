@@ -3,6 +3,7 @@
 Pages that come meanwhile wait. It has the methods of ``RunningRows``, so the engine does not care which one it has.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,21 @@ from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams, NoRep
 from components.shared.reading.token_confidences import TokenConfidences
 
 
+@dataclass(frozen=True)
+class Read:
+    """Answers that are there already."""
+
+    answers: list[list[tuple[int, float]]]
+
+    def steps(self) -> list[list[tuple[int, float]]]:
+        """Return each row's further tokens with their log-probabilities."""
+        return self.answers
+
+
 class WholeAnswers:
-    """Groups of pages; all tokens of a group's rows come with the first call of ``step`` after it entered."""
+    """Groups of pages; all tokens of a group's rows come with the first call of ``launch`` after it entered."""
+
+    looks_ahead = 0
 
     def __init__(
         self,
@@ -57,9 +71,9 @@ class WholeAnswers:
         self._answers += [answer[1:] for answer in answers]
         return [answer[0] for answer in answers]
 
-    def step(self) -> list[list[tuple[int, float]]]:
-        """Return each row's further tokens with their log-probabilities."""
-        return self._answers
+    def launch(self) -> Read:
+        """Return each row's further tokens."""
+        return Read(list(self._answers))
 
     def leave(self, row: int) -> None:
         """Free a row: the last row gets its number."""

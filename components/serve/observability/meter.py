@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
@@ -29,6 +30,12 @@ class Meter:
         )
         self._batches = Histogram(
             "deepsynth_serve_batch_rows", "Pages in a decoding step", buckets=_ROWS, registry=self._registry
+        )
+        self._engine = self._counter(
+            "engine_seconds",
+            "Seconds of the embedded engine's thread: idle, take (from the queue), enter (prefill), launch (steps),"
+            " wait (for a step), answer (take tokens)",
+            "part",
         )
         self._tokens = self._counter("tokens", "Tokens that were written", "model")
         self._prompts = self._counter("prompt_tokens", "Tokens of prompts, pictures included", "model")
@@ -105,6 +112,15 @@ class Meter:
         """Record the pages of a step."""
         self._batches.observe(rows)
 
+    @contextmanager
+    def engine_time(self, part: str) -> Iterator[None]:
+        """Count the block's time as the embedded engine's in one of its parts."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._engine.labels(part).inc(time.monotonic() - began)
+
     def wrote(self, model: str, tokens: int) -> None:
         """Count the tokens of a step."""
         self._tokens.labels(model).inc(tokens)
@@ -114,7 +130,7 @@ class Meter:
 
         Args:
             reason: one of a few words: the ``code`` of an answer, ``internal`` (an error of the program),
-                ``client_closed_request``, ``step``, ``engine``, ``vllm``, ``adapter_load``, ``registry``.
+                ``client_closed_request``, ``step``, ``engine``, ``vllm``, ``adapter_load``, ``registry``, ``answer``.
         """
         self._failures.labels(reason).inc()
 

@@ -12,7 +12,7 @@ from components.shared.models.model_families import ModelFamily
 from components.shared.reading.chat_templates import rendered_prompt
 
 IGNORED_LABEL = -100
-_OVER_TOKENS = (
+OVER_TOKENS = (
     *("input_ids", "labels", "attention_mask", "token_type_ids", "mm_token_type_ids"),
     *("cross_attention_mask", "image_embeds_position_mask"),
 )
@@ -77,7 +77,7 @@ def training_inputs(
     batch["labels"] = torch.full_like(batch["input_ids"], IGNORED_LABEL)
     _check_tensors_over_tokens(batch)
     fillers = {"input_ids": processor.tokenizer.pad_token_id, "labels": IGNORED_LABEL}
-    for name in set(_OVER_TOKENS) & set(batch):
+    for name in set(OVER_TOKENS) & set(batch):
         rows = [
             torch.cat([prompt[:length], _over_answer(name, prompt[length - 1], torch.tensor(ids), family)])
             for prompt, length, ids in zip(batch[name], prompt_lengths, answer_ids, strict=True)
@@ -128,7 +128,7 @@ def _padded(rows: list[torch.Tensor], filler: int, multiple: int) -> torch.Tenso
 def _check_tensors_over_tokens(batch: BatchFeature) -> None:
     tokens = batch["input_ids"].shape
     tensors = {name: values for name, values in batch.items() if isinstance(values, torch.Tensor)}
-    unknown = [name for name, values in tensors.items() if values.shape[:2] == tokens and name not in _OVER_TOKENS]
+    unknown = [name for name, values in tensors.items() if values.shape[:2] == tokens and name not in OVER_TOKENS]
     if unknown:
         raise UserError(
             f"the processor gives {', '.join(unknown)} for each token, and what an answer has there is not known",

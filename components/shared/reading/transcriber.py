@@ -109,6 +109,7 @@ class Transcriber:
         self._processor = processor
         self._family = family
         self._max_new_tokens = max_new_tokens
+        self._token_texts: dict[int, str] = {}
         self.end_tokens = _end_tokens(model, processor)
         """each of them ends an answer"""
         self._no_repeat = no_repeat
@@ -130,6 +131,13 @@ class Transcriber:
         """Return the text of an answer's tokens, without special tokens; several threads may call this at once."""
         decoded: Any = self._own_processor()
         return str(decoded.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def text_of_token(self, token: int) -> str:
+        """Return the text of one token; each is decoded once, since an answer has hundreds, mostly the same."""
+        text = self._token_texts.get(token)
+        if text is None:
+            text = self._token_texts[token] = self.text_of([token])
+        return text
 
     @torch.inference_mode()
     def read_prepared(self, prepared: PreparedPages) -> list[Prediction]:

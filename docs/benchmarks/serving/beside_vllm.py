@@ -185,7 +185,7 @@ def _measured(send: Callable[[int, float], Answer], options: argparse.Namespace)
         first = send(number, time.perf_counter())
         if first.status != 200:
             return {"failed": f"{first.status}: {first.text}"}
-    return saturated(send, 3 * options.batch, options.seconds)
+    return saturated(send, 3 * options.batch, options.seconds, options.batch)
 
 
 def proof(model: Path, served: Path, options: argparse.Namespace) -> dict[str, Any]:

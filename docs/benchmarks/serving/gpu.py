@@ -1,11 +1,13 @@
 """The service beside the evaluation on one GPU, with the same batch; one call of about 5 minutes:
 
     python docs/benchmarks/serving/gpu.py --output $OUT/gpu.json
+    python docs/benchmarks/serving/gpu.py --output $OUT/gpu.json --models full --only_saturated     # 3 minutes
 
 Reads with a full-size DeepSeek-OCR-2 with random weights, which takes 600 tokens for every page, and with the bundled
 base. The evaluation's rate is that of its own code in this process, after a first batch that records the steps. The
-service runs in a process of its own; this one sends pages over loopback. A part that would begin after --minutes is
-left out. A machine with PyTorch, transformers, requests and psutil also needs these wheels, those of constraints.txt:
+service runs in a process of its own; this one sends pages over loopback. Below the table stands where the engine's
+thread spends its time while it is saturated. A part that would begin after --minutes is left out.
+A machine with PyTorch, transformers, requests and psutil also needs these wheels, those of constraints.txt:
 annotated-types fastapi isal loky opentelemetry-api opentelemetry-sdk opentelemetry-semantic-conventions pydantic
 pydantic-core pydantic-settings pypdfium2 python-dotenv python-multipart starlette typing-inspection uvicorn.
 To try it on a CPU: --models tiny --pages 8 --batch 4 --tokens 20 --seconds 5
@@ -40,6 +42,7 @@ from components.shared.models.model_loading import (
 from components.shared.reading.transcriber import Transcriber
 from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr2
 
+_PHASES = ("queue", "prepare", "prefill", "decode")
 _SIZES = {"full": (640, 640), "tiny": (280, 280), "tiny-base": (700, 160)}
 
 
@@ -74,6 +77,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=600, help="longest answer")
     parser.add_argument("--pages", type=int, default=192, help="pages that the evaluation reads")
     parser.add_argument("--seconds", type=float, default=40.0, help="of each part of the service")
+    parser.add_argument("--only_saturated", action="store_true", help="leave the parts with a lower load out")
     parser.add_argument("--minutes", type=float, default=5.0, help="no part begins after them")
     options = parser.parse_args()
     ends = time.monotonic() + 60 * options.minutes
@@ -93,7 +97,7 @@ def main() -> None:
             flags = ("--model", place, "--max_batch_size", str(options.batch), "--max_new_tokens", str(options.tokens))
             with running_service(*flags, "--max_queued_pages", "4096") as service:
                 _service(service, pages, figures, options, ends)
-                figures |= {"phases": _phases(service), "warnings": service.warnings()}
+                figures["warnings"] = service.warnings()
             _write(options.output, content)
     print(table(content))
 
@@ -115,7 +119,9 @@ def _evaluation(model_name: str, files: list[bytes], options: argparse.Namespace
     threads = 4 if device.type == "cuda" else 0  # the step's default
     transcribe(_Pages(pages[: options.batch]), transcriber, options.batch, "first batch", threads)
     found = transcribe(pages, transcriber, options.batch, "evaluation", threads)
-    del model, transcriber
+    alone = Transcriber(model, load_processor(model_name), family, 1, graphed=False)
+    prefills = [alone.read_prepared(alone.prepare(pages[: options.batch])) for _ in range(3)][1:]
+    del model, transcriber, alone
     release_memory()
     return {
         "pages": len(pages),
@@ -124,6 +130,8 @@ def _evaluation(model_name: str, files: list[bytes], options: argparse.Namespace
         "failed": sum(prediction.error is not None for prediction in found.predictions),
         "truncated": sum(prediction.truncated for prediction in found.predictions),
         "memory_halvings": found.memory_halvings,
+        "seconds_of_a_batch": round(found.seconds * options.batch / len(pages), 3),
+        "seconds_to_prepare_and_prefill_it": round(options.batch * min(one[0].seconds for one in prefills), 3),
     }
 
 
@@ -133,23 +141,36 @@ def _service(
     send = reader(service.url, pages)
     for number in range(2):  # the first pages allocate, and the second ones record
         send(number, time.perf_counter())
-    figures["saturated"] = full = saturated(send, 3 * options.batch, options.seconds)
+    before = service.metrics()
+    figures["saturated"] = full = saturated(send, 3 * options.batch, options.seconds, options.batch)
+    figures["phases"] = _phases(before, service.metrics())
     full["of_the_evaluation"] = round(full["pages_per_second"] / figures["evaluation"]["pages_per_second"], 3)
-    for load in (0.9, 0.5):
+    for load in () if options.only_saturated else (0.9, 0.5):
         if time.monotonic() < ends and full["pages_per_second"]:
             rate = load * full["pages_per_second"]
             figures[f"at {round(100 * load)} % of it"] = open_loop(send, rate, options.seconds)
 
 
-def _phases(service: Service) -> dict[str, float]:
-    """Return the mean seconds of a page in each phase, and the mean number of pages in a step."""
-    metrics, name = service.metrics(), "deepsynth_serve_page_phase_seconds"
-    found = {
-        phase: round(metrics[f'{name}_sum{{phase="{phase}"}}'] / metrics[f'{name}_count{{phase="{phase}"}}'], 4)
-        for phase in ("queue", "prepare", "prefill", "decode")
+def _phases(before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
+    """Return what happened between two looks: means of pages and steps, and how the engine's thread spent its time."""
+
+    def grown(name: str) -> float:
+        return after[f"deepsynth_serve_{name}"] - before.get(f"deepsynth_serve_{name}", 0.0)
+
+    def mean(name: str, labels: str = "") -> float:
+        return round(grown(f"{name}_sum{labels}") / max(1.0, grown(f"{name}_count{labels}")), 4)
+
+    pages = {phase: mean("page_phase_seconds", f'{{phase="{phase}"}}') for phase in _PHASES}
+    names = [name for name in after if name.startswith("deepsynth_serve_engine_seconds_total")]
+    parts = {name.split('"')[1]: round(after[name] - before.get(name, 0.0), 3) for name in names}
+    launches = grown("batch_rows_count")
+    return {
+        "seconds_of_a_page": pages,
+        "rows_of_a_step": mean("batch_rows"),
+        "engine_seconds": parts,
+        "launches": launches,
+        "ms_of_a_launch": round(1000 * (parts.get("launch", 0) + parts.get("wait", 0)) / max(1.0, launches), 3),
     }
-    rows = "deepsynth_serve_batch_rows"
-    return found | {"rows_of_a_step": round(metrics[f"{rows}_sum"] / metrics[f"{rows}_count"], 2)}
 
 
 def table(content: dict[str, Any]) -> str:
@@ -168,7 +189,8 @@ def table(content: dict[str, Any]) -> str:
             lines.append(f"| {model} | {name} | {rate:.2f} | {share} | {part['failed']} | {times} |")
     for model, figures in content["models"].items():
         tokens = figures.get("saturated", {}).get("tokens_per_page")
-        lines += ["", f"{model}: {tokens} tokens a page; mean seconds and rows: {figures.get('phases')}"]
+        lines += ["", f"{model}: {tokens} tokens a page; the evaluation: {figures['evaluation']}"]
+        lines += [f"{name}: {value}" for name, value in figures.get("phases", {}).items()]
         lines += [f"warned: {line}" for line in figures.get("warnings", [])[:5]]
     return "\n".join([*lines, ""])
 

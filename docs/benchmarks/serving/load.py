@@ -76,8 +76,12 @@ def reader(url: str, pages: list[bytes], **wishes: Any) -> Callable[[int, float]
     return send
 
 
-def saturated(send: Callable[[int, float], Answer], clients: int, seconds: float) -> dict[str, Any]:
-    """Let clients send one request after the other, and return the rate once the batches are full."""
+def saturated(send: Callable[[int, float], Answer], clients: int, seconds: float, batch: int) -> dict[str, Any]:
+    """Let clients send one request after the other, and return the rate once the batches are full.
+
+    Args:
+        batch: pages that the service reads at once; the rate is that of whole batches (``whole_batches_rate``).
+    """
     answers, numbers, lock = _Answers(), iter(range(1 << 30)), threading.Lock()
     started = time.perf_counter()
     deadline = started + _SECONDS_TO_FILL + seconds
@@ -95,17 +99,35 @@ def saturated(send: Callable[[int, float], Answer], clients: int, seconds: float
     counted = [answer for answer in answers.found if deadline - seconds <= answer.ended <= deadline]
     good = [answer for answer in counted if answer.status == 200]
     tokens = sum(answer.tokens for answer in good)
+    rate = whole_batches_rate([answer.ended for answer in good], batch)
     return {
         "clients": clients,
         "seconds": seconds,
         "pages": len(good),
-        "pages_per_second": round(len(good) / seconds, 3),
-        "tokens_per_second": round(tokens / seconds, 1),
+        "pages_per_second": round(rate, 3),
+        "pages_per_second_of_the_window": round(len(good) / seconds, 3),
+        "tokens_per_second": round(rate * tokens / max(1, len(good)), 1),
         "tokens_per_page": round(tokens / max(1, len(good)), 1),
         "different_texts": len({answer.text for answer in answers.found if answer.status == 200}),
         "pages_per_second_with_start_and_end": round(len(answers.found) / wall, 3),
         **percentiles(answers.found),
     }
+
+
+def whole_batches_rate(ends: list[float], batch: int) -> float:
+    """Return pages per second from the moments at which pages ended, without counting a part of a batch.
+
+    Pages of one length end together, so a window of fixed seconds counts a batch more or less, by chance. Here the
+    window reaches from a page to the one that came a whole number of batches later, and its length is the mean over
+    the pages of a batch: exact for batches that end together, and for pages that end one by one. 0 if fewer than two
+    batches ended.
+    """
+    ends = sorted(ends)
+    whole = (len(ends) - 1) // batch * batch
+    if not whole:
+        return 0.0
+    lengths = [later - earlier for earlier, later in zip(ends, ends[whole:], strict=False)]
+    return whole / (sum(lengths) / len(lengths))
 
 
 def open_loop(send: Callable[[int, float], Answer], rate: float, seconds: float, seed: int = 0) -> dict[str, Any]:

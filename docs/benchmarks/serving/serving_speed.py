@@ -36,13 +36,13 @@ def main() -> None:
     with running_service("--model", options.model, "--max_batch_size", "1") as service:
         send = reader(service.url, [page])
         one_by_one(send, 0)  # the first page is slower
-        parts["one page at a time"] = saturated(send, 4, seconds)
+        parts["one page at a time"] = saturated(send, 4, seconds, 1)
         _write(options.output, content)
         parts["a lone request"] = _lone(one_by_one(send, seconds / 2))
     with running_service("--model", options.model, "--max_batch_size", str(batch)) as service:
         send = reader(service.url, [page])
         one_by_one(send, 0)
-        parts["batches"] = saturated(send, 2 * batch, seconds)
+        parts["batches"] = saturated(send, 2 * batch, seconds, batch)
         _write(options.output, content)
         for load in (0.5, 0.9):
             rate = load * parts["batches"]["pages_per_second"]

@@ -71,7 +71,7 @@ def main() -> None:
     for name in options.servers:
         try:
             with _running(SERVERS[name]) as (send, process):
-                full = _measured(process, lambda send=send: saturated(send, 2 * ROWS, options.seconds))
+                full = _measured(process, lambda send=send: saturated(send, 2 * ROWS, options.seconds, ROWS))
                 rate = rate or options.load * full["pages_per_second"]
                 servers[name] = {"saturated": full, "load": _loaded(process, send, rate, 1.5 * options.seconds)}
         except Exception as error:
