@@ -1,5 +1,7 @@
 """Mutual TLS: who has no certificate of the authority does not get a connection; certificates made in the test."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from tests.fixtures.drawn_pages import as_file, drawn_page
 from tests.fixtures.service_process import RunningService, running_service
 
 NAME = "page-service.deepsynth.svc"
+PROBE = Path(__file__).parents[3] / "manifests" / "components" / "page-service-mtls" / "probe.py"
 
 
 def written(folder: Path, files: dict[str, bytes]) -> Path:
@@ -67,6 +70,16 @@ def test_no_certificate_or_a_strangers_gets_no_connection(secured: Secured, cert
     assert "VERIFY_FAILED" not in str(caught.value), "the client refused the server"
     with pytest.raises(requests.ConnectionError):
         requests.get(secured.service.url.replace("https", "http") + "/health/live", timeout=60)
+
+
+def test_the_pods_probes_have_a_certificate(secured: Secured) -> None:
+    """manifests/components/page-service-mtls: the program that the kubelet runs in the pod."""
+    for folder, path, code in (("known", "ready", 0), ("stranger", "ready", 1), ("known", "none", 1), ("", "ready", 1)):
+        address = f"{secured.service.url}/health/{path}"
+        command = [sys.executable, str(PROBE), address, str(secured.folder / folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, (folder, path, done.stderr)
+        assert len(done.stderr.splitlines()) == code, "one line that says what is wrong, or none"
 
 
 def test_other_machines_ask_by_the_certificates_name_and_web_pages_do_not(secured: Secured) -> None:
