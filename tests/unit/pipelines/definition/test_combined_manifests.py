@@ -1,4 +1,4 @@
-"""Components of manifests/ used together, as an overlay's ``components`` lists them: TLS, registries, room, Secrets' keys."""
+"""Components of manifests/ together, as an overlay lists them: TLS, registries, room, the keys of Secrets."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -85,7 +85,7 @@ CLIENTS = {"mlflow-steps-account", "page-service", "page-reader"}
 def test_with_tls_every_client_of_mlflow_trusts_it(combined: Combined, first: bool) -> None:
     names = ["mlflow-auth", "page-service", "page-service-kserve"]
     objects = combined("production", *(["mlflow-tls", *names] if first else [*names, "mlflow-tls"]))
-    assert _addresses(objects) == {name: ("https://mlflow:5000", "/mlflow-ca/ca.crt") for name in CLIENTS}
+    assert _addresses(objects) == dict.fromkeys(CLIENTS, ("https://mlflow:5000", "/mlflow-ca/ca.crt"))
     for _, name, pod in pods(objects):
         if name in CLIENTS:
             (container,) = pod["containers"]
@@ -96,7 +96,7 @@ def test_with_tls_every_client_of_mlflow_trusts_it(combined: Combined, first: bo
 
 def test_without_tls_every_client_speaks_plain_http(combined: Combined) -> None:
     objects = combined("production", "mlflow-auth", "page-service", "page-service-kserve")
-    assert _addresses(objects) == {name: ("http://mlflow:5000", None) for name in CLIENTS}
+    assert _addresses(objects) == dict.fromkeys(CLIENTS, ("http://mlflow:5000", None))
 
 
 def _addresses(objects: list[Manifest]) -> dict[str, tuple[str, str | None]]:
@@ -130,7 +130,7 @@ def test_every_pod_can_pull_from_a_private_registry(combined: Combined) -> None:
     }
     used = {pod["serviceAccountName"] for _, _, pod in pods(objects)}
     assert used <= set(accounts)
-    assert {name: accounts[name] for name in used} == dict.fromkeys(used, [{"name": "registry-credentials"}])
+    assert {name: accounts[name] for name in used} == {key: [{"name": "registry-credentials"}] for key in used}
 
 
 def test_images_are_replaced_wherever_they_are_named(tmp_path: Path) -> None:
