@@ -229,7 +229,7 @@ def _page_service(objects: list[Manifest], folder: Path) -> tuple[Manifest, Serv
     }
     volumes = pod_volumes(pod, objects, folder, given)
     arguments = [volumes.placed(pod["containers"][0], text) for text in pod["containers"][0]["args"]]
-    config = config_from_arguments("serve", ServeConfig, arguments)
+    config, _ = config_from_arguments("serve", ServeConfig, arguments)
     assert isinstance(config, ServeConfig)
     files = [getattr(config, f"tls_{name}") for name in ("certificate", "key", "client_ca")]
     assert all(file.is_file() for file in files if file), "each file is in a mounted volume"
