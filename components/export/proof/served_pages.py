@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
+from transformers import GenerationConfig
 
 from components.export.package.package_layout import (
     BASE_FOLDER,
@@ -62,7 +63,8 @@ class Proof:
 def prove_at(proof: Proof, server: VllmServer) -> ServedVerdict:
     """Read the pages with a running server and here, and compare.
 
-    Greedy search alone is compared: without a rule against repeated n-grams, which vLLM's API does not apply.
+    Greedy search alone is compared: without a rule against repeated n-grams, which vLLM's API does not apply, and
+    without what the base's generation_config.json asks for.
 
     Raises:
         UserError: the package has no files for vLLM, the server does not answer, or a page is no picture.
@@ -167,6 +169,13 @@ def _merged(package: Path) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
+def _decode_plainly(model: Any) -> None:
+    """Take out of the generation config what changes greedy search; PEFT's wrapper has one, and the model below it."""
+    told = model.generation_config
+    for part in (model, model.get_base_model() if hasattr(model, "get_base_model") else model):
+        part.generation_config = GenerationConfig(eos_token_id=told.eos_token_id, pad_token_id=told.pad_token_id)
+
+
 def _ours(
     proof: Proof, folder: Path, pages: Sequence[ProofPage]
 ) -> tuple[list[StepByStep], list[StepByStep] | list[None]]:
@@ -180,6 +189,7 @@ def _ours(
         model = load_fine_tuned(base, folder, dtype=dtype, device=device, revision=revision)
     else:
         processor, model = load_processor(str(folder)), load_model(str(folder), dtype=dtype, device=device).eval()
+    _decode_plainly(model)
     reading = EvaluationReport.read(folder / EVIDENCE_FOLDER).reading.model_dump()
     family = with_image_settings(ImageSettings.of(reading), processor, family_of(content["model_type"]))
     reader = Transcriber(model, processor, family, proof.max_new_tokens, graphed=False)

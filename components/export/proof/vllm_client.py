@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import secrets
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -53,7 +54,9 @@ class VllmServer:
             "model": model,
             "messages": [{"role": "user", "content": content}],
             "temperature": 0,
-            "repetition_penalty": 1.0,  # vLLM takes what a request leaves out from generation_config.json
+            "repetition_penalty": 1.0,  # vLLM would take it from generation_config.json; here it is off on both sides
+            # vLLM keeps what it read before, and tells adapters apart by name and folder, not by their weights.
+            "cache_salt": secrets.token_hex(16),
             "max_tokens": max_new_tokens,
             "logprobs": True,
             "top_logprobs": _TOP,

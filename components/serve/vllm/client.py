@@ -76,13 +76,13 @@ class VllmClient:
         except ValidationError as error:
             raise VllmUnreachableError("its /v1/models is not vLLM's") from error
 
-    async def load_adapter(self, name: str, folder: Path, again: bool = False) -> None:
-        """Load an adapter from a folder that the server can read; ``again``: in the place of the one of this name.
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Load an adapter from a folder that the server can read.
 
         Raises:
             VllmUnreachableError, VllmRefusedError: see there.
         """
-        wish = {"lora_name": name, "lora_path": str(folder), "load_inplace": again}
+        wish = {"lora_name": name, "lora_path": str(folder)}
         await self._asked("POST", "/v1/load_lora_adapter", wish, _SECONDS_TO_LOAD)
 
     async def unload_adapter(self, name: str) -> None:

@@ -41,6 +41,7 @@ class VllmEngine:
     def __init__(self, config: ServeConfig, base_name: str, queue: FairQueue, meter: Meter, scratch: Path) -> None:
         self.ready: Future[None] = Future()
         self._config, self._base_name, self._queue, self._meter = config, base_name, queue, meter
+        self._scratch = scratch
         self._server: Server = server_of(config, base_name, scratch)
         self._loop = asyncio.new_event_loop()
         self._pages: set[asyncio.Task[None]] = set()
@@ -112,7 +113,9 @@ class VllmEngine:
     async def _live(self) -> None:
         """Keep the server up and give it pages until the engine is stopped, or until it cannot be started again."""
         prompts = await asyncio.to_thread(Prompts, self._config, self._server.is_ours)
-        self._lives = Lives(self._config, self._base_name, self._server, prompts, self._meter, self._went_down)
+        self._lives = Lives(
+            self._config, self._base_name, self._server, prompts, self._meter, self._went_down, self._scratch
+        )
         keeping_up = asyncio.create_task(self._lives.keep_up(self.ready))
         reading = asyncio.create_task(self._read_pages(self._lives))
         done, _ = await asyncio.wait([keeping_up, reading], return_when=asyncio.FIRST_COMPLETED)

@@ -14,15 +14,15 @@ from components.serve.engines.protocol import EngineDownError
 from components.serve.observability.meter import Meter
 from components.serve.vllm.client import VllmClient, VllmRefusedError, VllmUnreachableError
 from components.serve.vllm.command import NO_REPEAT_PROCESSOR
-from components.serve.vllm.prompts import PageWish, Prompts, no_repeat_arguments
-from components.serve.vllm.proof import has_own_prompt, probe_page, prove_adapter, read_probe
+from components.serve.vllm.prompts import ModelInVllm, PageWish, Prompts, no_repeat_arguments
+from components.serve.vllm.proof import has_own_prompt, probe_page, read_probe
+from components.serve.vllm.served_adapter import ServedAdapter, load_adapter, served_adapter
 from components.serve.vllm.server import Server
 from components.shared.errors import UserError, first_line
 from components.shared.models.adapter_loading import adapter_kind, check_base_of_adapter
 
 logger = logging.getLogger(__name__)
 
-_SERVED_FOLDER, _SERVING_FILE = "vllm", "serving.json"
 _LOADING = "the model is being loaded"
 _SECONDS_BETWEEN_LOOKS = 0.2
 _LONGEST_WAIT = 30.0  # seconds between two starts
@@ -44,6 +44,7 @@ class Lives:
         prompts: makes requests.
         meter: counts losses and recoveries.
         went_down: called when the server is lost, with the reason.
+        scratch: a folder for copies of adapters.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Lives:
         prompts: Prompts,
         meter: Meter,
         went_down: Callable[[str], None],
+        scratch: Path,
     ) -> None:
         self.prompts, self.meter = prompts, meter
         self.outage: str | None = _LOADING
@@ -62,8 +64,9 @@ class Lives:
         self.productive = False
         """whether a client's page was read in this life"""
         self._config, self._base_name, self._server, self._went_down = config, base_name, server, went_down
-        self._base_in_vllm = base_name
-        self._adapters: dict[str, Path] = {}
+        self._base = ModelInVllm(base_name)
+        self._copies = scratch / "vllm-adapters" if server.is_ours else None
+        self._adapters: dict[str, ServedAdapter] = {}
         self._changing = asyncio.Lock()
         self._client: VllmClient | None = None
         self._lost_at: float | None = None
@@ -75,9 +78,17 @@ class Lives:
             raise EngineDownError(self.outage or _LOADING)
         return self._client
 
-    def server_name_of(self, model: str) -> str:
-        """Return a version's name in vLLM: the base of a given address may have another."""
-        return self._base_in_vllm if model == self._base_name else model
+    def model_in_vllm(self, version: str) -> ModelInVllm:
+        """Return how requests to vLLM name a version: the base of a given address may have another name.
+
+        Raises:
+            UserError: the version has been unloaded.
+        """
+        if version == self._base_name:
+            return self._base
+        if version not in self._adapters:
+            raise UserError("this version has been unloaded", where=version)
+        return self._adapters[version].model
 
     async def keep_up(self, ready: "Future[None]") -> None:
         """Go through the server's lives; ``ready`` is done when the first one reads pages.
@@ -116,14 +127,18 @@ class Lives:
         async with self._changing:
             if self.outage is not None:
                 raise EngineDownError(self.outage)
+            adapter = await asyncio.to_thread(served_adapter, name, folder, self._copies)
             try:
-                await self._load(self.client, name, folder)
-            except VllmUnreachableError as error:
-                self.doubted.set()
-                raise EngineDownError(f"the vLLM server was lost ({error})") from error
-            except VllmRefusedError as error:
-                raise UserError(f"vLLM refuses it: {error}", where=name) from error
-            self._adapters[name] = folder
+                await load_adapter(self.client, self.prompts, self._base, adapter)
+            except BaseException as error:
+                adapter.discard()
+                if isinstance(error, VllmUnreachableError):
+                    self.doubted.set()
+                    raise EngineDownError(f"the vLLM server was lost ({error})") from error
+                if isinstance(error, VllmRefusedError):
+                    raise UserError(f"vLLM refuses it: {error}", where=name) from error
+                raise
+            self._adapters[name] = adapter
 
     async def unload(self, name: str) -> None:
         """Unload an adapter; in a server that is down it is not loaded again.
@@ -132,7 +147,8 @@ class Lives:
             UserError: vLLM refuses.
         """
         async with self._changing:
-            self._adapters.pop(name, None)
+            if adapter := self._adapters.pop(name, None):
+                adapter.discard()
             if self.outage is not None:
                 return
             try:
@@ -206,13 +222,13 @@ class Lives:
             await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
         await self._find_base(client)
         self._server.reads_pages()
-        await read_probe(client, self.prompts, self._base_in_vllm)  # the first page of a server takes longest
-        if not self._server.is_ours and not await has_own_prompt(client, self.prompts, self._base_in_vllm):
+        await read_probe(client, self.prompts, self._base)  # the first page of a server takes longest
+        if not self._server.is_ours and not await has_own_prompt(client, self.prompts, self._base):
             logger.warning("the vLLM server's chat template makes another prompt than training and evaluation had")
         await self._prove_the_rule_against_loops(client)
         async with self._changing:
-            for name, folder in self._adapters.items():
-                await self._load(client, name, folder)
+            for adapter in self._adapters.values():
+                await load_adapter(client, self.prompts, self._base, adapter)
 
     async def _find_base(self, client: VllmClient) -> None:
         try:
@@ -224,9 +240,9 @@ class Lives:
             raise UserError("the vLLM server refuses the key", where="vllm", mend=mend) from error
         bases = [card.id for card in cards if card.parent is None]
         if self._base_name in bases:
-            self._base_in_vllm = self._base_name
+            self._base = ModelInVllm(self._base_name)
         elif len(bases) == 1 and not self._server.is_ours:
-            self._base_in_vllm = bases[0]
+            self._base = ModelInVllm(bases[0])
             logger.info("the vLLM server calls the base %s", bases[0])
         else:
             raise UserError("the vLLM server has no base of this name", where=self._base_name, mend="give base_model")
@@ -235,7 +251,7 @@ class Lives:
         """Send a size that the logits processor refuses: a server without the processor ignores it and answers."""
         if self.prompts.no_repeat is None:
             return
-        page = self.prompts.request(self._base_in_vllm, PageWish(probe_page(), None, 1, followed=False))
+        page = self.prompts.request(self._base, PageWish(probe_page(), None, 1, followed=False))
         arguments = no_repeat_arguments(self.prompts.no_repeat, 1) | {"ngram_size": -1}
         try:
             async for _ in client.completion(page | {"vllm_xargs": arguments}):
@@ -249,41 +265,6 @@ class Lives:
             where="vllm_address",
             mend=f"start it with --logits-processors {NO_REPEAT_PROCESSOR}",
         )
-
-    async def _load(self, client: VllmClient, name: str, folder: Path) -> None:
-        folder = _under_vllms_names(name, folder)
-        loaded = {card.id: card for card in await client.models()}.get(name)
-        if loaded is not None and loaded.root != str(folder):
-            raise UserError("vLLM has another adapter of this name", where=name, mend="unload it there first")
-        try:  # again, if it is loaded: the folder's files may have changed since
-            await client.load_adapter(name, folder, again=loaded is not None)
-        except VllmRefusedError as error:
-            missing = error.status == _ALREADY_GONE and "HTTP status" in str(error)
-            mend = "start the server with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" if missing else None
-            raise UserError(f"vLLM does not load it: {error}", where=name, mend=mend) from error
-        try:
-            await prove_adapter(client, self.prompts, self._base_in_vllm, name)
-        except (UserError, VllmRefusedError):
-            await client.unload_adapter(name)
-            raise
-
-
-def _under_vllms_names(name: str, folder: Path) -> Path:
-    """Return a package's folder ``vllm``, which an export with ``serving: [vllm]`` writes, or the folder itself.
-
-    Raises:
-        UserError: that export found that vLLM does not load all of the adapter, and merged it instead.
-    """
-    served = folder / _SERVED_FOLDER
-    if (served / "adapter_config.json").is_file():
-        return served
-    if (served / _SERVING_FILE).is_file():
-        raise UserError(
-            "vLLM does not load all of this package's adapter",
-            where=name,
-            mend="serve its merged weights as base_model, or take engine embedded",
-        )
-    return folder
 
 
 def _never(_: RetryCallState) -> bool:

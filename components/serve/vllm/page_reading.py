@@ -43,17 +43,25 @@ async def read_page(lives: Lives, job: PageJob) -> None:
         if error.status >= _SERVER_ERROR:
             lives.doubted.set()
             lives.meter.failed("vllm")
-            job.fail(error)
+            job.fail(error if await _is_healthy(lives) else EngineDownError("vLLM's engine has ended"))
         else:
             job.fail(UserError(f"vLLM does not read it: {error}", where="the page"))
     except Exception as error:
         job.fail(error)
 
 
+async def _is_healthy(lives: Lives) -> bool:
+    """Return whether vLLM reads pages; a server whose engine has died still answers, for a moment, with 500."""
+    try:
+        return await lives.client.is_healthy()
+    except EngineDownError:
+        return False
+
+
 async def _reading(lives: Lives, job: PageJob) -> PageReading:
     taken = time.monotonic()
     page = PageWish(job.image, job.instruction, job.max_new_tokens, followed=job.on_text is not None)
-    wish = await asyncio.to_thread(lives.prompts.request, lives.server_name_of(job.model), page)
+    wish = await asyncio.to_thread(lives.prompts.request, lives.model_in_vllm(job.model), page)
     phases = (Phase("queue", job.arrived, taken), Phase("prepare", taken, time.monotonic()))
     job.phases.extend(phases)
     answer = StreamedAnswer(job, {phase.name: phase.ended - phase.began for phase in phases})

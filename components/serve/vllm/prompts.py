@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from components.serve.config import ServeConfig
+from components.serve.vllm.generation_settings import generation_arguments
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import load_processor, model_type_of
 from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
@@ -27,11 +28,10 @@ _GREEDY = {
     "top_p": 1.0,
     "top_k": 0,
     "min_p": 0.0,
-    "repetition_penalty": 1.0,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-"""Given in full: what a request leaves out, vLLM takes from the model's generation_config.json."""
+"""Given in full: what a request leaves out, vLLM takes from the model's generation_config.json, if it reads that."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,14 @@ class PageWish:
     followed: bool
 
 
+@dataclass(frozen=True)
+class ModelInVllm:
+    """A model in vLLM: its name, and what parts vLLM's prefix cache of it from that of older weights of this name."""
+
+    name: str
+    cache_salt: str | None = None
+
+
 class Prompts:
     """Makes requests for pages.
 
@@ -52,7 +60,8 @@ class Prompts:
         whole_prompts: the server has ``WHOLE_PROMPT_TEMPLATE``; otherwise its own chat template makes the prompt.
 
     Raises:
-        UserError: there is no such base, or the rule against repetitions is the family's and there is none.
+        UserError: there is no such base, the rule against repetitions is the family's and there is none, or the base's
+            generation_config.json asks for what vLLM does not do.
     """
 
     def __init__(self, config: ServeConfig, whole_prompts: bool) -> None:
@@ -61,6 +70,7 @@ class Prompts:
         self._processor: Any = load_processor(base, **source)
         self._family = family_of(model_type_of(base, **source))
         self._whole_prompts = whole_prompts
+        self._greedy = _GREEDY | generation_arguments(base, config.revision)
         settings = NoRepeatSettings.of(config.model_dump(), self._family)
         self.no_repeat = settings.rule(self._processor, self._family)
         """sequences of tokens that an answer may not repeat; None for greedy search alone"""
@@ -75,7 +85,7 @@ class Prompts:
             text = re.sub(f"(?:{re.escape(token)})+", token, text)
         return text.strip()
 
-    def request(self, model: str, page: PageWish) -> dict[str, Any]:
+    def request(self, model: ModelInVllm, page: PageWish) -> dict[str, Any]:
         """Return the body of ``POST /v1/chat/completions`` for a page; several threads may call this at once.
 
         Raises:
@@ -85,14 +95,16 @@ class Prompts:
         text = prompt if self._whole_prompts else page.instruction or self._family.prompt
         parts = [{"type": "image_url", "image_url": {"url": _as_address(page.image)}}, {"type": "text", "text": text}]
         wish: dict[str, Any] = {
-            "model": model,
+            "model": model.name,
             "messages": [{"role": "user", "content": parts}],
             "max_completion_tokens": page.max_new_tokens,
             "logprobs": True,
             "stream": True,
             "stream_options": {"include_usage": True},
-            **_GREEDY,
+            **self._greedy,
         }
+        if model.cache_salt is not None:
+            wish["cache_salt"] = model.cache_salt
         if not page.followed:
             wish["stream_interval"] = _TOKENS_BETWEEN_EVENTS
         if self._whole_prompts:

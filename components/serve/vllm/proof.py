@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from components.serve.vllm.client import VllmClient, VllmUnreachableError
-from components.serve.vllm.prompts import PageWish, Prompts
+from components.serve.vllm.prompts import ModelInVllm, PageWish, Prompts
 from components.serve.vllm.wire import TokenLogprob
 from components.shared.errors import UserError
 
@@ -22,7 +22,7 @@ _MORE: dict[str, Any] = {"ignore_eos": True, "top_logprobs": 5}  # more numbers 
 _READINGS = 2  # each; how much they differ among themselves is what kernels and batches change
 
 
-async def prove_adapter(client: VllmClient, prompts: Prompts, base: str, adapter: str) -> None:
+async def prove_adapter(client: VllmClient, prompts: Prompts, base: ModelInVllm, adapter: ModelInVllm) -> None:
     """Read a page with the base and with an adapter, twice each, in turn.
 
     Raises:
@@ -39,13 +39,13 @@ async def prove_adapter(client: VllmClient, prompts: Prompts, base: str, adapter
         raise UserError(
             f"vLLM does not use this adapter: with it the log-probabilities of {_TOKENS} tokens are the base's "
             f"(difference {least:.2g}, two readings by one model {noise:.2g})",
-            where=adapter,
+            where=adapter.name,
             mend="vLLM skips modules whose names it does not know: load a package that was exported with serving: "
             "[vllm], or read with engine embedded",
         )
 
 
-async def has_own_prompt(client: VllmClient, prompts: Prompts, model: str) -> bool:
+async def has_own_prompt(client: VllmClient, prompts: Prompts, model: ModelInVllm) -> bool:
     """Return whether a page has the prompt of training in vLLM; also if vLLM does not say which it has.
 
     Raises:
@@ -82,7 +82,7 @@ def probe_page() -> Image.Image:
     return page
 
 
-async def read_probe(client: VllmClient, prompts: Prompts, model: str) -> list[TokenLogprob]:
+async def read_probe(client: VllmClient, prompts: Prompts, model: ModelInVllm) -> list[TokenLogprob]:
     """Return the first tokens that a model in vLLM writes for the probe page.
 
     Raises:

@@ -39,7 +39,7 @@ def load_processor(base_model: str, revision: str | None = None, trust_remote_co
     """
     check_family_is_supported(base_model, revision)
     location = base_model_location(base_model)
-    options = {**_hub_options(location), "revision": revision, "trust_remote_code": trust_remote_code}
+    options = {**hub_options(location), "revision": revision, "trust_remote_code": trust_remote_code}
     try:
         try:
             return AutoProcessor.from_pretrained(location, **options)
@@ -76,7 +76,7 @@ def load_model(
             revision=revision,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
-            **_hub_options(location),
+            **hub_options(location),
             **options,
         )
     except SafetensorError as error:
@@ -101,7 +101,7 @@ def config_of(base_model: str, revision: str | None = None, trust_remote_code: b
     location = base_model_location(base_model)
     try:
         return AutoConfig.from_pretrained(
-            location, revision=revision, trust_remote_code=trust_remote_code, **_hub_options(location)
+            location, revision=revision, trust_remote_code=trust_remote_code, **hub_options(location)
         )
     except _OF_FOREIGN_FILES as error:
         raise _loading_error(base_model, error) from error
@@ -124,7 +124,8 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def _hub_options(location: str) -> dict[str, Any]:
+def hub_options(location: str) -> dict[str, Any]:
+    """Return the options of ``from_pretrained`` that keep it off the network for a folder, or without a network."""
     return {"local_files_only": Path(location).is_dir() or not hub_is_reachable()}
 
 

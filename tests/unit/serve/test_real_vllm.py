@@ -7,6 +7,7 @@ vLLM 0.32 takes minutes to be imported and to read its first page on two cores, 
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +170,25 @@ def test_vllm_reads_what_the_embedded_engine_reads(served: Served, tmp_path: Pat
     found = read(served.service, model="adapter-1")
     assert found == (text_with_adapter, pytest.approx(mean_with_adapter, abs=1e-2))
     assert text not in served.service.log.read_text()
+
+
+def test_an_adapter_written_anew_is_read_with_after_it_is_loaded_again(served: Served, tmp_path: Path) -> None:
+    """vLLM's prefix cache keeps what it computed with the adapter of the same name and folder before."""
+    folder = Path(shutil.copytree(served.adapter, tmp_path / "rewritten"))
+    assert load(served.service, folder).status_code == 200
+    first = read(served.service, model="rewritten")
+    weights = load_file(folder / "adapter_model.safetensors")
+    others = {name: -value if "lora_B" in name else value for name, value in weights.items()}
+    save_file(others, folder / "adapter_model.safetensors")
+    assert read(served.service, model="rewritten") == (first[0], pytest.approx(first[1], abs=1e-2))
+    assert load(served.service, Path(shutil.copytree(folder, tmp_path / "elsewhere"))).status_code == 200
+    expected = read(served.service, model="elsewhere")
+    assert expected != (first[0], pytest.approx(first[1], abs=1e-2))
+    headers = {"Authorization": "Bearer the-administrators-token"}
+    gone = requests.delete(f"{served.service.url}/admin/models/rewritten", headers=headers, timeout=600)
+    assert gone.status_code == 200, gone.text
+    assert load(served.service, folder).status_code == 200
+    assert read(served.service, model="rewritten") == (expected[0], pytest.approx(expected[1], abs=1e-2))
 
 
 def test_a_killed_vllm_comes_back_with_its_adapter(served: Served) -> None:

@@ -4,7 +4,9 @@
 """
 
 import http.client
+import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -20,6 +22,9 @@ from openai import OpenAI
 
 from components.serve.config import ServeConfig
 from components.serve.step import run
+from components.serve.vllm.prompts import ModelInVllm, PageWish, Prompts
+from components.shared.errors import UserError
+from components.shared.models.base_models import base_model_location
 from components.shared.programs.step_command import step_main
 from tests.fixtures.drawn_pages import as_file, drawn_page
 from tests.fixtures.service_process import RunningService, running_service
@@ -70,8 +75,9 @@ def test_a_page_comes_back_with_confidence_lines_and_the_prompt_of_training(
     assert page["confidence"]["min_logprob"] <= min(line["min_logprob"] for line in page["lines"]) < 0
     assert page["tokens"] == len(page["text"]) + 1 and not page["truncated"] and not page["loop"]
     assert set(page["seconds"]) == {"queue", "prepare", "prefill", "decode"}
-    (started,) = recorded(folder, "started")
-    assert not [name for name in started["names"] if name.startswith("DEEPSYNTH_SERVE")], "tokens are not passed on"
+    assert not [name for name in recorded(folder, "started")[0]["names"] if name.startswith("DEEPSYNTH_SERVE")], (
+        "tokens are not passed on"
+    )
     asked = recorded(folder, "read")[-1]
     assert asked["prompt"] == "<|vision_start|><|image_pad|><|vision_end|>OCR:"
     assert asked["temperature"] == 0 and asked["logprobs"] and asked["max_completion_tokens"] == 64
@@ -120,6 +126,22 @@ def test_adapters_are_loaded_proved_swapped_and_unloaded(service: RunningService
     assert admin(service, "DELETE", "models/other").status_code == 200
     assert recorded(folder, "unloaded")[-1]["name"] == "other"
     assert read(service, model="other").status_code == 404
+
+
+def test_an_adapter_written_anew_is_read_with_after_it_is_loaded_again(service: RunningService, folder: Path) -> None:
+    """Neither the prefix cache nor a folder that somebody writes to mixes two adapters of one name."""
+    source = {"source": str(rewritten := small_adapter(folder / "rewritten", label="first"))}
+    assert admin(service, "POST", "models", source).status_code == 200
+    assert text_of(read(service, model="rewritten")).endswith("by first")
+    assert recorded(folder, "read")[-1]["cache_salt"]
+    small_adapter(rewritten, label="second")
+    assert text_of(read(service, model="rewritten")).endswith("by first")
+    assert admin(service, "DELETE", "models/rewritten").status_code == 200
+    assert admin(service, "POST", "models", source).status_code == 200
+    assert text_of(read(service, model="rewritten")).endswith("by second")
+    small_adapter(rewritten, label="third")
+    assert text_of(read(service)).endswith("by the base")
+    assert "cache_salt" not in recorded(folder, "read")[-1]
 
 
 def test_what_a_server_quotes_in_a_traceback_is_not_logged(service: RunningService) -> None:
@@ -172,6 +194,7 @@ def test_a_killed_server_is_started_again_with_its_adapters(service: RunningServ
         refused = read(service)
         assert refused.status_code in (503, 200)
     assert text_of(read(service, model="good")).endswith("by good")
+    assert text_of(read(service, model="rewritten")).endswith("by second"), "what was proved, not the folder of now"
     assert len(recorded(folder, "started")) == 2
     assert service.metric("deepsynth_serve_engine_recovery_seconds_count") == 1
     assert "reads pages again" in service.log.read_text()
@@ -234,6 +257,32 @@ def test_a_server_elsewhere_is_used_with_its_key_and_its_own_prompt(
             assert "makes another prompt" in service.log.read_text()
         assert recorded(elsewhere, "read")[-1]["prompt"] == "<picture>OCR:"
         assert not recorded(elsewhere, "invalid")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, 1.0),
+        ({"repetition_penalty": 1.05, "temperature": 0.1, "do_sample": True}, 1.05),
+        ({"no_repeat_ngram_size": 3, "min_length": 0}, "no_repeat_ngram_size 3"),
+        ({"bad_words_ids": [[5]], "stop_strings": ["x"]}, "bad_words_ids.*stop_strings"),
+    ],
+)
+def test_vllm_is_told_what_the_bases_generation_config_asks_for(
+    asked: dict[str, Any], said: float | str, tmp_path: Path
+) -> None:
+    """The evaluation obeys the file, so vLLM has to do the same, or is refused."""
+    base = Path(shutil.copytree(base_model_location("tiny-base"), tmp_path / "base"))
+    file = base / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | asked))
+    config = ServeConfig(engine="vllm", vllm_address="http://127.0.0.1:1", model=str(base))
+    if isinstance(said, str):
+        with pytest.raises(UserError, match=f"{said}.*which vLLM does not do"):
+            Prompts(config, True)
+        return
+    prompts, page = Prompts(config, whole_prompts=True), PageWish(drawn_page("page one"), None, 8, followed=False)
+    wish = prompts.request(ModelInVllm("base"), page)
+    assert (wish["repetition_penalty"], wish["temperature"]) == (said, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""An adapter in a vLLM server: which files it is, and that vLLM reads with them and with nothing older.
+
+vLLM keeps the keys and values of what it has read for the next request that begins alike. It tells adapters apart by
+name and folder (vLLM 0.32; v1/core/kv_cache_utils.py), or by the name alone (before), not by their weights. And it
+reads a folder again whenever another adapter took the place of this one in memory. So an adapter that was written anew
+in the same folder would be read with in part. Two things prevent it: each request has the adapter's digest as
+``cache_salt``, and a server that the service started loads from a copy that nobody writes to.
+"""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.serve.vllm.client import VllmClient, VllmRefusedError
+from components.serve.vllm.prompts import ModelInVllm, Prompts
+from components.serve.vllm.proof import prove_adapter
+from components.shared.digests import sha256_file, sha256_of_files
+from components.shared.errors import UserError
+
+_SERVED_FOLDER, _SERVING_FILE = "vllm", "serving.json"
+_FILES = "adapter_*"  # adapter_config.json and adapter_model.safetensors
+_NOT_FOUND = 404
+
+
+@dataclass(frozen=True)
+class ServedAdapter:
+    """An adapter for a vLLM server.
+
+    Attributes:
+        name: in requests.
+        folder: what vLLM loads.
+        digest: of its files.
+        is_copy: the folder is a copy of this service's.
+    """
+
+    name: str
+    folder: Path
+    digest: str
+    is_copy: bool
+
+    @property
+    def model(self) -> ModelInVllm:
+        """How requests name it."""
+        return ModelInVllm(self.name, self.digest)
+
+    def discard(self) -> None:
+        """Remove the copy, if there is one."""
+        if self.is_copy:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def served_adapter(name: str, folder: Path, copies: Path | None) -> ServedAdapter:
+    """Return the adapter of a folder; copy it into ``copies`` unless that is None. Takes seconds for large ones.
+
+    Raises:
+        UserError: the package in ``folder`` says that vLLM does not load all of it, or a file cannot be read.
+    """
+    folder = _under_vllms_names(name, folder)
+    try:
+        if copies is not None:
+            copies.mkdir(exist_ok=True)
+            copy = Path(tempfile.mkdtemp(dir=copies))
+            for path in folder.glob(_FILES):
+                shutil.copyfile(path, copy / path.name)
+            folder = copy
+        digests = {path.name: sha256_file(path) for path in sorted(folder.glob(_FILES))}
+    except OSError as error:
+        raise UserError(f"cannot be read ({error})", where=name) from error
+    return ServedAdapter(name, folder, sha256_of_files(digests), copies is not None)
+
+
+async def load_adapter(client: VllmClient, prompts: Prompts, base: ModelInVllm, adapter: ServedAdapter) -> None:
+    """Load an adapter and prove that it is used.
+
+    Raises:
+        UserError: vLLM refuses it, does not use it, or has another adapter of this name.
+        VllmUnreachableError, VllmRefusedError: see there.
+    """
+    name = adapter.name
+    loaded = {card.id: card for card in await client.models()}.get(name)
+    if loaded is not None:
+        if loaded.root != str(adapter.folder):
+            raise UserError("vLLM has another adapter of this name", where=name, mend="unload it there first")
+        # Its files may have changed. Not in place: vLLM would read them again for every step of every answer.
+        await client.unload_adapter(name)
+    try:
+        await client.load_adapter(name, adapter.folder)
+    except VllmRefusedError as error:
+        missing = error.status == _NOT_FOUND and "HTTP status" in str(error)
+        mend = "start the server with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" if missing else None
+        raise UserError(f"vLLM does not load it: {error}", where=name, mend=mend) from error
+    try:
+        await prove_adapter(client, prompts, base, adapter.model)
+    except (UserError, VllmRefusedError):
+        await client.unload_adapter(name)
+        raise
+
+
+def _under_vllms_names(name: str, folder: Path) -> Path:
+    """Return a package's folder ``vllm``, which an export with ``serving: [vllm]`` writes, or the folder itself.
+
+    Raises:
+        UserError: that export found that vLLM does not load all of the adapter, and merged it instead.
+    """
+    served = folder / _SERVED_FOLDER
+    if (served / "adapter_config.json").is_file():
+        return served
+    if (served / _SERVING_FILE).is_file():
+        raise UserError(
+            "vLLM does not load all of this package's adapter",
+            where=name,
+            mend="serve its merged weights as base_model, or take engine embedded",
+        )
+    return folder
