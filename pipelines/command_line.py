@@ -7,7 +7,7 @@ import typer
 
 from components.shared.errors import StepFailedError, UserError
 from components.shared.programs.machine_failures import named_failures
-from components.shared.telemetry.logs import configure_logs, exit_code_of, logs_are_json
+from components.shared.telemetry.logs import configure_logs, exit_code_of, logs_are_json, show_warnings
 from pipelines.lazy_commands import MARKUP, LazyCommand, lazy_group
 
 COMMANDS = [
@@ -168,6 +168,8 @@ def main() -> None:
         with named_failures("deepsynth"):
             if logs_are_json():
                 configure_logs()
+            else:
+                show_warnings()
             app(standalone_mode=True)
     except UserError as error:
         exit_code = exit_code_of(error)

@@ -18,6 +18,8 @@ from pipelines.local.resumed_run import FailedRun
 from pipelines.local.runs_folder import CONFIG_FILE, FAILED
 
 _STATES = {True: "running", False: "killed", None: "running or killed, on another host"}
+_KEPT = "failed or interrupted"
+_NOTHING_KEPT = "failed before a step finished"
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ def list_runs(runs_dir: RunsDir = Path("runs")) -> None:
         cells = (run.name, run.state, run.verdict, run.base_cer, run.adapter_cer, run.seconds)
         table.add_row(*(Text(cell, overflow="fold") for cell in cells))
     output_console().print(table)
-    if any(run.state.startswith(("failed", "interrupted")) for run in runs):
+    if any(run.state.startswith(_KEPT) for run in runs):
         print("go on with one that did not end well: deepsynth run --resume RUN", file=sys.stderr)
+    if any(run.state == _NOTHING_KEPT for run in runs):
+        print(f"the log of a failed run: {runs_dir}/RUN{FAILED}.log", file=sys.stderr)
 
 
 def ui(
@@ -87,9 +91,11 @@ def listed(runs_dir: Path) -> list[ListedRun]:
             found.append(_finished(path))
         elif path.name.endswith(FAILED) and (path / CONFIG_FILE).is_file():
             steps = FailedRun(path, path / CONFIG_FILE).finished_steps()
-            state = f"failed or interrupted after {', '.join(steps)}" if steps else "failed or interrupted"
+            state = f"{_KEPT} after {', '.join(steps)}" if steps else _KEPT
             found.append(ListedRun(path.name.removesuffix(FAILED), state))
-    return found
+    names = {run.name for run in found}
+    logs = (path.name.removesuffix(f"{FAILED}.log") for path in runs_dir.glob(f"*{FAILED}.log"))
+    return found + [ListedRun(name, _NOTHING_KEPT) for name in logs if name not in names]
 
 
 def _finished(folder: Path) -> ListedRun:

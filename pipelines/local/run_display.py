@@ -32,6 +32,7 @@ class RunDisplay:
         self._number = 0
         self._again = False
         self._started = 0.0
+        self._warned: set[str] = set()
 
     def __enter__(self) -> "RunDisplay":
         self._context: AbstractContextManager[Any] = self._progress or nullcontext()
@@ -57,6 +58,9 @@ class RunDisplay:
             self._again = True
             self._drop_work()
             self._say(f"the container was killed ({line['reason']}): it is started again")
+        elif line.get("event") == "warning" and line["message"] not in self._warned:
+            self._warned.add(line["message"])  # now: at the run's end it may have cost hours
+            self._say(f"warning: {line['message']}", level=logging.WARNING)
         elif line.get("event") == "end":
             seconds = line["time"] - self._started
             self._drop_work()
@@ -95,8 +99,8 @@ class RunDisplay:
             self._progress.remove_task(self._work)
         self._work = None
 
-    def _say(self, text: str, **fields: Any) -> None:
+    def _say(self, text: str, level: int = logging.INFO, **fields: Any) -> None:
         if logs_are_json():
-            logger.info("%s", text, extra=fields)
+            logger.log(level, "%s", text, extra=fields)
         else:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -62,9 +62,10 @@ class RunPlan:
         if not self.times.seconds:
             return "not known: no earlier run in this folder has the same settings; a training tells it after step 4"
         parts = ", ".join(f"{step} {duration_text(seconds)}" for step, seconds in self.times.seconds.items())
-        unknown = f"; not known: {', '.join(self.times.unknown)}" if self.times.unknown else ""
-        total = duration_text(sum(self.times.seconds.values()))
-        return f"about {total} ({parts}{unknown}), as in {', '.join(self.times.runs)}"
+        parts += f", as in {', '.join(self.times.runs)}"
+        if self.times.unknown:
+            return f"{parts}; not known, as no earlier run had these settings: {', '.join(self.times.unknown)}"
+        return f"about {duration_text(sum(self.times.seconds.values()))}: {parts}"
 
 
 def planned_run(config: SharedSettings, runs_dir: Path, run_id: str, resumed: FailedRun | None) -> RunPlan:

@@ -35,6 +35,7 @@ from components.prepare.selection.intake import Intake
 from components.prepare.selection.selection_record import Selection, SourceCounts
 from components.prepare.selection.splitting import lowest_of_both_sides, mixture, with_both_sides
 from components.prepare.settings.source_settings import SourceSettings
+from components.prepare.sources.opening import way_to_read_pictures
 from components.shared.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,8 @@ def _read(intake: Intake, source: str, documents: Iterable[Examined], evaluated:
 def _log_dropped(source: str, dropped: DropTable) -> None:
     if dropped.kinds:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(dropped.kinds.items()))
-        log.warning("%s: files of kinds that are not read: %s", source, kinds)
+        way = way_to_read_pictures("FOLDER" if source == HOLDOUT else source, dropped.kinds)
+        log.warning("%s: files of kinds that are not read: %s%s", source, kinds, f"; {way}" if way else "")
     if dropped.counts:
         log.info("%s: not used: %s", source, dropped)
 

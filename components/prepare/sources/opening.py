@@ -170,8 +170,21 @@ def _some(items: Items, source: str, suffixes: Iterable[str]) -> Items:
         there = ", ".join(f"{count} {kind}" for kind, count in unread.most_common(_MOST_KINDS))
         found = f"; it holds {there}" if there else ""
         raise UserError(
-            f"the folder holds no file that can be read ({', '.join(suffixes)}){found}", where=f"source {source}"
+            f"the folder holds no file that can be read ({', '.join(suffixes)}){found}",
+            where=f"source {source}",
+            mend=way_to_read_pictures(source, unread) or None,
         )
+
+
+def way_to_read_pictures(source: str, unread_kinds: Iterable[str]) -> str:
+    """Return how to read the pictures among a folder's files that were not read; empty if there are none.
+
+    >>> way_to_read_pictures("scans", [".png", ".docx"]), way_to_read_pictures("scans", [".docx"])
+    ('to read the pictures, with the texts beside them as labels, write images:scans', '')
+    """
+    if source.startswith(IMAGES_PREFIX) or not set(IMAGE_SUFFIXES).intersection(map(str.lower, unread_kinds)):
+        return ""
+    return f"to read the pictures, with the texts beside them as labels, write {IMAGES_PREFIX}{source}"
 
 
 def _image_root(source: str) -> Path:

@@ -29,6 +29,24 @@ def _print_uncaught(kind: type[BaseException], error: BaseException, trace: Trac
     print(printable(without_passwords(text), keep="\n\t"), end="", file=sys.stderr, flush=True)
 
 
+class _WarningFormatter(_TextFormatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
+
+
+def show_warnings() -> None:
+    """Print warnings of log records as ``warning: …``, for commands that print their results themselves."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_WarningFormatter("%(message)s"))
+    logging.getLogger().addHandler(handler)
+    _leave_out_noise()
+
+
+def _leave_out_noise() -> None:
+    # It warns on each import that a package for 4-bit products on a CPU is missing, whatever is trained.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
 def configure_logs(step: str | None = None) -> None:
     """Set up logging; call it once, when the program starts.
 
@@ -52,6 +70,7 @@ def configure_logs(step: str | None = None) -> None:
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("components").setLevel(logging.INFO)
     logging.getLogger("pipelines").setLevel(logging.INFO)
+    _leave_out_noise()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # pydantic-settings, torch's pin_memory and PEFT's save warn about settings that this project chose on purpose.

@@ -24,6 +24,8 @@ def test_each_state_of_a_run_is_told(tmp_path: Path) -> None:
     (runs / "broken.failed" / "dataset").mkdir(parents=True)
     (runs / "broken.failed" / "config.yaml").write_text("seed: 0\n")
     (runs / "no-run").mkdir()
+    for name in ("broken", "wrong-column"):  # the second one failed in its first step
+        (runs / f"{name}.failed.log").write_text("no column 'txt'\n")
     # A process that makes a run's folder as `deepsynth run` does, and is killed.
     subprocess.run([sys.executable, "-c", KILLED_RUN, runs / "gone"], check=False)
     with finished_folder(runs / "now") as folder:
@@ -35,10 +37,12 @@ def test_each_state_of_a_run_is_told(tmp_path: Path) -> None:
         "broken": "failed or interrupted after prepare",
         "now": "running",
         "gone": "killed",
+        "wrong-column": "failed before a step finished",
     }
     assert found["good"].verdict in ("promoted", "not promoted") and found["good"].adapter_cer.endswith("%")
 
     assert answer.returncode == 0 and "deepsynth run --resume RUN" in answer.stderr
+    assert "the log of a failed run: runs/RUN.failed.log" in answer.stderr
     assert all(name in answer.stdout for name in found)
 
 

@@ -28,6 +28,7 @@ STEPS = """\
         (output / "made.txt").write_text(CONTENT)
         tell(event="start", step=step)
         tell(event="end", step=step, output_dir=str(output))
+        tell(event="warning", step=step, message="few documents")
     if EXIT_CODE is None:
         sys.exit(0)
     tell(event="start", step="evaluate")
@@ -73,6 +74,15 @@ def test_what_the_finished_steps_made_outlives_a_later_steps_failure(
         "go on with: deepsynth run --resume r1",
         f"log: {failed}.log",
     ]
+
+
+def test_a_warning_is_shown_once_and_when_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(tmp_path, monkeypatch)
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("warning", "[1/7]", "[2/7]"))]
+    assert shown[1].startswith("[1/7] prepare done") and shown[2:4] == ["warning: few documents", "[2/7] train ..."]
+    assert shown.count("warning: few documents") == 1
 
 
 def test_what_the_steps_made_outlives_a_summary_that_cannot_be_made(

@@ -6,8 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.command_line import app
-from pipelines.planning.earlier_runs import predicted_times
+from pipelines.planning.dry_run import RunPlan
+from pipelines.planning.earlier_runs import StepTimes, predicted_times
 from pipelines.settings.command_settings import checked_config
+from pipelines.task_side.step_settings import StepSettings
 from tests.fixtures.finished_runs import finished_run
 
 STEPS = ["prepare", "train", "evaluate", "benchmark", "gate", "export"]
@@ -56,3 +58,14 @@ def test_a_dry_run_says_what_would_run_and_leaves_nothing(runs: Path, tmp_path: 
 def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["run", "--dry-run", f"--runs-dir={tmp_path}", "--set=source=./nowhere"])
     assert answer.exit_code != 0 and "no such file or folder" in str(answer.exception)
+
+
+def test_a_time_of_all_steps_is_told_only_where_each_is_known() -> None:
+    def told(seconds: dict[str, float], unknown: list[str]) -> str:
+        times = StepTimes(seconds, ["r1"], unknown)
+        plan = RunPlan(StepSettings(*[""] * 11), [], [], None, times, "")
+        return plan.lines()[-1].removeprefix("time:").strip()
+
+    assert told({"prepare": 60.0, "train": 600.0}, []) == "about 11 min: prepare 60 s, train 10 min, as in r1"
+    few = told({"gate": 0.4}, ["prepare", "train"])
+    assert few == "gate 0 s, as in r1; not known, as no earlier run had these settings: prepare, train"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -258,8 +259,24 @@ def test_kinds_that_are_not_read_are_counted_and_named(tmp_path: Path, caplog: p
     assert manifest.dropped_names == {"file_kind_not_read": [f"{number:02}.epub" for number in range(10)]}
     assert "2 .docx, 12 .epub, 1 .html, 1 no suffix" in caplog.text and caplog.text.count("epub") == 1
     (source / "text.txt").unlink()
-    with pytest.raises(UserError, match=r"no file that can be read .*; it holds 12 \.epub, 2 \.docx"):
+    with pytest.raises(UserError, match=r"no file that can be read .*; it holds 12 \.epub, 2 \.docx") as caught:
         prepared(source, tmp_path / "none")
+    assert "images:" not in str(caught.value)
+
+
+def test_scans_in_a_folder_that_is_read_as_texts_are_told_with_the_way_to_read_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "my scans"
+    source.mkdir()
+    Image.new("L", (40, 20), 255).save(source / "1.PNG")
+    way = f"to read the pictures, with the texts beside them as labels, write images:{source}"
+    with pytest.raises(UserError, match=re.escape(f"it holds 1 .png; {way}")):
+        prepared(source, tmp_path / "none")
+    (source / "1.txt").write_text("A label that is drawn as a text.")
+    with caplog.at_level(logging.WARNING):
+        prepared(source, tmp_path / "out")
+    assert f"files of kinds that are not read: 1 .png; {way}" in caplog.text
 
 
 def test_every_reason_has_names_in_the_manifest(tmp_path: Path) -> None:
