@@ -52,6 +52,7 @@ from components.train.vision.frozen_vision import run_frozen_parts_without_gradi
 WORKSPACE_BYTES = 32 * 2**20
 # Rows are padded with tokens that are attended to and labelled; 0 in the other tensors does not mark an image token.
 _PADDED_WITH_ONES = {"labels", "attention_mask"}
+_READ_ON_THE_GPU = ("_ids", "_mask", "labels")  # ends of names; the host reads the others, such as a picture's grid
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def estimate_memory(config: TrainConfig, pages: Pages, backend: str) -> MemoryEs
 
 
 def _batch_on_meta(model: PreTrainedModel | PeftModel, config: TrainConfig, pages: Pages) -> tuple[dict[str, Any], int]:
-    """Return a batch like the collator's and the tokens that one page needs; large tensors are on the meta device."""
+    """Return a batch like the collator's, its pixels on the meta device, and the tokens that one page needs."""
     processor = load_processor(config.base_model, config.revision, config.trust_remote_code)
     family = family_of(model.config.model_type)
     picture = Image.new("RGB", (pages.width, pages.height), "white")
@@ -152,8 +153,7 @@ def _batch_on_meta(model: PreTrainedModel | PeftModel, config: TrainConfig, page
             batch[name] = torch.nn.functional.pad(value, padding, value=name in _PADDED_WITH_ONES)
     if (positions := rope_positions_of(model)) is not None:
         positions.add_to(batch)
-    text = {"input_ids", "labels", "attention_mask", "mm_token_type_ids", "token_type_ids", "position_ids"}
-    return {name: value.to("meta") if name in text else value for name, value in batch.items()}, shortest
+    return batch, shortest
 
 
 def _traced(
@@ -204,8 +204,9 @@ def _traced(
 def _inputs(batch: dict[str, Any], config: TrainConfig, trace: MemoryTrace) -> dict[str, Any]:
     pixels = [name for name in batch if config.vision_features_dir and name.startswith("pixel_values")]
     with trace.not_counting():
-        kept = {name: _fresh(batch[name]) for name in pixels}  # with stored features, only the shapes are used
-    return {name: _fresh(value) for name, value in batch.items() if name not in kept} | kept
+        # With stored features, only the shapes are used.
+        kept = {name: _on_the_gpu(name, batch[name], trace) for name in pixels}
+    return {name: _on_the_gpu(name, value, trace) for name, value in batch.items() if name not in kept} | kept
 
 
 def _loss(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -220,8 +221,19 @@ def _unsloth_loss(bare: Any, inputs: dict[str, Any]) -> torch.Tensor:
     # Rows are padded at the end, so Unsloth uses causal attention without a mask. transformers would build a mask of
     # tokens x tokens unless it gets a four-dimensional one.
     given["attention_mask"] = torch.empty((1, 1, 1, 1), dtype=torch.bool, device="meta")
-    loss: torch.Tensor = ChunkedLoss.apply(bare.model(**given)[0], bare.get_output_embeddings().weight)
+    loss: torch.Tensor = ChunkedLoss.apply(_last_hidden(bare, given), bare.get_output_embeddings().weight)
     return loss
+
+
+def _last_hidden(bare: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """Return what the output layer gets; families differ in which module computes it."""
+    head = bare.get_output_embeddings()
+    forward, head.forward = head.forward, lambda hidden: hidden
+    try:
+        hidden: torch.Tensor = bare(**inputs).logits
+    finally:
+        head.forward = forward
+    return hidden
 
 
 def _checkpoint(model: PreTrainedModel | PeftModel, gpu: GpuOnMeta) -> None:
@@ -262,8 +274,14 @@ def _formats(model: torch.nn.Module, config: TrainConfig) -> dict[str, int]:
     return dict(bytes_by_format)
 
 
-def _fresh(value: Any) -> Any:
-    return torch.empty_like(value) if isinstance(value, torch.Tensor) and value.device.type == "meta" else value
+def _on_the_gpu(name: str, value: Any, trace: MemoryTrace) -> Any:
+    """Return a counted meta tensor for a tensor that is read on the GPU: pixels, tokens, masks; others as they are."""
+    if not isinstance(value, torch.Tensor) or (value.device.type != "meta" and not name.endswith(_READ_ON_THE_GPU)):
+        return value
+    fresh = torch.empty_like(value, device="meta")
+    if value.device.type != "meta":
+        trace.values.learn(fresh, value)
+    return fresh
 
 
 def _bytes(tensors: Any) -> int:

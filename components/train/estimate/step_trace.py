@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from components.train.estimate.known_values import KnownValues
+
 # The CUDA allocator hands out multiples of this many bytes.
 _ALLOCATION_BYTES = 512
 
@@ -102,12 +104,13 @@ class MemoryTrace(TorchDispatchMode):
 
     ``peak`` holds the bytes by part when their sum was highest: ``logits`` (tensors whose last dimension is the
     vocabulary size), ``gradients`` (passed to ``count_as_gradient``) and ``activations`` (all others, temporary values
-    included). Tensors passed to ``leave_out`` are not counted.
+    included). Tensors passed to ``leave_out`` are not counted. ``values`` has those of some tensors.
     """
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
         self.peak: dict[str, int] = {}
+        self.values = KnownValues()
         self._vocabulary = vocabulary
         self._counting = True
         self._live: Counter[str] = Counter()
@@ -141,13 +144,20 @@ class MemoryTrace(TorchDispatchMode):
     ) -> Any:
         if func is torch.ops.aten._is_all_true.default:  # a model's check of its inputs: it passes
             return torch.ones((), dtype=torch.bool)
+        kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
         on_meta = any(isinstance(leaf, torch.Tensor) and leaf.device.type == "meta" for leaf in leaves)
         if func is torch.ops.aten._local_scalar_dense.default and on_meta:
-            return False  # for "is every token attended to?", False keeps the mask
+            value = None if args[0].dtype == torch.bool else self.values.of(args[0])
+            return False if value is None else value.item()  # for "is every token attended to?", False keeps the mask
+        if func is torch.ops.aten.nonzero.default and on_meta:
+            return self.values.positions(args[0])
+        given = args, kwargs
         if on_meta:  # tensors with values, such as a picture's grid, cannot be combined with meta tensors
-            args, kwargs = tree_map(_moved_to_meta, (args, kwargs or {}))
-        result = func(*args, **(kwargs or {}))
+            args = self.values.with_indices_for_masks(func, args)
+            args, kwargs = tree_map(_moved_to_meta, (args, kwargs))
+        result = func(*args, **kwargs)
+        self.values.follow(func, *given, result)
         for leaf in tree_leaves(result) if self._counting else ():
             if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
                 self._count(leaf)

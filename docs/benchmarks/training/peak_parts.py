@@ -24,6 +24,8 @@ def traced_steps(config: Any) -> tuple[list[dict[str, int]], int, list[dict[str,
     """Train and return each step's peak and padded tokens, the bytes before the first step, and all allocations."""
     import torch
 
+    from components.train.batches.batch_plan import configured_plan
+    from components.train.estimate import fitting_batch
     from components.train.loop import measurements
     from components.train.step import run
 
@@ -41,6 +43,7 @@ def traced_steps(config: Any) -> tuple[list[dict[str, int]], int, list[dict[str,
         padded = self._measurements.padded_tokens_per_step[-1]
         steps.append({"padded_tokens": padded, "peak_so_far": torch.cuda.max_memory_allocated()})
 
+    fitting_batch.plan_within_memory = lambda config, *_: configured_plan(config)  # the estimate is made below
     measurements.start_memory_peak = start_recording
     measurements.MeasuringCallback.on_step_end = end_of_step  # type: ignore[method-assign]
     run(config)
@@ -114,12 +117,14 @@ def main() -> None:
             "peak": steps[-1]["peak_so_far"],
             "above_at_the_peak": best,
             "steps": steps,
-            "estimate": _estimate(config, longest, options.backend),
             "live": groups,
         }
-    file = options.out / f"peak-{options.family}-{options.backend}.json"
-    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    _print(report)
+        file = options.out / f"peak-{options.family}-{options.backend}.json"
+        file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        _print(report)
+        found = report["estimate"] = _estimate(config, longest, options.backend)
+        file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print("estimate:", found["tokens"], found["peak_bytes"], found["parts"])
 
 
 def _estimate(config: Any, tokens: int, backend: str) -> dict[str, Any]:
@@ -137,7 +142,6 @@ def _print(report: dict[str, Any]) -> None:
         if group["bytes"] >= _SHOWN:
             print(f"{group['count']} x {group['size'] / 2**20:.1f} MiB", *group["frames"][:6], sep=" | ")
     print("steps:", report["steps"])
-    print("estimate:", report["estimate"]["tokens"], report["estimate"]["peak_bytes"], report["estimate"]["parts"])
     print(f"before {report['before_the_first_step']}, peak {report['peak']}, above {report['above_at_the_peak']}")
 
 

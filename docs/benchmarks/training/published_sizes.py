@@ -49,6 +49,8 @@ def _square(side: int) -> dict[str, Any]:
 _SO400M = (1152, 4304)
 _QWEN2_HALF = (896, 4864, 24, 14, 2, 64)
 _MROPE = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]}
+_GLM_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_GLM_HALF_ROPE = {**_GLM_ROPE, "partial_rotary_factor": 0.5, "mrope_section": [8, 12, 12]}
 _ANY_SIZE = {"size": {"shortest_edge": 56 * 56, "longest_edge": 14 * 14 * 4 * 1280}}
 
 PUBLISHED: dict[str, Sizes] = {
@@ -105,9 +107,16 @@ PUBLISHED: dict[str, Sizes] = {
     ),
     "kosmos-2.5": Sizes(
         "microsoft/kosmos-2.5",
-        {"vocab_size": 108481, "embed_dim": 1536, "layers": 24, "ffn_dim": 6144, "attention_heads": 16},
+        {
+            "vocab_size": 108481,
+            "embed_dim": 1536,
+            "layers": 24,
+            "ffn_dim": 6144,
+            "attention_heads": 16,
+            "tie_word_embeddings": True,
+        },
         {"hidden_size": 1536, "d_ff": 3968, "d_kv": 64, "num_hidden_layers": 18, "num_attention_heads": 24},
-        {"latent_query_num": 2048},
+        {"latent_query_num": 2048, "tie_word_embeddings": True},
         processor={"num_image_tokens": 2048},
     ),
     "deepseek_vl": Sizes(
@@ -117,6 +126,26 @@ PUBLISHED: dict[str, Sizes] = {
         {"tie_word_embeddings": False},
         pictures=_square(384),
         processor={"num_image_tokens": 576},
+    ),
+    "deepseek_vl_v2": Sizes(
+        "deepseek-ai/DeepSeek-OCR",
+        {
+            **{"vocab_size": 129280, "hidden_size": 1280, "intermediate_size": 6848, "moe_intermediate_size": 896},
+            **{"num_hidden_layers": 12, "num_attention_heads": 10, "num_key_value_heads": 10},
+            **{"n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6, "first_k_dense_replace": 1},
+            **{"max_position_embeddings": 8192, "mlp_layer_types": None},
+        },
+        {
+            "width": {
+                "sam_vit_b": {
+                    **{"width": 768, "layers": 12, "heads": 12, "global_attn_indexes": [2, 5, 8, 11]},
+                    **{"downsample_channels": [512, 1024], "image_size": 1024, "patch_size": 16},
+                },
+                "clip-l-14-224": {"width": 1024, "layers": 24, "heads": 16, "image_size": 224, "patch_size": 14},
+            }
+        },
+        pictures={**_square(1024), "tile_size": 640, "stretch_up_to": 640},
+        processor={"patch_size": 16},
     ),
     "qwen2_vl": Sizes(
         "Qwen/Qwen2-VL-2B-Instruct",
@@ -157,7 +186,7 @@ PUBLISHED: dict[str, Sizes] = {
     ),
     "glm4v": Sizes(
         "zai-org/GLM-4.1V-9B-Thinking",
-        _text(4096, 13696, 40, 32, 2, 128, 151552, rope_parameters=None),
+        _text(4096, 13696, 40, 32, 2, 128, 151552, rope_parameters=_GLM_HALF_ROPE),
         {
             **{"depth": 24, "hidden_size": 1536, "num_heads": 12, "out_hidden_size": 4096, "image_size": 336},
             "intermediate_size": 13696,
@@ -166,7 +195,7 @@ PUBLISHED: dict[str, Sizes] = {
     ),
     "glm_ocr": Sizes(
         "zai-org/GLM-OCR",
-        _text(1536, 4608, 16, 16, 8, 128, 59392, rope_parameters=None),
+        _text(1536, 4608, 16, 16, 8, 128, 59392, rope_parameters={**_GLM_ROPE, "mrope_section": [16, 24, 24]}),
         {
             **{"depth": 24, "hidden_size": 1024, "num_heads": 16, "out_hidden_size": 1536, "image_size": 336},
             "intermediate_size": 4096,
@@ -201,7 +230,8 @@ def save_published(name: str, write_tiny: Callable[[Path], None], folder: Path) 
         weights.unlink()
     sizes = PUBLISHED[name]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for part, changes in (("text_config", sizes.text), ("vision_config", sizes.vision)):
+    text = "text_config" if "text_config" in config else "language_config"
+    for part, changes in ((text, sizes.text), ("vision_config", sizes.vision)):
         config[part] = _changed(config[part], changes)
     _write(folder / "config.json", _changed(config, sizes.config))
     processor = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
