@@ -1,7 +1,6 @@
 """``deepsynth compare``: compare finished runs in the terminal, in an HTML page, and as an MLflow artifact."""
 
 import datetime
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.text import Text
 from components.shared.errors import UserError, printable
 from components.shared.telemetry.terminal import output_console
 from components.shared.tracking.mlflow_connection import missing_store
+from pipelines.commands.output_file import check_output, written_file
 from pipelines.comparison.compared_run import ComparedRun
 from pipelines.comparison.local_runs import local_folder, read_local_run
 from pipelines.comparison.paired_pages import Pairing, paired
@@ -53,10 +53,7 @@ def compare(
     """
     if len(runs) < 2:
         raise UserError("one run cannot be compared", where=" ".join(runs), mend="name two runs or more")
-    if output.suffix not in (".html", ".htm"):
-        raise UserError("the file's name must end in .html", where=f"--output {output}")
-    if not output.absolute().parent.is_dir():
-        raise UserError("no such folder", where=str(output.absolute().parent))
+    check_output(output, "--output", ".html", ".htm")
     from pipelines.comparison.page import comparison_page
     from pipelines.local.runs_folder import tracking_uri
 
@@ -65,12 +62,8 @@ def compare(
         compared = _read(runs, runs_dir, uri, Path(scratch))
         pairings = [paired(compared[0], other) for other in compared[1:]]
         found = tables(compared, everything)
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    try:
+    with written_file(output) as partial:
         partial.write_text(comparison_page(compared, found, pairings), encoding="utf-8")
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
     console = output_console(_NOT_TERMINAL_WIDTH, highlight=False)
     _print(console, compared, found, pairings)
     console.print(f"{output} is ready", markup=False, highlight=False, soft_wrap=True)

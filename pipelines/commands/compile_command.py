@@ -1,7 +1,6 @@
 """``deepsynth compile``: write the pipeline to a file, as KFP's IR or as Kubernetes objects."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from components.shared.errors import UserError
 from pipelines.commands.cluster_options import EnvironmentFile, PreparePartitions
+from pipelines.commands.output_file import check_output, written_file
 
 
 def compile_pipeline(
@@ -47,10 +47,7 @@ def compile_pipeline(
 
     - for more documents than one task can draw: `deepsynth compile --prepare-partitions 16`
     """
-    if output.suffix not in (".yaml", ".yml"):
-        raise UserError("the file's name must end in .yaml", where=f"--output {output}")
-    if not output.absolute().parent.is_dir():
-        raise UserError("no such folder", where=str(output.absolute().parent))
+    check_output(output, "--output", ".yaml", ".yml")
     from components.shared.versions import code_tag
     from pipelines.definition.environment import CPU_IMAGE, read_environment
 
@@ -67,17 +64,9 @@ def compile_pipeline(
     if kubernetes_manifest:
         version = settings.version if settings else image.rpartition(":")[2] if image else code_tag()
         options = _kubernetes_options(version, settings.namespace if settings else None)
-    _write(output, lambda path: write_package(path, settings, prepare_partitions, **options))
+    with written_file(output) as partial:
+        write_package(partial, settings, prepare_partitions, **options)
     Console().print(f"{output} is ready", markup=False, highlight=False, soft_wrap=True)
-
-
-def _write(output: Path, write: Callable[[Path], None]) -> None:
-    partial = output.with_name(f".{output.stem}.partial-{os.getpid()}.yaml")
-    try:
-        write(partial)
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _check_tag(image: str) -> None:

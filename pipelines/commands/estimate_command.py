@@ -10,6 +10,7 @@ from rich.table import Table
 
 from components.shared.programs.step_config import validated
 from components.shared.telemetry.terminal import output_console
+from pipelines.commands.output_file import check_output, written_file
 
 _GIB = 2**30
 
@@ -48,6 +49,8 @@ def estimate(
 
     - `deepsynth estimate --preset qlora_4bit --set per_device_train_batch_size=2 --tokens 4096`
     """
+    if output_json:
+        check_output(output_json, "--json")
     config = _train_config(base_model, preset, set_ or [])
     # Imported late: torch and transformers take seconds.
     from transformers.utils import logging as transformers_logging
@@ -69,7 +72,8 @@ def estimate(
         console.print(_limits_table(rows, positions))
     if output_json:
         figures = {**asdict(predicted), "gpus": [asdict(row) for row in rows]}
-        output_json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        with written_file(output_json) as partial:
+            partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 def _train_config(base_model: str, preset: str | None, settings: list[str]) -> Any:

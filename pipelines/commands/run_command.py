@@ -96,6 +96,8 @@ def run(
     from pipelines.local.local_runner import run_pipeline
 
     _check_name(resume or run_id, "--resume" if resume else "--run-id")
+    if run_id and (runs_dir / run_id).exists():
+        raise UserError("there is a run of this name", where=str(runs_dir / run_id), mend="give another --run-id")
     settings = settings_of(set_, skip)
     resumed = _resumed_run(runs_dir, resume, config, settings, run_id) if resume else None
     checked = checked_config(resumed.config if resumed else config, settings)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from components.export.package.package_layout import LINEAGE_FILE
 from components.shared.tracking.mlflow_connection import sqlite_uri
 
 LOG_FILE = "pipeline.log"
@@ -27,9 +28,18 @@ def tracking_uri(runs_dir: Path) -> str:
 
 
 def resolved_run(model: str | None) -> str | None:
-    """Return the adapter's folder of a run's folder, such as ``runs/20261129-101500``; other models as they are."""
-    run = Path(model).expanduser() if model else None
-    return str(run / FOLDERS["train"]) if run and (run / CONFIG_FILE).is_file() else model
+    """Return what reads in a run's folder, or in one that export made; other models as they are.
+
+    Of a run, such as ``runs/20261129-101500``, it is the adapter's folder; of ``runs/20261129-101500/package`` the zip.
+    """
+    folder = Path(model).expanduser() if model else None
+    if folder is None or not folder.is_dir():
+        return model
+    if (folder / CONFIG_FILE).is_file():
+        return str(folder / FOLDERS["train"])
+    archives = list(folder.glob("*.zip"))
+    of_export = len(archives) == 1 and (folder / LINEAGE_FILE).is_file()
+    return str(archives[0]) if of_export else model
 
 
 def folders_beside(package: Path) -> dict[str, Path]:

@@ -29,16 +29,20 @@ def _print_uncaught(kind: type[BaseException], error: BaseException, trace: Trac
     print(printable(without_passwords(text), keep="\n\t"), end="", file=sys.stderr, flush=True)
 
 
-class _WarningFormatter(_TextFormatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {super().format(record)}"
+class _PrintedWarnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{record.levelname.lower()}: {self.format(record)}", file=sys.stderr)
 
 
 def show_warnings() -> None:
-    """Print warnings of log records as ``warning: …``, for commands that print their results themselves."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_WarningFormatter("%(message)s"))
-    logging.getLogger().addHandler(handler)
+    """Print warnings that are logged as ``warning: …`` lines, for commands that print their results themselves.
+
+    ``configure_logs`` takes its place in those that log what they do.
+    """
+    if not logging.getLogger().handlers:
+        handler = _PrintedWarnings(logging.WARNING)
+        handler.setFormatter(_TextFormatter("%(message)s"))
+        logging.getLogger().addHandler(handler)
     _leave_out_noise()
 
 
@@ -56,18 +60,21 @@ def configure_logs(step: str | None = None) -> None:
     Raises:
         UserError: ``DEEPSYNTH_LOG`` is neither ``text`` nor ``json``.
     """
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, _PrintedWarnings)]:
+        root.removeHandler(handler)
     if logs_are_json():
         from components.shared.telemetry import json_logs
 
         json_logs.log_json_only(step)
     else:
         logging.basicConfig(format=_TEXT_FORMAT)
-        for handler in logging.getLogger().handlers:
+        for handler in root.handlers:
             if type(handler) is logging.StreamHandler:
                 handler.setFormatter(_TextFormatter(_TEXT_FORMAT))
         sys.excepthook = _print_uncaught
     # KFP's executor sets the root logger to INFO, and libraries log every HTTP request at that level.
-    logging.getLogger().setLevel(logging.WARNING)
+    root.setLevel(logging.WARNING)
     logging.getLogger("components").setLevel(logging.INFO)
     logging.getLogger("pipelines").setLevel(logging.INFO)
     _leave_out_noise()

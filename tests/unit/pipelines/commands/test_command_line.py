@@ -166,7 +166,7 @@ def test_a_run_id_that_is_taken_is_refused(shell: Shell, tmp_path: Path) -> None
     (tmp_path / "runs" / "r1").mkdir(parents=True)
     (tmp_path / "runs" / "r1" / "summary.json").write_text("{}")
     answer = shell("run", "--run-id", "r1")
-    assert answer.code == 2 and "exists and is not empty" in answer.err
+    assert answer.code == 2 and answer.err.endswith("there is a run of this name; give another --run-id\n")
     assert [path.name for path in (tmp_path / "runs" / "r1").iterdir()] == ["summary.json"]
 
 
@@ -175,6 +175,26 @@ def test_compile_says_what_is_wrong_with_its_output(shell: Shell, tmp_path: Path
         answer = shell("compile", "-o", output)
         assert answer.code == 2 and said in answer.err and "Traceback" not in answer.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_work(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for output, said in (("no/figures.json", "no such folder"), ("folder", "it is a folder, not a file")):
+        answer = shell("estimate", "--no-limits", "--json", output)
+        assert answer.code == 2 and said in answer.err and answer.out == ""
+    assert shell("estimate", "--no-limits", "--json", "figures.json").code == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["gpus"] == []
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "figures.json"}
+
+
+def test_a_warning_of_a_command_is_one_plain_line(tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    for name in ("one", "two", "three"):
+        (tmp_path / "pages" / f"{name}.txt").write_text(f"Text {name}.")
+    answer = deepsynth("run", "--dry-run", "--set", "source=pages", folder=tmp_path)
+    assert answer.returncode == 0
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("warning: prepare.eval_fraction of 3 documents holds out about 1 documents")
 
 
 def test_ui_without_runs_says_how_to_make_one(shell: Shell) -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from components.serve.offline.searchable_pdf import write_searchable_pdf
 from components.shared.errors import UserError
 from pipelines.command_line import app
+from pipelines.local.runs_folder import resolved_run
 from tests.fixtures.drawn_pages import as_file, drawn_page
 from tests.fixtures.pdf_files import pdf_drawing_itself
 
@@ -68,6 +69,22 @@ def test_a_run_that_is_not_there_is_told_without_asking_the_hub(files: Path, tmp
     (tmp_path / "runs").mkdir()
     answer = CliRunner().invoke(app, ["read", str(files), "--model", f"{tmp_path}/runs/none"])
     assert "no such file or folder" in str(answer.exception) and "deepsynth list" in str(answer.exception)
+
+
+def test_a_run_is_read_with_its_adapter_and_its_package_folder_with_the_zip(tmp_path: Path) -> None:
+    package = tmp_path / "r1" / "package"
+    package.mkdir(parents=True)
+    (tmp_path / "r1" / "config.yaml").touch()
+    (package / "reader.zip").touch()
+    assert resolved_run(str(package)) == str(package), "any folder may hold a zip: export's has the lineage beside it"
+    (package / "lineage.json").touch()
+    assert resolved_run(str(package)) == str(package / "reader.zip")
+    assert resolved_run(str(tmp_path / "r1")) == str(tmp_path / "r1" / "adapter")
+    assert [resolved_run(model) for model in ("tiny-base", "models:/reader@champion", None)] == [
+        "tiny-base",
+        "models:/reader@champion",
+        None,
+    ]
 
 
 def test_a_file_that_is_no_page_is_named(tmp_path: Path) -> None:
