@@ -20,8 +20,9 @@ class SharedSettings(StepConfig):
     """The settings that more than one step uses."""
 
     source: str = "python-docs"
-    """python-docs (built in), a folder or a file of .txt, .md, .jsonl, .parquet or .tar (WebDataset), a pattern such
-    as shards/{000..009}.tar, or a Hugging Face dataset as hf:OWNER/NAME"""
+    """python-docs (built in), a folder or a file of .txt, .md, .jsonl, .csv, .tsv, .parquet, .pdf or .tar (WebDataset),
+    a pattern such as shards/{000..009}.tar, scans with their texts beside them as images:FOLDER, or a Hugging Face
+    dataset as hf:OWNER/NAME"""
     base_model: str = "tiny-base"
     """a model folder, a hub id such as deepseek-community/DeepSeek-OCR-2, or tiny-base (bundled)"""
     revision: str | None = None
