@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a service as the ServiceMonitor says, over mTLS, and answers what the manifests ask of it."""
+"""A real Prometheus scrapes a service over mTLS as the ServiceMonitor says, and answers what the manifests ask."""
 
 import json
 import math
