@@ -21,7 +21,7 @@ from components.evaluate.report.report_json import Measured, evaluation_report
 from components.evaluate.report.samples_file import SAMPLES_FILE, write_samples
 from components.evaluate.scoring.bert_score import BertScorer
 from components.evaluate.scoring.breakdowns import breakdowns
-from components.evaluate.scoring.calibration import calibrated
+from components.evaluate.scoring.calibration import calibrated, calibrated_lines
 from components.evaluate.scoring.comparisons import comparisons
 from components.evaluate.scoring.scores import ROWS, judged, labels_of, row_of, score
 from components.shared.artifacts.evaluation_report import EvaluationReport
@@ -72,12 +72,15 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
 
         bootstrap = DocumentBootstrap([label.source_id for label in labels], config.bootstrap_resamples, config.seed)
         calibration, note = calibrated(judged(models).pages)
+        line_calibration, line_note = calibrated_lines(judged(models).pages, normalise)
         measured = Measured(
             rows=[row_of(scores, bootstrap) for scores in models],
             comparisons=comparisons(models, bootstrap),
             breakdowns=breakdowns(models, labels, config.bootstrap_resamples, config.seed),
             calibration=calibration,
             calibration_note=note,
+            line_calibration=line_calibration,
+            line_calibration_note=line_note,
         )
         report = evaluation_report(config, pages, champion, engine_versions(found), shared, trained_on, measured)
         report.write(folder)

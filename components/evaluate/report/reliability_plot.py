@@ -1,4 +1,4 @@
-"""The reliability diagram: how many pages were read well, by the probability that the confidence gave them."""
+"""The reliability diagram: how many pages or lines were read well, by the probability that the confidence gave them."""
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -18,11 +18,11 @@ def reliability_plot(calibration: ConfidenceCalibration, colour: str) -> str:
     bins = calibration.bins
     across, up = [100 * one.probability for one in bins], [100 * one.share for one in bins]
     axes.plot(across, up, color=colour, linewidth=2)
-    sizes = [max(20.0, _LARGEST_DOT * one.pages / calibration.pages) for one in bins]
+    sizes = [max(20.0, _LARGEST_DOT * one.count / calibration.count) for one in bins]
     axes.scatter(across, up, s=sizes, color=colour, zorder=3)
     axes.set_xlim(0, 102)
     axes.set_ylim(-3, 105)
-    axes.set_xlabel("mean probability of the pages (%)")
-    axes.set_ylabel("pages read well (%)")
+    axes.set_xlabel(f"mean probability of the {calibration.unit}s (%)")
+    axes.set_ylabel(f"{calibration.unit}s read well (%)")
     in_the_pages_colours(axes)
     return inline_svg(figure)

@@ -73,7 +73,13 @@ def write_html(
         colours=COLOURS,
         # matplotlib's output, drawn only from numbers and our row names: nothing in it comes from a page.
         plot=Markup(cer_plot({scores.name: [page.characters.rate for page in scores.pages] for scores in models})),
-        reliability=Markup(reliability_plot(report.calibration, COLOURS[shown.name])) if report.calibration else None,
+        calibrations=[
+            (unit, found, note, Markup(reliability_plot(found, COLOURS[shown.name])) if found else None)
+            for unit, found, note in (
+                ("page", report.calibration, report.calibration_note),
+                ("line", report.line_calibration, report.line_calibration_note),
+            )
+        ],
         breakdowns=[
             (_TRAIT_NAMES[trait], values[:_LISTED_VALUES], len(values))
             for trait, values in report.breakdowns.items()

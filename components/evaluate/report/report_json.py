@@ -50,6 +50,8 @@ class Measured:
     breakdowns: dict[Trait, list[BreakdownValue]]
     calibration: ConfidenceCalibration | None
     calibration_note: str
+    line_calibration: ConfidenceCalibration | None
+    line_calibration_note: str
 
 
 def evaluation_report(
@@ -110,6 +112,8 @@ def evaluation_report(
         breakdowns=measured.breakdowns,
         calibration=measured.calibration,
         calibration_note=measured.calibration_note,
+        line_calibration=measured.line_calibration,
+        line_calibration_note=measured.line_calibration_note,
         definitions=definitions(config),
     )
 
@@ -181,6 +185,9 @@ def definitions(config: EvaluateConfig) -> dict[str, str]:
         "answer's tokens (its end token included) by Platt scaling; judged with maps that were fitted without the "
         "page's document. expected_calibration_error: sum over ten bins of equal width of the share of the pages in "
         "the bin times |share read well - mean probability| (Guo et al. 2017, equation 3)",
+        "line_calibration": "the same of lines: what stands between two line breaks of an answer. The reading is "
+        f"aligned with the label, so a line's CER (at most {GOOD_CER:g}) is that of the label's text which it stands "
+        "for; text of the label that no line stands for counts for the page only",
         "champion": "the registered version that bears the alias champion, read with the same base",
         "training_documents": "whether documents of these pages were trained on: of the dataset, between its two "
         "splits; of adapter and champion, if they were trained on this dataset",

@@ -69,7 +69,7 @@ def write_package_files(
     family = evaluated_family(config, sources, processor)
     prompt = prompt_text(processor, family, instruction)
     rule = evaluated_rule(sources, processor, family)
-    calibration = sources.report.calibration
+    calibration, lines = sources.report.calibration, sources.report.line_calibration
     letters = trained_letters(config, sources, processor, family)
     model_type = model_type_of(config.base_model, config.revision, config.trust_remote_code)
     inference = {
@@ -86,6 +86,7 @@ def write_package_files(
         "max_new_tokens": sources.packaged_tokens,
         "no_repeat_ngrams": asdict(rule) if rule else None,
         "calibration": calibration.model_dump() if calibration else None,
+        "line_calibration": lines.model_dump() if lines else None,
         "letters": letters.as_json() if letters else None,
         "dtype": {"cuda": "bfloat16", "cpu": "float32"},  # components.shared.models.model_loading.default_dtype
     }

@@ -5,8 +5,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+from components.serve.adapters.calibrations import NONE, Calibrations
 from components.serve.adapters.request_shares import position_of
-from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
 
 CHAMPION = "@champion"
 CHALLENGER = "@challenger"
@@ -53,7 +53,7 @@ class Catalog:
         self._base, self._default = base, base
         self._share = challenger_share
         self._loaded = {base: int(time.time())}
-        self._calibrations: dict[str, ConfidenceCalibration | None] = {}
+        self._calibrations: dict[str, Calibrations] = {}
         self._aliases: dict[str, list[str]] = {}  # the version now, and before it those that it had earlier
         self._requests: Counter[str] = Counter()
         self._changed = threading.Condition()
@@ -80,15 +80,15 @@ class Catalog:
             self._requests[version] -= 1
             self._changed.notify_all()
 
-    def add(self, version: str, calibration: ConfidenceCalibration | None = None) -> None:
-        """Let requests ask for a version that the engine has loaded; ``calibration`` is that of its package."""
+    def add(self, version: str, calibrations: Calibrations = NONE) -> None:
+        """Let requests ask for a version that the engine has loaded; ``calibrations`` are those of its package."""
         with self._changed:
             self._loaded[version] = int(time.time())
-            self._calibrations[version] = calibration
+            self._calibrations[version] = calibrations
 
-    def calibration(self, version: str) -> ConfidenceCalibration | None:
-        """Return the calibration of a version's confidence; None if its files have none."""
-        return self._calibrations.get(version)
+    def calibrations(self, version: str) -> Calibrations:
+        """Return how a version's confidence was calibrated."""
+        return self._calibrations.get(version, NONE)
 
     def retire(self, version: str, seconds: float) -> bool:
         """Take a version away from new requests, and wait until its last request has ended; return whether it has."""

@@ -9,17 +9,14 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from components.serve.config import ServeConfig
-from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
 from components.shared.artifacts.training_record import training_record
 from components.shared.errors import UserError
 from components.shared.tracking.model_registry import CHALLENGER, CHAMPION, RegisteredAdapter, versions_of
 from components.shared.tracking.registered_files import download
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-_PACKAGE_SETTINGS = "inference_config.json"
+PACKAGE_SETTINGS = "inference_config.json"
 _MOST_UNPACKED_BYTES = 64 * 1024**3  # a merged model of 30 B parameters in 16 bits
 
 
@@ -54,7 +51,7 @@ def fetched(source: str, scratch: Path) -> ModelFiles:
     path = Path(source).expanduser()
     if path.is_file():
         return _of_folder(path.stem, _unpacked(path, scratch))
-    if path.is_dir() and any((path / name).is_file() for name in ("adapter_config.json", _PACKAGE_SETTINGS)):
+    if path.is_dir() and any((path / name).is_file() for name in ("adapter_config.json", PACKAGE_SETTINGS)):
         return _of_folder(_name_of(path.resolve()), path.resolve())
     if not path.exists() and path.parent != Path() and path.parent.is_dir():  # else it may be a hub id
         raise UserError("no such file or folder", where=source, mend="deepsynth list shows the runs")
@@ -110,21 +107,6 @@ def fetched_version(version: RegisteredAdapter, scratch: Path, *, uri: str | Non
     return _of_folder(name, folder)
 
 
-def calibration_of(folder: Path) -> ConfidenceCalibration | None:
-    """Return how a package's confidence is calibrated; None if the folder is no package, or has no calibration.
-
-    Raises:
-        UserError: the package's calibration is not valid.
-    """
-    settings = folder / _PACKAGE_SETTINGS
-    content = json.loads(settings.read_text(encoding="utf-8")).get("calibration") if settings.is_file() else None
-    try:
-        return None if content is None else ConfidenceCalibration.model_validate(content)
-    except ValidationError as error:
-        where = f"{settings}, calibration"
-        raise UserError("not a calibration of this version of deepsynth", where=where, mend="export again") from error
-
-
 def version_name(version: RegisteredAdapter) -> str:
     """Return the name under which clients ask for a registered version."""
     return f"{version.name}-{version.version}"
@@ -139,7 +121,7 @@ def _of_folder(name: str, folder: Path) -> ModelFiles:
     training = training_record(folder)
     if training is not None:
         return ModelFiles(name, folder, training.base_model, training.config.get("revision"))
-    settings = folder / _PACKAGE_SETTINGS
+    settings = folder / PACKAGE_SETTINGS
     if settings.is_file():
         content = json.loads(settings.read_text(encoding="utf-8"))
         if content.get("base_in_package"):
@@ -176,7 +158,7 @@ def _unpacked(archive: Path, scratch: Path) -> Path:
 
 
 def _package_in(folder: Path, archive: Path) -> Path:
-    found = sorted(folder.rglob(_PACKAGE_SETTINGS), key=lambda path: len(path.parts))
+    found = sorted(folder.rglob(PACKAGE_SETTINGS), key=lambda path: len(path.parts))
     if not found:
-        raise UserError(f"has no {_PACKAGE_SETTINGS}", where=str(archive), mend="give a package of the export step")
+        raise UserError(f"has no {PACKAGE_SETTINGS}", where=str(archive), mend="give a package of the export step")
     return found[0].parent

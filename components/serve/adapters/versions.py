@@ -7,8 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
+from components.serve.adapters.calibrations import calibrations_of
 from components.serve.adapters.catalog import Catalog
-from components.serve.adapters.sources import ModelFiles, calibration_of, fetched
+from components.serve.adapters.sources import ModelFiles, fetched
 from components.serve.engines.protocol import Engine
 from components.shared.errors import UserError
 
@@ -67,9 +68,9 @@ class Versions:
                 return files.name
             if files.folder is None:
                 raise UserError("neither an adapter nor a fine-tuned model", where=files.name)
-            calibration = calibration_of(files.folder)  # before the engine has it: an unreadable one changes nothing
+            calibrations = calibrations_of(files.folder)  # before the engine has it: an unreadable one changes nothing
             self._engine.load(files.name, files.folder).result()
-            self._catalog.add(files.name, calibration)
+            self._catalog.add(files.name, calibrations)
             logger.info("loaded %s", files.name)
             return files.name
 

@@ -8,14 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-
-@dataclass(frozen=True)
-class LineReading:
-    """One line of a page: its text, and the mean and lowest log-probability of its tokens (natural logarithm)."""
-
-    text: str
-    mean_logprob: float
-    min_logprob: float
+from components.shared.reading.line_readings import LineReading
 
 
 @dataclass(frozen=True)

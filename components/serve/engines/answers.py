@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from components.serve.batching.page_job import PageJob, PageReading, Phase
-from components.serve.engines.line_confidence import line_readings
+from components.shared.reading.line_readings import line_readings
 from components.shared.reading.transcriber import Transcriber
 from components.shared.scoring.repetition import repeated_unit
 

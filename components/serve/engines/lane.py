@@ -177,6 +177,7 @@ class Lane:
         started = time.monotonic()
         prepared = [page.prepared.result() for page in pages]
         device, longest = self._loaded.bare.device, max(page.job.max_new_tokens for page in pages)
+        lengths = [int(one.inputs["attention_mask"].sum()) for one, _ in prepared]
         on_device = [one.inputs.to(device, non_blocking=True) for one, _ in prepared]
         inputs = joined(on_device, self._loaded.transcriber.pad_token)
         try:
@@ -191,11 +192,10 @@ class Lane:
         self._moment.entered(len(pages), prefilled - started)
         self._spans.end()
         self._meter.wrote(self._loaded.name, len(firsts))
-        for page, (one, since), first in zip(pages, prepared, firsts, strict=True):
+        for page, (one, since), tokens, first in zip(pages, prepared, lengths, firsts, strict=True):
             phases = _phases(page.job, since - one.seconds, since, started, prefilled)
             page.job.phases.extend(phases)
             seconds = {name: sum(p.ended - p.began for p in phases if p.name == name) for name in _BEFORE_DECODING}
-            tokens = int(one.inputs["attention_mask"].sum())
             answer = Answer(page.job, self._loaded.transcriber, tokens, seconds, prefilled)
             answer.extend([first])
             self._answers.append(answer)

@@ -125,6 +125,6 @@ def _usage(found: list[PageReading]) -> dict[str, int]:
 
 def _more(service: Service, found: list[PageReading], wish: Wish) -> dict[str, Any]:
     """Return what OpenAI's answer has no field for."""
-    pages = [reading_as_json(reading, service.calibration(reading, wish)) for reading in found]
+    pages = [reading_as_json(reading, service.calibrations(reading, wish)) for reading in found]
     without_text = [{name: page[name] for name in page if name not in ("text", "lines")} for page in pages]
     return {"decoding": decoding_as_json(service.config), "pages": without_text}

@@ -8,12 +8,14 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from components.serve.adapters.calibrations import NONE, Calibrations
 from components.serve.batching.page_job import PageReading
 from components.serve.config import ServeConfig
 from components.serve.http.errors import ApiError
 from components.serve.http.service import Service, Wish, all_readings
 from components.serve.observability.request_spans import request_part
 from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
+from components.shared.reading.line_readings import LineReading
 
 _FIELDS = {"file", "model", "instruction", "max_new_tokens"}
 
@@ -46,7 +48,7 @@ def ocr_routes(service: Service) -> APIRouter:
             "model": request.state.model,
             "decoding": decoding_as_json(service.config),
             "pages": [
-                {"file": name, "page": number, **reading_as_json(reading, service.calibration(reading, wish))}
+                {"file": name, "page": number, **reading_as_json(reading, service.calibrations(reading, wish))}
                 for (name, number), reading in zip(places, found, strict=True)
             ],
             "seconds": round(time.monotonic() - started, 4),
@@ -55,27 +57,28 @@ def ocr_routes(service: Service) -> APIRouter:
     return router
 
 
-def reading_as_json(reading: PageReading, calibration: ConfidenceCalibration | None = None) -> dict[str, Any]:
+def reading_as_json(reading: PageReading, calibrations: Calibrations = NONE) -> dict[str, Any]:
     """Return a page's reading; log-probabilities are natural logarithms.
 
-    With a calibration, ``confidence`` also has the probability that the page's CER is at most ``cer_at_most``.
+    With calibrations, the page and its lines also have the probability that their CER is at most ``cer_at_most``.
     """
-    confidence = {"mean_logprob": round(reading.mean_logprob, 6), "min_logprob": round(reading.min_logprob, 6)}
-    if calibration is not None:
-        probability = calibration.probability(reading.mean_logprob)
-        confidence |= {"probability": round(probability, 6), "cer_at_most": calibration.cer_at_most}
     return {
         "text": reading.text,
-        "confidence": confidence,
-        "lines": [
-            {"text": line.text, "mean_logprob": round(line.mean_logprob, 6), "min_logprob": round(line.min_logprob, 6)}
-            for line in reading.lines
-        ],
+        "confidence": _confidence(reading, calibrations.page),
+        "lines": [{"text": line.text, **_confidence(line, calibrations.line)} for line in reading.lines],
         "truncated": reading.truncated,
         "loop": reading.loop,
         "tokens": reading.tokens,
         "seconds": {phase: round(seconds, 4) for phase, seconds in reading.seconds.items()},
     }
+
+
+def _confidence(read: PageReading | LineReading, calibration: ConfidenceCalibration | None) -> dict[str, float]:
+    found = {"mean_logprob": round(read.mean_logprob, 6), "min_logprob": round(read.min_logprob, 6)}
+    if calibration is not None:
+        probability = calibration.probability(read.mean_logprob)
+        found |= {"probability": round(probability, 6), "cer_at_most": calibration.cer_at_most}
+    return found
 
 
 def decoding_as_json(config: ServeConfig) -> dict[str, Any]:

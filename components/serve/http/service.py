@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import Request
 from PIL import Image
 
+from components.serve.adapters.calibrations import NONE, Calibrations
 from components.serve.adapters.catalog import Catalog, UnknownModelError
 from components.serve.adapters.following import AliasFollower
 from components.serve.adapters.versions import Versions
@@ -24,7 +25,6 @@ from components.serve.http.errors import ApiError
 from components.serve.observability.meter import Meter
 from components.serve.observability.request_spans import trace_pages
 from components.serve.samples.keeper import SampleKeeper
-from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
 from components.shared.errors import UserError
 
 
@@ -138,10 +138,10 @@ class Service:
             if self.samples is not None and not unfinished:
                 self.samples.offer(request.state.request_id, jobs, admitted)
 
-    def calibration(self, reading: PageReading, wish: Wish) -> ConfidenceCalibration | None:
-        """Return the calibration that holds for a reading: none does for a client's instruction or a cut-off answer."""
+    def calibrations(self, reading: PageReading, wish: Wish) -> Calibrations:
+        """Return those that hold for a reading: none does for a client's instruction or a cut-off answer."""
         measured = wish.instruction is None and not reading.truncated
-        return self.catalog.calibration(reading.model) if measured else None
+        return self.catalog.calibrations(reading.model) if measured else NONE
 
     def _put(self, jobs: list[PageJob]) -> None:
         try:

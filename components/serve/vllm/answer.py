@@ -3,9 +3,9 @@
 import time
 
 from components.serve.batching.page_job import PageJob, PageReading, Phase
-from components.serve.engines.line_confidence import line_readings
 from components.serve.vllm.client import VllmUnreachableError
 from components.serve.vllm.wire import Chunk, TokenLogprob
+from components.shared.reading.line_readings import line_readings
 from components.shared.scoring.repetition import repeated_unit
 
 

@@ -211,6 +211,10 @@ class EvaluationReport(StepFile):
     """of the adapter's confidence, or of the base's where there is no adapter; None where it could not be measured"""
     calibration_note: str = "not measured"
     """what the calibration was measured on, or why there is none"""
+    line_calibration: ConfidenceCalibration | None = None
+    """of the lines of the same model's answers"""
+    line_calibration_note: str = "not measured"
+    """what the lines' calibration was measured on, or why there is none"""
     definitions: dict[str, str]
     """what each figure means"""
 

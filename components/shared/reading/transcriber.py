@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -17,6 +17,7 @@ from components.shared.models.model_families import ModelFamily
 from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams, NoRepeatNgramsProcessor
 from components.shared.reading.graphed_decoding import GraphedDecoding, RecordingError
 from components.shared.reading.image_text_inputs import generation_inputs
+from components.shared.reading.line_readings import LineReading, line_readings
 from components.shared.reading.token_confidences import TokenConfidences, mean_and_lowest
 from components.shared.reading.vision_forwards import install_vision_forwards
 
@@ -48,6 +49,7 @@ class Prediction:
         error: why the page has no transcription; None if it has one.
         mean_logprob: mean log-probability (natural logarithm) of the answer's tokens, its end token included; None if
             it is not known, as of classic OCR engines.
+        lines: the text's lines that are not empty, with their log-probabilities; none where these are not known.
     """
 
     text: str
@@ -55,6 +57,7 @@ class Prediction:
     seconds: float = 0.0
     error: str | None = None
     mean_logprob: float | None = None
+    lines: tuple[LineReading, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,14 +150,10 @@ class Transcriber:
         confidences = TokenConfidences()
         output = self._generated(inputs, confidences)
         answers = output[:, inputs["input_ids"].shape[1] :].tolist()
-        decoded = [self._decoded(answer) for answer in answers]
         rows = confidences.of_answers(output)
-        means = [self._mean_logprob(answer, row) for answer, row in zip(answers, rows, strict=True)]
+        found = [self._prediction(answer, row) for answer, row in zip(answers, rows, strict=True)]
         seconds = (prepared.seconds + time.perf_counter() - started) / prepared.pages
-        return [
-            Prediction(text, truncated, seconds, mean_logprob=mean)
-            for (text, truncated), mean in zip(decoded, means, strict=True)
-        ]
+        return [replace(prediction, seconds=seconds) for prediction in found]
 
     @torch.inference_mode()
     def read_step_by_step(self, page: Page) -> StepByStep:
@@ -221,13 +220,19 @@ class Transcriber:
         pad = self._processor.tokenizer.pad_token_id
         return self.end_tokens[0] if pad is None else int(pad)
 
-    def _mean_logprob(self, answer: list[int], logprobs: list[float]) -> float | None:
-        end = next((index for index, token in enumerate(answer) if token in self.end_tokens), len(answer) - 1)
-        found = mean_and_lowest(logprobs[: end + 1])
-        return found[0] if found else None
+    def _prediction(self, answer: list[int], logprobs: list[float]) -> Prediction:
+        text, truncated = self._decoded(answer)
+        end = self._end(answer)
+        written = len(answer) if end is None else end
+        found = mean_and_lowest(logprobs[: written + 1])  # with the end token
+        lines = line_readings(text, map(self.text_of_token, answer[:written]), logprobs)
+        return Prediction(text, truncated, mean_logprob=found[0] if found else None, lines=lines)
+
+    def _end(self, answer: list[int]) -> int | None:
+        return next((index for index, token in enumerate(answer) if token in self.end_tokens), None)
 
     def _decoded(self, answer: list[int]) -> tuple[str, bool]:
-        end = next((index for index, token in enumerate(answer) if token in self.end_tokens), None)
+        end = self._end(answer)
         text = self._processor.tokenizer.decode(answer[:end], skip_special_tokens=True)
         return str(text), end is None
 

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -20,9 +21,10 @@ from tests.fixtures.serving_adapters import save_adapter
 from tests.fixtures.stored_samples import sample, write_settings
 
 CALIBRATION = {
-    **{"cer_at_most": 0.05, "slope": 0.5, "intercept": 1.0, "pages": 60, "documents": 20, "good_pages": 30, "folds": 5},
-    **{"expected_calibration_error": 0.02, "brier_score": 0.1, "bins": []},
+    **{"unit": "page", "cer_at_most": 0.05, "slope": 0.5, "intercept": 1.0, "count": 60, "documents": 20, "good": 30},
+    **{"folds": 5, "expected_calibration_error": 0.02, "brier_score": 0.1, "bins": []},
 }
+OF_LINES = {**CALIBRATION, "unit": "line", "slope": 2.0, "intercept": -1.0}
 ADMIN = {"Authorization": "Bearer the-administrators-token"}
 
 
@@ -70,12 +72,14 @@ def test_the_comparison_is_that_of_the_stored_readings(shell: Shell, tmp_path: P
     assert audit.count('"action": "read"') >= 8 and "foul" not in audit
 
 
-def _check_probability(confidence: dict[str, float], calibrated: bool) -> None:
-    """A package with a calibration gives the probability of its map for a whole answer; the base has none."""
-    assert ("probability" in confidence) == ("cer_at_most" in confidence) == calibrated
-    if calibrated:
-        expected = 1 / (1 + math.exp(-(0.5 * confidence["mean_logprob"] + 1)))
-        assert confidence["probability"] == pytest.approx(expected, abs=1e-5)
+def _check_probability(page: dict[str, Any], calibrated: bool) -> None:
+    """A package with calibrations gives the probabilities of its maps for a whole answer; the base has none."""
+    lines = [(line, 2.0, -1.0) for line in page["lines"]]
+    for confidence, slope, intercept in ((page["confidence"], 0.5, 1.0), *lines):
+        assert ("probability" in confidence) == ("cer_at_most" in confidence) == calibrated
+        if calibrated:
+            expected = 1 / (1 + math.exp(-(slope * confidence["mean_logprob"] + intercept)))
+            assert confidence["probability"] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.slow
@@ -83,7 +87,8 @@ def test_both_versions_read_the_shared_pages_and_the_answer_is_the_challengers(s
     place = tmp_path / "store"
     settings = write_settings(tmp_path, str(place), challenger_share=0.5)
     adapter = save_adapter(tmp_path / "adapter-1", 1)
-    (adapter / "inference_config.json").write_text(json.dumps({"base_model": "tiny-base", "calibration": CALIBRATION}))
+    package = {"base_model": "tiny-base", "calibration": CALIBRATION, "line_calibration": OF_LINES}
+    (adapter / "inference_config.json").write_text(json.dumps(package))
     flags = ("--config", str(settings), "--adapters", str(adapter), "--max_new_tokens", "24")
     variables = {"DEEPSYNTH_SERVE_ADMIN_TOKEN": "the-administrators-token"}
     texts: dict[tuple[str, str], str] = {}
@@ -108,7 +113,7 @@ def test_both_versions_read_the_shared_pages_and_the_answer_is_the_challengers(s
                     read = answer.json()["pages"][0]
                     texts[one, model] = read["text"]
                     whole = not read["truncated"]
-                    _check_probability(read["confidence"], calibrated=model == "adapter-1" and whole)
+                    _check_probability(read, calibrated=model == "adapter-1" and whole)
                     seen.add((model, whole))
         assert {("adapter-1", True), ("adapter-1", False)} <= seen, "whole and cut-off answers"
         names = {"champion": "tiny-base", "challenger": "adapter-1"}

@@ -1,9 +1,17 @@
 """The confidence of each line of an answer, from its tokens' log-probabilities."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
-from components.serve.batching.page_job import LineReading
+
+@dataclass(frozen=True)
+class LineReading:
+    """One line of a page: its text, and the mean and lowest log-probability of its tokens (natural logarithm)."""
+
+    text: str
+    mean_logprob: float
+    min_logprob: float
 
 
 def line_readings(text: str, token_texts: Iterable[str], logprobs: Sequence[float]) -> tuple[LineReading, ...]:
