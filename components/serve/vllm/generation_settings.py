@@ -33,7 +33,7 @@ def generation_arguments(base: str, revision: str | None) -> dict[str, Any]:
     """
     location = base_model_location(base)
     try:
-        config = GenerationConfig.from_pretrained(location, revision=revision, **hub_options(location))
+        config = GenerationConfig.from_pretrained(location, revision=revision or "main", **hub_options(location))
     except OSError:  # there is none
         return {_PENALTY: 1.0}
     said = {name: getattr(config, name, None) for name in _NOT_IN_VLLM}
