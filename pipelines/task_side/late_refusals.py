@@ -37,7 +37,7 @@ def check_served_family(settings: dict[str, dict[str, Any]], model_type: str) ->
         UserError: the engine does not serve the family, or none of its adapters.
     """
     if settings["export"]["serving"]:
-        from components.export.servable.served_families import served_family
+        from components.shared.vllm.served_families import served_family
 
         served_family(model_type, adapter=settings["train"]["peft"] != "none" and not settings["export"]["merge"])
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from components.export.config import ExportConfig
-from components.export.servable.adapter_names import served_names, write_served_adapter
-from components.export.servable.served_families import ServedFamily, served_family
 from components.shared.errors import UserError
 from components.shared.models.model_loading import config_of
+from components.shared.vllm.adapter_names import served_names, write_served_adapter
+from components.shared.vllm.served_families import ServedFamily, served_family
 
 SERVED_FOLDER = "vllm"
 SERVING_FILE = "serving.json"

@@ -8,6 +8,8 @@ from components.serve.config import ServeConfig
 from components.serve.vllm.prompts import WHOLE_PROMPT_TEMPLATE
 from components.shared.errors import UserError
 from components.shared.models.base_models import base_model_location
+from components.shared.models.model_loading import model_type_of
+from components.shared.vllm.served_families import SERVED_FAMILIES
 from components.shared.vllm.server_process import server_command
 
 NO_REPEAT_PROCESSOR = "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor"
@@ -58,12 +60,21 @@ def command_of(config: ServeConfig, base_name: str, port: int, scratch: Path) ->
     command += ["--chat-template", str(template), "--chat-template-content-format", "openai"]
     command += ["--max-num-seqs", str(config.max_batch_size)] if "--max-num-seqs" not in given else []
     command += ["--limit-mm-per-prompt", '{"image": 1}'] if "--limit-mm-per-prompt" not in given else []
-    command += ["--enable-lora", "--disable-uvicorn-access-log"]
-    for argument, value in _DEFAULTS.items():
-        command += [argument, value] if argument not in given else []
+    command += ["--disable-uvicorn-access-log"]
+    if _takes_adapters(config):
+        command += ["--enable-lora"]
+        for argument, value in _DEFAULTS.items():
+            command += [argument, value] if argument not in given else []
     if config.no_repeat_ngram_size is not None:
         command += ["--logits-processors", NO_REPEAT_PROCESSOR]
     return command + config.vllm_arguments
+
+
+def _takes_adapters(config: ServeConfig) -> bool:
+    """Return False for a class of vLLM that takes no adapter: with ``--enable-lora`` it does not start."""
+    model_type = model_type_of(config.base_model or config.model, config.revision, config.trust_remote_code)
+    family = SERVED_FAMILIES.get(model_type)
+    return family is None or family.adapted is not None
 
 
 def environment_of(token: str, ours: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -20,6 +20,7 @@ from components.serve.vllm.served_adapter import ServedAdapter, load_adapter, se
 from components.serve.vllm.server import Server
 from components.shared.errors import UserError, first_line
 from components.shared.models.adapter_loading import adapter_kind, check_base_of_adapter
+from components.shared.vllm.served_families import SERVED_FAMILIES
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Lives:
         self._config, self._base_name, self._server, self._went_down = config, base_name, server, went_down
         self._base = ModelInVllm(base_name)
         self._copies = scratch / "vllm-adapters" if server.is_ours else None
+        self._family = SERVED_FAMILIES.get(prompts.model_type)
         self._adapters: dict[str, ServedAdapter] = {}
         self._changing = asyncio.Lock()
         self._client: VllmClient | None = None
@@ -127,7 +129,7 @@ class Lives:
         async with self._changing:
             if self.outage is not None:
                 raise EngineDownError(self.outage)
-            adapter = await asyncio.to_thread(served_adapter, name, folder, self._copies)
+            adapter = await asyncio.to_thread(served_adapter, name, folder, self._family, self._copies)
             try:
                 await load_adapter(self.client, self.prompts, self._base, adapter)
             except BaseException as error:

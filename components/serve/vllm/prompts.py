@@ -68,7 +68,8 @@ class Prompts:
         base = config.base_model or config.model
         source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         self._processor: Any = load_processor(base, **source)
-        self._family = family_of(model_type_of(base, **source))
+        self.model_type = model_type_of(base, **source)
+        self._family = family_of(self.model_type)
         self._whole_prompts = whole_prompts
         self._greedy = _GREEDY | generation_arguments(base, config.revision)
         settings = NoRepeatSettings.of(config.model_dump(), self._family)

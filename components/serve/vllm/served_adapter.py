@@ -17,9 +17,11 @@ from components.serve.vllm.prompts import ModelInVllm, Prompts
 from components.serve.vllm.proof import prove_adapter
 from components.shared.digests import sha256_file, sha256_of_files
 from components.shared.errors import UserError
+from components.shared.vllm.adapter_names import check_names, write_served_adapter
+from components.shared.vllm.served_families import ServedFamily
 
 _SERVED_FOLDER, _SERVING_FILE = "vllm", "serving.json"
-_FILES = "adapter_*"  # adapter_config.json and adapter_model.safetensors
+_FILES, _WEIGHTS = "adapter_*", "adapter_model.safetensors"  # the other one is adapter_config.json
 _NOT_FOUND = 404
 
 
@@ -50,24 +52,42 @@ class ServedAdapter:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def served_adapter(name: str, folder: Path, copies: Path | None) -> ServedAdapter:
-    """Return the adapter of a folder; copy it into ``copies`` unless that is None. Takes seconds for large ones.
+def served_adapter(name: str, folder: Path, family: ServedFamily | None, copies: Path | None) -> ServedAdapter:
+    """Return the adapter of a folder; write it into ``copies`` unless that is None. Takes seconds for large ones.
+
+    Args:
+        family: how vLLM serves the base's family: the copy has the names of vLLM's class, and an adapter of which it
+            would load a part only is refused; None if that is not known.
 
     Raises:
-        UserError: the package in ``folder`` says that vLLM does not load all of it, or a file cannot be read.
+        UserError: vLLM does not load all of it, or has other names for it and there is no copy, or a file cannot be
+            read.
     """
     folder = _under_vllms_names(name, folder)
     try:
+        if family is not None and copies is None:
+            check_names(folder, family)
         if copies is not None:
-            copies.mkdir(exist_ok=True)
-            copy = Path(tempfile.mkdtemp(dir=copies))
-            for path in folder.glob(_FILES):
-                shutil.copyfile(path, copy / path.name)
-            folder = copy
+            folder = _written(folder, family, copies)
         digests = {path.name: sha256_file(path) for path in sorted(folder.glob(_FILES))}
     except OSError as error:
         raise UserError(f"cannot be read ({error})", where=name) from error
     return ServedAdapter(name, folder, sha256_of_files(digests), copies is not None)
+
+
+def _written(folder: Path, family: ServedFamily | None, copies: Path) -> Path:
+    copies.mkdir(exist_ok=True)
+    copy = Path(tempfile.mkdtemp(dir=copies))
+    try:
+        if family is not None and (folder / _WEIGHTS).is_file():
+            write_served_adapter(folder, family, copy)
+        else:
+            for path in folder.glob(_FILES):
+                shutil.copyfile(path, copy / path.name)
+    except BaseException:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+    return copy
 
 
 async def load_adapter(client: VllmClient, prompts: Prompts, base: ModelInVllm, adapter: ServedAdapter) -> None:

@@ -1,1 +1,1 @@
-"""What export's proof and the service share about vLLM: starting its server, and ending all of it."""
+"""What export and the service share about vLLM: which adapters its classes read, under which names, and its server."""

@@ -33,9 +33,6 @@ from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import
 from components.benchmark.contenders.full_size_model import save_full_size_deepseek_ocr2
 from components.export.proof.comparison import ServedReading, verdict_of_readings
 from components.export.proof.server_process import running_vllm
-from components.export.servable.adapter_names import write_served_adapter
-from components.export.servable.deepseek_config import second_deepseek_ocr
-from components.export.servable.served_families import SERVED_FAMILIES
 from components.shared.errors import UserError
 from components.shared.models.adapter_loading import load_fine_tuned
 from components.shared.models.model_families import FAMILIES, family_of
@@ -49,6 +46,9 @@ from components.shared.models.model_loading import (
 )
 from components.shared.reading.transcriber import Transcriber
 from components.shared.tiny_base_recipe.tiny_models import byte_tokenizer
+from components.shared.vllm.adapter_names import write_served_adapter
+from components.shared.vllm.deepseek_config import second_deepseek_ocr
+from components.shared.vllm.served_families import SERVED_FAMILIES
 from tests.fixtures.full_size_deepseek import BEGIN
 from tests.fixtures.full_size_deepseek import save_full_size_deepseek_ocr2 as save_small
 

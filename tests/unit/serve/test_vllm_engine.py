@@ -26,6 +26,7 @@ from components.serve.vllm.prompts import ModelInVllm, PageWish, Prompts
 from components.shared.errors import UserError
 from components.shared.models.base_models import base_model_location
 from components.shared.programs.step_command import step_main
+from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr2
 from tests.fixtures.drawn_pages import as_file, drawn_page
 from tests.fixtures.service_process import RunningService, running_service
 from tests.fixtures.vllm_server import recorded, running_stand_in, runs, small_adapter, stand_in_variables, wait_for
@@ -45,7 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[RunningService]:
     python = Path(sys.executable)
-    settings = ["--engine", "vllm", "--vllm_python", str(python), "--no_repeat_ngram_size", "20"]
+    save_tiny_deepseek_ocr2(base := folder / "tiny-base")
+    settings = ["--engine", "vllm", "--vllm_python", str(python), "--model", str(base), "--no_repeat_ngram_size", "20"]
     settings += ["--no_repeat_ngram_window", "90", "--max_new_tokens", "64", "--max_batch_size", "3"]
     variables = stand_in_variables(folder) | {"DEEPSYNTH_SERVE_ADMIN_TOKEN": ADMIN["Authorization"].split()[1]}
     with running_service(folder, *settings, variables=variables) as running:
@@ -79,7 +81,7 @@ def test_a_page_comes_back_with_confidence_lines_and_the_prompt_of_training(
         "tokens are not passed on"
     )
     asked = recorded(folder, "read")[-1]
-    assert asked["prompt"] == "<|vision_start|><|image_pad|><|vision_end|>OCR:"
+    assert asked["prompt"] == "<image>\nFree OCR."
     assert asked["temperature"] == 0 and asked["logprobs"] and asked["max_completion_tokens"] == 64
     assert asked["vllm_xargs"] == {"ngram_size": 20, "window_size": 90}
     assert not recorded(folder, "invalid")
@@ -104,7 +106,11 @@ def test_adapters_are_loaded_proved_swapped_and_unloaded(service: RunningService
     assert text_of(read(service, model="good")).endswith("by good")
     assert text_of(read(service)).endswith("by the base")
 
-    unknown = small_adapter(folder / "unknown", module="vision.blocks.0.q_proj")
+    vision = small_adapter(folder / "vision", module="model.vision_tower.layers.0.self_attn.q_proj")
+    refused = admin(service, "POST", "models", {"source": str(vision)})
+    assert refused.status_code == 400 and "vision_tower.layers.0.self_attn.q_proj" in refused.text
+    assert "DeepseekOCR2ForCausalLM does not adapt" in refused.text, "before vLLM is asked"
+    unknown = small_adapter(folder / "unknown", module="model.language_model.layers.99.self_attn.q_proj")
     refused = admin(service, "POST", "models", {"source": str(unknown)})
     assert refused.status_code == 400 and "does not use this adapter" in refused.json()["error"]["message"]
     assert recorded(folder, "unloaded")[-1]["name"] == "unknown"

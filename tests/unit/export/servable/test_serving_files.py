@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from components.export.config import ExportConfig
-from components.export.servable.adapter_names import write_served_adapter
-from components.export.servable.deepseek_config import first_deepseek_ocr, second_deepseek_ocr
-from components.export.servable.served_families import SERVED_FAMILIES
 from components.export.step import run
 from components.shared.errors import UserError
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import load_model
 from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr, save_tiny_deepseek_ocr2
+from components.shared.vllm.adapter_names import write_served_adapter
+from components.shared.vllm.deepseek_config import first_deepseek_ocr, second_deepseek_ocr
+from components.shared.vllm.served_families import SERVED_FAMILIES
 from tests.fixtures.export_fixture import export_config, make_sources
 
 DEEPSEEK = {"deepseek_ocr2": save_tiny_deepseek_ocr2, "deepseek_vl_v2": save_tiny_deepseek_ocr}

@@ -8,8 +8,8 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from components.export.servable.served_families import ServedFamily
 from components.shared.errors import UserError
+from components.shared.vllm.served_families import ServedFamily
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -39,6 +39,22 @@ def write_served_adapter(adapter_dir: Path, family: ServedFamily, folder: Path) 
     config |= {"target_modules": leaves, "exclude_modules": None}
     (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     return max([config["r"], *(config.get("rank_pattern") or {}).values()])
+
+
+def check_names(adapter_dir: Path, family: ServedFamily) -> None:
+    """Reject an adapter that is not written under the names of vLLM's class.
+
+    Raises:
+        UserError: vLLM would skip or refuse a part of it, or all of it.
+    """
+    config = json.loads((adapter_dir / _CONFIG).read_text(encoding="utf-8"))
+    others = [old for old, new in served_names(adapter_dir, config, family).items() if old != new]
+    if others:
+        raise UserError(
+            f"vLLM's {family.vllm_class} has other names for the adapter's {len(others)} tensors and would skip them",
+            where=str(adapter_dir / _CONFIG),
+            mend="export with serving: [vllm], and load the package",
+        )
 
 
 def served_names(adapter_dir: Path, config: dict[str, Any], family: ServedFamily) -> dict[str, str]:

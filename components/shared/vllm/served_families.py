@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from components.export.servable.deepseek_config import first_deepseek_ocr, second_deepseek_ocr
 from components.shared.errors import UserError
+from components.shared.vllm.deepseek_config import first_deepseek_ocr, second_deepseek_ocr
 
 _ATTENTION = r"self_attn\.(q|k|v|o)_proj"
 _LAYERS = r"model\.language_model\.layers\.\d+\."
