@@ -12,7 +12,11 @@ set -euo pipefail
 extra=${1:-}
 PYTHON=${PYTHON:-python3}
 "$PYTHON" -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else 0'
-[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+# Debian's Python without python3-venv leaves a .venv without pip, and uv makes one: both get it here.
+.venv/bin/python -m pip --version > /dev/null 2>&1 || "$PYTHON" -m venv .venv || {
+    echo "error: $PYTHON made no .venv; on Debian, as root: apt-get install python3-venv" >&2
+    exit 2
+}
 python=.venv/bin/python
 lists=$(mktemp -d)
 trap 'rm -rf "$lists"' EXIT
