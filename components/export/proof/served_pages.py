@@ -20,6 +20,7 @@ from components.export.package.package_layout import (
     MERGED_FOLDER,
 )
 from components.export.proof.comparison import ServedReading, ServedVerdict, verdict_of_readings
+from components.export.proof.page_margins import equally_centred
 from components.export.proof.server_process import running_vllm
 from components.export.proof.vllm_client import VllmServer
 from components.export.servable.serving_files import SERVED_FOLDER, Serving
@@ -30,6 +31,10 @@ from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import default_device, default_dtype, load_model, load_processor
 from components.shared.reading.image_settings import ImageSettings, with_image_settings
 from components.shared.reading.transcriber import StepByStep, Transcriber
+from components.shared.vllm.served_families import SERVED_FAMILIES
+
+_SIDES = {family.vllm_class: family.fixed_sizes[0] for family in SERVED_FAMILIES.values() if family.fixed_sizes}
+"""Of the square in which vLLM's class sees a page."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def prove_at(proof: Proof, server: VllmServer) -> ServedVerdict:
     """
     with _unpacked(proof.package) as folder:
         serving = Serving.read(folder)
-        pages = _pages(proof, folder, serving.prompt)
+        pages = _pages(proof, folder, serving)
         adapted, base = _served(server, proof, serving)
         # vLLM first: our model comes into memory only if there is something to compare with.
         theirs = [server.read(adapted, page.image, serving.prompt, proof.max_new_tokens) for page in pages]
@@ -91,6 +96,17 @@ def prove_with(proof: Proof, python: Path) -> ServedVerdict:
     Raises:
         UserError: it does not start; see also ``prove_at``.
     """
+    with served_package(proof, python) as server:
+        return prove_at(proof, server)
+
+
+@contextmanager
+def served_package(proof: Proof, python: Path) -> Iterator[VllmServer]:
+    """Have vLLM serve the package, with the interpreter ``python``, while the block runs.
+
+    Raises:
+        UserError: the package has no files for vLLM, or vLLM does not start.
+    """
     with _unpacked(proof.package) as folder:
         serving = Serving.read(folder)
         served = folder / SERVED_FOLDER
@@ -107,7 +123,7 @@ def prove_with(proof: Proof, python: Path) -> ServedVerdict:
         else:
             model = str(_merged(proof.package) or folder)
         with running_vllm(python.absolute(), model, arguments) as server:
-            return prove_at(proof, server)
+            yield server
 
 
 @contextmanager
@@ -122,15 +138,18 @@ def _unpacked(package: Path) -> Iterator[Path]:
         yield next(path for path in Path(scratch).iterdir() if path.is_dir())
 
 
-def _pages(proof: Proof, folder: Path, prompt: str) -> list[ProofPage]:
+def _pages(proof: Proof, folder: Path, serving: Serving) -> list[ProofPage]:
     paths = proof.pages or ((folder / EXAMPLE_FILE,) if (folder / EXAMPLE_FILE).is_file() else ())
     if not paths:
         raise UserError("the package has no example page", where=str(proof.package), mend="give pictures with --page")
+    side = _SIDES.get(serving.vllm_class)
     pages = []
     for path in paths:
         try:
             with Image.open(path) as picture:
-                pages.append(ProofPage(path.name, picture.convert("RGB"), prompt))
+                page = picture.convert("RGB")
+                page = equally_centred(page, side) if side else page
+                pages.append(ProofPage(path.name, page, serving.prompt))
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise UserError(f"is no picture ({error})", where=str(path)) from error
     return pages

@@ -1,7 +1,7 @@
 """An adapter in a vLLM server: which files it is, and that vLLM reads with them and with nothing older.
 
 vLLM keeps the keys and values of what it has read for the next request that begins alike. It tells adapters apart by
-name and folder (vLLM 0.32; v1/core/kv_cache_utils.py), or by the name alone (before), not by their weights. And it
+name and folder (v1/core/kv_cache_utils.py of vLLM 0.32), not by their weights. And it
 reads a folder again whenever another adapter took the place of this one in memory. So an adapter that was written anew
 in the same folder would be read with in part. Two things prevent it: each request has the adapter's digest as
 ``cache_salt``, and a server that the service started loads from a copy that nobody writes to.

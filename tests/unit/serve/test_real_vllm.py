@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 import torch
@@ -27,6 +28,7 @@ from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import load_model
 from tests.fixtures.drawn_pages import as_file, drawn_page
 from tests.fixtures.service_process import RunningService, running_service
+from tests.fixtures.vllm_server import runs
 
 PYTHON = os.environ.get("DEEPSYNTH_VLLM_PYTHON", "")
 TOKENS = 24
@@ -203,3 +205,14 @@ def test_a_killed_vllm_comes_back_with_its_adapter(served: Served) -> None:
     wait_until_ready(service)
     print(f"recovered in {service.metric('deepsynth_serve_engine_recovery_seconds_sum'):.1f} s")
     assert read(service, model="adapter-1")[0] == text
+
+
+def test_a_killed_service_takes_vllm_along(served: Served) -> None:
+    """The last test: the server's engine and its workers are processes of their own, with the model's memory."""
+    started = psutil.Process(served.service.process.pid).children(recursive=True)
+    assert sum("vllm" in " ".join(process.cmdline()).lower() for process in started) > 1
+    served.service.process.kill()
+    deadline = time.monotonic() + _BOUND
+    while any(runs(process.pid) for process in started):
+        assert time.monotonic() < deadline, [process.name() for process in started if runs(process.pid)]
+        time.sleep(0.1)

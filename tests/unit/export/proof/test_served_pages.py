@@ -1,13 +1,15 @@
 """``deepsynth verify --vllm``: what a real vLLM reads, and what the verdict says of readings that differ."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
 from components.export.proof.comparison import ServedReading, verdict_of_readings
-from components.export.proof.served_pages import Proof, prove_at, prove_with
+from components.export.proof.served_pages import Proof, prove_at, served_package
 from components.export.proof.vllm_client import VllmServer
 from components.export.step import run
 from components.shared.digests import sha256_folder
@@ -67,8 +69,7 @@ def test_a_package_without_files_for_vllm_and_a_server_that_is_not_there(tmp_pat
 
 
 def drawn_page(path: Path) -> Path:
-    # 480 x 640: its margin is an even number of pixels, so that vLLM and transformers draw the same view.
-    page = Image.new("RGB", (480, 640), "white")
+    page = Image.new("RGB", (500, 600), "white")  # vLLM would centre it one pixel further right: page_margins.py
     for line in range(8):
         text = f"Hello boat number {line} on the water"
         ImageDraw.Draw(page).text((20, 20 + 40 * line), text, fill="black", font_size=28)
@@ -91,7 +92,13 @@ def test_vllm_reads_a_deepseek_ocr2_package_as_we_do(tmp_path: Path, monkeypatch
     write_evaluation(tmp_path / "evaluation", digest, sha256_folder(tmp_path / "adapter"))
     package = run(export_config(tmp_path, tmp_path / "package", serving=["vllm"])).archive
     proof = Proof(package, (drawn_page(tmp_path / "page.png"),), base_model=tmp_path / "base", max_new_tokens=16)
-    verdict = prove_with(proof, VLLM_PYTHON)
+    with served_package(proof, VLLM_PYTHON) as server:
+        verdict = prove_at(proof, server)
+        given = ["--vllm", server.address, "--page", str(proof.pages[0]), "--base-model", str(proof.base_model)]
+        command = [sys.executable, "-m", "pipelines.command_line", "verify", str(package), *given]
+        said = subprocess.run(command, capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "proven: 1 of 1 pages read alike" in " ".join(said.stdout.split())
     assert verdict.state == "proven", str(verdict)
     assert verdict.equal == verdict.telling == ["page.png"]
     assert verdict.noise < 1e-2
