@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from components.shared.artifacts.dataset_manifest import Split
+from components.shared.programs.no_repeat_window import window_needs_a_size
 from components.shared.programs.step_config import Seed, StepConfig
 from components.shared.scoring.text_normalization import Profile, newest_version
 
@@ -72,11 +73,7 @@ class EvaluateConfig(StepConfig):
     worst_pages: int = Field(default=10, ge=0)
     """how many of the worst pages the HTML report shows, with picture and differences"""
 
-    @model_validator(mode="after")
-    def _window_needs_a_size(self) -> Self:
-        if self.no_repeat_ngram_window is not None and not isinstance(self.no_repeat_ngram_size, int):
-            raise ValueError("no_repeat_ngram_window needs a number for no_repeat_ngram_size")
-        return self
+    _window_needs_a_size = model_validator(mode="after")(window_needs_a_size)
 
     @model_validator(mode="after")
     def _layer_needs_a_model(self) -> Self:

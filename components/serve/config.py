@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from components.serve.sample_settings import SampleSettings
 from components.shared.foreign_files.limits import ReadingLimits
+from components.shared.programs.no_repeat_window import window_needs_a_size
 from components.shared.programs.step_config import StepConfig
 
 MEBIBYTE = 1024 * 1024
@@ -119,11 +120,7 @@ class ServeConfig(StepConfig):
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
         return self
 
-    @model_validator(mode="after")
-    def _window_needs_a_size(self) -> Self:
-        if self.no_repeat_ngram_window is not None and not isinstance(self.no_repeat_ngram_size, int):
-            raise ValueError("no_repeat_ngram_window needs a number for no_repeat_ngram_size")
-        return self
+    _window_needs_a_size = model_validator(mode="after")(window_needs_a_size)
 
     @model_validator(mode="after")
     def _vllm_has_one_place(self) -> Self:

@@ -6,7 +6,6 @@ Nothing here delays or fails a request: what cannot be kept is counted, and logg
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from components.serve.samples.audit import Audit
 from components.serve.samples.objects import objects_at
 from components.serve.samples.page_picture import png_of
 from components.serve.samples.second_reading import SecondReader
-from components.serve.samples.store import SERVICE, SampleStore
+from components.serve.samples.store import SERVICE, DeletedRequestError, SampleStore
 from components.serve.samples.stored_reading import Role, StoredReading
 from components.serve.samples.waiting_samples import Sample, WaitingSamples
 from components.shared.errors import UserError
@@ -29,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_EXPIRIES = 3600.0
 _SECONDS_TO_FINISH = 10.0  # after the last request
-_FORGOTTEN_REQUESTS = 10_000
 
 
 class SampleKeeper:
@@ -46,7 +44,6 @@ class SampleKeeper:
         self._audit = Audit(settings.audit_file)
         self._store: SampleStore | None = None
         self._waiting = WaitingSamples(settings.max_queued_pages)
-        self._forgotten: OrderedDict[str, None] = OrderedDict()
         self._using_store = threading.Lock()
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
@@ -105,9 +102,6 @@ class SampleKeeper:
             OSError: the store or the audit file fails.
         """
         with self._using_store:
-            self._forgotten[request_id] = None
-            while len(self._forgotten) > _FORGOTTEN_REQUESTS:
-                self._forgotten.popitem(last=False)
             removed = self._opened().delete(request_id, who)
         self._meter.sampled("deleted", removed)
         return removed
@@ -153,9 +147,10 @@ class SampleKeeper:
             loop=reading.loop,
         )
         with self._using_store:
-            if sample.request_id in self._forgotten:
+            try:
+                self._opened().add(stored, picture)
+            except DeletedRequestError:
                 return
-            self._opened().add(stored, picture)
         self._meter.sampled("stored", 1)
 
     def _expire(self) -> None:

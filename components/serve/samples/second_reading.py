@@ -14,9 +14,8 @@ from components.serve.observability.meter import Meter
 from components.serve.samples.waiting_samples import Sample, WaitingSamples
 
 _CLIENT = "second reading"
-_SECONDS_TO_WAIT = (
-    600.0  # for a moment without clients, and the reading; then the page stays without its second reading
-)
+_SECONDS_TO_WAIT = 600.0  # for a moment without clients, and the reading; then the page has no second reading
+_SECONDS_BETWEEN_LOOKS = 0.5  # a version that shall be unloaded is held back no longer
 
 
 class SecondReader:
@@ -67,18 +66,21 @@ class SecondReader:
         job = PageJob(sample.image, sample.instruction, version, _CLIENT, sample.max_new_tokens, deadline)
         try:
             self._queue.put_in_background(job)
-            return self._waited_for(job.result)
+            return self._waited_for(job.result, version)
         except QueueClosedError:
             return None
         finally:
             job.result.cancel()
             self._catalog.release(version)
 
-    def _waited_for(self, result: "Future[PageReading]") -> PageReading | None:
-        """Return the reading; None if it fails, which the engine's metrics and log tell, or the service stops."""
-        while not self._stopping.is_set():
+    def _waited_for(self, result: "Future[PageReading]", version: str) -> PageReading | None:
+        """Return the reading; None if it fails, which the engine's metrics and log tell, or is given up.
+
+        It is given up when the service stops, and when the version shall be unloaded: nobody waits for a comparison.
+        """
+        while not self._stopping.is_set() and version in self._catalog.versions():
             try:
-                error = result.exception(timeout=1.0)
+                error = result.exception(timeout=_SECONDS_BETWEEN_LOOKS)
             except FutureTimeoutError:
                 continue
             return None if error else result.result()

@@ -2,8 +2,13 @@
 
 ``readings/REQUEST~TIME~PAGE~ROLE~SHA256.json`` and ``pages/SHA256.png``. A reading is written before its picture, so a
 process that is killed between them leaves no picture that retention does not know.
+
+``deleted/SHA256`` marks a request that was deleted, by the hash of its id: its readings may still come from another
+process. Who deletes writes the mark first, and then looks for readings; who stores looks for the mark after it has
+written. So one of the two sees the other, and no reading stays.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -12,10 +17,15 @@ from components.serve.samples.audit import Audit
 from components.serve.samples.objects import Objects
 from components.serve.samples.stored_reading import SampleKey, StoredReading
 
-_READINGS, _PAGES = "readings", "pages"
+_READINGS, _PAGES, _DELETED = "readings", "pages", "deleted"
+_FEWEST_DAYS_OF_A_MARK = 1.0  # a reading waits for minutes before it is written
 _PICTURES_AT_ONCE = 16  # held in memory until the readings are listed again
 SERVICE = "service"
 """who stores and expires, in the audit file"""
+
+
+class DeletedRequestError(Exception):
+    """The request's samples were deleted, so no more of them are kept."""
 
 
 class SampleStore:
@@ -32,19 +42,28 @@ class SampleStore:
 
         Args:
             picture: the PNG file whose SHA-256 is ``reading.picture_sha256``.
+
+        Raises:
+            DeletedRequestError: the request was deleted; nothing of the reading is kept.
         """
+        mark = _mark(reading.request_id)
+        if self._objects.exists(mark):
+            raise DeletedRequestError
         self._audit.note(SERVICE, "store", reading.request_id)
         try:
             content = reading.model_dump_json(indent=2) + "\n"
             self._objects.put(f"{_READINGS}/{reading.key.name}", content.encode())
             place = _picture(reading.picture_sha256)
-            if self._objects.exists(place):
-                return False
-            self._objects.put(place, picture)
-            return True
+            is_new = not self._objects.exists(place)
+            if is_new:
+                self._objects.put(place, picture)
+            if self._objects.exists(mark):
+                raise DeletedRequestError
+            return is_new
         except BaseException:
             # If this fails too, the audit goes on saying "store".
             self._objects.delete(f"{_READINGS}/{reading.key.name}")
+            self._remove_unused([reading.picture_sha256])
             self._audit.note(SERVICE, "not stored", reading.request_id)
             raise
 
@@ -69,13 +88,19 @@ class SampleStore:
         return self._objects.get(_picture(key.picture))
 
     def delete(self, request_id: str, who: str) -> int:
-        """Delete a request's readings, and the pictures that no other request shares; return how many readings."""
+        """Delete a request's readings, and the pictures that no other request shares; return how many readings.
+
+        Readings of the request that come later, from any process, are not kept.
+        """
         self._audit.note(who, "delete", request_id)
+        self._objects.put(_mark(request_id), datetime.now(UTC).isoformat().encode())
         return self._remove(lambda key: key.request_id == request_id)
 
     def expire(self, days: float, who: str, now: datetime | None = None) -> int:
         """Delete the readings that are older than ``days``, and every picture without one; return how many readings."""
-        oldest = (now or datetime.now(UTC)) - timedelta(days=days)
+        now = now or datetime.now(UTC)
+        oldest = now - timedelta(days=days)
+        self._forget_marks(now - timedelta(days=max(days, _FEWEST_DAYS_OF_A_MARK)))
         self._objects.remove_leftovers()
         pictures = self._objects.files(_PAGES)  # before the readings: the reading of each is there by now
         for request_id in sorted({key.request_id for key in self._keys() if key.stored_at < oldest}):
@@ -113,8 +138,18 @@ class SampleStore:
                 if uses[picture]:
                     self._objects.put(_picture(picture), content)
 
+    def _forget_marks(self, oldest: datetime) -> None:
+        for name in self._objects.files(_DELETED):
+            content = self._objects.get(f"{_DELETED}/{name}")
+            if content is not None and datetime.fromisoformat(content.decode()) < oldest:
+                self._objects.delete(f"{_DELETED}/{name}")
+
     def _uses(self) -> Counter[str]:
         return Counter(key.picture for key in self._keys())
+
+
+def _mark(request_id: str) -> str:
+    return f"{_DELETED}/{hashlib.sha256(request_id.encode()).hexdigest()}"
 
 
 def _picture(sha256: str) -> str:

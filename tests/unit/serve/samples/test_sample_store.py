@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -17,8 +19,8 @@ from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.opening import read_documents
 from components.serve.config import ServeConfig
 from components.serve.samples.audit import Audit
-from components.serve.samples.objects import objects_at
-from components.serve.samples.store import SampleStore
+from components.serve.samples.objects import FolderObjects, objects_at
+from components.serve.samples.store import DeletedRequestError, SampleStore
 from components.serve.step import run as serve
 from components.shared.programs.step_command import step_main
 from tests.fixtures.cluster_command import Shell
@@ -93,7 +95,49 @@ def test_what_is_stored_is_listed_expired_and_deleted_with_its_pictures(
         assert {name for name in names() if name.startswith("pages/")} == {f"pages/{sha256}.png" for sha256 in kept}
         assert [key.request_id for key in store.listed("me")] == ["young", "first"]
         shell("samples", "delete", "first", "young", "--config", settings)
-        assert names() == []
+        assert {name.partition("/")[0] for name in names()} == {"deleted"}, "marks of four deleted requests"
+        assert len(names()) == 4 and not any(one in name for name in names() for one in ("first", "young"))
+        with pytest.raises(DeletedRequestError):
+            store.add(*sample("first", "one page"))
+        assert len(names()) == 4
+        later = datetime.now(UTC) + timedelta(days=31)
+        assert store.expire(30, "me", now=later) == 0 and names() == []
+
+
+class _Interrupted(FolderObjects):
+    """A replica's store; just before its operation ``number`` another replica does something."""
+
+    def __init__(self, root: Path, number: int, other: Callable[[], object]) -> None:
+        super().__init__(root)
+        self.operations, self._number, self._other = 0, number, other
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("put", "get", "exists", "files", "delete"):
+            self.operations += 1
+            if self.operations == self._number:
+                self._other()
+        return super().__getattribute__(name)
+
+
+def test_a_deleted_request_never_returns_from_another_replica(tmp_path: Path) -> None:
+    """One replica stores a page while another deletes its request: before, after, or between any two operations."""
+    audit = Audit(tmp_path / "audit.jsonl")
+    number, operations = 0, 0
+    while number <= operations:
+        number += 1
+        place = tmp_path / str(number)
+        deleting = SampleStore(FolderObjects(place), audit)
+        deleting.add(*sample("sharer", "one page"))
+        writing = _Interrupted(place, number, lambda store=deleting: store.delete("first", "me"))  # type: ignore[misc]
+        with suppress(DeletedRequestError):
+            SampleStore(writing, audit).add(*sample("first", "one page"))
+            SampleStore(writing, audit).add(*sample("first", "a page of its own", page=2))
+        operations = writing.operations
+        if number > operations:
+            deleting.delete("first", "me")
+        assert [key.request_id for key in deleting.listed("me")] == ["sharer"], number
+        assert len(list((place / "pages").iterdir())) == 1, number
+    assert number > 8
 
 
 def test_each_access_is_a_line_without_content(shell: Shell, tmp_path: Path) -> None:
