@@ -42,7 +42,7 @@ from components.train.backends.quantization import PackedWeight, packed_bits, we
 from components.train.batches.rope_positions import rope_positions_of
 from components.train.config import TrainConfig
 from components.train.estimate.model_on_meta import load_architecture, model_on_meta, packs_experts, scale_bytes
-from components.train.estimate.step_trace import GpuOnMeta, MemoryTrace
+from components.train.estimate.step_trace import GpuOnMeta, MemoryTrace, on_the_gpu
 from components.train.estimate.unsloth_layers import compile_layers
 from components.train.estimate.unsloth_step import ChunkedLoss, offload_layer_inputs
 from components.train.estimate.vision_part import encode_each_shape_once, recording_bytes, serve_kept_features
@@ -52,7 +52,6 @@ from components.train.vision.frozen_vision import run_frozen_parts_without_gradi
 WORKSPACE_BYTES = 32 * 2**20
 # Rows are padded with tokens that are attended to and labelled; 0 in the other tensors does not mark an image token.
 _PADDED_WITH_ONES = {"labels", "attention_mask"}
-_READ_ON_THE_GPU = ("_ids", "_mask", "labels")  # ends of names; the host reads the others, such as a picture's grid
 
 
 @dataclass(frozen=True)
@@ -205,8 +204,8 @@ def _inputs(batch: dict[str, Any], config: TrainConfig, trace: MemoryTrace) -> d
     pixels = [name for name in batch if config.vision_features_dir and name.startswith("pixel_values")]
     with trace.not_counting():
         # With stored features, only the shapes are used.
-        kept = {name: _on_the_gpu(name, batch[name], trace) for name in pixels}
-    return {name: _on_the_gpu(name, value, trace) for name, value in batch.items() if name not in kept} | kept
+        kept = {name: on_the_gpu(name, batch[name], trace) for name in pixels}
+    return {name: on_the_gpu(name, value, trace) for name, value in batch.items() if name not in kept} | kept
 
 
 def _loss(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -272,16 +271,6 @@ def _formats(model: torch.nn.Module, config: TrainConfig) -> dict[str, int]:
         label = ("nf4" if config.load_in_4bit else "int8") if name == "uint8" else name
         bytes_by_format[label] += counts["bytes"]
     return dict(bytes_by_format)
-
-
-def _on_the_gpu(name: str, value: Any, trace: MemoryTrace) -> Any:
-    """Return a counted meta tensor for a tensor that is read on the GPU: pixels, tokens, masks; others as they are."""
-    if not isinstance(value, torch.Tensor) or (value.device.type != "meta" and not name.endswith(_READ_ON_THE_GPU)):
-        return value
-    fresh = torch.empty_like(value, device="meta")
-    if value.device.type != "meta":
-        trace.values.learn(fresh, value)
-    return fresh
 
 
 def _bytes(tensors: Any) -> int:

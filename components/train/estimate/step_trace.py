@@ -25,6 +25,7 @@ from components.train.estimate.known_values import KnownValues
 
 # The CUDA allocator hands out multiples of this many bytes.
 _ALLOCATION_BYTES = 512
+_READ_ON_THE_GPU = ("_ids", "_mask", "labels")  # ends of names; the host reads the others, such as a picture's grid
 
 _functional = torch.nn.functional
 # From PyTorch's lists (docs/stable/amp.html, "CUDA Ops that can autocast"): the operations that vision-language models
@@ -187,3 +188,13 @@ def _moved_to_meta(value: Any) -> Any:
 
 def _allocated(storage: torch.UntypedStorage) -> int:
     return -(-storage.nbytes() // _ALLOCATION_BYTES) * _ALLOCATION_BYTES
+
+
+def on_the_gpu(name: str, value: Any, trace: MemoryTrace) -> Any:
+    """Return a counted meta tensor for a tensor that is read on the GPU: pixels, tokens, masks; others as they are."""
+    if not isinstance(value, torch.Tensor) or (value.device.type != "meta" and not name.endswith(_READ_ON_THE_GPU)):
+        return value
+    fresh = torch.empty_like(value, device="meta")
+    if value.device.type != "meta":
+        trace.values.learn(fresh, value)
+    return fresh
