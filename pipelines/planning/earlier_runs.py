@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from components.shared.artifacts.run_summary import RunSummary
-from components.shared.artifacts.training_record import training_record
+from components.shared.artifacts.training_record import TrainingRecord, training_record
 from components.shared.errors import UserError
 from components.shared.programs.step_config import read_config_file
 from pipelines.local.runs_folder import CONFIG_FILE, FOLDERS
@@ -77,12 +77,20 @@ def longest_row(config: SharedSettings, runs_dir: Path) -> int | None:
     """Return the tokens of the longest padded row in the newest training on such pages; None where there is none."""
     wanted = _settings(config)
     for run in _earlier_runs(runs_dir):
-        record = training_record(run.folder / FOLDERS["train"])
+        record = _record(run)
         same = _timed("prepare", run.settings) == _timed("prepare", wanted) and _model(run.settings) == _model(wanted)
         if same and record and record.samples_per_step:
             rows = zip(record.padded_tokens_per_step, record.samples_per_step, strict=True)
             return max(padded // samples for padded, samples in rows if samples)
     return None
+
+
+def _record(run: _EarlierRun) -> TrainingRecord | None:
+    """Return a run's training record; None for one that is gone, damaged, or of another version."""
+    try:
+        return training_record(run.folder / FOLDERS["train"])
+    except UserError:
+        return None
 
 
 def _model(settings: dict[str, dict[str, Any]]) -> tuple[Any, ...]:
@@ -122,7 +130,7 @@ def _timed(step: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _seconds(step: str, run: _EarlierRun, max_steps: int | None) -> float | None:
     seconds = run.seconds.get(step)
-    record = training_record(run.folder / FOLDERS["train"]) if step == "train" and max_steps else None
+    record = _record(run) if step == "train" and max_steps else None
     if seconds is None or record is None or not record.step_seconds or max_steps is None:
         return seconds
     made = [sum(pair) for pair in zip(record.step_seconds, record.data_wait_seconds, strict=False)]

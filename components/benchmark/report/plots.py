@@ -1,19 +1,14 @@
 """The benchmark's plots, as SVG that takes the colours of the surrounding page."""
 
-import io
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-
 from components.shared.artifacts.benchmark_report import Measurement
+from components.shared.plots.inline_svg import figure_with_axes, inline_svg, legend_above
 
 # Used on light and dark pages: each has a contrast of at least 3 to white and to #16191d.
 COLOURS = {"standard": "#c2741a", "unsloth": "#2f80d8", "stock": "#8a6fb8"}
-_INK = "#010203"  # placeholder for the colour of the surrounding text
 _GIB = 2**30
 
 _Draw = Callable[[Any, list[Measurement]], None]
@@ -38,7 +33,7 @@ def _step_times(axes: Any, runs: list[Measurement], warmup_steps: int) -> None:
         axes.barh(row, run.median_step_seconds, color=colour, height=0.6, alpha=0.6)
         axes.plot(steady, [row] * len(steady), "o", color=colour, markersize=5)
     _name_rows(axes, runs)
-    axes.set_xlabel("seconds", color=_INK)
+    axes.set_xlabel("seconds")
 
 
 def _memory(axes: Any, runs: list[Measurement]) -> None:
@@ -48,7 +43,7 @@ def _memory(axes: Any, runs: list[Measurement]) -> None:
         axes.barh(row, reserved / _GIB, color=COLOURS[run.contender], height=0.6, alpha=0.35)
         axes.barh(row, allocated / _GIB, color=COLOURS[run.contender], height=0.6)
     _name_rows(axes, runs)
-    axes.set_xlabel("GiB", color=_INK)
+    axes.set_xlabel("GiB")
 
 
 def _losses(axes: Any, runs: list[Measurement]) -> None:
@@ -67,9 +62,9 @@ def _losses(axes: Any, runs: list[Measurement]) -> None:
             label=label,
         )
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("optimizer step", color=_INK)
-    axes.set_ylabel("loss", color=_INK)
-    axes.legend(frameon=False, labelcolor=_INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss")
+    legend_above(axes, columns=2)
 
 
 def _name_rows(axes: Any, runs: list[Measurement]) -> None:
@@ -81,20 +76,6 @@ def _name_rows(axes: Any, runs: list[Measurement]) -> None:
 
 
 def _svg(number: int, draw: _Draw, runs: list[Measurement]) -> str:
-    rows = 3.0 if draw is _losses else 0.9 + 0.42 * len(runs)
-    figure = Figure(figsize=(5.2, rows), layout="constrained")  # inches; small, so that its text is large on a phone
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    figure, axes = figure_with_axes(height=3.0 if draw is _losses else 0.9 + 0.42 * len(runs))
     draw(axes, runs)
-    axes.tick_params(colors=_INK)
-    axes.grid(alpha=0.25, color=_INK)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_INK)
-    stream = io.StringIO()
-    # Text is kept as text; ids are the same in every run and differ from those of the page's other plots.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"benchmark {number}"}):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = stream.getvalue()
-    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    return inline_svg(figure, f"benchmark {number}")

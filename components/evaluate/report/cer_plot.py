@@ -1,13 +1,11 @@
 """The distribution of the pages' CER as an SVG picture in the colours of the surrounding page."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+
+from components.shared.plots.inline_svg import INK, figure_with_axes, inline_svg, legend_above
 
 # For light and dark pages: each has a contrast of at least 3 to white and to #16191d.
 COLOURS = {
@@ -19,8 +17,6 @@ COLOURS = {
 }
 _DASHED = {"champion"}  # it can be the same model as the adapter and would hide its line
 _LEGEND_COLUMNS = 3
-INK = "#010203"
-"""stands for the colour of the surrounding text"""
 
 
 def cer_plot(rates: dict[str, Sequence[float]]) -> str:
@@ -28,9 +24,7 @@ def cer_plot(rates: dict[str, Sequence[float]]) -> str:
 
     A CER above 1 (more errors than the label has characters) is drawn at 1.
     """
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")  # inches; small, so that the text is readable on a phone
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    figure, axes = figure_with_axes(height=3.4)
     for name, values in rates.items():
         ordered = np.sort(np.minimum(values, 1.0))
         shares = np.arange(1, len(ordered) + 1) / len(ordered)
@@ -46,29 +40,5 @@ def cer_plot(rates: dict[str, Sequence[float]]) -> str:
     axes.set_ylim(0, 102)
     axes.set_xlabel("CER of a page" + (" (1: or more)" if largest > 1 else ""))
     axes.set_ylabel("pages at or below it (%)")
-    in_the_pages_colours(axes)
-    # Above the axes: inside, it could hide a line.
-    axes.legend(
-        frameon=False, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(rates), _LEGEND_COLUMNS)
-    )
-    return inline_svg(figure)
-
-
-def in_the_pages_colours(axes: Any) -> None:
-    """Draw axes and grid in the colour of the surrounding text."""
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    axes.tick_params(colors=INK)
-    axes.grid(alpha=0.25, color=INK)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(INK)
-
-
-def inline_svg(figure: Figure) -> str:
-    """Return a figure as ``<svg>``: text stays text, and ids are reproducible."""
-    stream = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cer"}):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = stream.getvalue()
-    return svg[svg.index("<svg") :].replace(INK, "currentColor")
+    legend_above(axes, columns=min(len(rates), _LEGEND_COLUMNS))
+    return inline_svg(figure, "cer")

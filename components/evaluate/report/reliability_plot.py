@@ -1,19 +1,14 @@
 """The reliability diagram: how many pages or lines were read well, by the probability that the confidence gave them."""
 
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-
-from components.evaluate.report.cer_plot import INK, in_the_pages_colours, inline_svg
 from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
+from components.shared.plots.inline_svg import INK, figure_with_axes, inline_svg
 
 _LARGEST_DOT = 400.0  # square points; of a bin with all pages
 
 
 def reliability_plot(calibration: ConfidenceCalibration, colour: str) -> str:
     """Return an inline ``<svg>`` with a dot for each bin, and the diagonal of a perfect calibration."""
-    figure = Figure(figsize=(5.2, 3.8), layout="constrained")  # inches, as the plot of the errors
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    figure, axes = figure_with_axes(height=3.8)
     axes.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle=(0, (4, 3)))
     bins = calibration.bins
     across, up = [100 * one.probability for one in bins], [100 * one.share for one in bins]
@@ -24,5 +19,4 @@ def reliability_plot(calibration: ConfidenceCalibration, colour: str) -> str:
     axes.set_ylim(-3, 105)
     axes.set_xlabel(f"mean probability of the {calibration.unit}s (%)")
     axes.set_ylabel(f"{calibration.unit}s read well (%)")
-    in_the_pages_colours(axes)
-    return inline_svg(figure)
+    return inline_svg(figure, f"reliability of {calibration.unit}s")

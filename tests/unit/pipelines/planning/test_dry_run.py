@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from pipelines.command_line import app
 from pipelines.planning.dry_run import RunPlan
-from pipelines.planning.earlier_runs import StepTimes, predicted_times
+from pipelines.planning.earlier_runs import StepTimes, longest_row, predicted_times
 from pipelines.settings.command_settings import checked_config
 from pipelines.task_side.step_settings import StepSettings
 from tests.fixtures.finished_runs import finished_run
@@ -38,6 +38,16 @@ def test_times_are_those_of_the_newest_run_that_did_the_same(runs: Path) -> None
     assert seconds("train.per_device_train_batch_size=7") == {"prepare": 1.5}
     assert seconds("prepare.max_train_pages=7") == {}
     assert predicted_times(checked_config(config, []), runs / "nowhere", STEPS).unknown == STEPS
+
+
+def test_a_training_record_of_another_version_predicts_nothing_and_refuses_no_run(tmp_path: Path) -> None:
+    finished_run(tmp_path, "r1", [100] * 12, max_steps=3)
+    config = checked_config(tmp_path / "r1" / "config.yaml", [])
+    record = tmp_path / "r1" / "adapter" / "training.json"
+    assert longest_row(config, tmp_path) is not None
+    record.write_text('{"schema_version": 99}')
+    assert longest_row(config, tmp_path) is None
+    assert predicted_times(config, tmp_path, STEPS).seconds["prepare"] == 1.5
 
 
 def test_a_dry_run_says_what_would_run_and_leaves_nothing(runs: Path, tmp_path: Path) -> None:
