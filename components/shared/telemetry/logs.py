@@ -61,8 +61,8 @@ def configure_logs(step: str | None = None) -> None:
         UserError: ``DEEPSYNTH_LOG`` is neither ``text`` nor ``json``.
     """
     root = logging.getLogger()
-    for handler in [each for each in root.handlers if isinstance(each, _PrintedWarnings)]:
-        root.removeHandler(handler)
+    for printed in [each for each in root.handlers if isinstance(each, _PrintedWarnings)]:
+        root.removeHandler(printed)
     if logs_are_json():
         from components.shared.telemetry import json_logs
 
