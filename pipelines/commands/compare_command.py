@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from components.shared.artifacts.output_file import check_output, written_file
 from components.shared.errors import UserError, printable
 from components.shared.telemetry.terminal import output_console
 from components.shared.tracking.mlflow_connection import missing_store
-from pipelines.commands.output_file import check_output, written_file
 from pipelines.comparison.compared_run import ComparedRun
 from pipelines.comparison.local_runs import local_folder, read_local_run
 from pipelines.comparison.paired_pages import Pairing, paired

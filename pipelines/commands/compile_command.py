@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from components.shared.artifacts.output_file import check_output, written_file
 from components.shared.errors import UserError
 from pipelines.commands.cluster_options import EnvironmentFile, PreparePartitions
-from pipelines.commands.output_file import check_output, written_file
 
 
 def compile_pipeline(

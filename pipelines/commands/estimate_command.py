@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from components.shared.artifacts.output_file import check_output, written_file
 from components.shared.programs.step_config import validated
 from components.shared.telemetry.terminal import output_console
-from pipelines.commands.output_file import check_output, written_file
 
 _GIB = 2**30
 

@@ -1,4 +1,4 @@
-"""Files that commands write where the user says: checked before the work, and whole or not there."""
+"""Files that programs write where the user says: checked before the work, and whole or not there."""
 
 import os
 from collections.abc import Iterator
