@@ -78,6 +78,15 @@ def test_all_components_together_are_valid(combined: Combined) -> None:
             assert weaknesses(pod) == [], name
 
 
+def test_the_guide_deletes_every_kind_of_object(combined: Combined) -> None:
+    """By its label, where the namespace is a profile that must stay."""
+    short = {"poddisruptionbudget": "pdb", "horizontalpodautoscaler": "hpa", "persistentvolumeclaim": "pvc"}
+    kinds = {one["kind"].lower() for one in combined("production", *ALL)} - {"namespace"}
+    guide = (ROOT / "docs" / "cluster.md").read_text()
+    listed = re.findall(r"--selector app\.kubernetes\.io/part-of=deepsynth(?: \\\n)? +([\w,]+)", guide)
+    assert {short.get(kind, kind) for kind in kinds} == {kind for kinds in listed for kind in kinds.split(",")}
+
+
 CLIENTS = {"mlflow-steps-account", "page-service", "page-reader"}
 
 
