@@ -310,7 +310,7 @@ ARCHIVES = [
         "bomb.parquet",
         "8 kB that become 64 texts of 8 MB",
         long_text_repeated,
-        "dropped document_over_limits",
+        "dropped document_too_long",
     ),
     HostileInput(
         "work without end",

@@ -10,11 +10,12 @@ from pathlib import Path
 import braceexpand
 
 from components.prepare.documents.document import Document, Unreadable, printable
-from components.prepare.documents.reading_tasks import READING_MODULES, documents_of, file_task
+from components.prepare.documents.reading_tasks import READING_MODULES, FileTask, documents_of
 from components.prepare.documents.source_reading import SourceReading
+from components.prepare.documents.table_rows import TableStart
 from components.prepare.settings.source_settings import SourceSettings
-from components.prepare.sources.files import READERS, is_readable, most_documents_in, read_file_task
-from components.prepare.sources.hugging_face import HubTask, hugging_face_digest, read_hub_task
+from components.prepare.sources.files import READABLE, file_task, is_readable, most_documents_in, read_file_task
+from components.prepare.sources.hugging_face import hub_task, hugging_face_digest, read_hub_task
 from components.prepare.sources.listing.folders import SourceFile, files_below
 from components.prepare.sources.pages.image_folder import digested_files, most_scans, read_image_folder
 from components.prepare.sources.pages.images import IMAGE_SUFFIXES
@@ -122,20 +123,21 @@ def _all_documents(reading: SourceReading, reader: Reader) -> Items:
     if source == PYTHON_DOCS:
         yield from read_python_docs()
     elif source.startswith(HUB_PREFIX):
-        yield from documents_of(reader, read_hub_task, [HubTask(source.removeprefix(HUB_PREFIX))], reading)
+        yield from documents_of(reader, read_hub_task, [hub_task(source.removeprefix(HUB_PREFIX))], reading)
     elif source.startswith(IMAGES_PREFIX):
         yield from _some(read_image_folder(_image_root(source), reading, reader), source, IMAGE_SUFFIXES)
     elif (folder := _folder(source)) is None:
         tasks = (file_task(path, name) for name, path in _named_files(source))
         yield from documents_of(reader, read_file_task, tasks, reading)
     elif is_saved_dataset(folder):
-        yield from documents_of(reader, read_saved_dataset, [file_task(folder, printable(folder.name))], reading)
+        saved = FileTask(printable(folder.name), TableStart(), str(folder))
+        yield from documents_of(reader, read_saved_dataset, [saved], reading)
     else:
         below = (
             file if isinstance(file, Unreadable) else file_task(file.path, file.name)
             for file in files_below(folder, is_readable)
         )
-        yield from _some(documents_of(reader, read_file_task, below, reading), source, READERS)
+        yield from _some(documents_of(reader, read_file_task, below, reading), source, READABLE)
 
 
 def _digested_files(settings: SourceSettings) -> Iterator[tuple[str, Path]]:
@@ -201,7 +203,7 @@ def _folder(source: str) -> Path | None:
 
 def _named_files(source: str) -> Iterator[tuple[str, Path]]:
     """Return the file, or the files of a brace pattern, that ``source`` names, with their names in ids."""
-    kinds = ", ".join(READERS)
+    kinds = ", ".join(READABLE)
     root = Path(source).expanduser()
     if "{" in source and not root.exists():
         paths = [Path(name) for name in braceexpand.braceexpand(source)]

@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.document import Unreadable, printable
 from components.prepare.documents.reading_tasks import FileTask, ReadItem
 from components.prepare.documents.source_reading import SourceReading
+from components.prepare.documents.table_rows import RowItem, TableStart
 from components.prepare.documents.unreadable import unreadable
 from components.shared.errors import UserError
 
@@ -40,24 +41,32 @@ def split_folder(folder: Path, split: str) -> Path:
 
 def read_saved_dataset(reading: SourceReading, task: FileTask) -> Iterator[ReadItem]:
     """Yield one document per row of the folder; ids are ``FOLDER:ROW``, from 1. Only the named columns are read."""
-    yield from reading.with_notes(_rows(Path(task.path), task.source_id, reading))
+    yield from reading.with_notes(_rows(Path(task.path), task.source_id, reading, task.start or TableStart()))
 
 
-def _rows(folder: Path, name: str, reading: SourceReading) -> Iterator[Document | Unreadable]:
+def _rows(folder: Path, name: str, reading: SourceReading, start: TableStart) -> Iterator[RowItem]:
     import datasets
     import pyarrow
     from datasets.exceptions import DatasetsError
 
     part = split_folder(folder, reading.settings.source_split)
-    where, number = printable(str(part)), 0
+    where, number = printable(str(part)), start.decided
     try:
         rows = datasets.load_from_disk(str(part))
         if problem := reading.check_columns(rows.column_names, where):
-            yield Unreadable(name, problem, "document_without_column")
+            yield RowItem(1, Unreadable(name, problem, "document_without_column"))
             return
         rows = rows.select_columns([column for column in reading.columns if column in rows.column_names])
-        for number, row in enumerate(rows, start=1):
-            yield reading.document(row, f"{name}:{number}", f"{where}, row {number}")
+        if start.problem:
+            yield RowItem(number, start.dropped(reading.settings, f"{name}:{number}", f"{where}, row {number}"))
+        rows = rows.select(range(start.decided, len(rows)))
+        for number, row in enumerate(rows, start=start.decided + 1):
+            yield RowItem(number, reading.document(row, f"{name}:{number}", f"{where}, row {number}"))
+    except MemoryError:  # Arrow's is also one of the next line
+        raise
     except (OSError, ValueError, LookupError, TypeError, DatasetsError, pyarrow.ArrowException) as error:
         problem = f"the rows from {number + 1} on cannot be read ({error})"
-        yield unreadable(reading.settings, f"{name}:{number + 1}", problem, where=where, mend="save the dataset again")
+        marker = unreadable(
+            reading.settings, f"{name}:{number + 1}", problem, where=where, mend="save the dataset again"
+        )
+        yield RowItem(number + 1, marker)

@@ -29,12 +29,14 @@ Result = TypeVar("Result")
 Items = Iterator[Any]
 Read = Callable[[Any, Any], Items]
 """Opens what a task names and yields its items. The first argument is the reader's workplace. Must be picklable."""
+Resume = Callable[[Any, LimitExceededError], Any]
+"""Returns the task that gives the other items of one that went beyond a limit; None if they are lost."""
 
 
 class Reader(Protocol):
     """Reads tasks in order."""
 
-    def each(self, read: Read, tasks: Iterable[Task]) -> Iterator[tuple[Task, Items]]:
+    def each(self, read: Read, tasks: Iterable[Task], resume: Resume | None = None) -> Iterator[tuple[Task, Items]]:
         """Yield each task with the items that ``read`` gives for it."""
 
 
@@ -44,8 +46,8 @@ class ReaderHere:
     def __init__(self, workplace: Any = None) -> None:
         self._workplace = workplace
 
-    def each(self, read: Read, tasks: Iterable[Task]) -> Iterator[tuple[Task, Items]]:
-        """Yield each task with its items."""
+    def each(self, read: Read, tasks: Iterable[Task], resume: Resume | None = None) -> Iterator[tuple[Task, Items]]:
+        """Yield each task with its items; there is no limit to go beyond."""
         for task in tasks:
             yield task, read(self._workplace, task)
 
@@ -83,10 +85,11 @@ class ForeignReader:
         if child := self._child:
             child.kill()
 
-    def each(self, read: Read, tasks: Iterable[Task]) -> Iterator[tuple[Task, Items]]:
+    def each(self, read: Read, tasks: Iterable[Task], resume: Resume | None = None) -> Iterator[tuple[Task, Items]]:
         """Yield each task in order with its items; a few tasks are read in advance.
 
-        The items raise what ``read`` raises, or LimitExceededError; the next task is read in any case.
+        The items raise what ``read`` raises, or LimitExceededError; the next task is read in any case. With ``resume``,
+        a new child goes on with the task that it returns, and its items come behind those that there were.
         """
         self._forget_a_dead_child()
         ahead: deque[Task] = deque()
@@ -99,11 +102,7 @@ class ForeignReader:
                         self._child.send((read, task))
                 if not ahead:
                     return
-                if self._child is None:
-                    self._child = self._started()
-                    for task in ahead:
-                        self._child.send((read, task))
-                items = self._items(self._child)
+                items = self._items_of_first(read, ahead, resume)
                 yield ahead[0], items
                 for _ in items:  # what the caller left
                     pass
@@ -111,6 +110,22 @@ class ForeignReader:
         finally:
             if ahead:  # the caller went away: the child is still at these tasks
                 self.close()
+
+    def _items_of_first(self, read: Read, ahead: deque[Any], resume: Resume | None) -> Items:
+        while True:
+            if self._child is None:
+                self._child = self._started()
+                for task in ahead:
+                    self._child.send((read, task))
+            try:
+                yield from self._items(self._child)
+                return
+            except LimitExceededError as error:
+                resumed = resume(ahead[0], error) if resume else None
+                if resumed is None:
+                    raise
+                log.info("%s: another process goes on", error.problem)
+                ahead[0] = resumed
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Return ``function(*arguments)`` of the child, or raise what it raises.

@@ -7,6 +7,7 @@ from pathlib import Path
 from components.prepare.documents.document import Document, Unreadable, printable
 from components.prepare.documents.reading_tasks import FileTask, ReadItem, documents_of
 from components.prepare.documents.source_reading import SourceReading
+from components.prepare.documents.table_rows import RowItem, TableStart
 from components.prepare.documents.unreadable import unreadable
 from components.prepare.sources.listing.folders import Listing, SourceFile, files_below
 from components.prepare.sources.pages.images import (
@@ -22,7 +23,7 @@ from components.prepare.sources.pages.images import (
 from components.prepare.sources.tables.delimited import delimited_rows
 from components.prepare.sources.tables.json_lines import jsonl_rows
 from components.prepare.sources.tables.parquet import parquet_rows
-from components.prepare.sources.tables.rows import NumberedRows
+from components.prepare.sources.tables.rows import NumberedRows, Row
 from components.shared.foreign_files.foreign_reader import Reader
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -53,7 +54,8 @@ def read_image_folder(root: Path, reading: SourceReading, reader: Reader) -> Ite
 def _metadata_files(root: Path) -> Iterator[MetadataTask]:
     for file in _files(root):
         if isinstance(file, SourceFile) and file.path.name in _METADATA:
-            yield MetadataTask(file.name, str(file.path), str(root))
+            start = TableStart(row_by_row=file.path.suffix != ".parquet")
+            yield MetadataTask(file.name, start, str(file.path), str(root))
 
 
 def _scans(root: Path, described: Container[str]) -> Iterator[ScanTask | Unreadable]:
@@ -108,35 +110,41 @@ def read_metadata(reading: SourceReading, task: MetadataTask) -> Iterator[ReadIt
     yield from reading.with_notes(_described_scans(task, reading))
 
 
-def _described_scans(task: MetadataTask, reading: SourceReading) -> Iterator[Document | Unreadable]:
-    path, root = Path(task.path), Path(task.root)
-    for number, row in _rows(path, task.source_id, reading):
+def _described_scans(task: MetadataTask, reading: SourceReading) -> Iterator[RowItem]:
+    path = Path(task.path)
+    for number, row in _rows(path, task.source_id, reading, task.start or TableStart()):
         if isinstance(row, Unreadable):
-            yield row
-            continue
-        source_id, place = f"{task.source_id}:{number}", f"{task.where}, row {number}"
-        document = reading.document(row, source_id, place)
-        name = row.get(_FILE_NAME)
-        if isinstance(document, Unreadable):
-            yield document
-        elif not isinstance(name, str):
-            yield unreadable(reading.settings, source_id, f"no {_FILE_NAME}", where=place)
-        elif (picture := _inside(path.parent / name, root)) is None:
-            problem = f"the picture {printable(name)} is not in the folder"
-            yield unreadable(reading.settings, source_id, problem, where=place)
-        elif not isinstance(document.text, str):
-            yield Document(source_id, document.text)
+            yield RowItem(number, row)
         else:
-            place_in_folder = printable(picture.relative_to(root).as_posix())
-            yield scan(picture, place_in_folder, document.text, reading, document.lang)
+            source_id, place = f"{task.source_id}:{number}", f"{task.where}, row {number}"
+            yield RowItem(number, _described_scan(row, source_id, place, task, reading))
 
 
-def _rows(path: Path, name: str, reading: SourceReading) -> NumberedRows:
+def _described_scan(
+    row: Row, source_id: str, place: str, task: MetadataTask, reading: SourceReading
+) -> Document | Unreadable:
+    path, root = Path(task.path), Path(task.root)
+    document = reading.document(row, source_id, place)
+    name = row.get(_FILE_NAME)
+    if isinstance(document, Unreadable):
+        return document
+    if not isinstance(name, str):
+        return unreadable(reading.settings, source_id, f"no {_FILE_NAME}", where=place)
+    if (picture := _inside(path.parent / name, root)) is None:
+        problem = f"the picture {printable(name)} is not in the folder"
+        return unreadable(reading.settings, source_id, problem, where=place)
+    if not isinstance(document.text, str):
+        return Document(source_id, document.text)
+    place_in_folder = printable(picture.relative_to(root).as_posix())
+    return scan(picture, place_in_folder, document.text, reading, document.lang)
+
+
+def _rows(path: Path, name: str, reading: SourceReading, start: TableStart) -> NumberedRows:
     if path.suffix == ".csv":
-        return delimited_rows(path, name, reading)
+        return delimited_rows(path, name, reading, start)
     if path.suffix == ".jsonl":
-        return jsonl_rows(path, name, reading)
-    return parquet_rows(path, name, reading, [_FILE_NAME])
+        return jsonl_rows(path, name, reading, start)
+    return parquet_rows(path, name, reading, start, [_FILE_NAME])
 
 
 def _inside(path: Path, root: Path) -> Path | None:

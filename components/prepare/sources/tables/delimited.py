@@ -5,36 +5,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.document import Unreadable, printable
 from components.prepare.documents.source_reading import SourceReading
+from components.prepare.documents.table_rows import RowItem, TableStart
 from components.prepare.documents.text_decoding import WrongEncodingError, check_start, is_utf8
 from components.prepare.documents.unreadable import unreadable
+from components.prepare.sources.tables.delimited_passing import RowPasser
 from components.prepare.sources.tables.rows import MAX_DOCUMENT_BYTES, NumberedRows, documents_of_rows
 
 _HEAD_BYTES = 65_536
 _DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
 
 
-def read_delimited(path: Path, name: str, reading: SourceReading) -> Iterator[Document | Unreadable]:
+def read_delimited(path: Path, name: str, reading: SourceReading, start: TableStart) -> Iterator[RowItem]:
     """Yield one document per row after the header; ids are ``name:ROW``, counted from 1 without the header.
 
     The delimiter of a .csv file is the first of comma, semicolon, tab and bar that separates the named columns in the
     header. Quoting is as in RFC 4180; a field may contain line breaks. The part of a file behind a field that is never
     closed, or is longer than a document may be, is one marker.
     """
-    yield from documents_of_rows(delimited_rows(path, name, reading), name, printable(f"{path}, row"), reading)
+    rows = delimited_rows(path, name, reading, start)
+    yield from documents_of_rows(rows, name, printable(f"{path}, row"), reading)
 
 
-def delimited_rows(path: Path, name: str, reading: SourceReading) -> NumberedRows:
+def delimited_rows(path: Path, name: str, reading: SourceReading, start: TableStart) -> NumberedRows:
     """Yield the rows after the header with their numbers from 1."""
-    where, number = printable(str(path)), 0
+    where, number = printable(str(path)), start.passed
     try:
         with path.open("rb") as head:
             check_start(head.read(_HEAD_BYTES), reading.settings.encoding)
         with _opened(path, reading.settings.encoding) as stream:
             lines = _lines(stream)
-            header, rows = _header_and_rows(next(lines, ""), lines, _DELIMITERS[path.suffix.lower()], reading.columns)
-            for fields in rows:
+            header, delimiter = _header(next(lines, ""), _DELIMITERS[path.suffix.lower()], reading.columns)
+            passer = RowPasser(stream, delimiter)
+            passer.pass_rows(start.passed)
+            if start.problem:
+                number += passer.pass_next_that_is_not_blank()
+                yield number, start.dropped(reading.settings, f"{name}:{number}", f"{where}, row {number}")
+            for fields in csv.reader(lines, delimiter=delimiter, strict=True):
                 number += 1
                 if len(fields) > len(header):
                     problem = f"{len(fields)} fields, the header has {len(header)}"
@@ -64,14 +72,13 @@ def _lines(stream: TextIO) -> Iterator[str]:
         yield line
 
 
-def _header_and_rows(
-    first: str, lines: Iterator[str], delimiters: str, columns: list[str]
-) -> tuple[list[str], Iterator[list[str]]]:
+def _header(first: str, delimiters: str, columns: list[str]) -> tuple[list[str], str]:
+    """Return the columns that the first line names, and the delimiter."""
     csv.field_size_limit(MAX_DOCUMENT_BYTES)
     headers = {delimiter: next(csv.reader([first], delimiter=delimiter), []) for delimiter in delimiters}
     fitting = [delimiter for delimiter, header in headers.items() if set(columns) <= set(header)]
     delimiter = (fitting or [max(delimiters, key=lambda one: len(headers[one]))])[0]
-    return headers[delimiter], csv.reader(lines, delimiter=delimiter, strict=True)
+    return headers[delimiter], delimiter
 
 
 def _value(field: str) -> str | bytes:

@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from components.prepare.documents.document import Document, Unreadable, printable
+from components.prepare.documents.document import Unreadable, printable
 from components.prepare.documents.source_reading import SourceReading
+from components.prepare.documents.table_rows import ROWS_OF_A_PART, RowItem, TableStart
 from components.prepare.documents.unreadable import unreadable
 from components.prepare.sources.tables.rows import NumberedRows, documents_of_rows
+from components.shared.foreign_files.reading_child import part_read
 
 _MEND = "make or copy the file again"
 _ROWS_PER_BATCH = 64
@@ -19,9 +22,9 @@ _LARGEST_COUNTED_FOOTER = 16 * 2**20
 _TAIL_BYTES = 8  # the footer's length in 4 bytes, and the format's mark (parquet-format, File Format)
 
 
-def read_parquet(path: Path, name: str, reading: SourceReading) -> Iterator[Document | Unreadable]:
+def read_parquet(path: Path, name: str, reading: SourceReading, start: TableStart) -> Iterator[RowItem]:
     """Yield one document per row; ids are ``name:ROW``, counted from 1. Only the named columns are read."""
-    yield from documents_of_rows(parquet_rows(path, name, reading), name, printable(f"{path}, row"), reading)
+    yield from documents_of_rows(parquet_rows(path, name, reading, start), name, printable(f"{path}, row"), reading)
 
 
 def parquet_row_count(path: Path) -> int | None:
@@ -39,11 +42,13 @@ def parquet_row_count(path: Path) -> int | None:
         return None
 
 
-def parquet_rows(path: Path, name: str, reading: SourceReading, more: Sequence[str] = ()) -> NumberedRows:
+def parquet_rows(
+    path: Path, name: str, reading: SourceReading, start: TableStart, more: Sequence[str] = ()
+) -> NumberedRows:
     """Yield the rows with the named columns and those in ``more``.
 
     If a row group is damaged, its rows before the damage come first, then one marker for the others, then the next
-    group.
+    group. Row groups that were read before are passed; inside of one, Arrow decodes the rows that are passed.
     """
     import pyarrow
     import pyarrow.parquet
@@ -72,36 +77,54 @@ def parquet_rows(path: Path, name: str, reading: SourceReading, more: Sequence[s
         columns = [column for column in dict.fromkeys([*reading.columns, *more]) if column in present]
         end = 0
         for group in range(table.num_row_groups):
-            start, end = end, end + table.metadata.row_group(group).num_rows
-            yield from _numbered(_rows_of_group(table, group, columns), start, end, name, where, reading)
+            number, end = end, end + table.metadata.row_group(group).num_rows
+            if end <= start.passed:
+                continue
+            if start.with_group and number <= start.passed:
+                yield end, _dropped_rest(start, end, name, where, reading)
+                continue
+            size = 1 if start.row_by_row else _ROWS_PER_BATCH
+            batches = table.iter_batches(size, row_groups=[group], columns=columns, use_threads=False)
+            yield from _numbered(batches, number, end, name, where, reading, start)
         if end != promised:
             problem = f"a damaged footer: {end} rows in its row groups, {promised} in the file"
             yield end + 1, unreadable(settings, name, problem, where=where, mend=_MEND)
 
 
 def _numbered(
-    rows: Iterator[dict[str, Any]], number: int, end: int, name: str, where: str, reading: SourceReading
+    batches: Iterator[Any], number: int, end: int, name: str, where: str, reading: SourceReading, start: TableStart
 ) -> NumberedRows:
     """Yield the rows of one group, ``number`` + 1 to ``end``."""
     import pyarrow
 
     try:
-        for row in rows:
-            number += 1
-            yield number, row
+        for batch in batches:
+            if number < start.decided:  # the batch is one row
+                number += batch.num_rows
+                del batch  # before the next one takes as much memory
+                if number % ROWS_OF_A_PART == 0:
+                    part_read()
+                if number > start.passed:
+                    yield number, start.dropped(reading.settings, f"{name}:{number}", f"{where}, row {number}")
+                continue
+            for row in _rows(batch):
+                number += 1
+                yield number, row
         if number != end:
             raise ValueError("the number of rows differs from the footer")
     except MemoryError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         problem = f"rows {number + 1} to {end} are damaged ({error})"
-        yield number + 1, unreadable(reading.settings, f"{name}:{number + 1}", problem, where=where, mend=_MEND)
+        yield end, unreadable(reading.settings, f"{name}:{number + 1}", problem, where=where, mend=_MEND)
 
 
-def _rows_of_group(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
-    batches = table.iter_batches(_ROWS_PER_BATCH, row_groups=[group], columns=columns, use_threads=False)
-    for batch in batches:
-        yield from _rows(batch)
+def _dropped_rest(start: TableStart, end: int, name: str, where: str, reading: SourceReading) -> Unreadable:
+    """Return the marker for a row and those behind it in its group."""
+    first = start.passed + 1
+    problem = f"{start.problem}; there is no way past it to the rows up to {end}" if end > first else start.problem
+    marker = replace(start, problem=problem).dropped(reading.settings, f"{name}:{first}", f"{where}, row {first}")
+    return replace(marker, count=end - start.passed)
 
 
 def _rows(batch: Any) -> list[dict[str, Any]]:

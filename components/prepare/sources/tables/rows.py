@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from components.prepare.documents.document import Document, Unreadable
+from components.prepare.documents.document import Unreadable
 from components.prepare.documents.source_reading import SourceReading
+from components.prepare.documents.table_rows import RowItem
 from components.prepare.documents.text_decoding import UTF_8, WrongEncodingError, decode_text, is_utf8
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
@@ -14,22 +15,20 @@ of ``max_document_characters``, so the limit only protects memory."""
 
 Row = Mapping[str, Any]
 NumberedRows = Iterator[tuple[int, Row | Unreadable]]
-"""Rows with their numbers from 1, or markers for those that cannot be read."""
+"""Rows with their numbers from 1, or markers for unreadable ones; a marker for several rows has the last number."""
 
 
 class RowError(Exception):
     """A line or member is not a valid row; the message says why."""
 
 
-def documents_of_rows(
-    rows: NumberedRows, name: str, where: str, reading: SourceReading
-) -> Iterator[Document | Unreadable]:
+def documents_of_rows(rows: NumberedRows, name: str, where: str, reading: SourceReading) -> Iterator[RowItem]:
     """Yield one document per row, with the id ``name:NUMBER``."""
     for number, row in rows:
         if isinstance(row, Unreadable):
-            yield row
+            yield RowItem(number, row)
         else:
-            yield reading.document(row, f"{name}:{number}", f"{where} {number}")
+            yield RowItem(number, reading.document(row, f"{name}:{number}", f"{where} {number}"))
 
 
 def json_row(content: bytes | str, encoding: str = UTF_8) -> dict[str, Any]:

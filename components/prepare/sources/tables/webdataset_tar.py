@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.prepare.documents.document import Document, Unreadable, printable
 from components.prepare.documents.source_reading import SourceReading
+from components.prepare.documents.table_rows import RowItem, TableStart
 from components.prepare.documents.text_decoding import WrongEncodingError, decode_text
 from components.prepare.documents.unreadable import unreadable
 from components.prepare.sources.tables.rows import MAX_DOCUMENT_BYTES, RowError, json_row
@@ -22,10 +23,12 @@ class _Sample:
     """The members with one key: contents of ``json`` and ``txt``; None if a member is too large to be read.
 
     Attributes:
+        number: its place in the shard, from 1.
         archive: which of several concatenated archives it is in, from 0.
         broken_links: problems of links whose target is not in the archive.
     """
 
+    number: int
     archive: int
     key: str
     suffixes: set[str] = field(default_factory=set)
@@ -33,30 +36,38 @@ class _Sample:
     broken_links: list[str] = field(default_factory=list)
 
 
-def read_webdataset(path: Path, name: str, reading: SourceReading) -> Iterator[Document | Unreadable]:
+def read_webdataset(path: Path, name: str, reading: SourceReading, start: TableStart) -> Iterator[RowItem]:
     """Yield one document per sample: the fields of its ``.json`` member, else its ``.txt``; ids are ``name:KEY``.
 
     In a file of several concatenated archives, those behind the first have ids ``name:2:KEY``, ``name:3:KEY``. Links
     to members of the same archive are followed. Pictures in a shard are not read. If a shard is cut off, the samples
     that are certainly complete come first, then a marker.
     """
-    samples = _samples(path)
+    samples, number = _samples(path, start.decided), start.passed
     while True:
         try:
             sample = next(samples, None)
         except TAR_ERRORS as error:
             problem, where = f"a corrupt shard ({error})", printable(str(path))
-            yield unreadable(reading.settings, name, problem, where=where, mend="make or copy the shard again")
+            marker = unreadable(reading.settings, name, problem, where=where, mend="make or copy the shard again")
+            yield RowItem(number + 1, marker)
             return
         if sample is None:
             return
-        yield _document(sample, path, name, reading)
+        number = sample.number
+        if number <= start.passed:
+            continue
+        key = printable(sample.key)
+        source_id = f"{name}:{sample.archive + 1}:{key}" if sample.archive else f"{name}:{key}"
+        where = printable(f"{path}, {key}")
+        if number <= start.decided:
+            yield RowItem(number, start.dropped(reading.settings, source_id, where))
+        else:
+            yield RowItem(number, _document(sample, source_id, where, reading))
 
 
-def _document(sample: _Sample, path: Path, name: str, reading: SourceReading) -> Document | Unreadable:
-    key = printable(sample.key)
-    source_id = f"{name}:{sample.archive + 1}:{key}" if sample.archive else f"{name}:{key}"
-    where, settings = printable(f"{path}, {key}"), reading.settings
+def _document(sample: _Sample, source_id: str, where: str, reading: SourceReading) -> Document | Unreadable:
+    settings = reading.settings
     for suffix in ("json", "txt"):
         if suffix not in sample.contents:
             continue
@@ -76,9 +87,13 @@ def _document(sample: _Sample, path: Path, name: str, reading: SourceReading) ->
     return unreadable(settings, source_id, "the sample has neither a .txt nor a .json member", where=where)
 
 
-def _samples(path: Path) -> Iterator[_Sample]:
-    """Yield the samples in the order of the shard; the last one only if the archive ends properly."""
+def _samples(path: Path, unread: int) -> Iterator[_Sample]:
+    """Yield the samples in the order of the shard; the last one only if the archive ends properly.
+
+    The members of the first ``unread`` samples are passed.
+    """
     sample: _Sample | None = None
+    number = 0
     with path.open("rb") as stream:
         members = TarMembers(stream)
         for member in members:
@@ -94,11 +109,12 @@ def _samples(path: Path) -> Iterator[_Sample]:
             if sample is None or sample.key != key:
                 if sample is not None:
                     yield sample
-                sample = _Sample(member.archive, key)
+                number += 1
+                sample = _Sample(number, member.archive, key)
             if suffix in sample.suffixes:
                 raise tarfile.ReadError(f"a second member {printable(member.name)}")
             sample.suffixes.add(suffix)
-            if suffix in ("json", "txt"):
+            if suffix in ("json", "txt") and number > unread:
                 _read(members, member, suffix, sample)
 
 
