@@ -49,8 +49,8 @@ vllm-env: ## vLLM for the CPU in .vllm-env, an environment of its own (2.5 GB), 
 	PYTHON=$(PYTHON) TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) images/install-vllm.sh
 
 lint: $(INSTALLED_TESTS) ## ruff and mypy
-	$(BIN)/ruff check components pipelines tests docs
-	$(BIN)/ruff format --check components pipelines tests docs
+	$(BIN)/ruff check components pipelines tests docs images
+	$(BIN)/ruff format --check components pipelines tests docs images
 	$(BIN)/mypy
 
 system-packages: ## as root on Debian: the text engine Pango, fonts of all scripts, and the tests' OCR engine

@@ -4,7 +4,8 @@
     python images/attest.py verify FOLDER --key public.pem      # exit code 1 if one of them does not match
 
 A signed statement is an in-toto attestation in a DSSE envelope, which cosign and other programs read. The key is one of
-openssl's: ``openssl genpkey -algorithm ed25519 -out private.pem; openssl pkey -in private.pem -pubout -out public.pem``.
+openssl's: ``openssl genpkey -algorithm ed25519 -out private.pem``, and for the public one
+``openssl pkey -in private.pem -pubout -out public.pem``.
 """
 
 import argparse

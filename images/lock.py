@@ -31,7 +31,7 @@ _HEADER = "# Written by `make lock` (images/lock.py). "
 def main(upgraded: list[str]) -> None:
     """Write all files; ``upgraded`` names the packages whose versions may change, or is ``["all"]``."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lists = {name: wanted for name, wanted in _lists(project).items()}
+    lists = _lists(project)
     everything = sorted({line for wanted in lists.values() for line in wanted})
     kept = "" if upgraded == ["all"] else CONSTRAINTS.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="deepsynth-lock-") as folder:

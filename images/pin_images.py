@@ -1,4 +1,4 @@
-"""Write today's digests of the images that others build, as their registries name them: ``python images/pin_images.py``.
+"""Write today's digests of the images that others build, asking their registries: ``python images/pin_images.py``.
 
 They are the Dockerfile's base and the stores of manifests/overlays/local. A digest names the same bytes for ever; a tag
 moves when its image is built again with security fixes. Afterwards: look at the difference, build, test, commit.

@@ -1,8 +1,8 @@
 """Write an image's software bill of materials: ``python images/sbom.py IMAGE FOLDER``, as ``make sbom`` does.
 
-The image itself is asked, in a container without a network: its Python packages with their metadata, its Debian packages
-from dpkg's own list. Two files: ``NAME_TAG.cdx.json`` (CycloneDX 1.6) and ``NAME_TAG.statement.json``, an in-toto
-statement that binds it to the image's digest; images/attest.py signs that one.
+The image itself is asked, in a container without a network: its Python packages with their metadata, its Debian
+packages from dpkg's own list. Two files: ``NAME_TAG.cdx.json`` (CycloneDX 1.6) and ``NAME_TAG.statement.json``, an
+in-toto statement that binds it to the image's digest; images/attest.py signs that one.
 """
 
 import json
@@ -28,7 +28,8 @@ INVENTORY = r"""
 import importlib.metadata, json, pathlib, platform, re
 def license_of(about):
     text = about.get("License-Expression") or about.get("License") or ""
-    classifiers = [one.rpartition(" :: ")[2] for one in about.get_all("Classifier") or [] if one.startswith("License ::")]
+    named = [one for one in about.get_all("Classifier") or [] if one.startswith("License ::")]
+    classifiers = [one.rpartition(" :: ")[2] for one in named]
     return text if text and len(text) < 80 and "\n" not in text else " AND ".join(classifiers)
 python = {}
 for one in importlib.metadata.distributions():

@@ -59,6 +59,8 @@ def _rows(folder: Path, name: str, reading: SourceReading, start: TableStart) ->
         rows = rows.select_columns([column for column in reading.columns if column in rows.column_names])
         if start.problem:
             yield RowItem(number, start.dropped(reading.settings, f"{name}:{number}", f"{where}, row {number}"))
+        if start.decided == len(rows):
+            return
         rows = rows.select(range(start.decided, len(rows)))
         for number, row in enumerate(rows, start=start.decided + 1):
             yield RowItem(number, reading.document(row, f"{name}:{number}", f"{where}, row {number}"))

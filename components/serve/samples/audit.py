@@ -1,7 +1,9 @@
 """The record of each access to the sample store: one JSON line each, without content."""
 
+import fcntl
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -41,15 +43,28 @@ class Audit:
             request_id: of the request; None for all of them.
 
         Raises:
-            OSError: the file cannot be written.
+            OSError: the line cannot be written whole.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "who": who, "action": action, "request_id": request_id}) + "\n"
         descriptor = self._opened()
         try:
-            os.write(descriptor, line.encode())  # one call: lines of several processes do not mix
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # lines of several processes do not mix
+            _write_whole(descriptor, line.encode())
         finally:
             os.close(descriptor)
 
     def _opened(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _write_whole(descriptor: int, line: bytes) -> None:
+    """Add a line to a locked file; on an error the file is as it was."""
+    before = os.fstat(descriptor).st_size
+    try:
+        while line:  # a call may write less than it is given
+            line = line[os.write(descriptor, line) :]
+    except OSError:
+        with suppress(OSError):  # a file that can only grow (chattr +a): the first error is what counts
+            os.ftruncate(descriptor, before)
+        raise

@@ -28,6 +28,7 @@ from tests.fixtures.rendered_manifests import copy_of_manifests, rendered
 from tests.fixtures.stored_samples import sample, write_settings
 from tests.fixtures.tracking_stack import S3_KEYS, seaweedfs
 
+ROOT = Path(__file__).parents[4]
 BUCKET = "kept-pages"
 
 
@@ -222,3 +223,25 @@ def test_settings_that_are_not_safe_are_refused(
     assert step_main("serve", ServeConfig, serve, ["--config", str(tmp_path / "service.yaml")]) == 2
     error = capfd.readouterr().err
     assert said in error and len(error.splitlines()) == 1
+
+
+def test_a_line_of_the_record_is_whole_or_an_error(tmp_path: Path) -> None:
+    """The kernel writes what fits below the file's largest size, and refuses the rest."""
+    path = tmp_path / "audit.jsonl"
+    Audit(path).note("service", "store", "one")
+    before = path.read_bytes()
+    code = f"""
+import resource
+from pathlib import Path
+from components.serve.samples.audit import Audit
+resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 30},) * 2)
+try:
+    Audit(Path({str(path)!r})).note("service", "store", "two")
+except OSError as error:
+    print(error.strerror)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert answer.stdout == "File too large\n"
+    assert path.read_bytes() == before
+    Audit(path).note("service", "store", "three")
+    assert [json.loads(line)["request_id"] for line in path.read_text().splitlines()] == ["one", "three"]
