@@ -75,20 +75,12 @@ def evaluation_report(
         measured: the figures.
     """
     device = default_device()
-    manifest = pages.manifest
     no_repeat = no_repeat_settings(config)
     return EvaluationReport(
         created_at=datetime.now(UTC).replace(microsecond=0),
         pipeline_run_id=os.environ.get("KFP_RUN_ID"),
         normalization=config.normalization,
-        dataset=EvaluatedDataset(
-            digest=manifest.digest,
-            source_digest=manifest.source_digest,
-            split=config.split,
-            pages=len(pages),
-            pages_in_split=manifest.splits[config.split].samples,
-            training_documents=shared,
-        ),
+        dataset=_dataset(config, pages, shared),
         models=Readers(
             base=BaseReader(base_model=config.base_model, revision=config.revision),
             adapter=_adapter(config.adapter_dir, trained_on["adapter"]) if config.adapter_dir else None,
@@ -115,6 +107,18 @@ def evaluation_report(
         line_calibration=measured.line_calibration,
         line_calibration_note=measured.line_calibration_note,
         definitions=definitions(config),
+    )
+
+
+def _dataset(config: EvaluateConfig, pages: EvaluationPages, shared: TrainingDocuments) -> EvaluatedDataset:
+    manifest = pages.manifest
+    return EvaluatedDataset(
+        digest=manifest.digest,
+        source_digest=manifest.source_digest,
+        split=config.split,
+        pages=len(pages),
+        pages_in_split=manifest.splits[config.split].samples,
+        training_documents=shared,
     )
 
 
