@@ -18,6 +18,7 @@ _ENVIRONMENT = "python_env.yaml"
 _EXAMPLE, _SERVED_EXAMPLE = "input_example.json", "serving_input_example.json"
 # mlflow_model.py imports these besides what requirements.txt names for inference.py.
 _REQUIREMENTS = ("mlflow", "pandas")
+_LIMITS = {"picture_seconds": 60, "picture_gib": 2.0}
 _PICTURE, _TEXT = {"type": "any", "required": True}, {"type": "string", "required": True}
 
 
@@ -25,7 +26,7 @@ def write_mlflow_files(folder: Path, example: bytes | None) -> None:
     """Write the files into a package's folder; ``example`` is a picture file's content."""
     python = platform.python_version()
     flavor = {
-        "config": {"base_model": "", "device": "auto", "trust_remote_code": False, "read_paths": True},
+        "config": {"base_model": "", "device": "auto", "trust_remote_code": False, "read_paths": True, **_LIMITS},
         "env": {"virtualenv": _ENVIRONMENT},
         "loader_module": "mlflow.pyfunc.model",
         "model_code_path": MODEL_CODE,

@@ -8,10 +8,11 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from .pictures import PagePicture, pictures
 from .refusal import RefusalError
@@ -74,41 +75,60 @@ class OpeningProcess:
     def _how_it_died(self) -> str:
         assert self._process is not None
         self._process.join()
-        code = self._process.exitcode or 0
-        if -code == signal.SIGXCPU:
-            return f"opening a page of it takes more than {self._seconds} seconds"
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return (
-            f"the process that opened it died ({how}): a fault of a library, or more than {self._gib:g} GiB of memory"
-        )
+        return how_it_died(self._process.exitcode or 0, self._seconds, self._gib)
+
+
+def how_it_died(code: int, seconds: int, gib: float) -> str:
+    """Return what to say of a file whose opening ended the process; ``code`` is its exit code, or minus a signal."""
+    if -code == signal.SIGXCPU:
+        return f"opening a page of it takes more than {seconds} seconds"
+    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return f"the process that opened it died ({how}): a fault of a library, or more than {gib:g} GiB of memory"
 
 
 def _serve(tasks: Connection, of_parent: Connection, seconds: int, gib: float) -> None:
-    """Open the files whose paths come from ``tasks``, until the parent has ended."""
+    of_parent.close()  # so that the parent's end shows in ``tasks``
+    serve(tasks, _pages_of, seconds, gib)
+
+
+def _pages_of(path: Path) -> Iterator[tuple[int, Any]]:
+    for page in pictures(path):
+        yield page.number, page.image
+
+
+def serve(tasks: Connection, opened: Callable[[Any], Iterator[tuple[int, Any]]], seconds: int, gib: float) -> None:
+    """Send the pages of what comes from ``tasks``, each with its number, until the parent has ended.
+
+    After the pages of a task comes None; or its error, as text.
+    """
     import resource
 
-    of_parent.close()  # so that the parent's end shows in ``tasks``
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         _lower(resource.RLIMIT_DATA, _data_bytes() + round(gib * 2**30))
     while True:
         try:
-            path = tasks.recv()
+            task = tasks.recv()
         except EOFError:
             return
         try:
             _give_time(seconds)
-            for page in pictures(path):
-                tasks.send((page.number, page.image.size, page.image.convert("L").tobytes()))
+            for number, image in opened(task):
+                tasks.send((number, image.size, image.convert("L").tobytes()))
                 _give_time(seconds)
             tasks.send(None)
         except RefusalError as refusal:
             tasks.send(str(refusal))
         except MemoryError:
-            tasks.send(f"{path}: opening it takes more than {gib:g} GiB of memory")
+            tasks.send(f"{_name(task)}: opening it takes more than {gib:g} GiB of memory")
         except Exception as error:  # Pillow's decoders raise almost any exception for damaged files
-            tasks.send(f"{path}: cannot be read ({type(error).__name__}: {error})")
+            tasks.send(f"{_name(task)}: cannot be read ({type(error).__name__}: {error})")
+
+
+def _name(task: Any) -> str:
+    """Return the name of a task: a path, or a tuple with the name first."""
+    return str(task[0] if isinstance(task, tuple) else task)
 
 
 def _give_time(seconds: int) -> None:

@@ -1,5 +1,6 @@
 """Page pictures from files, folders and PDFs, in 8-bit grey as in training."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import IO, Any
 from .refusal import RefusalError
 
 READ = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".pdf"}
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+"""Those of ``READ``. Pillow knows forty more; for one of them (EPS) it starts another program."""
 PHOTOMETRIC, MIN_IS_WHITE = 262, 0  # TIFF's tag PhotometricInterpretation
 PDF_SCALE = 150 / 72  # pixels per PDF point: 150 dpi
 
@@ -57,30 +60,32 @@ def pictures(path: Path) -> Iterator[PagePicture]:
         raise RefusalError(f"{path}: cannot be read as a PDF ({error})") from error
 
 
-def opened_page(path: str | Path) -> Any:
+def opened_page(path: str | Path, most_pixels: float = math.inf) -> Any:
     """Return a picture file in 8-bit grey, as RGB.
 
     Raises:
-        RefusalError: it cannot be read as a picture.
+        RefusalError: it cannot be read as a picture, or it has more than ``most_pixels``.
     """
     try:
         # A stream, not the path: Pillow 13 memory-maps raw TIFFs and swaps the sides of a rotated page.
         with Path(path).open("rb") as stream:
-            return decoded_page(stream, str(path))
+            return decoded_page(stream, str(path), most_pixels)
     except OSError as error:
         raise RefusalError(f"{path}: cannot be read as a picture ({error})") from error
 
 
-def decoded_page(stream: IO[bytes], name: str) -> Any:
+def decoded_page(stream: IO[bytes], name: str, most_pixels: float = math.inf) -> Any:
     """Return a picture's bytes in 8-bit grey, as RGB; ``name`` is for the error.
 
     Raises:
-        RefusalError: they cannot be read as a picture.
+        RefusalError: they cannot be read as a picture, or it has more than ``most_pixels``.
     """
     from PIL import Image
 
     try:
-        with Image.open(stream) as image:
+        with Image.open(stream, formats=FORMATS) as image:
+            if image.width * image.height > most_pixels:
+                raise RefusalError(f"{name}: {image.width} x {image.height} pixels, at most {most_pixels} are read")
             return gray_page(image).convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise RefusalError(f"{name}: cannot be read as a picture ({error})") from error

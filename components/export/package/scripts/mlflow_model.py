@@ -4,13 +4,13 @@
 its path, its base64 text or a ``data:`` address. The answer is a list with the text of each picture.
 
 ``load_model(..., model_config={...})`` takes ``base_model`` (folder or hub id, for a package without its base),
-``device`` (auto, cpu, cuda), ``trust_remote_code``, and ``read_paths`` (false: a server's clients cannot name files).
+``device`` (auto, cpu, cuda), ``trust_remote_code``, ``read_paths`` (false: a server's clients cannot name files), and
+``picture_seconds`` (60, of CPU time) and ``picture_gib`` (2, of memory), the limits of the process that opens pictures.
 """
 
 import base64
 import binascii
 import hashlib
-import io
 import logging
 import re
 import sys
@@ -47,6 +47,8 @@ class PageReaderModel(PythonModel):
                 'this model brings its own Python code; read it, then add model_config={"trust_remote_code": True}'
             )
         self._read_paths = bool(options.get("read_paths", True))
+        limits = int(options.get("picture_seconds") or 60), float(options.get("picture_gib") or 2)
+        self._opener = page_reader("picture_opener").PictureOpener(*limits)
         self._reader = reader.PageReader(
             PACKAGE,
             settings,
@@ -59,7 +61,7 @@ class PageReaderModel(PythonModel):
         """Return the text of each picture.
 
         Raises:
-            RefusalError: a value is not a picture.
+            RefusalError: a value is not a picture, or opening it takes more than the limits allow.
         """
         return [self._read(value, f"picture {row}") for row, value in enumerate(model_input.iloc[:, 0])]
 
@@ -70,10 +72,9 @@ class PageReaderModel(PythonModel):
         return str(reading.text)
 
     def _page(self, value: Any, name: str) -> Any:
-        pictures = page_reader("pictures")
         if isinstance(value, str) and self._read_paths and _is_file(value):
-            return pictures.opened_page(value)
-        return pictures.decoded_page(io.BytesIO(_content(value, name)), name)
+            return self._opener.picture(Path(value).absolute(), name)
+        return self._opener.picture(_content(value, name), name)
 
 
 def page_reader(module: str) -> ModuleType:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import mlflow
 import pandas
+import psutil
 import pytest
 from PIL import Image
 
@@ -74,6 +76,52 @@ def test_a_package_is_an_mlflow_model_that_reads_as_its_script_does(
     alone = mlflow.pyfunc.load_model(str(package), model_config={"read_paths": False})
     with pytest.raises(Exception, match="neither a file here nor base64"):
         alone.predict([str(paths[0])])
+
+
+def test_a_hostile_picture_is_one_error_and_the_server_reads_on(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures are opened in a process with limits, from Python and behind the server of ``mlflow models serve``."""
+    from mlflow.pyfunc import scoring_server
+    from starlette.testclient import TestClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    package = unpacked(made, tmp_path)
+    model = mlflow.pyfunc.load_model(str(package), model_config={"picture_gib": 0.1})
+    (tmp_path / "large.png").write_bytes(transparent(7000, 7000))  # 196 MB of RGBA
+    hostile = {
+        "large": ((tmp_path / "large.png").read_bytes(), r"more than 0\.1 GiB of memory"),
+        "large file": (str(tmp_path / "large.png"), r"more than 0\.1 GiB of memory"),
+        "too large": (transparent(9000, 9000), "9000 x 9000 pixels, at most 64000000 are read"),
+        "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n", "cannot be read as a picture"),
+    }
+    (text,) = model.predict(PAGES[:1])
+    for picture, said in hostile.values():
+        with pytest.raises(Exception, match=said):
+            model.predict([PAGES[1], picture])
+        assert model.predict(PAGES[:1]) == [text]
+    opener = model.unwrap_python_model()._opener
+    assert psutil.Process(opener._process.pid).ppid() == os.getpid()
+    opener._process.kill()  # as the kernel does where memory is short
+    opener._process.wait()
+    assert model.predict(PAGES[:1]) == [text]
+
+    with TestClient(scoring_server.init(model)) as client:
+        for content, status in ((PAGES[0], 200), (hostile["large"][0], 400), (PAGES[0], 200)):
+            answer = client.post("/invocations", json={"inputs": [base64.b64encode(content).decode()]})
+            assert answer.status_code == status, answer.text
+            if status == 200:
+                assert answer.json() == {"predictions": [text]}
+            else:
+                assert "more than 0.1 GiB of memory" in answer.text
+    opener.close()
+
+
+def transparent(columns: int, rows: int) -> bytes:
+    """Return a PNG of some kilobytes with an alpha channel."""
+    stream = io.BytesIO()
+    Image.new("RGBA", (columns, rows)).save(stream, "png", compress_level=1)
+    return stream.getvalue()
 
 
 def test_a_package_without_its_base_takes_it_from_the_model_config(
