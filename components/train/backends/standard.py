@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 # Modules outside the language model stay in 16 bits, as with Unsloth: the vision encoder's errors would affect every
 # token, and bitsandbytes' 8-bit product rejects the four-dimensional inputs of DeepSeek's encoder.
 _OUTSIDE_THE_LANGUAGE_MODEL = rf"(?!.*({LANGUAGE_MODEL}))"
+# The output layer too, which is within Kosmos-2.5's language model: its weight is that of the embeddings, in 16 bits.
+_NOT_PACKED = [_OUTSIDE_THE_LANGUAGE_MODEL, "lm_head"]
 
 
 class StandardBackend:
@@ -95,10 +97,10 @@ def _bitsandbytes(bits: Literal[4, 8], device: torch.device, dtype: torch.dtype)
     if bits == 8:
         # Logs at every product that it casts its inputs to float16.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[_OUTSIDE_THE_LANGUAGE_MODEL])
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_NOT_PACKED)
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        llm_int8_skip_modules=[_OUTSIDE_THE_LANGUAGE_MODEL],
+        llm_int8_skip_modules=_NOT_PACKED,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,

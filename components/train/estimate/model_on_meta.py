@@ -90,11 +90,15 @@ def model_on_meta(
     ``packs_experts`` says so; Unsloth leaves the experts in 16 bits with ``load_in_8bit``.
     """
     full = config.peft == "none"
+    loaded = torch.float32 if full else dtype
     default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32 if full else dtype)
+    torch.set_default_dtype(loaded)
     try:
         with torch.device("meta"), no_init_weights():
-            base = AutoModelForImageTextToText.from_config(architecture, trust_remote_code=config.trust_remote_code)
+            # Without dtype, the format of the saved weights would count, which the config names.
+            base = AutoModelForImageTextToText.from_config(
+                architecture, dtype=loaded, trust_remote_code=config.trust_remote_code
+            )
     finally:
         torch.set_default_dtype(default)
     base.tie_weights()
@@ -137,11 +141,12 @@ def scale_bytes(config: TrainConfig, model: torch.nn.Module) -> int:
 
 
 def _pack(base: PreTrainedModel, bits: Literal[4, 8], config: TrainConfig, backend: str, dtype: torch.dtype) -> None:
+    output_layer = base.get_output_embeddings()
     for name, module in list(base.named_modules()):
         if not in_language_model(f"{name}."):
             continue
         for child_name, child in list(module.named_children()):
-            if type(child) is torch.nn.Linear:
+            if type(child) is torch.nn.Linear and child is not output_layer:
                 setattr(module, child_name, _PackedLinear(child, bits, dtype))
     if packs_experts(config, backend):
         for _, module in fused_experts(base):

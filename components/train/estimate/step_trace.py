@@ -34,6 +34,7 @@ _LOW_PRECISION = {
     *(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.bmm, torch.Tensor.bmm),
     *(torch.addmm, torch.baddbmm, torch.einsum, torch.conv1d, torch.conv2d, torch.conv3d, _functional.linear),
     *(_functional.conv1d, _functional.conv2d, _functional.conv3d, _functional.conv_transpose2d),
+    _functional.multi_head_attention_forward,  # not in the lists, but all its products are; SigLIP's pooling
 }
 _FLOAT32 = {
     *(_functional.layer_norm, _functional.group_norm, _functional.softmax, torch.softmax, torch.Tensor.softmax),
