@@ -2,12 +2,13 @@
 
 Encoders that pack pictures of different sizes compute positions, windows and segments from the sizes, with loops on the
 host and reads from the GPU, which a CUDA graph cannot record. For pictures of the same sizes the results are the same,
-so they are computed once and kept; a second run computes only what depends on the pixels. It copies nothing between
-host and GPU: what the host gives to such a computation, an order of rows for instance, was copied in the first run.
+so they are computed once, and kept where the work on pixels reads them; a second run does only that work. It copies
+nothing between host and GPU: what the host gives to it, an order of rows for instance, was copied in the first run.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,10 +50,16 @@ class FixedWork:
 
     def __init__(self, encode: Callable[[torch.Tensor], Any], pictures: torch.Tensor) -> None:
         self._encode = encode
-        self._results: list[tuple[Any, Any, Substitutes]] = []
+        results: list[tuple[Any, Any, Substitutes]] = []
         self._fed: list[torch.Tensor] = []  # a CUDA graph reads them by address, so they must stay alive
-        with _Separating(pictures, self._results, self._fed), _CopyingInSight():
-            encode(pictures)
+        with _Separating(pictures, results, self._fed), _CopyingInSight():
+            output = encode(pictures)
+        read = [*self._fed, *(value for value in tree_iter(output) if isinstance(value, torch.Tensor))]
+        kept = {(storage := tensor.untyped_storage())._cdata: storage for tensor in read}
+        self._results = [
+            (operation, tree_map(lambda value: _restored(value, kept), result), substitutes)
+            for operation, result, substitutes in results
+        ]
 
     def run(self, pictures: torch.Tensor) -> Any:
         """Return the encoder's output for ``pictures``, of the same shape as the first ones."""
@@ -96,9 +103,53 @@ class _CopyingInSight(TorchFunctionMode):
         return function(*places, **options | {"device": "cpu"}).to(device)
 
 
-class _Separating(TorchDispatchMode):
-    """Runs every operation and keeps the results of those that no pixel reaches, in their order.
+@dataclass(frozen=True)
+class _Result:
+    """A tensor of the first run, without its values; ``storage`` does not keep its memory."""
 
+    storage: StorageWeakRef
+    offset: int
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+def _described(value: Any) -> Any:
+    """Return a description of a tensor on the device, and other values as they are, which the host may read."""
+    if not isinstance(value, torch.Tensor) or _host_may_read(value):
+        return value
+    storage = StorageWeakRef(value.untyped_storage())
+    return _Result(storage, value.storage_offset(), value.shape, value.stride(), value.dtype, value.device)
+
+
+def _host_may_read(value: torch.Tensor) -> bool:
+    return value.device.type == "cpu"
+
+
+def _restored(value: Any, kept: dict[int, torch.UntypedStorage]) -> Any:
+    """Return the described tensor: with its values if its memory is in ``kept``, else without memory.
+
+    The second run does not compute with the others: it hands them on to operations whose results it has.
+    """
+    if not isinstance(value, _Result):
+        return value
+    if (storage := kept.get(value.storage.cdata)) is not None:
+        empty = torch.empty(0, dtype=value.dtype, device=value.device)
+        return empty.set_(storage, value.offset, value.shape, value.strides)  # type: ignore[call-overload]
+    return _without_memory(value)
+
+
+def _without_memory(described: _Result) -> torch.Tensor:
+    form = torch.empty_strided(described.shape, described.strides, dtype=described.dtype, device=described.device)
+    form.untyped_storage().resize_(0)
+    return form
+
+
+class _Separating(TorchDispatchMode):
+    """Runs every operation and describes the results of those that no pixel reaches, in their order.
+
+    What an operation reads that pixels reach is kept in ``fed``; the memory of all others is freed as in any run.
     Pixels reach a tensor through its memory: views share it. Weak references keep the address of freed memory taken,
     so that another tensor cannot be confused with it.
     """
@@ -132,7 +183,8 @@ class _Separating(TorchDispatchMode):
             for value in tree_iter(result):
                 if isinstance(value, torch.Tensor):
                     self._reach(value)
-        self._results.append((operation, _FROM_PIXELS if from_pixels else result, substitutes))
+        kept = _FROM_PIXELS if from_pixels else tree_map(_described, result)
+        self._results.append((operation, kept, substitutes))
         return result
 
     def _copies_of_host_values(self, places: Any, options: Any) -> Substitutes:

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_iter
 from transformers.utils.import_utils import is_tracing
 
 from components.shared.reading.segment_attention import attend_by_segment_length
+from components.train.vision import fixed_work
 from components.train.vision.fixed_work import FixedWork, NotSeparableError, ReadsPixelsError
 from tests.fixtures.packed_encoders import GRIDS, PACKED_ENCODERS, features, packed_encoder, pixels
 
@@ -173,3 +174,46 @@ def test_another_course_in_the_second_run_is_an_error() -> None:
     for message in ("instead of None", "ended before"):
         with pytest.raises(NotSeparableError, match=message):
             work.run(torch.ones(1))
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+@pytest.mark.parametrize("name", PACKED_ENCODERS)
+def test_what_is_not_kept_is_not_read(name: str, by_length: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = packed_encoder(name)
+    if by_length:
+        attend_by_segment_length(encoder)
+
+    def encode(pictures: torch.Tensor) -> Any:
+        return encoder(pictures, grid_thw=GRIDS)
+
+    # On a GPU, results that are not kept have no memory. Here they become nan, except for whole numbers, which the host
+    # may read on a CPU.
+    forgotten: list[torch.Size] = []
+
+    def without_values(described: Any) -> torch.Tensor:
+        forgotten.append(described.shape)
+        return torch.full(described.shape, torch.nan, dtype=described.dtype)
+
+    monkeypatch.setattr(fixed_work, "_host_may_read", lambda value: not value.is_floating_point())
+    monkeypatch.setattr(fixed_work, "_without_memory", without_values)
+    with torch.no_grad():
+        work = FixedWork(encode, pixels(name, 0))
+        found = features(work.run(pixels(name, 1)))
+        torch.testing.assert_close(found, features(encode(pixels(name, 1))))
+    assert forgotten
+
+
+def test_only_what_the_work_on_pixels_reads_keeps_its_memory() -> None:
+    def encode(pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        large = torch.ones(1000, 2, device="meta")
+        read = large.sum(0) * 3
+        return {"features": pictures + read, "count": read + 1}
+
+    work = FixedWork(encode, torch.ones(3, 2, device="meta"))
+    sizes = [
+        each.untyped_storage().nbytes()
+        for _, result, _ in work._results
+        for each in tree_iter(result)
+        if isinstance(each, torch.Tensor)
+    ]
+    assert sizes == [0, 0, 8, 8]  # the table and its sum; what pixels are added to, and what is returned
