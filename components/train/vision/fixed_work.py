@@ -108,7 +108,7 @@ class _Result:
     """A tensor of the first run, without its values; ``storage`` does not keep its memory."""
 
     storage: StorageWeakRef
-    offset: int
+    offset: Any
     shape: torch.Size
     strides: tuple[int, ...]
     dtype: torch.dtype
@@ -136,7 +136,7 @@ def _restored(value: Any, kept: dict[int, torch.UntypedStorage]) -> Any:
         return value
     if (storage := kept.get(value.storage.cdata)) is not None:
         empty = torch.empty(0, dtype=value.dtype, device=value.device)
-        return empty.set_(storage, value.offset, value.shape, value.strides)  # type: ignore[call-overload]
+        return empty.set_(storage, value.offset, value.shape, value.strides)
     return _without_memory(value)
 
 
