@@ -44,7 +44,7 @@ from components.train.config import TrainConfig
 from components.train.estimate.model_on_meta import load_architecture, model_on_meta, packs_experts, scale_bytes
 from components.train.estimate.step_trace import GpuOnMeta, MemoryTrace, on_the_gpu
 from components.train.estimate.unsloth_layers import compile_layers
-from components.train.estimate.unsloth_step import ChunkedLoss, offload_layer_inputs
+from components.train.estimate.unsloth_step import fused_loss, offload_layer_inputs
 from components.train.estimate.vision_part import encode_each_shape_once, recording_bytes, serve_kept_features
 from components.train.vision.frozen_vision import run_frozen_parts_without_gradients
 
@@ -186,7 +186,7 @@ def _traced(
         with trace, gpu:
             inputs = _inputs(batch, config, trace)
             for _ in range(min(config.gradient_accumulation_steps, 2)):
-                loss = _unsloth_loss(bare, inputs) if backend == "unsloth" else _loss(model, inputs)
+                loss = fused_loss(bare, inputs) if backend == "unsloth" else _loss(model, inputs)
                 torch.autograd.backward([loss])
                 del loss
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -213,26 +213,6 @@ def _loss(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
     _logits = outputs.logits.float()  # accelerate returns all outputs in float32
     loss: torch.Tensor = outputs.loss
     return loss
-
-
-def _unsloth_loss(bare: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    given = {name: value for name, value in inputs.items() if name != "labels"}
-    # Rows are padded at the end, so Unsloth uses causal attention without a mask. transformers would build a mask of
-    # tokens x tokens unless it gets a four-dimensional one.
-    given["attention_mask"] = torch.empty((1, 1, 1, 1), dtype=torch.bool, device="meta")
-    loss: torch.Tensor = ChunkedLoss.apply(_last_hidden(bare, given), bare.get_output_embeddings().weight)
-    return loss
-
-
-def _last_hidden(bare: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """Return what the output layer gets; families differ in which module computes it."""
-    head = bare.get_output_embeddings()
-    forward, head.forward = head.forward, lambda hidden: hidden
-    try:
-        hidden: torch.Tensor = bare(**inputs).logits
-    finally:
-        head.forward = forward
-    return hidden
 
 
 def _checkpoint(model: PreTrainedModel | PeftModel, gpu: GpuOnMeta) -> None:

@@ -46,6 +46,27 @@ class ChunkedLoss(torch.autograd.Function):
         return gradient, None
 
 
+def fused_loss(bare: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """Return the loss of a model, without PEFT's wrapper, that the fused kernel computes from its last hidden states."""
+    given = {name: value for name, value in inputs.items() if name != "labels"}
+    # Rows are padded at the end, so Unsloth uses causal attention without a mask. transformers would build a mask of
+    # tokens x tokens unless it gets a four-dimensional one.
+    given["attention_mask"] = torch.empty((1, 1, 1, 1), dtype=torch.bool, device="meta")
+    loss: torch.Tensor = ChunkedLoss.apply(_last_hidden(bare, given), bare.get_output_embeddings().weight)
+    return loss
+
+
+def _last_hidden(bare: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """Return what the output layer gets; families differ in which module computes it."""
+    head = bare.get_output_embeddings()
+    forward, head.forward = head.forward, lambda hidden: hidden
+    try:
+        hidden: torch.Tensor = bare(**inputs).logits
+    finally:
+        head.forward = forward
+    return hidden
+
+
 def _rows_of_a_chunk(rows: int, size: int, vocabulary: int) -> int:
     """Return the rows of a chunk, a power of two unless there are fewer rows.
 
