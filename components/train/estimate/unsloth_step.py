@@ -47,7 +47,7 @@ class ChunkedLoss(torch.autograd.Function):
 
 
 def fused_loss(bare: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """Return the loss of a model, without PEFT's wrapper, that the fused kernel computes from its last hidden states."""
+    """Return the loss that the fused kernel computes from the last hidden states of a model without PEFT's wrapper."""
     given = {name: value for name, value in inputs.items() if name != "labels"}
     # Rows are padded at the end, so Unsloth uses causal attention without a mask. transformers would build a mask of
     # tokens x tokens unless it gets a four-dimensional one.
