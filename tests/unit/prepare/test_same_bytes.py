@@ -199,7 +199,7 @@ def test_repeats_in_random_order_give_the_same_bytes(expected: dict[str, str]) -
             assert drawn.items() <= expected.items(), f"repeat {repeat}, page {number}"
 
 
-@pytest.mark.slow  # an emulated processor takes a minute
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="needs Debian's qemu-user")
 @pytest.mark.parametrize("processor", ["Nehalem", "Haswell", "EPYC"])
 def test_an_emulated_processor_deflates_the_same(tmp_path: Path, processor: str) -> None:
