@@ -9,6 +9,8 @@ memory estimate says of rows as long as those of the step that had it.
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
 from collections import defaultdict
@@ -103,10 +105,8 @@ def main() -> None:
             **{"per_device_train_batch_size": 4, "max_steps": options.steps, "dataloader_num_workers": 4, "r": 16},
         }
         config = TrainConfig.model_validate(settings)
+        _save_base(options.family, Path(scratch) / "base")
         choose_backend(config)  # before any other import: Unsloth patches transformers
-        from full_size_families import save_full_size
-
-        save_full_size(options.family, Path(scratch) / "base")
         steps, before, events = traced_steps(config)
         best, groups = live_at_the_peak(events)
         longest = max(step["padded_tokens"] for step in steps) // 4
@@ -125,6 +125,17 @@ def main() -> None:
         found = report["estimate"] = _estimate(config, longest, options.backend)
         file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         print("estimate:", found["tokens"], found["peak_bytes"], found["parts"])
+
+
+def _save_base(family: str, folder: Path) -> None:
+    """Write the model in a process of its own, so that Unsloth patches transformers first, as in a training."""
+    program = "import sys, pathlib, full_size_families as f; f.save_full_size(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    subprocess.run([sys.executable, "-c", program, family, str(folder)], check=True, env=_with_this_folder())
+
+
+def _with_this_folder() -> dict[str, str]:
+    here = str(Path(__file__).parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
 def _estimate(config: Any, tokens: int, backend: str) -> dict[str, Any]:
