@@ -1,7 +1,6 @@
 """A PDF of page pictures with their text behind them, invisible and found by a search."""
 
 import io
-import os
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ from fpdf import FPDF
 from fpdf.enums import TextMode
 from PIL import Image
 
+from components.shared.artifacts.output_file import written_file
 from components.shared.page_reader.pictures import PDF_SCALE
 
 _FONT = "blank"
@@ -41,9 +41,8 @@ def write_searchable_pdf(pages: list[tuple[Image.Image, str]], target: Path) -> 
             with document.local_context(text_mode=TextMode.INVISIBLE):
                 _write_lines(document, picture, text)
         content = bytes(document.output())
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(target)
+    with written_file(target) as partial:
+        partial.write_bytes(content)
 
 
 def _write_lines(document: FPDF, picture: Image.Image, text: str) -> None:
