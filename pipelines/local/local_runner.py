@@ -9,14 +9,12 @@ import math
 import os
 import resource
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import yaml
@@ -26,7 +24,7 @@ from components.shared.artifacts.run_summary import RunSummary
 from components.shared.errors import EXIT_CODE_USER_ERROR, StepFailedError, UserError
 from components.shared.telemetry.progress import PROGRESS_FILE_VARIABLE
 from pipelines.local.docker_run import DockerRun, configuration
-from pipelines.local.process_group import ProcessGroup
+from pipelines.local.process_group import ProcessGroup, signals_interrupt
 from pipelines.local.resumed_run import FailedRun, checkpoints_root
 from pipelines.local.run_display import RunDisplay
 from pipelines.local.run_summary import build_summary
@@ -131,7 +129,7 @@ def run_pipeline(
     """
     runs_dir = runs_dir.absolute()
     started = time.monotonic()
-    with _signals_interrupt(), finished_folder(runs_dir / run_id) as folder:
+    with signals_interrupt(), finished_folder(runs_dir / run_id) as folder:
         config_text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         (folder / CONFIG_FILE).write_text(config_text, encoding="utf-8")
         failed = runs_dir / f"{run_id}{FAILED}"
@@ -195,16 +193,20 @@ def _watch(
         environment,
     )
     reader = EventReader(Path(variables[PROGRESS_FILE_VARIABLE]))
-    with RunDisplay(tasks) as display, _ended_containers(docker), group:
-        code, give_up_at = None, math.inf
-        while code is None and time.monotonic() < give_up_at:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-            code = group.exit_code(docker.containers.memory_bytes() if docker else 0)
-            for line in reader.new_lines():
-                watched.note(line)
-                display.show(line)
-            if watched.failed():
-                give_up_at = min(give_up_at, time.monotonic() + _SECONDS_TO_END_AFTER_A_FAILURE)
+    try:
+        with RunDisplay(tasks) as display, _ended_containers(docker), group:
+            code, give_up_at = None, math.inf
+            while code is None and time.monotonic() < give_up_at:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                code = group.exit_code(docker.containers.memory_bytes() if docker else 0)
+                for line in reader.new_lines():
+                    watched.note(line)
+                    display.show(line)
+                if watched.failed():
+                    give_up_at = min(give_up_at, time.monotonic() + _SECONDS_TO_END_AFTER_A_FAILURE)
+    finally:  # a step that ended since the last look has outputs to keep
+        for line in reader.new_lines():
+            watched.note(line)
     if code != 0 or watched.running or watched.failed():
         raise _failure(watched, code, folder / LOG_FILE)
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
@@ -239,11 +241,15 @@ def _failure(watched: _Watched, exit_code: int | None, log: Path) -> Exception:
 
 def _gather_outputs(folder: Path, watched: _Watched) -> None:
     """Move finished steps' outputs to their names in ``folder`` unless that is done, and remove KFP's other files."""
+    _move_outputs(folder, watched)
+    if (folder / _KFP_FOLDER).exists():
+        shutil.rmtree(folder / _KFP_FOLDER)
+
+
+def _move_outputs(folder: Path, watched: _Watched) -> None:
     for step, output in watched.outputs.items():
         if output.exists():
             shutil.move(output, folder / FOLDERS[step])
-    if (folder / _KFP_FOLDER).exists():
-        shutil.rmtree(folder / _KFP_FOLDER)
 
 
 @contextmanager
@@ -257,11 +263,12 @@ def _kept_after_a_failure(folder: Path, watched: _Watched, failed: Path) -> Iter
             watched.outputs.setdefault(kept.name, kept)
         # Rename the outputs first: they cost hours, and renaming works on a full disk; copying the log may fail there.
         if watched.outputs:
-            _gather_outputs(folder, watched)
+            _move_outputs(folder, watched)
             (folder / RunSummary.FILE).unlink(missing_ok=True)  # only finished runs have one
             if failed.exists():
                 shutil.rmtree(failed)
             folder = folder.rename(failed)
+            shutil.rmtree(folder / _KFP_FOLDER, ignore_errors=True)  # what stays of it is no output
             error.add_note(f"outputs of the finished steps: {failed}")
             error.add_note(f"go on with: deepsynth run --resume {failed.name.removesuffix(FAILED)}")
         if watched.outputs or not isinstance(error, KeyboardInterrupt):
@@ -281,18 +288,3 @@ def _keep_log(log: Path, kept: Path) -> str:
 
 def _failed_log(failed: Path) -> Path:
     return failed.with_name(f"{failed.name}.log")
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP like Ctrl-C, with the same clean-up."""
-
-    def interrupt(signal_number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

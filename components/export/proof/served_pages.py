@@ -33,8 +33,13 @@ from components.shared.reading.image_settings import ImageSettings, with_image_s
 from components.shared.reading.transcriber import StepByStep, Transcriber
 from components.shared.vllm.served_families import SERVED_FAMILIES
 
-_SIDES = {family.vllm_class: family.fixed_sizes[0] for family in SERVED_FAMILIES.values() if family.fixed_sizes}
-"""Of the square in which vLLM's class sees a page."""
+_SIDES = {
+    family.vllm_class: family.fixed_sizes[0]
+    for model_type, family in SERVED_FAMILIES.items()
+    if model_type == "deepseek_ocr2" and family.fixed_sizes
+}
+"""Of the square in which vLLM's class sees a page, where transformers centres it otherwise; this project's class of the
+first DeepSeek-OCR centres it as vLLM's does."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,17 @@ from components.shared.reading.transcriber import StepByStep
 _SECONDS = 900  # the first request compiles kernels: 50 s on two busy cores
 _TOP = 16  # scores a token; vLLM gives 20 at most unless told otherwise
 _TOKEN = "token_id:"
-# No proxy: pages and key go to the server that was named, and nowhere else.
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Takes a redirect for the error that it is: urllib would send the key to wherever it points."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+# No proxy and no redirect: pages and key go to the server that was named, and nowhere else.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,13 @@ from contextvars import copy_context
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-import torch
-
 from components.serve.batching.fair_queue import FairQueue
 from components.serve.config import ServeConfig
-from components.serve.engines.lane import Lane
+from components.serve.engines.lane import Lane, broke_the_device
 from components.serve.engines.loaded_models import LoadedModels
 from components.serve.engines.protocol import EngineStoppedError
 from components.serve.engines.threads import EngineThreads
 from components.serve.observability.meter import Meter
-from components.shared.programs.machine_failures import causes_of, ran_out_of_device_memory
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +139,7 @@ class EmbeddedEngine:
                 try:
                     busy |= lane.turn(lambda name=name: models.activate(name))  # type: ignore[misc]
                 except Exception as error:
-                    if _broke_the_device(error):
+                    if broke_the_device(error):
                         raise
                     self._meter.failed("step")
                     logger.exception("a step failed, and its pages with it")
@@ -181,10 +178,3 @@ class EmbeddedEngine:
 
     def _lane(self, models: LoadedModels, name: str) -> Lane:
         return Lane(models.of(name), self._config.max_batch_size, self._threads, self._meter)
-
-
-def _broke_the_device(error: Exception) -> bool:
-    """Return whether the device can no longer be used, as after an illegal address."""
-    return any(
-        isinstance(cause, torch.AcceleratorError) and not ran_out_of_device_memory(cause) for cause in causes_of(error)
-    )

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
+import torch
+
 from components.serve.batching.page_job import PageJob, Phase
 from components.serve.engines.answers import Answer
 from components.serve.engines.entry_moment import EntryMoment
@@ -17,6 +19,7 @@ from components.serve.engines.whole_answers import Read, WholeAnswers
 from components.serve.observability.batch_spans import BatchSpans
 from components.serve.observability.meter import Meter
 from components.shared.errors import first_line
+from components.shared.programs.machine_failures import causes_of, ran_out_of_device_memory
 from components.shared.reading.graphed_decoding import RecordingError, what_asks_the_host
 from components.shared.reading.joined_pages import joined, kind_of
 from components.shared.reading.transcriber import PreparedPages
@@ -159,18 +162,23 @@ class Lane:
         return ready
 
     def _enter(self, pages: list[_Waiting]) -> None:
-        """Let pages enter, those of one kind together."""
-        kinds: dict[object, list[_Waiting]] = {}
-        for page in pages:
-            try:
-                kinds.setdefault(kind_of(page.prepared.result()[0].inputs), []).append(page)
-            except Exception as error:
+        """Let pages enter, those of one kind together; raise if the device can no longer be used."""
+        try:
+            kinds: dict[object, list[_Waiting]] = {}
+            for page in pages:
+                try:
+                    kinds.setdefault(kind_of(page.prepared.result()[0].inputs), []).append(page)
+                except Exception as error:
+                    self._failed_to_enter([page], error)
+            for alike in kinds.values():
+                try:
+                    self._enter_together(alike)
+                except Exception as error:
+                    self._failed_to_enter(alike, error)
+        except Exception as error:
+            for page in pages:
                 page.job.fail(error)
-        for alike in kinds.values():
-            try:
-                self._enter_together(alike)
-            except Exception as error:
-                self._failed_to_enter(alike, error)
+            raise
         self._let_finished_leave()
 
     def _enter_together(self, pages: list[_Waiting]) -> None:
@@ -202,6 +210,8 @@ class Lane:
 
     def _failed_to_enter(self, pages: list[_Waiting], error: Exception) -> None:
         """Read the pages one by one, so that one that fails does not fail the others."""
+        if broke_the_device(error):
+            raise error
         if len(pages) == 1:
             pages[0].job.fail(error)
             return
@@ -220,6 +230,13 @@ class Lane:
                 self._answers[row] = last
             if answer.finished:
                 self._threads.answer(answer, self._loaded.name)
+
+
+def broke_the_device(error: Exception) -> bool:
+    """Return whether the device can no longer be used, as after an illegal address."""
+    return any(
+        isinstance(cause, torch.AcceleratorError) and not ran_out_of_device_memory(cause) for cause in causes_of(error)
+    )
 
 
 def _phases(job: PageJob, prepared_from: float, prepared: float, entered: float, prefilled: float) -> list[Phase]:

@@ -72,6 +72,7 @@ class RunningRows:
         self._column = 0  # where each row writes next
         self._columns = 0
         self._end = 0  # the columns that a step sees end here
+        self._torn = False
         self._cache: Any = None
         self._all_rows: list[tuple[torch.Tensor, torch.Tensor]] = []  # each layer's keys and values
         self._whole: dict[str, torch.Tensor] = {}  # tensors of all rows
@@ -131,6 +132,8 @@ class RunningRows:
 
         Rows may enter and leave before anybody looks at the result: it is that of the rows at the time of this call.
         """
+        if self._torn:
+            raise RuntimeError("the rows' keys and values were moved in part")
         if self._column + self.steps_at_once > self._columns:
             self._move(-min(self._starts))
         elif self._column + self.steps_at_once > self._end:
@@ -138,7 +141,7 @@ class RunningRows:
         self._whole["written"].zero_()
         for _ in range(self.steps_at_once):
             self._next()
-        self._column += self.steps_at_once
+            self._column += 1  # at once: what a failed recording repeats writes behind it
         tokens, logprobs = (self._whole[name][: len(self)].clone() for name in ("tokens", "logprobs"))
         if tokens.device.type != "cuda":
             return Written(tokens, logprobs, None)
@@ -254,6 +257,7 @@ class RunningRows:
 
     def _move(self, columns: int) -> None:
         """Move all rows by so many columns, to the right or (negative) to the left."""
+        self._torn = True  # a layer without memory for its copy would stay where it was
         for keys, values in self._all_rows:
             keys.copy_(keys.roll(columns, dims=2))
             values.copy_(values.roll(columns, dims=2))
@@ -262,4 +266,5 @@ class RunningRows:
         self._column += columns
         self._starts = [start + columns for start in self._starts]
         mask[..., self._column :] = False
+        self._torn = False
         self._use(len(self))

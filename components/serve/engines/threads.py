@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
 
@@ -55,6 +55,8 @@ class EngineThreads:
     def _prepared(
         self, prepare: Callable[[Sequence[Page]], PreparedPages], job: PageJob
     ) -> tuple[PreparedPages, float]:
+        if not job.is_wanted():
+            raise CancelledError  # its lane has dropped it, or will
         found = prepare([job])
         if self._on_gpu:  # from page-locked memory the device copies while the host goes on
             pinned = {

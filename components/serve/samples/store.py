@@ -100,13 +100,18 @@ class SampleStore:
         """Delete the readings that are older than ``days``, and every picture without one; return how many readings."""
         now = now or datetime.now(UTC)
         oldest = now - timedelta(days=days)
-        self._forget_marks(now - timedelta(days=max(days, _FEWEST_DAYS_OF_A_MARK)))
         self._objects.remove_leftovers()
+        deleted = set(self._objects.files(_DELETED))
         pictures = self._objects.files(_PAGES)  # before the readings: the reading of each is there by now
-        for request_id in sorted({key.request_id for key in self._keys() if key.stored_at < oldest}):
+
+        def unwanted(key: SampleKey) -> bool:  # a process that ended while it stored may have left a deleted one
+            return key.stored_at < oldest or _digest(key.request_id) in deleted
+
+        for request_id in sorted({key.request_id for key in self._keys() if unwanted(key)}):
             self._audit.note(who, "expire", request_id)
-        removed = self._remove(lambda key: key.stored_at < oldest)
+        removed = self._remove(unwanted)
         self._remove_unused(name.removesuffix(".png") for name in pictures)
+        self._forget_marks(now - timedelta(days=max(days, _FEWEST_DAYS_OF_A_MARK)))
         return removed
 
     def _keys(self) -> list[SampleKey]:
@@ -141,7 +146,11 @@ class SampleStore:
     def _forget_marks(self, oldest: datetime) -> None:
         for name in self._objects.files(_DELETED):
             content = self._objects.get(f"{_DELETED}/{name}")
-            if content is not None and datetime.fromisoformat(content.decode()) < oldest:
+            try:
+                is_old = content is not None and datetime.fromisoformat(content.decode()) < oldest
+            except (ValueError, TypeError):  # not a mark of this program; one without a time zone compares with none
+                continue
+            if is_old:
                 self._objects.delete(f"{_DELETED}/{name}")
 
     def _uses(self) -> Counter[str]:
@@ -149,7 +158,11 @@ class SampleStore:
 
 
 def _mark(request_id: str) -> str:
-    return f"{_DELETED}/{hashlib.sha256(request_id.encode()).hexdigest()}"
+    return f"{_DELETED}/{_digest(request_id)}"
+
+
+def _digest(request_id: str) -> str:
+    return hashlib.sha256(request_id.encode()).hexdigest()
 
 
 def _picture(sha256: str) -> str:

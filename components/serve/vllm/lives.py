@@ -66,7 +66,7 @@ class Lives:
         """whether a client's page was read in this life"""
         self._config, self._base_name, self._server, self._went_down = config, base_name, server, went_down
         self._base = ModelInVllm(base_name)
-        self._copies = scratch / "vllm-adapters" if server.is_ours else None
+        self._copies = scratch / ".vllm-adapters" if server.is_ours else None
         self._family = SERVED_FAMILIES.get(prompts.model_type)
         self._adapters: dict[str, ServedAdapter] = {}
         self._changing = asyncio.Lock()
@@ -149,17 +149,17 @@ class Lives:
             UserError: vLLM refuses.
         """
         async with self._changing:
-            if adapter := self._adapters.pop(name, None):
-                adapter.discard()
-            if self.outage is not None:
-                return
-            try:
-                await self.client.unload_adapter(name)
-            except VllmUnreachableError:
-                self.doubted.set()  # it is gone, and its adapters with it
-            except VllmRefusedError as error:
-                if error.status != _ALREADY_GONE:
-                    raise UserError(f"vLLM does not unload it: {error}", where=name) from error
+            adapter = self._adapters.pop(name, None)
+            if self.outage is None:
+                try:
+                    await self.client.unload_adapter(name)
+                except VllmUnreachableError:
+                    self.doubted.set()  # it is gone, and its adapters with it
+                except VllmRefusedError as error:
+                    if error.status != _ALREADY_GONE:
+                        raise UserError(f"vLLM does not unload it: {error}", where=name) from error
+            if adapter is not None:
+                adapter.discard()  # not before: vLLM may read the files as long as it has the adapter
 
     async def _live(self, ready: "Future[None]") -> None:
         """Begin a life and go through it; return if it has read pages.

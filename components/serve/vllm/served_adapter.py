@@ -12,11 +12,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from components.serve.vllm.client import VllmClient, VllmRefusedError
 from components.serve.vllm.prompts import ModelInVllm, Prompts
 from components.serve.vllm.proof import prove_adapter
 from components.shared.digests import sha256_file, sha256_of_files
-from components.shared.errors import UserError
+from components.shared.errors import UserError, first_line
 from components.shared.vllm.adapter_names import check_names, write_served_adapter
 from components.shared.vllm.served_families import ServedFamily
 
@@ -70,8 +72,8 @@ def served_adapter(name: str, folder: Path, family: ServedFamily | None, copies:
         if copies is not None:
             folder = _written(folder, family, copies)
         digests = {path.name: sha256_file(path) for path in sorted(folder.glob(_FILES))}
-    except OSError as error:
-        raise UserError(f"cannot be read ({error})", where=name) from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"cannot be read ({first_line(error)})", where=name) from error
     return ServedAdapter(name, folder, sha256_of_files(digests), copies is not None)
 
 
@@ -100,7 +102,8 @@ async def load_adapter(client: VllmClient, prompts: Prompts, base: ModelInVllm, 
     name = adapter.name
     loaded = {card.id: card for card in await client.models()}.get(name)
     if loaded is not None:
-        if loaded.root != str(adapter.folder):
+        # Every load of ours has a copy of its own, so an older one of this name is what an unloading left behind.
+        if not adapter.is_copy and loaded.root != str(adapter.folder):
             raise UserError("vLLM has another adapter of this name", where=name, mend="unload it there first")
         # Its files may have changed. Not in place: vLLM would read them again for every step of every answer.
         await client.unload_adapter(name)

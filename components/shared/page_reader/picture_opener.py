@@ -23,6 +23,7 @@ from .refusal import RefusalError
 
 MOST_PIXELS = 64_000_000
 """An A4 page at 600 dpi has 35 million pixels. A server holds a page three times while it is read."""
+_SECONDS_TO_END = 5.0
 _PROGRAM = """
 import sys
 from importlib import import_module
@@ -81,11 +82,23 @@ class PictureOpener:
             if isinstance(found, str):
                 raise RefusalError(found)
             self._connection.recv()  # the end of the task
-        except (EOFError, ConnectionError) as error:
-            problem = how_it_died(self._process.wait(), self._seconds, self._gib)
-            raise RefusalError(f"{name}: {problem}") from error
+        except (EOFError, OSError) as error:
+            raise RefusalError(f"{name}: {how_it_died(self._exit_code(), self._seconds, self._gib)}") from error
+        except RefusalError:
+            raise
+        except BaseException:
+            self.close()  # the answer that was not read would be taken for the next picture's
+            raise
         _, size, gray = found
         return size, gray
+
+    def _exit_code(self) -> int:
+        assert self._process is not None
+        try:
+            return self._process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
     def _start(self) -> None:
         self._connection, connection = BaseContext().Pipe()

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from components.shared.errors import UserError
+from components.shared.models.adapter_patterns import check_adapter_patterns
 from components.shared.vllm.served_families import ServedFamily
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -77,6 +78,7 @@ def served_names(adapter_dir: Path, config: dict[str, Any], family: ServedFamily
             where=where,
             mend=_MERGE,
         )
+    check_adapter_patterns(adapter_dir / _CONFIG, [*map(_module, served), *map(_module, served.values())])
     for pattern in ("rank_pattern", "alpha_pattern"):
         _check_pattern(config.get(pattern) or {}, served, pattern, where)
     return served

@@ -1,11 +1,15 @@
-"""A page that nobody waits for any more frees its place in the embedded engine, in the queue and in the batch."""
+"""Pages that end otherwise than read: nobody waits for one any more, or the device breaks."""
 
 import time
+
+import pytest
+import torch
 
 from components.serve.batching.fair_queue import FairQueue
 from components.serve.batching.page_job import PageJob
 from components.serve.config import ServeConfig
 from components.serve.engines.embedded import EmbeddedEngine
+from components.serve.engines.lane import Lane
 from components.serve.observability.meter import Meter
 from tests.fixtures.drawn_pages import drawn_page
 
@@ -39,3 +43,25 @@ def test_a_page_that_is_given_up_while_it_is_read_leaves_the_batch() -> None:
         engine.stop()
     assert engine.running_pages() == 0
     assert b'deepsynth_serve_pages_total{model="tiny-base"} 1.0' in meter.text(), "one page was read to its end"
+
+
+def test_a_device_that_breaks_while_a_page_enters_ends_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every later page would fail alike, in a service that calls itself healthy."""
+
+    def broken(lane: Lane, pages: object) -> None:
+        raise torch.AcceleratorError("an illegal memory access was encountered", 700)
+
+    monkeypatch.setattr(Lane, "_enter_together", broken)
+    queue = FairQueue(8, 1 << 30)
+    engine = EmbeddedEngine(ServeConfig(max_batch_size=2), "tiny-base", queue, Meter())
+    pages = [job("page one"), job("page two")]
+    queue.put(pages)
+    engine.start()
+    try:
+        for page in pages:
+            with pytest.raises(torch.AcceleratorError):
+                page.result.result(timeout=600)
+        engine._thread.join(60)
+        assert isinstance(engine.failure(), torch.AcceleratorError)
+    finally:
+        engine.stop()

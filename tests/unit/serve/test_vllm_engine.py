@@ -127,6 +127,11 @@ def test_adapters_are_loaded_proved_swapped_and_unloaded(service: RunningService
     assert text_of(read(service, model="@champion")).endswith("by good")
     assert admin(service, "POST", "aliases/@champion/rollback").json()["version"] == "tiny-base"
     assert text_of(read(service, model="@champion")).endswith("by the base")
+    broken = small_adapter(folder / "broken")
+    weights = broken / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    refused = admin(service, "POST", "models", {"source": str(broken)})
+    assert refused.status_code == 400 and "cannot be read" in refused.json()["error"]["message"]
     other = small_adapter(folder / "other")
     assert admin(service, "POST", "models", {"source": str(other)}).status_code == 200
     assert admin(service, "DELETE", "models/other").status_code == 200

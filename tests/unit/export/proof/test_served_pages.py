@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from PIL import Image, ImageDraw
@@ -102,3 +104,23 @@ def test_vllm_reads_a_deepseek_ocr2_package_as_we_do(tmp_path: Path, monkeypatch
     assert verdict.state == "proven", str(verdict)
     assert verdict.equal == verdict.telling == ["page.png"]
     assert verdict.noise < 1e-2
+
+
+def test_a_redirect_is_an_error_and_takes_the_key_nowhere(tmp_path: Path) -> None:
+    seen: list[str | None] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/other")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UserError, match="302"):
+            VllmServer(f"http://127.0.0.1:{server.server_port}", "the-key").models()
+        server.shutdown()
+    assert seen == ["Bearer the-key"]

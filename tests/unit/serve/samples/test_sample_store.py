@@ -245,3 +245,20 @@ except OSError as error:
     assert path.read_bytes() == before
     Audit(path).note("service", "store", "three")
     assert [json.loads(line)["request_id"] for line in path.read_text().splitlines()] == ["one", "three"]
+
+
+def test_retention_goes_on_beside_foreign_files_and_removes_what_a_dead_writer_left(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    store = SampleStore(FolderObjects(folder), Audit(tmp_path / "audit.jsonl"))
+    assert store.add(*sample("kept", "one"))
+    assert store.add(*sample("old", "two", days_old=40))
+    assert store.add(*sample("gone", "three"))
+    left = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "gone" in path.name}
+    assert store.delete("gone", "me") == 1
+    for path, content in left.items():  # its writer was killed between its reading and its second look for the mark
+        path.write_bytes(content)
+    (folder / "deleted" / "README").write_text("a note\n")
+    (folder / "deleted" / "empty").touch()
+    assert store.expire(30, "me") == 2
+    assert [key.request_id for key in store.listed("me")] == ["kept"]
+    assert (folder / "deleted" / "README").is_file()

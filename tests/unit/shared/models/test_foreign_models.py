@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,21 @@ def test_the_limit_restores_the_alarm_and_is_off_in_other_threads() -> None:
     thread.start()
     thread.join()
     assert passed == [True]
+
+
+def test_patterns_are_bounded_in_a_services_thread_too(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No signal reaches a thread, and ``re`` lets no other thread run meanwhile."""
+    path = tmp_path / "adapter_config.json"
+    names = ["model.layers.0.self_attn.q_proj"]
+    with ThreadPoolExecutor(1) as pool:
+        path.write_text(json.dumps({"target_modules": ["q_proj"], "rank_pattern": {"q_proj": 8}}))
+        pool.submit(adapter_patterns.check_adapter_patterns, path, names).result()
+        path.write_text(json.dumps({"target_modules": "("}))
+        with pytest.raises(UserError, match="not a regular expression"):
+            pool.submit(adapter_patterns.check_adapter_patterns, path, names).result()
+        monkeypatch.setattr(adapter_patterns, "_LONGEST_SECONDS", 0.5)
+        path.write_text(json.dumps({"target_modules": YEARS}))
+        with pytest.raises(UserError, match="its patterns take over"):
+            pool.submit(adapter_patterns.check_adapter_patterns, path, [*names, "x" + "1" * 40]).result()
