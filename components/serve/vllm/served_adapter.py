@@ -72,7 +72,7 @@ def served_adapter(name: str, folder: Path, family: ServedFamily | None, copies:
         if copies is not None:
             folder = _written(folder, family, copies)
         digests = {path.name: sha256_file(path) for path in sorted(folder.glob(_FILES))}
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise UserError(f"cannot be read ({first_line(error)})", where=name) from error
     return ServedAdapter(name, folder, sha256_of_files(digests), copies is not None)
 

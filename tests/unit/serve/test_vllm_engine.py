@@ -132,6 +132,10 @@ def test_adapters_are_loaded_proved_swapped_and_unloaded(service: RunningService
     weights.write_bytes(weights.read_bytes()[:-9])
     refused = admin(service, "POST", "models", {"source": str(broken)})
     assert refused.status_code == 400 and "cannot be read" in refused.json()["error"]["message"]
+    for content in ("[]", "[" * 100_000):
+        (small_adapter(folder / "broken") / "adapter_config.json").write_text(content)
+        refused = admin(service, "POST", "models", {"source": str(broken)})
+        assert refused.status_code == 400, refused.text
     other = small_adapter(folder / "other")
     assert admin(service, "POST", "models", {"source": str(other)}).status_code == 200
     assert admin(service, "DELETE", "models/other").status_code == 200
