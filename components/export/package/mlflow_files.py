@@ -12,13 +12,14 @@ from pathlib import Path
 import yaml
 
 from components.export.package.package_layout import write_json
+from components.shared.page_reader.opening_process import GIB, SECONDS
 
 MODEL_CODE = "mlflow_model.py"
 _ENVIRONMENT = "python_env.yaml"
 _EXAMPLE, _SERVED_EXAMPLE = "input_example.json", "serving_input_example.json"
 # mlflow_model.py imports these besides what requirements.txt names for inference.py.
 _REQUIREMENTS = ("mlflow", "pandas")
-_LIMITS = {"picture_seconds": 60, "picture_gib": 2.0}
+_LIMITS = {"picture_seconds": SECONDS, "picture_gib": GIB}
 _PICTURE, _TEXT = {"type": "any", "required": True}, {"type": "string", "required": True}
 
 

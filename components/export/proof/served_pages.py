@@ -33,14 +33,6 @@ from components.shared.reading.image_settings import ImageSettings, with_image_s
 from components.shared.reading.transcriber import StepByStep, Transcriber
 from components.shared.vllm.served_families import SERVED_FAMILIES
 
-_SIDES = {
-    family.vllm_class: family.fixed_sizes[0]
-    for model_type, family in SERVED_FAMILIES.items()
-    if model_type == "deepseek_ocr2" and family.fixed_sizes
-}
-"""Of the square in which vLLM's class sees a page, where transformers centres it otherwise; this project's class of the
-first DeepSeek-OCR centres it as vLLM's does."""
-
 
 @dataclass(frozen=True)
 class ProofPage:
@@ -147,7 +139,9 @@ def _pages(proof: Proof, folder: Path, serving: Serving) -> list[ProofPage]:
     paths = proof.pages or ((folder / EXAMPLE_FILE,) if (folder / EXAMPLE_FILE).is_file() else ())
     if not paths:
         raise UserError("the package has no example page", where=str(proof.package), mend="give pictures with --page")
-    side = _SIDES.get(serving.vllm_class)
+    # This project's class of the first DeepSeek-OCR centres a page as vLLM's does.
+    family = SERVED_FAMILIES["deepseek_ocr2"]
+    side = family.fixed_sizes[0] if family.fixed_sizes and serving.vllm_class == family.vllm_class else None
     pages = []
     for path in paths:
         try:

@@ -60,9 +60,6 @@ class TableStart:
         )
 
 
-FIRST_ROW = TableStart()
-
-
 @dataclass(frozen=True)
 class TableTask:
     """What rows are read from.

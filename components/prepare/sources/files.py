@@ -78,7 +78,7 @@ _TABLE_READERS: dict[str, TableReader] = {
     ".tar": read_webdataset,
 }
 _IN_BATCHES = (".parquet",)
-READABLE = (".txt", ".md", ".jsonl", ".csv", ".tsv", ".parquet", ".tar", ".pdf")
+READABLE = (*_DOCUMENT_READERS, *_TABLE_READERS)
 """The suffixes of files that can be read, as messages list them."""
 
 _ROWS_OF_LINES, _HEADED = (".jsonl", ".csv", ".tsv"), (".csv", ".tsv")

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from components.prepare.documents.document import Unreadable
+from components.prepare.documents.document import Document, Unreadable
 from components.prepare.documents.reading_tasks import ReadItem
 from components.prepare.documents.source_reading import SourceReading
-from components.prepare.documents.table_rows import FIRST_ROW, RowItem, TableStart, TableTask
 from components.prepare.settings.source_settings import SourceSettings
 from components.shared.digests import sha256_json
 from components.shared.errors import UserError
@@ -14,26 +13,26 @@ from components.shared.models.hub import hub_is_reachable, named_refusals
 
 
 @dataclass(frozen=True)
-class HubTask(TableTask):
-    """A dataset on the hub; ids begin with its name."""
+class HubTask:
+    """A dataset on the hub; ids begin with its name.
+
+    It is no ``TableTask``: ``datasets`` decodes many rows before it gives one, so which of them ended a process is not
+    known.
+    """
+
+    source_id: str
 
     @property
     def where(self) -> str:
         return f"hf:{self.source_id}"
 
 
-def hub_task(name: str) -> HubTask:
-    """Return the task to read the dataset ``name``."""
-    # No row to go on behind: datasets decodes many rows before it gives one, so it is not known which one ended it.
-    return HubTask(name, None)
-
-
 def read_hub_task(reading: SourceReading, task: HubTask) -> Iterator[ReadItem]:
     """Yield what ``read_hugging_face`` gives for the dataset of a task."""
-    yield from reading.with_notes(read_hugging_face(task.source_id, reading, task.start or FIRST_ROW))
+    yield from reading.with_notes(read_hugging_face(task.source_id, reading))
 
 
-def read_hugging_face(name: str, reading: SourceReading, start: TableStart = FIRST_ROW) -> Iterator[RowItem]:
+def read_hugging_face(name: str, reading: SourceReading) -> Iterator[Document | Unreadable]:
     """Yield the rows of ``settings.source_split`` in order, without downloading the whole dataset.
 
     Raises:
@@ -51,17 +50,12 @@ def read_hugging_face(name: str, reading: SourceReading, start: TableStart = FIR
         if rows.column_names:
             present = list(rows.column_names)
             if problem := reading.check_columns(present, f"hf:{name}"):
-                yield RowItem(1, Unreadable(f"hf:{name}", problem, "document_without_column"))
+                yield Unreadable(f"hf:{name}", problem, "document_without_column")
                 return
             # otherwise pictures and sounds would be decoded too
             rows = rows.select_columns([column for column in reading.columns if column in present])
-        if start.problem:
-            number = start.decided
-            yield RowItem(number, start.dropped(settings, f"{name}:{number}", f"hf:{name}, row {number}"))
-        if start.decided:
-            rows = rows.skip(start.decided)
-        for number, row in enumerate(rows, start=start.decided + 1):
-            yield RowItem(number, reading.document(row, f"{name}:{number}", f"hf:{name}, row {number}"))
+        for number, row in enumerate(rows, start=1):
+            yield reading.document(row, f"{name}:{number}", f"hf:{name}, row {number}")
     except (OSError, ValueError, DatasetsError) as error:
         raise UserError(f"the dataset cannot be read ({error})", where=f"hf:{name}") from error
 

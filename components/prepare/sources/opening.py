@@ -15,7 +15,7 @@ from components.prepare.documents.source_reading import SourceReading
 from components.prepare.documents.table_rows import TableStart
 from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.files import READABLE, file_task, is_readable, most_documents_in, read_file_task
-from components.prepare.sources.hugging_face import hub_task, hugging_face_digest, read_hub_task
+from components.prepare.sources.hugging_face import HubTask, hugging_face_digest, read_hub_task
 from components.prepare.sources.listing.folders import SourceFile, files_below
 from components.prepare.sources.pages.image_folder import digested_files, most_scans, read_image_folder
 from components.prepare.sources.pages.images import IMAGE_SUFFIXES
@@ -123,7 +123,7 @@ def _all_documents(reading: SourceReading, reader: Reader) -> Items:
     if source == PYTHON_DOCS:
         yield from read_python_docs()
     elif source.startswith(HUB_PREFIX):
-        yield from documents_of(reader, read_hub_task, [hub_task(source.removeprefix(HUB_PREFIX))], reading)
+        yield from documents_of(reader, read_hub_task, [HubTask(source.removeprefix(HUB_PREFIX))], reading)
     elif source.startswith(IMAGES_PREFIX):
         yield from _some(read_image_folder(_image_root(source), reading, reader), source, IMAGE_SUFFIXES)
     elif (folder := _folder(source)) is None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from components.shared.errors import UserError
-from components.shared.models.deepseek_ocr.published_config import published_language
+from components.shared.models.deepseek_ocr.published_config import published_language, published_parts
 
 _ENCODER = "qwen2-0-5b"
 # vLLM 0.32 builds the encoders with these sizes and reads none of a config's.
@@ -33,21 +33,12 @@ def second_deepseek_ocr(config: dict[str, Any]) -> dict[str, Any]:
         "model_type": "deepseek_vl_v2",
         **_kept(config),
         **_TILES,
-        **language,
-        "language_config": {"architectures": ["DeepseekV2ForCausalLM"], **language},
-        "projector_config": {
-            "input_dim": encoder["hidden_size"],
-            "model_type": "mlp_projector",
-            "n_embed": language["hidden_size"],
-            "projector_type": "linear",
-        },
-        "vision_config": {
-            "image_size": sam["image_size"],
-            "mlp_ratio": 3.7362,  # nothing reads it; the published file has it
-            "model_name": "deeplip_b_l",
-            "model_type": "vision",
-            "width": {_ENCODER: {"dim": encoder["hidden_size"]}},
-        },
+        **published_parts(
+            language,
+            features=encoder["hidden_size"],
+            image_size=sam["image_size"],
+            widths={_ENCODER: {"dim": encoder["hidden_size"]}},
+        ),
     }
 
 

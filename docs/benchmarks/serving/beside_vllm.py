@@ -26,7 +26,6 @@ from load import Answer, reader, saturated
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from service_process import TEXT, as_file, drawn, running_service
-from tokenizers.processors import TemplateProcessing
 from transformers import DeepseekOcr2Processor
 from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import DeepseekOcr2ImageProcessorPil
 
@@ -45,11 +44,10 @@ from components.shared.models.model_loading import (
     release_memory,
 )
 from components.shared.reading.transcriber import Transcriber
-from components.shared.tiny_base_recipe.tiny_models import byte_tokenizer
 from components.shared.vllm.adapter_names import write_served_adapter
 from components.shared.vllm.deepseek_config import second_deepseek_ocr
 from components.shared.vllm.served_families import SERVED_FAMILIES
-from tests.fixtures.full_size_deepseek import BEGIN
+from tests.fixtures.full_size_deepseek import beginning_tokenizer
 from tests.fixtures.full_size_deepseek import save_full_size_deepseek_ocr2 as save_small
 
 FAMILY = FAMILIES["deepseek_ocr2"]
@@ -110,16 +108,10 @@ def _saved(name: str, folder: Path) -> Path:
         save_small(folder)
         return folder
     save_full_size_deepseek_ocr2(folder)
-    special = ["<|endoftext|>", "<|pad|>", "<image>", BEGIN]  # the first three have the ids that the config says
-    tokenizer = byte_tokenizer(special, [FAMILY.prompt], image_token="<image>")
-    number = tokenizer.get_vocab()[BEGIN]
-    tokenizer.bos_token = BEGIN
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{BEGIN} $A", special_tokens=[(BEGIN, number)]
-    )
+    tokenizer = beginning_tokenizer(FAMILY.prompt)  # its first three tokens have the ids that the config says
     DeepseekOcr2Processor(image_processor=DeepseekOcr2ImageProcessorPil(), tokenizer=tokenizer).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["bos_token_id"] = number
+    config["text_config"]["bos_token_id"] = tokenizer.bos_token_id
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     return folder
 

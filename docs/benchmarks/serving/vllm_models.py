@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers.processors import TemplateProcessing
 
 from components.shared.models.deepseek_ocr.configuration import DeepseekOcrConfig
 from components.shared.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor
@@ -18,8 +17,7 @@ from components.shared.models.deepseek_ocr.modeling import DeepseekOCRForCausalL
 from components.shared.models.deepseek_ocr.processing import DeepseekVLV2Processor
 from components.shared.models.model_families import FAMILIES
 from components.shared.models.model_loading import config_of, load_processor
-from components.shared.tiny_base_recipe.tiny_models import byte_tokenizer
-from tests.fixtures.full_size_deepseek import BEGIN, save_full_size_deepseek_ocr2
+from tests.fixtures.full_size_deepseek import BEGIN, beginning_tokenizer, save_full_size_deepseek_ocr2
 
 _TEXT: dict[str, Any] = {
     **{"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 64},
@@ -55,11 +53,8 @@ def _paddleocr_vl(folder: Path) -> None:
 
 def _first_deepseek_ocr(folder: Path) -> None:
     family = FAMILIES["deepseek_vl_v2"]
-    tokenizer = byte_tokenizer(["<|endoftext|>", "<|pad|>", "<image>", BEGIN], [family.prompt], image_token="<image>")
+    tokenizer = beginning_tokenizer(family.prompt)
     tokens = tokenizer.get_vocab()
-    tokenizer.bos_token = BEGIN
-    begins = TemplateProcessing(single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokens[BEGIN])])
-    tokenizer.backend_tokenizer.post_processor = begins
     language = {
         **{"vocab_size": 320, "hidden_size": 128, "intermediate_size": 256, "moe_intermediate_size": 64},
         **{"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2},

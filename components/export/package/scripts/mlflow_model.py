@@ -47,8 +47,10 @@ class PageReaderModel(PythonModel):
                 'this model brings its own Python code; read it, then add model_config={"trust_remote_code": True}'
             )
         self._read_paths = bool(options.get("read_paths", True))
-        limits = int(options.get("picture_seconds") or 60), float(options.get("picture_gib") or 2)
-        self._opener = page_reader("picture_opener").PictureOpener(*limits)
+        usual = page_reader("opening_process")
+        self._opener = page_reader("picture_opener").PictureOpener(
+            int(options.get("picture_seconds") or usual.SECONDS), float(options.get("picture_gib") or usual.GIB)
+        )
         self._reader = reader.PageReader(
             PACKAGE,
             settings,

@@ -73,20 +73,41 @@ def as_published(config: dict[str, Any]) -> dict[str, Any]:
     language = published_language(text)
     return {
         **{name: value for name, value in config.items() if name != "text_config"},
+        **published_parts(
+            language,
+            features=sam["downsample_channels"][-1] + clip["hidden_size"],
+            image_size=sam["image_size"],
+            widths={_CLIP: _part(clip, _CLIP_MORE), _SAM: _part(sam, _SAM_MORE)},
+        ),
+    }
+
+
+def published_parts(
+    language: dict[str, Any], features: int, image_size: int, widths: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the settings of language model, projector and vision encoders as DeepSeek's published files nest them.
+
+    Args:
+        language: in the published form; it also stands at the top.
+        features: channels that the encoders give for a position.
+        image_size: pixels of SAM's square.
+        widths: the encoders' settings by their published names.
+    """
+    return {
         **language,
         "language_config": {"architectures": ["DeepseekV2ForCausalLM"], **language},
         "projector_config": {
-            "input_dim": sam["downsample_channels"][-1] + clip["hidden_size"],
+            "input_dim": features,
             "model_type": "mlp_projector",
-            "n_embed": text["hidden_size"],
+            "n_embed": language["hidden_size"],
             "projector_type": "linear",
         },
         "vision_config": {
-            "image_size": sam["image_size"],
+            "image_size": image_size,
             "mlp_ratio": 3.7362,  # nothing reads it; the published file has it
             "model_name": "deeplip_b_l",
             "model_type": "vision",
-            "width": {_CLIP: _part(clip, _CLIP_MORE), _SAM: _part(sam, _SAM_MORE)},
+            "width": widths,
         },
     }
 
