@@ -190,6 +190,11 @@ def hocr(inner: str) -> str:
     return f"<div class='ocr_page'>{inner}</div>"
 
 
+def hocr_of_nested_areas() -> bytes:
+    """Return an hOCR page whose pieces of text each look at 240 nested areas: 35 seconds of a Xeon of 2026."""
+    return hocr("<div class=a>" * 240 + "<p class=ocr_line>" + "<b>x</b> y " * 80_000).encode()
+
+
 SCANS = [
     HostileInput(
         "XML",
@@ -256,8 +261,8 @@ SCANS = [
     HostileInput(
         "work without end",
         "areas.hocr",
-        "200 areas around 60,000 pieces of text",
-        fixed(hocr("<div class=a>" * 200 + "<p class=ocr_line>" + "<b>x</b> y " * 30_000)),
+        "240 areas around 160,000 pieces of text",
+        hocr_of_nested_areas,
         "dropped document_over_limits",
     ),
     HostileInput(

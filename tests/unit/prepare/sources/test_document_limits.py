@@ -19,6 +19,7 @@ from components.shared.artifacts.dataset_manifest import DatasetManifest
 from components.shared.errors import UserError
 from components.shared.foreign_files.limits import ReadingLimits
 from tests.fixtures.pdf_files import pdf_claiming_pages, pdf_drawing_itself, pdf_of_nested_forms, pdf_with_text
+from tests.hostile.pages import hocr_of_nested_areas
 
 LIMITS = {"max_document_seconds": 1, "max_document_gib": 0.2}
 
@@ -39,12 +40,6 @@ def repeated_text(rows: int, length: int) -> bytes:
     stream = io.BytesIO()
     pq.write_table(pyarrow.table({"text": column}), stream, compression="zstd", store_schema=False)
     return stream.getvalue()
-
-
-def quadratic_hocr() -> bytes:
-    """Return an hOCR page of 200 nested areas around 60,000 pieces of text, each of which looks at all areas."""
-    pieces = "<b>x</b> y " * 30_000
-    return f"<div class=ocr_page>{'<div class=a>' * 200}<p class=ocr_line>{pieces}".encode()
 
 
 BOUNDLESS = {
@@ -84,7 +79,9 @@ def test_a_boundless_document_stops_the_step_unless_told_otherwise(name: str, tm
 def test_the_text_beside_a_scan_has_limits_too(tmp_path: Path) -> None:
     from PIL import Image
 
-    source = folder_of(tmp_path / "in", {"a.txt": b"The text of a.", "b.hocr": quadratic_hocr(), "c.txt": b"Of c."})
+    source = folder_of(
+        tmp_path / "in", {"a.txt": b"The text of a.", "b.hocr": hocr_of_nested_areas(), "c.txt": b"Of c."}
+    )
     for name in "abc":
         Image.new("L", (60, 40), 255).save(source / f"{name}.png")
     manifest = prepared(f"images:{source}", tmp_path / "out", on_unreadable="skip", max_document_seconds=1)
