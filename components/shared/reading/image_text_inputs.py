@@ -12,9 +12,10 @@ from components.shared.models.model_families import ModelFamily
 from components.shared.reading.chat_templates import rendered_prompt
 
 IGNORED_LABEL = -100
+_PICTURE_MASK = "image_embeds_position_mask"
 OVER_TOKENS = (
     *("input_ids", "labels", "attention_mask", "token_type_ids", "mm_token_type_ids"),
-    *("cross_attention_mask", "image_embeds_position_mask"),
+    *("cross_attention_mask", _PICTURE_MASK),
 )
 """The tensors in a processor's output that have a value for each token."""
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
@@ -53,7 +54,24 @@ def generation_inputs(
 ) -> BatchFeature:
     """Return left-padded tensors for ``model.generate``; ``input_ids`` has shape (pages, tokens)."""
     prompts = [prompt_text(processor, family, instruction) for instruction in instructions]
-    return _processed(processor, family, images, prompts, padding_side="left")
+    batch = _processed(processor, family, images, prompts, padding_side="left")
+    if _PICTURE_MASK in batch:
+        batch[_PICTURE_MASK] = _behind_padding(batch, processor)
+    return batch
+
+
+def _behind_padding(batch: BatchFeature, processor: ProcessorMixin) -> torch.Tensor:
+    """Return the mask of the pictures' tokens, in each row behind its padding.
+
+    Kosmos-2.5's processor (transformers 5.17) pads prompts of different lengths on the left, but writes the mask from
+    each row's first place on: the picture would stand in the padding and over the prompt.
+    """
+    mask = batch[_PICTURE_MASK]
+    token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    if torch.equal(mask == 1, batch["input_ids"] == token):
+        return mask
+    padding = (batch["attention_mask"] == 0).sum(dim=1)
+    return torch.stack([row.roll(int(places)) for row, places in zip(mask, padding, strict=True)])
 
 
 def training_inputs(

@@ -15,8 +15,6 @@ from tests.fixtures.tiny_families import TINY_FAMILIES
 
 SMALL, TALL = Image.new("RGB", (56, 56), "white"), Image.new("RGB", (60, 100), "black")
 PAGES = [(SMALL, "Read."), (TALL, "Read the page to its end."), (SMALL, "Go.")]
-NOT_PADDED = {"kosmos-2.5"}
-"""Its processor pads a prompt on the left, but not the mask of the picture's tokens."""
 
 
 def inputs_of(processor: Any, model_type: str, pages: list[tuple[Image.Image, str]]) -> dict[str, Any]:
@@ -28,12 +26,11 @@ def inputs_of(processor: Any, model_type: str, pages: list[tuple[Image.Image, st
 def test_pages_of_one_kind_are_joined_as_the_processor_joins_them(model_type: str, tmp_path: Path) -> None:
     TINY_FAMILIES[model_type](tmp_path / "base")
     processor = load_processor(str(tmp_path / "base"))
-    pages = [(image, "Read." if model_type in NOT_PADDED else instruction) for image, instruction in PAGES]
-    alone = [inputs_of(processor, model_type, [page]) for page in pages]
+    alone = [inputs_of(processor, model_type, [page]) for page in PAGES]
     kinds = [kind_of(inputs) for inputs in alone]
     assert kinds[0] == kinds[2], "pages of one size"
     alike = [index for index, kind in enumerate(kinds) if kind == kinds[0]]
-    together = inputs_of(processor, model_type, [pages[index] for index in alike])
+    together = inputs_of(processor, model_type, [PAGES[index] for index in alike])
     found = joined([alone[index] for index in alike], processor.tokenizer.pad_token_id)
     assert found.keys() == together.keys()
     for name, value in together.items():
