@@ -2,17 +2,20 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
 from components.serve.batching.page_job import PageReading
+from components.serve.observability.failure_reasons import FAILURE_REASONS
 from components.shared.versions import tool_version
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+_MARKS = ("truncated", "loop")
+_OUTCOMES = ("stored", "dropped", "not_compared", "failed", "deleted", "expired")
 _MEMORY_OF_RATE = 0.8  # of the pages' rate, what stays after a second; it only has to be right within a factor of 2
 
 
@@ -40,12 +43,12 @@ class Meter:
         self._tokens = self._counter("tokens", "Tokens that were written", "model")
         self._prompts = self._counter("prompt_tokens", "Tokens of prompts, pictures included", "model")
         self._pages = self._counter("pages", "Pages that were read", "model")
-        self._marks = self._counter("marked_pages", "Pages marked as truncated or as a loop", "mark")
-        self._failures = self._counter("failures", "Failures by reason", "reason")
+        self._marks = self._counter("marked_pages", "Pages marked as truncated or as a loop", mark=_MARKS)
+        self._failures = self._counter("failures", "Failures by reason", reason=FAILURE_REASONS)
         self._samples = self._counter(
             "samples",
             "Readings for the sample store: stored, dropped (queue full), not_compared, failed, deleted, expired",
-            "outcome",
+            outcome=_OUTCOMES,
         )
         self._loads = self._seconds("adapter_load_seconds", "Seconds to load a version")
         self._losses = self._counter("engine_losses", "How often the model's server was lost")
@@ -60,8 +63,16 @@ class Meter:
         build = Info("deepsynth_serve_build", "The service's version", registry=self._registry)
         build.info({"version": tool_version()})
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"deepsynth_serve_{name}", text, labels, registry=self._registry)
+    def _counter(self, name: str, text: str, *labels: str, **known: Iterable[str]) -> Counter:
+        """Return a counter with ``labels``, or with one label whose values are ``known``.
+
+        Known ones are 0 from the start: Prometheus' ``rate`` does not see a series' first value as an increase.
+        """
+        counter = Counter(f"deepsynth_serve_{name}", text, [*labels, *known], registry=self._registry)
+        for values in known.values():
+            for value in values:
+                counter.labels(value)
+        return counter
 
     def _seconds(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(f"deepsynth_serve_{name}", text, labels, buckets=_SECONDS, registry=self._registry)
@@ -102,7 +113,7 @@ class Meter:
             self._phases.labels(phase).observe(seconds)
         self._prompts.labels(reading.model).inc(reading.prompt_tokens)
         self._pages.labels(reading.model).inc()
-        for mark in ("truncated", "loop"):
+        for mark in _MARKS:
             if getattr(reading, mark):
                 self._marks.labels(mark).inc()
         with self._lock:
@@ -129,13 +140,12 @@ class Meter:
         """Count a failure.
 
         Args:
-            reason: one of a few words: the ``code`` of an answer, ``internal`` (an error of the program),
-                ``client_closed_request``, ``step``, ``engine``, ``vllm``, ``adapter_load``, ``registry``, ``answer``.
+            reason: one of FAILURE_REASONS.
         """
         self._failures.labels(reason).inc()
 
     def sampled(self, outcome: str, readings: int) -> None:
-        """Count readings that were kept, lost or removed; ``outcome`` is one of a few words."""
+        """Count readings that were kept, lost or removed."""
         self._samples.labels(outcome).inc(readings)
 
     def adapter_loaded(self, seconds: float) -> None:

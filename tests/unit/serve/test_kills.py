@@ -74,8 +74,7 @@ def test_a_killed_registry_stops_no_reading_and_its_aliases_are_followed_when_it
             before = read(service)
             assert before[0] == "reader-1"
             end(server)
-            failures = 'deepsynth_serve_failures_total{reason="registry"}'
-            wait_for(lambda: failures in requests.get(f"{service.url}/metrics", timeout=BOUND).text)
+            wait_for(lambda: service.metric('deepsynth_serve_failures_total{reason="registry"}') > 0)
             assert read(service) == before
             assert requests.get(f"{service.url}/health/ready", timeout=BOUND).status_code == 200
             with mlflow_server(tmp_path, int(uri.rpartition(":")[2])):

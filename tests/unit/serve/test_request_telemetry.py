@@ -15,6 +15,7 @@ import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from components.serve.observability.failure_reasons import FAILURE_REASONS
 from tests.fixtures.drawn_pages import as_file, drawn_page
 from tests.fixtures.service_process import running_service
 from tests.fixtures.span_receiver import Receiver, attributes, receiving
@@ -28,10 +29,8 @@ ON_THE_DASHBOARD = (
 )
 WITHOUT_VALUES = {
     "deepsynth_serve_gpu_memory_bytes": {"kind"},
-    "deepsynth_serve_marked_pages_total": {"mark"},
-    "deepsynth_serve_samples_total": {"outcome"},
 }
-"""labels of what this service has not got: a GPU, a page with a mark, and a store"""
+"""labels of what this service has not got: a GPU"""
 CALLER = {"trace": "ab" * 16, "span": "cd" * 8}
 TEXTS = ("page one", "a longer line of text", "third")
 PHASES = ["queue", "prepare", "queue", "prefill", "decode"]
@@ -177,6 +176,8 @@ def test_the_metrics_count_what_happened(seen: Seen) -> None:
     assert value("batch_rows_count") > 0 and value("batch_rows_bucket", le="1.0") < value("batch_rows_count")
     assert (value("queued_pages"), value("running_pages"), value("loaded_versions")) == (0, 0, 1)
     assert value("failures_total", reason="unknown_format") == value("failures_total", reason="not_found_error") == 1
+    reasons = {dict(labels)["reason"] for labels in seen.metrics["deepsynth_serve_failures_total"]}
+    assert reasons == FAILURE_REASONS.keys(), "each is there from the start"
     assert value("adapter_load_seconds_count") == 0
     assert seen.metrics["process_resident_memory_bytes"][()] > 0
 
