@@ -86,9 +86,11 @@ class ServeConfig(StepConfig):
     max_wait_ms: float = Field(default=5.0, ge=0)
     """milliseconds that an idle engine waits for more pages after the first one"""
     max_queued_pages: int = Field(default=256, ge=1)
-    """pages that may wait; more are refused with 429"""
+    """pages of one client that may wait; of all clients twice as many, and what is free is shared between those who
+    come; more are refused with 429"""
     max_queued_pixels: int = Field(default=1024 * MEBIBYTE, ge=1)
-    """pixels of all pages that may wait, 3 bytes each; more are refused with 429"""
+    """pixels of one client's pages that may wait, 3 bytes each; of all clients twice as many, shared likewise; more are
+    refused with 429"""
     max_pages_per_request: int = Field(default=100, ge=1)
     """pages of one request; more are refused with 413"""
     max_request_bytes: int = Field(default=64 * MEBIBYTE, ge=1024)

@@ -1,9 +1,10 @@
-"""Waiting pages: bounded, first come first served within a client, round robin between clients."""
+"""Waiting pages: bounded for each client, first come first served within one, round robin between them."""
 
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
+from components.serve.batching.fair_budget import FairBudget
 from components.serve.batching.page_job import PageJob
 
 
@@ -23,13 +24,13 @@ class FairQueue:
     waits, one at a time.
 
     Args:
-        max_pages: pages that may wait.
-        max_pixels: pixels of all waiting pages together.
+        max_pages: pages of one client that may wait; of all clients twice as many (``FairBudget``).
+        max_pixels: pixels of those pages together, likewise.
     """
 
     def __init__(self, max_pages: int, max_pixels: int) -> None:
-        self._max_pages, self._max_pixels = max_pages, max_pixels
-        self._pages = self._pixels = 0
+        self._places, self._room = FairBudget(max_pages), FairBudget(max_pixels)
+        self._pages = 0
         self._closed = False
         self._waiting: dict[str, OrderedDict[str, deque[PageJob]]] = {}
         self._background: deque[PageJob] = deque()
@@ -39,20 +40,17 @@ class FairQueue:
         return self._pages
 
     def put(self, jobs: Sequence[PageJob]) -> None:
-        """Add a request's pages, all or none.
+        """Add a client's pages, all or none.
 
         Raises:
-            QueueFullError: there is no room for all of them.
+            QueueFullError: there is no room for all of them, or the client has its share.
             QueueClosedError: the service is stopping.
         """
-        pixels = sum(job.pixels for job in jobs)
         with self._changed:
             if self._closed:
                 raise QueueClosedError
-            if self._pages + len(jobs) > self._max_pages or self._pixels + pixels > self._max_pixels:
-                raise QueueFullError
+            self._admit(jobs)
             self._pages += len(jobs)
-            self._pixels += pixels
             for job in jobs:
                 clients = self._waiting.setdefault(job.model, OrderedDict())
                 clients.setdefault(job.client, deque()).append(job)
@@ -86,8 +84,7 @@ class FairQueue:
                 job = jobs.popleft()
                 if jobs:
                     clients[client] = jobs  # at the end: every other client comes first
-                self._pages -= 1
-                self._pixels -= job.pixels
+                self._leave(job)
                 if job.is_wanted():
                     taken.append(job)
             if not clients:
@@ -103,9 +100,12 @@ class FairQueue:
             self._background = deque(job for job in self._background if job.is_wanted())
             for model, clients in list(self._waiting.items()):
                 for client, jobs in list(clients.items()):
-                    kept = deque(job for job in jobs if job.is_wanted())
-                    self._pages -= len(jobs) - len(kept)
-                    self._pixels -= sum(job.pixels for job in jobs) - sum(job.pixels for job in kept)
+                    kept = deque[PageJob]()
+                    for job in jobs:
+                        if job.is_wanted():
+                            kept.append(job)
+                        else:
+                            self._leave(job)
                     clients[client] = kept
                     if not kept:
                         del clients[client]
@@ -129,10 +129,29 @@ class FairQueue:
             self._closed = True
             self._changed.notify_all()
 
+    def _admit(self, jobs: Sequence[PageJob]) -> None:
+        for number, job in enumerate(jobs):
+            place = self._places.take(job.client, 1)
+            if place and self._room.take(job.client, job.pixels):
+                continue
+            if place:
+                self._places.give_back(job.client, 1)
+            for admitted in jobs[:number]:
+                self._give_back(admitted)
+            raise QueueFullError
+
+    def _leave(self, job: PageJob) -> None:
+        self._pages -= 1
+        self._give_back(job)
+
+    def _give_back(self, job: PageJob) -> None:
+        self._places.give_back(job.client, 1)
+        self._room.give_back(job.client, job.pixels)
+
     def fail_all(self, error: Exception) -> None:
         """Fail every waiting page."""
         for model in self.models():
-            for job in self.take(model, self._max_pages):
+            for job in self.take(model, len(self)):
                 job.fail(error)
         with self._changed:
             background, self._background = self._background, deque()

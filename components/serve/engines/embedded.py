@@ -163,7 +163,7 @@ class EmbeddedEngine:
         for name in waiting:
             lane = self._lanes.get(name)
             if lane is None:
-                for job in self._queue.take(name, self._config.max_queued_pages):
+                for job in self._queue.take(name, len(self._queue)):
                     job.fail(EngineStoppedError(f"{name} is not loaded"))
             elif lane.room > 0 and (jobs := self._queue.take(name, lane.room)):
                 lane.take(jobs)

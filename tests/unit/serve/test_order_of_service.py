@@ -55,13 +55,27 @@ def test_a_client_with_many_pages_does_not_keep_one_with_a_single_page_waiting(q
 def test_pages_beyond_the_queues_bounds_are_refused_all_or_none(queue: FairQueue) -> None:
     queue.put([job("first") for _ in range(15)])
     with pytest.raises(QueueFullError):
-        queue.put([job("second"), job("second")])
+        queue.put([job("first"), job("first")])
     assert len(queue) == 15
-    queue.put([job("second")])
+    queue.put([job("first")])
     small = FairQueue(max_pages=16, max_pixels=3 * job("x").pixels - 1)
     small.put([job("first"), job("first")])
     with pytest.raises(QueueFullError):
-        small.put([job("second")])
+        small.put([job("first")])
+    small.put([job("second")])
+
+
+def test_no_client_shuts_another_out_of_the_queue(queue: FairQueue) -> None:
+    """However much each one wants, the next one gets in: half of what the others leave."""
+    for client, pages in (("first", 16), ("second", 8), ("third", 4), ("fourth", 2), ("fifth", 1)):
+        queue.put([job(client) for _ in range(pages)])
+        with pytest.raises(QueueFullError):
+            queue.put([job(client)])
+    assert len(queue) == 31
+    queue.take(MODEL, 31)
+    queue.put([job("fifth") for _ in range(16)])
+    with pytest.raises(QueueFullError):
+        queue.put([job("fifth")])
 
 
 def test_a_client_that_is_gone_frees_its_places_in_the_queue_and_in_the_batch(queue: FairQueue) -> None:
