@@ -49,6 +49,13 @@ ADDRESSES = [
         ("('http://me:sesame@host', 5)", "inside a tuple"),
         ("http://me:%73esame:sesame@host", "an escaped password"),
         ("HTTPS://ME:sesame@HOST/x?y=1@2", "capitals, and another @ behind"),
+        ("http://DOM/me:sesame@proxy:80", "a user with /"),
+        ("http://me:a sesame@host/", "a password with a space"),
+        (r"http:\/\/me:sesame@host\/", "escaped as in JSON"),
+        ("http%3A%2F%2Fme%3Asesame%40host", "an address as a query's value"),
+        ("http:/me:sesame@host", "one slash, as a path library leaves it"),
+        ("me:sesame@host:5000", "no scheme"),
+        ("https://host/x?page=1&X-Amz-Signature=sesame", "a signed address"),
     )
 ]
 
