@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
+from components.shared.programs.yaml_text import parsed_yaml
 from pipelines.cluster.kubernetes_api import KubernetesApi, KubernetesRefusedError
 from pipelines.doctor.finding import Finding
 
@@ -63,8 +62,8 @@ def bucket_of(api: KubernetesApi) -> Bucket | Finding:
 def _provider(text: str, name: str) -> dict[str, Any] | None:
     """Return the ``default`` settings of a provider in the ConfigMap's YAML text; None if there are none."""
     try:
-        providers = yaml.safe_load(text) or {}
+        providers = parsed_yaml(text) or {}
         found = (providers.get(name) or {}).get("default")
-    except (yaml.YAMLError, AttributeError):
+    except (ValueError, AttributeError):
         return None
     return found if isinstance(found, dict) else None

@@ -5,11 +5,14 @@ from tests.hostile.hostile_input import HostileInput, fixed
 _ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
+_MERGES = "a0: &a0 {k: v}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40))
 SETTINGS = [
     HostileInput("YAML", "train twice", "a key twice", fixed("train: {r: 1}\ntrain: {r: 2}\n"), "refused"),
     HostileInput("YAML", "inner key twice", "a key twice, inside", fixed("train:\n  r: 1\n  r: 2\n"), "refused"),
     HostileInput("YAML", "JSON key twice", "a key twice, in JSON", fixed('{"a": 1, "a": 2}'), "refused"),
     HostileInput("YAML", "aliases of aliases", "nine lines that hold 387 million values", fixed(_ALIASES), "refused"),
+    HostileInput("YAML", "merges of merges", "40 lines that merge a million million pairs", fixed(_MERGES), "refused"),
+    HostileInput("YAML", "merges itself", "a mapping merged inside of itself", fixed("a: &a {b: {<<: *a}}"), "refused"),
     HostileInput("YAML", "itself", "a list that holds itself", fixed("a: &a [*a]\n"), "refused"),
     HostileInput(
         "code",

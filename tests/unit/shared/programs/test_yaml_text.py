@@ -63,3 +63,12 @@ def test_aliases_of_aliases_are_not_spelled_out() -> None:
         parse_config_text("\n".join(lines), "test")
     with pytest.raises(UserError, match="its aliases make more than"):
         parse_config_text("a: &a [*a]", "test")
+
+
+def test_merged_mappings_are_not_spelled_out() -> None:
+    lines = ["a0: &a0 {k: v}", *(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 40))]
+    with pytest.raises(UserError, match=r"test: .*its merged mappings \(<<\) make more than 100,000 pairs"):
+        parse_config_text("\n".join(lines), "test")
+    wide = "a: &a {" + ", ".join(f"k{i}: v" for i in range(1000)) + "}\nb: {<<: [" + ", ".join(["*a"] * 101) + "]}"
+    with pytest.raises(UserError, match="its merged mappings"):
+        parse_config_text(wide, "test")
