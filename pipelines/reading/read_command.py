@@ -1,45 +1,58 @@
 """``deepsynth read``: the text of pictures, folders and PDFs, with a model here or a service elsewhere."""
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from components.serve.offline.file_pages import FileEnd, FilePage
 from components.shared.errors import UserError, printable
 from components.shared.telemetry.logs import configure_logs
 from components.shared.telemetry.progress import ProgressReport
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from components.serve.adapters.sources import ModelFiles
+    from components.serve.offline.searchable_pdf import SearchablePdfs
+
+_NAMED = 10  # files that the last line names; each has a line of its own before
 
 
-@dataclass(frozen=True)
-class _Page:
-    """A page's place, its reading as ``/v1/ocr`` returns it, and its picture; None if a service read it."""
-
-    file: Path
-    number: int
-    reading: dict[str, Any]
-    picture: "Image.Image | None"
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="Pictures, TIFFs with several pages, PDFs, or folders.")
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="What reads: runs/ID, an adapter's or package's folder or zip, models:/NAME@champion, a base's folder "
+        "or hub id, or the address of a service (its token is read from DEEPSYNTH_SERVE_TOKEN)."
+    ),
+]
+SearchablePdf = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Write each file as a PDF with its text, invisible, behind the pages. None that is there is replaced.",
+    ),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="The longest answer of a page in tokens. Default: 512; a service's is its own."),
+]
+ServedModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which version of the service reads: a name, or an alias such as @challenger. Default: the service's own.",
+    ),
+]
 
 
 def read(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Pictures, TIFFs with several pages, PDFs, or folders.")
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="What reads: runs/ID, an adapter's or package's folder or zip, models:/NAME@champion, a base's folder "
-            "or hub id, or the address of a service (its token is read from DEEPSYNTH_SERVE_TOKEN)."
-        ),
-    ] = "tiny-base",
+    files: Files,
+    model: Model = "tiny-base",
     base_model: Annotated[
         str | None, typer.Option(help="The adapter's base, if it is not where the adapter's files say.")
     ] = None,
@@ -47,40 +60,41 @@ def read(
         bool, typer.Option("--json", help="Print a JSON line for each page: text, confidence, lines, flags.")
     ] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown document.")] = False,
-    searchable_pdf: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write each file as a PDF with its text behind the pictures.")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer of a page in tokens.")] = 512,
+    searchable_pdf: SearchablePdf = None,
+    max_new_tokens: MaxNewTokens = None,
+    served_model: ServedModel = None,
 ) -> None:
     """Read pictures, folders and PDFs, and print their text.
 
     Text goes to standard output; progress and warnings go to standard error. A page that reached its longest length or
-    ends in a repetition is named there.
+    ends in a repetition is named there. So is a file that cannot be read: the others are read, and the exit code is 2.
 
     **Examples**
 
     - `deepsynth read page.png scans/ --model runs/20261129-101500 --json`
 
     - `deepsynth read report.pdf --model models:/page-reader@champion --searchable-pdf readable`
+
+    - `deepsynth read scans/ --model http://127.0.0.1:8000 --served-model @challenger`
     """
     configure_logs()
     if as_json and as_markdown:
         raise UserError("give one of them", where="--json --markdown")
     remote = model.startswith(("http://", "https://"))
-    if searchable_pdf is not None and remote:
-        raise UserError("needs the pictures here", where="--searchable-pdf", mend="name a model instead of a service")
+    if remote and base_model is not None:
+        raise UserError("a service has its own base", where="--base-model", mend="leave it out")
+    if not remote and served_model is not None:
+        raise UserError("is for a service", where="--served-model", mend="name the version as --model")
     found = _listed(files)
-    pages = _remote(found, model) if remote else _local(found, model, base_model, max_new_tokens)
-    written: dict[Path, list[_Page]] = {}
-    with ProgressReport("read", total=len(found)) as progress:
-        for page in pages:
-            if page.number == 1:
-                progress.advance()
-            _print(page, as_json, as_markdown, with_head=len(found) > 1 or page.number > 1)
-            if searchable_pdf is not None:
-                written.setdefault(page.file, []).append(page)
-    if searchable_pdf is not None:
-        _write_pdfs(written, searchable_pdf)
+    with ExitStack() as stack:
+        pdfs = stack.enter_context(_pdfs(found, searchable_pdf)) if searchable_pdf is not None else None
+        if remote:
+            events = _remote(found, model, served_model, max_new_tokens)
+        else:
+            events = _local(found, model, base_model, max_new_tokens)
+        not_read = _print_all(events, len(found), as_json, as_markdown, pdfs)
+    if not_read:
+        raise _all_of(not_read, len(found))
 
 
 def _listed(names: list[Path]) -> list[Path]:
@@ -97,68 +111,89 @@ def _listed(names: list[Path]) -> list[Path]:
     return files
 
 
-def _remote(files: list[Path], url: str) -> Iterator[_Page]:
+def _pdfs(files: list[Path], folder: Path) -> "SearchablePdfs":
+    from components.serve.offline.searchable_pdf import SearchablePdfs
+
+    return SearchablePdfs(files, folder)
+
+
+def _remote(
+    files: list[Path], url: str, served_model: str | None, max_new_tokens: int | None
+) -> Iterator[FilePage | FileEnd]:
     from components.serve.offline.remote_reader import read_remotely
 
-    for file in files:
-        for page in read_remotely(url, file, None):
-            yield _Page(file, page["page"], page, None)
+    wishes = {"model": served_model, "max_new_tokens": max_new_tokens}
+    return read_remotely(url, files, {name: str(value) for name, value in wishes.items() if value is not None})
 
 
-def _local(files: list[Path], model: str, base_model: str | None, max_new_tokens: int) -> Iterator[_Page]:
+def _local(
+    files: list[Path], model: str, base_model: str | None, max_new_tokens: int | None
+) -> Iterator[FilePage | FileEnd]:
     from components.serve.adapters.sources import fetched
     from components.serve.engines.quick_start import leave_out_unused
     from components.shared.artifacts.output_folder import scratch_folder
     from pipelines.local.runs_folder import resolved_run
 
-    with ExitStack() as stack:
-        source = fetched(resolved_run(model) or model, stack.enter_context(scratch_folder("deepsynth-read")))
+    with scratch_folder("deepsynth-read") as scratch:
+        source = fetched(resolved_run(model) or model, scratch)
         config = _config(source, base_model, max_new_tokens)
         leave_out_unused(config)
-        from components.serve.http.ocr import reading_as_json
+        from components.serve.offline.local_files import read_locally
         from components.serve.offline.local_reader import LocalReader
 
-        reader = stack.enter_context(LocalReader(source, config))
-        places: list[tuple[Path, int, Image.Image]] = []
-
-        def opened() -> Iterator["Image.Image"]:
-            for place in stack.enter_context(closing(_opened(files))):
-                places.append(place)
-                yield place[2]
-
-        for reading in reader.read(opened()):
-            file, number, picture = places.pop(0)
-            yield _Page(file, number, {"model": reading.model, **reading_as_json(reading)}, picture)
+        with LocalReader(source, config) as reader, closing(read_locally(reader, files)) as events:
+            yield from events
 
 
-def _opened(files: list[Path]) -> Generator[tuple[Path, int, "Image.Image"], None, None]:
-    """Yield the pages of all files; they are opened in a child process with limits, a few files ahead."""
-    from components.serve.config import ServeConfig
-    from components.serve.documents.opening import DocumentError, PageFile
-    from components.serve.documents.page_opener import OPENING_MODULES, opened_files
-    from components.shared.foreign_files.foreign_reader import ForeignReader
-    from components.shared.foreign_files.limits import ReadingLimits
-
-    limit = ServeConfig.model_fields["max_pixels_per_page"].default
-    with ForeignReader(ReadingLimits(), preload=OPENING_MODULES) as reader:
-        for file, pages in opened_files(reader, [PageFile(file, limit) for file in files]):
-            try:
-                for number, picture in enumerate(pages, start=1):
-                    yield cast(Path, file.content), number, picture
-            except DocumentError as error:
-                raise UserError(error.message, where=str(file.content)) from error
-
-
-def _config(source: "ModelFiles", base_model: str | None, max_new_tokens: int) -> Any:
+def _config(source: "ModelFiles", base_model: str | None, max_new_tokens: int | None) -> Any:
     from components.serve.adapters.sources import with_base
     from components.serve.config import ServeConfig
     from components.shared.programs.step_config import validated
 
-    values = {"model": source.name, "base_model": base_model, "max_new_tokens": max_new_tokens}
+    values: dict[str, Any] = {"model": source.name, "base_model": base_model}
+    if max_new_tokens is not None:
+        values["max_new_tokens"] = max_new_tokens
     return with_base(validated(ServeConfig, values, "read"), source)
 
 
-def _print(page: _Page, as_json: bool, as_markdown: bool, with_head: bool) -> None:
+def _print_all(
+    events: Iterable[FilePage | FileEnd], files: int, as_json: bool, as_markdown: bool, pdfs: "SearchablePdfs | None"
+) -> list[UserError]:
+    """Print the pages, write each file's PDF at its end, and return what was wrong with files that failed."""
+    not_read: list[UserError] = []
+    texts: list[str] = []
+    ended = 0
+    with ProgressReport("read pages", total=None) as progress:
+        for event in events:
+            if isinstance(event, FilePage):
+                _print(event, as_json, as_markdown, with_head=files > 1 or event.number > 1)
+                texts.append(event.reading["text"])
+                progress.advance(note=f"file {ended + 1} of {files}")
+                continue
+            ended += 1
+            problem = event.problem
+            if pdfs is not None and problem is None:
+                try:
+                    typer.echo(f"written: {pdfs.write(event.file, texts)}", err=True)
+                except UserError as error:
+                    problem = error
+            if problem is not None:
+                not_read.append(problem)
+                if files > 1:
+                    typer.echo(f"error: {problem}", err=True)
+            texts.clear()
+    return not_read
+
+
+def _all_of(not_read: list[UserError], files: int) -> UserError:
+    if files == 1:
+        return not_read[0]
+    names = ", ".join(str(problem.where) for problem in not_read[:_NAMED])
+    more = f" and {len(not_read) - _NAMED} more" if len(not_read) > _NAMED else ""
+    return UserError(f"{len(not_read)} of {files} files failed: {names}{more}", mend="the lines above say why")
+
+
+def _print(page: FilePage, as_json: bool, as_markdown: bool, with_head: bool) -> None:
     reading = page.reading
     for mark, said in (("truncated", "reached its longest length"), ("loop", "ends in a repetition")):
         if reading[mark]:
@@ -170,14 +205,3 @@ def _print(page: _Page, as_json: bool, as_markdown: bool, with_head: bool) -> No
     else:
         head = f"--- {printable(str(page.file))} page {page.number}\n" if with_head else ""
         typer.echo(head + printable(reading["text"], keep="\n\t"))
-
-
-def _write_pdfs(written: dict[Path, list[_Page]], folder: Path) -> None:
-    from components.serve.offline.searchable_pdf import write_searchable_pdf
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, pages in written.items():
-        pictures = [(page.picture, page.reading["text"]) for page in pages if page.picture is not None]
-        target = folder / f"{file.stem}.pdf"
-        write_searchable_pdf(pictures, target)
-        typer.echo(f"written: {target}", err=True)

@@ -65,7 +65,7 @@ def read_pages(_: None, file: PageFile) -> Iterator[np.ndarray]:
     warnings.simplefilter("ignore")  # Pillow's, about size, which is checked here, and unusual tags
     try:
         content = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
-        pages = _pdf_pages if b"%PDF-" in content[:_PDF_HEAD] else _pictures
+        pages = _pdf_pages if is_pdf(content) else _pictures
         taken = 0
         for page in islice(pages(content, file.max_pixels), file.max_pages):
             taken += page.width * page.height
@@ -82,15 +82,26 @@ def read_pages(_: None, file: PageFile) -> Iterator[np.ndarray]:
         raise DocumentError(f"the file is broken ({type(error).__name__})", "broken_file") from error
 
 
+def is_pdf(content: bytes) -> bool:
+    """Return whether a file is a PDF; others are taken for pictures."""
+    return b"%PDF-" in content[:_PDF_HEAD]
+
+
 def _pictures(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    for frame in frames(content):
+        _check_size(frame.width, frame.height, max_pixels)
+        yield gray_page(frame)
+
+
+def frames(content: bytes) -> Iterator[Image.Image]:
+    """Yield the pages of a picture file as they are, not decoded yet; each is valid until the next is asked for."""
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         for number in count() if image.format == "TIFF" else (0,):
             try:
                 image.seek(number)
             except EOFError:  # not n_frames: it walks through all of them
                 return
-            _check_size(image.width, image.height, max_pixels)
-            yield gray_page(image)
+            yield image
 
 
 def _pdf_pages(content: bytes, max_pixels: int) -> Iterator[Image.Image]:

@@ -3,7 +3,9 @@
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
 from types import TracebackType
+from typing import TypeVar
 
 from PIL import Image
 
@@ -16,6 +18,10 @@ from components.serve.observability.meter import Meter
 
 _SECONDS_PER_PAGE = 3600.0  # nobody else waits: a slow machine may take its time
 _CLIENT = "read"
+_PIXELS_AHEAD = 2**28  # 805 MB of RGB
+
+Mark = TypeVar("Mark")
+ReadingOrNone = Future[PageReading] | None
 
 
 class LocalReader:
@@ -53,14 +59,44 @@ class LocalReader:
         Raises:
             Exception: a page cannot be read.
         """
-        ahead = 2 * self._config.max_batch_size
-        waiting: deque[PageJob] = deque()
-        for page in pages:
-            if len(waiting) == ahead:
-                yield waiting.popleft().result.result()
-            deadline = time.monotonic() + _SECONDS_PER_PAGE
-            job = PageJob(page, None, self._files.name, _CLIENT, self._config.max_new_tokens, deadline)
-            self._queue.put([job])
-            waiting.append(job)
+        for _, result in self.each((None, page) for page in pages):
+            if result is not None:
+                yield result.result()
+
+    def each(self, items: Iterable[tuple[Mark, Image.Image | None]]) -> Iterator[tuple[Mark, ReadingOrNone]]:
+        """Yield each item's mark in order, with the future of its page's reading, which is done.
+
+        Items without a picture are yielded with None when those before them are. Two batches of pages are taken ahead
+        of those that are read, or fewer if they are large; no picture is kept after its page is read.
+        """
+        waiting: deque[tuple[Mark, ReadingOrNone, int]] = deque()
+        pages = pixels = 0
+        for mark, picture in items:
+            size = 0 if picture is None else picture.width * picture.height
+            while waiting and (
+                (pages >= 2 * self._config.max_batch_size or pixels + size > _PIXELS_AHEAD) or _is_done(waiting[0][1])
+            ):
+                yield _waited_for(waiting[0])
+                pages, pixels = pages - (waiting[0][1] is not None), pixels - waiting[0][2]
+                waiting.popleft()
+            waiting.append((mark, self._submitted(picture) if picture is not None else None, size))
+            pages, pixels = pages + (picture is not None), pixels + size
+            del picture
         while waiting:
-            yield waiting.popleft().result.result()
+            yield _waited_for(waiting.popleft())
+
+    def _submitted(self, page: Image.Image) -> "Future[PageReading]":
+        deadline = time.monotonic() + _SECONDS_PER_PAGE
+        job = PageJob(page, None, self._files.name, _CLIENT, self._config.max_new_tokens, deadline)
+        self._queue.put([job])
+        return job.result
+
+
+def _is_done(result: ReadingOrNone) -> bool:
+    return result is None or result.done()
+
+
+def _waited_for(first: tuple[Mark, ReadingOrNone, int]) -> tuple[Mark, ReadingOrNone]:
+    if first[1] is not None:
+        wait([first[1]])
+    return first[0], first[1]

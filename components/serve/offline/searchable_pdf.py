@@ -1,99 +1,81 @@
-"""A PDF of page pictures with their text behind them, invisible and found by a search."""
+"""The searchable PDFs of ``deepsynth read``: where they go, and a child process with limits that writes them."""
 
-import io
-import tempfile
-from itertools import pairwise
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-import numpy as np
-from fontTools.fontBuilder import FontBuilder
-from fontTools.ttLib.tables._g_l_y_f import Glyph
-from fpdf import FPDF
-from fpdf.enums import TextMode
-from PIL import Image
-
+from components.serve.offline.text_layer import TextToAdd, write_with_text
 from components.shared.artifacts.output_file import written_file
-from components.shared.page_reader.pictures import PDF_SCALE
+from components.shared.errors import UserError
+from components.shared.foreign_files.foreign_reader import ForeignReader
+from components.shared.foreign_files.limits import LimitExceededError, ReadingLimits
 
-_FONT = "blank"
-_UNITS = 1000  # of the font per em
-_ADVANCE = 500  # of each blank glyph
-_INK = 0.5  # the share of the way from the lightest to the darkest level at which ink begins
+_MODULES = ("components.serve.offline.text_layer",)
 
 
-def write_searchable_pdf(pages: list[tuple[Image.Image, str]], target: Path) -> None:
-    """Write pictures and their texts, one line of text behind each line of ink where their numbers agree.
+class SearchablePdfs:
+    """Writes a PDF for each file into a folder; leave the block to end its process.
 
-    Where they do not, the lines of text are spread evenly over the inked part of the page: a search finds the page and
-    about the place.
+    Raises:
+        UserError: the folder cannot be made or written to, or a PDF is there already, or two files would have one name.
     """
-    document = FPDF(unit="pt")
-    document.set_auto_page_break(False)
-    document.set_margin(0)
-    with tempfile.TemporaryDirectory() as scratch:
-        font = Path(scratch) / "blank.ttf"
-        _write_blank_font({sign for _, text in pages for sign in text if sign.isprintable()} | {" "}, font)
-        document.add_font(_FONT, fname=font)
-        for picture, text in pages:
-            width, height = (side / PDF_SCALE for side in picture.size)
-            document.add_page(format=(width, height))
-            document.image(_jpeg(picture), x=0, y=0, w=width, h=height)
-            with document.local_context(text_mode=TextMode.INVISIBLE):
-                _write_lines(document, picture, text)
-        content = bytes(document.output())
-    with written_file(target) as partial:
-        partial.write_bytes(content)
+
+    def __init__(self, files: Sequence[Path], folder: Path) -> None:
+        self._folder = folder
+        _check_targets(files, folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the folder cannot be made ({error.strerror})", where=str(folder)) from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError("the folder cannot be written to", where=str(folder))
+        self._writer = ForeignReader(ReadingLimits(), preload=_MODULES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def write(self, file: Path, texts: Sequence[str]) -> Path:
+        """Write a file's PDF with the text of each page, and return its place.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        target = _target(file, self._folder)
+        try:
+            with written_file(target) as partial:
+                task = TextToAdd(file, tuple(texts), partial)
+                for _, pages in self._writer.each(write_with_text, [task]):
+                    for _ in pages:
+                        pass
+        except LimitExceededError as error:
+            raise UserError(f"its PDF is not written: {error.problem}", where=str(file)) from error
+        except Exception as error:  # of Pillow, PDFium or the disk, in the process that writes
+            said = f"{type(error).__name__}: {error}"
+            raise UserError(f"its PDF is not written ({said.splitlines()[0]})", where=str(file)) from error
+        return target
 
 
-def _write_lines(document: FPDF, picture: Image.Image, text: str) -> None:
-    lines = ["".join(filter(str.isprintable, line)).strip() for line in text.split("\n")]
-    lines = [line for line in lines if line]
-    for line, (left, top, right, bottom) in zip(lines, _places(picture, len(lines)), strict=True):
-        size = max(1.0, (bottom - top) / PDF_SCALE)
-        document.set_font(_FONT, size=size)
-        natural = len(line) * size * _ADVANCE / _UNITS
-        document.set_stretching(100 * max(1.0, (right - left) / PDF_SCALE) / natural)
-        document.text(left / PDF_SCALE, bottom / PDF_SCALE, line)
+def _check_targets(files: Sequence[Path], folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError("it is a file, not a folder", where=f"--searchable-pdf {folder}")
+    first: dict[Path, Path] = {}
+    for file in files:
+        target = _target(file, folder)
+        if target.exists() or target.is_symlink():
+            mend = "name another folder, or remove the file"
+            raise UserError(f"the PDF of {file} would go there, and it is there already", where=str(target), mend=mend)
+        if other := first.get(target):
+            mend = "rename one of them, or read them into two folders"
+            raise UserError(f"the PDFs of {other} and {file} would both go there", where=str(target), mend=mend)
+        first[target] = file
 
 
-def _places(picture: Image.Image, lines: int) -> list[tuple[int, int, int, int]]:
-    """Return left, top, right and bottom (pixels) of each line of text."""
-    levels = np.asarray(picture.convert("L")).astype(np.float32)
-    dark, light = float(levels.min()), float(levels.max())
-    ink = levels < light - _INK * (light - dark) if light > dark else np.zeros(levels.shape, bool)
-    rows = ink.any(axis=1)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], rows, [False]]).astype(np.int8)))
-    bands = [(int(top), int(bottom)) for top, bottom in zip(edges[::2], edges[1::2], strict=True)]
-    if len(bands) != lines:
-        top, bottom = (bands[0][0], bands[-1][1]) if bands else (0, picture.height)
-        cuts = np.linspace(top, bottom, lines + 1).astype(int).tolist()
-        bands = list(pairwise(cuts))
-    places = []
-    for top, bottom in bands:
-        columns = np.flatnonzero(ink[top:bottom].any(axis=0)) if bottom > top else np.array([], int)
-        left, right = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, picture.width)
-        places.append((left, top, right, bottom))
-    return places
-
-
-def _write_blank_font(signs: set[str], path: Path) -> None:
-    """Write a font in which each sign is a blank glyph of its own: real fonts lack signs, and nothing is drawn."""
-    codes = sorted(ord(sign) for sign in signs)
-    names = [".notdef", *(f"u{code:05X}" for code in codes)]
-    font = FontBuilder(_UNITS, isTTF=True)
-    font.setupGlyphOrder(names)
-    font.setupCharacterMap({code: f"u{code:05X}" for code in codes})
-    font.setupGlyf({name: Glyph() for name in names})
-    font.setupHorizontalMetrics(dict.fromkeys(names, (_ADVANCE, 0)))
-    font.setupHorizontalHeader(ascent=800, descent=-200)
-    font.setupNameTable({"familyName": _FONT, "styleName": "Regular"})
-    font.setupOS2(sTypoAscender=800, sTypoDescender=-200, usWinAscent=800, usWinDescent=200)
-    font.setupPost()
-    font.save(path)
-
-
-def _jpeg(picture: Image.Image) -> io.BytesIO:
-    stream = io.BytesIO()
-    picture.convert("L").save(stream, format="JPEG", quality=85)
-    stream.seek(0)
-    return stream
+def _target(file: Path, folder: Path) -> Path:
+    return folder / f"{file.stem}.pdf"

@@ -34,8 +34,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
-def run_read(path: Path, address: str) -> Result:
-    return CliRunner().invoke(app, ["read", str(path), "--model", address, "--json"])
+def run_read(path: Path, address: str, *more: str) -> Result:
+    return CliRunner().invoke(app, ["read", str(path), "--model", address, "--json", *more])
 
 
 def test_files_are_read_with_the_token(
@@ -52,6 +52,34 @@ def test_files_are_read_with_the_token(
     places = [(Path(page["file"]).name, page["page"]) for page in pages]
     assert places == [("one.png", 1), ("two.tiff", 1), ("two.tiff", 2)]
     assert all(page["text"] for page in pages)
+
+
+def test_version_and_longest_answer_are_the_services_to_know(
+    service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPSYNTH_SERVE_TOKEN", TOKEN)
+    file = tmp_path / "one.png"
+    file.write_bytes(as_file(drawn_page("one line")))
+    said = run_read(file, service.url, "--max-new-tokens", "3", "--served-model", "tiny-base")
+    page = json.loads(said.stdout)
+    assert (page["tokens"], page["truncated"]) == (3, True)
+    unknown = run_read(file, service.url, "--served-model", "page-reader-9")
+    assert "page-reader-9" in str(unknown.exception) and "/v1/models" in str(unknown.exception)
+
+
+def test_a_file_that_the_service_refuses_does_not_keep_the_others_from_being_read(
+    service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPSYNTH_SERVE_TOKEN", TOKEN)
+    folder, readable = tmp_path / "files", tmp_path / "readable"
+    folder.mkdir()
+    for name in ("a.png", "c.png"):
+        (folder / name).write_bytes(as_file(drawn_page("one line")))
+    (folder / "b.png").write_bytes(b"not a picture")
+    said = run_read(folder, service.url, "--searchable-pdf", str(readable))
+    assert [Path(json.loads(line)["file"]).name for line in said.stdout.splitlines()] == ["a.png", "c.png"]
+    assert "1 of 3 files failed" in str(said.exception) and "neither a PDF nor a picture" in said.stderr
+    assert sorted(file.name for file in readable.iterdir()) == ["a.pdf", "c.pdf"]
 
 
 def test_a_full_queue_is_asked_again_after_the_time_that_it_says(
