@@ -1,7 +1,6 @@
 """Searchable PDFs: the pages look as before and keep their size, the text is found, and no file is replaced."""
 
 import io
-import os
 from pathlib import Path
 
 import pypdfium2
@@ -141,7 +140,7 @@ def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
         SearchablePdfs([tmp_path / "a.png"], tmp_path / "report.pdf")
     with pytest.raises(UserError, match="cannot be made"):
         SearchablePdfs([tmp_path / "a.png"], tmp_path / "report.pdf" / "folder")
-    assert sorted(os.listdir(tmp_path)) == ["report.pdf"]
+    assert [file.name for file in tmp_path.iterdir()] == ["report.pdf"]
 
 
 def test_a_pdf_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
@@ -154,4 +153,4 @@ def test_a_pdf_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
         page = io.BytesIO(as_file(drawn_page("next")))
         gone.write_bytes(page.getvalue())
         assert pdfs.write(gone, ["text"]).exists()
-    assert os.listdir(tmp_path / "readable") == ["gone.pdf"]
+    assert [file.name for file in (tmp_path / "readable").iterdir()] == ["gone.pdf"]
