@@ -102,6 +102,7 @@ def run(
     resumed = _resumed_run(runs_dir, resume, config, settings, run_id) if resume else None
     checked = checked_config(resumed.config if resumed else config, settings)
     _check_machine(checked, runner)
+    _check_sources(checked)
     name = resume or run_id or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     if dry_run:
         _show_plan(checked, runs_dir, name, resumed)
@@ -122,6 +123,16 @@ def _check_machine(checked: "SharedSettings", runner: Runner) -> None:
 
     if runner is Runner.SUBPROCESS:
         check_machine({step: checked.step_settings(step) for step in ("train", "evaluate")})
+
+
+def _check_sources(checked: "SharedSettings") -> None:
+    """Refuse a source that is not there; the run's first task would, but starting it takes seconds."""
+    from components.prepare.config import PrepareConfig
+    from components.prepare.sources.opening import check_exists
+
+    settings = checked.step_settings("prepare") | {"output_dir": Path()}
+    for source in PrepareConfig.model_validate(settings).sources():
+        check_exists(source.source)
 
 
 def _show_plan(checked: "SharedSettings", runs_dir: Path, name: str, resumed: "FailedRun | None") -> None:

@@ -216,6 +216,7 @@ def test_a_partition_whose_process_is_killed_is_named(model: Path, tmp_path: Pat
     assert {path.name for path in (tmp_path / "runs").iterdir()} <= {"r1.failed.log", "mlflow.db", "mlartifacts"}
 
 
+@pytest.mark.slow
 def test_an_error_in_a_partition_that_the_user_can_mend_is_one_line(model: Path, tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()

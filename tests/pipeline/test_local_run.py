@@ -148,6 +148,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
 def test_an_interrupted_run_leaves_nothing_that_looks_finished(
     model: Path, tmp_path: Path, scratch: Path, number: signal.Signals, code: int
@@ -193,6 +194,7 @@ def test_a_run_interrupted_while_training_goes_on_where_it_was(model: Path, tmp_
     assert again.returncode == 2 and "this run ended well" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_path: Path, scratch: Path) -> None:
     process, _ = started(command(SETTINGS | {"base_model": model}), tmp_path, until="prepare ...")
     children = psutil.Process(process.pid).children(recursive=True)
@@ -203,6 +205,7 @@ def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_
     assert not (tmp_path / "runs" / "r1").exists() and not list(scratch.glob("deepsynth-*"))
 
 
+@pytest.mark.slow
 def test_a_step_that_is_killed_is_an_error_with_its_log_kept(model: Path, tmp_path: Path) -> None:
     process, said = started(command(SETTINGS | {"base_model": model}), tmp_path, until="prepare ...")
     tasks_of(process)[-1].kill()  # as the kernel does when memory runs out

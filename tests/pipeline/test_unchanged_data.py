@@ -90,6 +90,7 @@ def tasks_of(folder: Path) -> set[str]:
     return {path.parent.name for path in folder.glob("root/*/*/executor_output.json")}
 
 
+@pytest.mark.slow
 def test_a_run_on_unchanged_data_starts_no_step_and_ends_as_a_success(config: str, tmp_path: Path) -> None:
     champion_of(config, source_digest=resolve(config, {}).source_digest)
     answer = pipeline_run(tmp_path, config=config, skip_if_unchanged=True)

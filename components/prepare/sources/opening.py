@@ -84,6 +84,18 @@ def source_digest(settings: SourceSettings) -> str:
     return digest.hexdigest()
 
 
+def check_exists(source: str) -> None:
+    """Look whether a source on this machine is there, and at nothing in it.
+
+    Raises:
+        UserError: there is no such file or folder.
+    """
+    if source.startswith(IMAGES_PREFIX):
+        _image_root(source)
+    elif source != PYTHON_DOCS and not source.startswith(HUB_PREFIX) and _folder(source) is None:
+        _named_files(source)
+
+
 def most_documents(settings: SourceSettings, enough: int) -> int | None:
     """Return how many documents the source gives at most, without reading texts; None if only reading can tell.
 

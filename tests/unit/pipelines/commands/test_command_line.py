@@ -102,6 +102,10 @@ def test_the_printed_config_is_a_config_with_the_same_values(tmp_path: Path) -> 
         (["--set", "prepare.ink=[9, 1]"], "ink: the first number must not be above the second"),
         (["--set", "benchmark.warmup_steps=99"], "no step would be left to measure"),
         (["--set", "base_model=./nowhere"], "no such model folder"),
+        (["--set", "source=./nowhere"], "source './nowhere': no such file or folder"),
+        (["--set", "source=images:nowhere"], "source images:nowhere: no such folder"),
+        (["--set", "source=bad.yaml"], "source bad.yaml: not a kind of file that can be read"),
+        (["--set", "prepare.holdout.source=rows{1..2}.jsonl"], "source rows1.jsonl: no such file"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: the config file cannot be read"),
         (["--config", "bad.yaml"], "bad.yaml: unknown key 'trian' (did you mean 'train'?)"),
         (["--run-id", "../up"], "may hold letters"),
@@ -150,16 +154,6 @@ def test_a_setting_replaces_a_wrong_value_of_the_file(shell: Shell, tmp_path: Pa
     (tmp_path / "rows.jsonl").write_text('{"text": "A text."}\n{"text": "Another."}\n')
     text = json.dumps({"source": str(tmp_path / "rows.jsonl"), "base_model": "./nowhere", "train": {"r": "many"}})
     assert json.loads(resolve(text, {"base_model": "tiny-base", "r": 4}).train)["r"] == 4
-
-
-def test_an_error_that_a_step_finds_is_one_line_and_leaves_only_the_log(tmp_path: Path) -> None:
-    answer = deepsynth("run", "--set", "source=./nowhere", "--run-id", "r1", folder=tmp_path)
-    assert answer.returncode == 2
-    errors = [line for line in answer.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1 and "configure: source './nowhere': no such file or folder" in errors[0]
-    assert "Traceback" not in answer.stderr
-    assert f"log: {tmp_path / 'runs' / 'r1.failed.log'}" in answer.stderr
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["r1.failed.log"]
 
 
 def test_a_run_id_that_is_taken_is_refused(shell: Shell, tmp_path: Path) -> None:

@@ -123,15 +123,3 @@ def test_nothing_is_imported_and_sent_where_tracing_is_off(off: dict[str, str], 
     with receiving() as receiver:
         answer = ran(["-c", looked, "train"], tmp_path, receiver.address if off else None, **off)
     assert (answer.returncode, answer.stdout, receiver.spans) == (0, "[]\n", [])
-
-
-def test_the_local_run_is_the_span_above_its_steps(tmp_path: Path) -> None:
-    command = [str(Path(sys.executable).with_name("deepsynth")), "run", "--run-id", "r1", "--set", "source=nowhere.txt"]
-    with receiving() as receiver:
-        answer = ran(command, tmp_path, receiver.address)
-    assert answer.returncode == 2 and "nowhere.txt" in answer.stderr, answer.stderr
-    whole, step = receiver.named("deepsynth-finetune"), receiver.named("configure")
-    assert step.parent_span_id == whole.span_id and step.trace_id == whole.trace_id
-    assert whole.parent_span_id == b"" and attributes(whole)["kfp.run_id"] == "r1"
-    assert whole.status.code == step.status.code == 2
-    assert "nowhere.txt" in step.status.message
