@@ -105,7 +105,7 @@ pin-images: ## write today's digests of the base image and of the local overlay'
 
 AUDIT_SERVICE ?= pypi
 audit: $(INSTALLED_TESTS) ## look up known vulnerabilities of all pinned Python packages: AUDIT_SERVICE=pypi or osv
-	mkdir -p build && for list in torch environment-gpu environment-test mlflow; do \
+	mkdir -p build && for list in torch environment-gpu environment-test cuda mlflow; do \
 		$(BIN)/python images/requirements.py $$list || exit 1; done | sort -u > build/audited.txt
 	$(BIN)/pip-audit --requirement build/audited.txt --require-hashes --disable-pip --strict --progress-spinner off \
 		--vulnerability-service $(AUDIT_SERVICE)

@@ -46,6 +46,11 @@ cpu)
 esac
 verified "$image"
 packages=$($python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+if [ "$image" = cpu ]; then
+    cp torchvision_operators.py "$packages/"
+    echo "import torchvision_operators" > "$packages/torchvision_operators.pth"
+    $python -c 'import torchvision.transforms.v2'
+fi
 # The code has its own layer: it changes more often than its dependencies.
 [ "$image" = mlflow ] || echo /opt/deepsynth-code > "$packages/deepsynth.pth"
 

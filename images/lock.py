@@ -22,8 +22,8 @@ LISTS = ROOT / "images" / "packages"
 _ONLY_WHERE_PIPELINES_ARE_COMPILED = ("kfp", "kfp-kubernetes", "kubernetes")
 _TOOLS = ["pip", "setuptools", "uv"]
 # Unsloth requires xformers, whose newest wheel (0.0.35) is built for torch 2.10 and loads no kernel with this torch:
-# without it Unsloth uses PyTorch's attention.
-_LEFT_OUT = ("xformers",)
+# without it Unsloth uses PyTorch's attention. num2words requires docopt for its command alone, which has no wheel.
+_LEFT_OUT = ("xformers", "docopt")
 _OF_TORCH = re.compile("torch|triton|nvidia-.*|cuda-.*")
 _HEADER = "# Written by `make lock` (images/lock.py). "
 
@@ -65,8 +65,8 @@ def _lists(project: dict) -> dict[str, list[str]]:
         "environment": [*needed, *_TOOLS],
         "environment-gpu": [*needed, *extras["gpu"], *_TOOLS],
         "environment-test": [*needed, *tests, *extras["tracking-server"], *extras["audit"], *_TOOLS],
-        "cpu": [*in_steps, "setuptools"],
-        "cuda": [*in_steps, *extras["gpu"], "setuptools"],
+        "cpu": [*in_steps, *extras["families"], "setuptools"],
+        "cuda": [*in_steps, *extras["gpu"], *extras["families"], "setuptools"],
         "mlflow": server,
     }
 

@@ -52,6 +52,9 @@ class EvaluateConfig(StepConfig):
     OCR-2 768)"""
     crop_mode: bool | None = None
     """DeepSeek-OCR models: cut pages larger than a tile into tiles; by default as the model does (on)"""
+    max_crops: int | None = Field(default=None, ge=2, le=9)
+    """DeepSeek-OCR models: at most so many tiles of a page; by default the model's own (9, OCR-2 6). vLLM cuts at most
+    6"""
     normalization: Annotated[Profile, BeforeValidator(newest_version)] = "nfkc-ws-v1"
     """how label and prediction are normalised before they are compared: ``none``, ``nfc``, ``nfkc-ws`` or ``lenient``;
     a name without a version means the newest one"""

@@ -81,6 +81,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
             calibration_note=note,
             line_calibration=line_calibration,
             line_calibration_note=line_note,
+            image_backend=found["base"].image_backend,
         )
         report = evaluation_report(config, pages, champion, engine_versions(found), shared, trained_on, measured)
         report.write(folder)

@@ -56,6 +56,9 @@ class ServeConfig(StepConfig):
     """DeepSeek-OCR-2: pixels of a tile, or of the only view if crop_mode is off; by default the model's own (768)"""
     crop_mode: bool | None = None
     """DeepSeek-OCR-2: cut pages larger than a tile into tiles; by default as the model does (on)"""
+    max_crops: int | None = Field(default=None, ge=2, le=9)
+    """DeepSeek-OCR models: at most so many tiles of a page; by default the model's own (9, OCR-2 6). vLLM cuts at most
+    6"""
     max_new_tokens: int = Field(default=512, ge=1)
     """longest answer in tokens; a page that reaches it without an end token is marked as truncated"""
     no_repeat_ngram_size: Annotated[int, Field(ge=2)] | Literal["family"] | None = None
@@ -135,7 +138,9 @@ class ServeConfig(StepConfig):
             raise ValueError("vllm_token_file needs vllm_address")
         if self.vllm_python is None and self.vllm_arguments:
             raise ValueError("vllm_arguments needs vllm_python")
-        sizes = [name for name in ("base_size", "image_size", "crop_mode") if getattr(self, name) is not None]
+        sizes = [
+            name for name in ("base_size", "image_size", "crop_mode", "max_crops") if getattr(self, name) is not None
+        ]
         if self.engine == "vllm" and sizes:
             raise ValueError(f"vLLM has no {sizes[0]}: leave it out, or take engine embedded")
         return self

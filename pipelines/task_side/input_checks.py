@@ -10,7 +10,7 @@ from components.shared.errors import UserError
 from components.shared.models.model_families import ModelFamily
 from components.shared.tracking.mlflow_connection import TRACKING_OFF
 
-_IMAGE_SETTINGS = ("base_size", "image_size", "crop_mode")
+_IMAGE_SETTINGS = ("base_size", "image_size", "crop_mode", "max_crops")
 _NO_PATH = ("auto", "never")
 
 

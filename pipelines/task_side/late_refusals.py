@@ -4,6 +4,7 @@ from typing import Any
 
 from components.export.publication.hub_upload import required_token
 from components.shared.errors import UserError
+from components.shared.models.model_families import ModelFamily
 
 
 def check_late_steps(settings: dict[str, dict[str, Any]]) -> None:
@@ -30,16 +31,32 @@ def check_late_steps(settings: dict[str, dict[str, Any]]) -> None:
         required_token()
 
 
-def check_served_family(settings: dict[str, dict[str, Any]], model_type: str) -> None:
-    """Refuse a family that ``export.serving`` names an engine for which does not serve it.
+def check_served_family(settings: dict[str, dict[str, Any]], family: ModelFamily) -> None:
+    """Refuse a family that ``export.serving`` names an engine for which does not serve it, or reads pages otherwise.
 
     Raises:
-        UserError: the engine does not serve the family, or none of its adapters.
+        UserError: the engine does not serve the family, or none of its adapters, or not with these image settings.
     """
-    if settings["export"]["serving"]:
-        from components.shared.vllm.served_families import served_family
+    if not settings["export"]["serving"]:
+        return
+    from components.shared.vllm.served_families import served_family
 
-        served_family(model_type, adapter=settings["train"]["peft"] != "none" and not settings["export"]["merge"])
+    adapter = settings["train"]["peft"] != "none" and not settings["export"]["merge"]
+    served = served_family(family.name, adapter=adapter)
+    if served.fixed_sizes is None:
+        return
+    wanted: dict[str, int | None] = dict(zip(("base_size", "image_size"), served.fixed_sizes, strict=True))
+    wanted |= {"crop_mode": True, "max_crops": served.max_crops}
+    by_default = wanted | {"max_crops": family.max_crops}
+    for name, value in wanted.items():
+        given = settings["evaluate"][name]
+        if (by_default[name] if given is None else given) != value:
+            raise UserError(
+                f"vLLM's {served.vllm_class} reads pages with {name} {value}, which it cannot be told otherwise",
+                where=f"export.serving ['vllm'] with evaluate.{name} {'by default' if given is None else given}"
+                + (f" {by_default[name]}" if given is None else ""),
+                mend=f"set evaluate.{name} to {value}, so that the evaluation is of what is served",
+            )
 
 
 def _check_held_out_pages(prepare: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """The pipeline's first task: turn configuration and parameters into checked settings for each step."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,6 @@ from pipelines.task_side.step_settings import RUN, SKIP, TRAIN, UNCHANGED, StepS
 from pipelines.task_side.task_entry import task
 
 logger = logging.getLogger(__name__)
-
-_OF_AN_IMAGE = "DEEPSYNTH_GIT_COMMIT"  # steps of a run in images run in several of them
 
 
 def configure(
@@ -70,9 +67,8 @@ def resolve(config: str, parameters: dict[str, Any], *, skip_if_unchanged: bool 
     check_base_model_can_be_had(checked.base_model, checked.revision)
     check_family_is_supported(checked.base_model, checked.revision)
     family = base_family(checked.base_model, checked.revision)
-    check_served_family(settings, family.name)
-    if _OF_AN_IMAGE not in os.environ:  # all steps run in this environment
-        check_processor_packages(family.name, checked.base_model)
+    check_served_family(settings, family)
+    check_processor_packages(family.name, checked.base_model)
     if settings["prepare"]["min_letter_height"] is None:
         settings["prepare"]["min_letter_height"] = family.least_letter_height
     settings["prepare"]["min_eval_documents"] = settings["gate"]["min_documents"]

@@ -49,6 +49,28 @@ def test_an_adapter_that_vllm_does_not_serve_is_refused_before_anything_runs(sou
     assert settings["serving"] == ["vllm"]
 
 
+@pytest.mark.parametrize(
+    ("model_type", "evaluate", "said"),
+    [
+        ("deepseek_vl_v2", {}, r"evaluate\.max_crops by default 9: vLLM's DeepseekOCRForCausalLM .*max_crops 6"),
+        ("deepseek_ocr2", {"image_size": 1024}, r"evaluate\.image_size 1024: vLLM's DeepseekOCR2ForCausalLM"),
+        ("deepseek_ocr2", {"crop_mode": False}, r"evaluate\.crop_mode False"),
+    ],
+)
+def test_an_evaluation_of_other_views_than_vllms_is_refused_before_anything_runs(
+    model_type: str, evaluate: dict[str, Any], said: str, source: str, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    config = {"model_type": model_type, "architectures": ["DeepseekOCRForCausalLM"]}
+    (base / "config.json").write_text(json.dumps(config))
+    (base / "model.safetensors").touch()
+    served = {"base_model": str(base), "export": {"serving": ["vllm"]}}
+    with pytest.raises(UserError, match=said):
+        resolved(source, evaluate=evaluate, **served)
+    resolved(source, evaluate={"max_crops": 6, "base_size": 1024}, **served)
+
+
 def test_a_gate_over_the_trainings_own_pages_is_refused_before_anything_runs(source: str) -> None:
     with pytest.raises(UserError, match=r"evaluate\.split 'train': the gate promotes nothing"):
         resolved(source, evaluate={"split": "train"})

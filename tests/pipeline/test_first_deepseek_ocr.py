@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoProcessor
 
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import load_model, load_processor
@@ -35,7 +36,7 @@ SETTINGS = {
     # 200 pixels exceed the tiny model's tile of 160: the model gets each page whole and in tiles.
     **{"prepare.resolutions": "[200x112]", "prepare.lines_per_page": "[1, 2]", "prepare.text_engine": "pillow"},
     **{"prepare.eval_fraction": 0.5, "prepare.max_eval_pages": 4, "train.per_device_train_batch_size": 2},
-    **{"evaluate.max_new_tokens": 8, "gate.min_improvement": -1000, "gate.min_documents": 2},
+    **{"evaluate.max_new_tokens": 8, "evaluate.max_crops": 4, "gate.min_improvement": -1000, "gate.min_documents": 2},
     "train.finetune_vision_layers": "false",
     **{"gate.max_loop_rate_increase": 1, "export.verify": "true", "export.merge": "true"},
 }
@@ -78,6 +79,9 @@ def test_the_merged_model_has_the_published_form(run: Path, base: Path) -> None:
     assert not any("sam_model" in name or "vision_model" in name for name in changed)
     config = json.loads((merged / "config.json").read_text())
     assert config["architectures"] == ["DeepseekOCRForCausalLM"] and "language_config" in config
+    # Read by transformers alone, it sees the pages as the evaluation did.
+    assert AutoProcessor.from_pretrained(merged).image_processor.max_patches == 4
+    assert load_processor(str(base)).image_processor.max_patches == 9
 
 
 def test_the_package_reads_a_page_without_this_project(run: Path, tmp_path: Path) -> None:

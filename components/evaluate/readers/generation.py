@@ -29,6 +29,7 @@ class Transcription:
         batch_size: pages per batch at the end.
         memory_halvings: how many times the batch was halved because the device ran out of memory.
         notes: remarks for the report.
+        image_backend: what scaled the pictures for the model, ``torchvision`` or ``pil``.
     """
 
     predictions: list[Prediction]
@@ -36,6 +37,7 @@ class Transcription:
     batch_size: int
     memory_halvings: int = 0
     notes: list[str] = field(default_factory=list)
+    image_backend: str | None = None
 
 
 def transcribe(

@@ -1,6 +1,7 @@
 """Every row's transcription of the pages: base, adapter, champion, and the classic engines that are installed."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from components.shared.models.model_loading import (
 )
 from components.shared.models.refused_families import base_family
 from components.shared.models.unsloth_inference import load_with_unsloth
-from components.shared.reading.image_settings import ImageSettings, with_image_settings
+from components.shared.reading.image_settings import ImageSettings, backend_of, with_image_settings
 from components.shared.reading.no_repeat_settings import NoRepeatSettings
 from components.shared.reading.transcriber import Transcriber
 
@@ -62,7 +63,8 @@ def _read_with_model(
     no_repeat = no_repeat_settings(config).rule(processor, family)
     transcriber = Transcriber(model, processor, family, config.max_new_tokens, no_repeat=no_repeat)
     try:
-        return transcribe(pages, transcriber, config.per_device_eval_batch_size, name, _threads(config))
+        found = transcribe(pages, transcriber, config.per_device_eval_batch_size, name, _threads(config))
+        return replace(found, image_backend=backend_of(processor))
     finally:
         del model, transcriber
         release_memory()

@@ -52,6 +52,7 @@ class Measured:
     calibration_note: str
     line_calibration: ConfidenceCalibration | None
     line_calibration_note: str
+    image_backend: str | None
 
 
 def evaluation_report(
@@ -97,6 +98,8 @@ def evaluation_report(
             base_size=config.base_size,
             image_size=config.image_size,
             crop_mode=config.crop_mode,
+            max_crops=config.max_crops,
+            image_backend=measured.image_backend,
         ),
         config=config.model_dump(mode="json", exclude=_PATHS),
         rows=measured.rows,

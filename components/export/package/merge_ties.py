@@ -5,16 +5,19 @@ almost equally likely, the merged weights may choose the other one. How far roun
 tokens where both still agree: the *noise* is the largest change of the difference between the adapter's two best
 scores. A reading that differs is a tie if that difference is no larger than the noise where the two part. The noise
 itself must be small beside what the adapter does to the base's scores: otherwise it could be an adapter that was lost.
+Where there is no base (a whole model), it must be small beside what parts our two best tokens: otherwise it could be
+another model.
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.shared.reading.transcriber import StepByStep
 
 _LEAST_EFFECT_OVER_NOISE = 4.0
-"""A choice: with less, noise and a lost adapter could be confused."""
+"""A choice: with less, noise and a lost adapter, or another model, could be confused."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class MergeTie:
 
 
 def ties_of(
-    keys: Sequence[str], adapter: Sequence[StepByStep], merged: Sequence[StepByStep], base: Sequence[StepByStep]
+    keys: Sequence[str], adapter: Sequence[StepByStep], merged: Sequence[StepByStep], base: Sequence[StepByStep] | None
 ) -> dict[str, MergeTie]:
     """Return the pages whose readings part at a tie, by key; empty if the noise is not small.
 
@@ -43,12 +46,15 @@ def ties_of(
         keys: the pages' keys.
         adapter: the adapter's readings of the pages.
         merged: the merged weights' readings.
-        base: the base's readings, of at least one token.
+        base: the base's readings, of at least one token; None for a whole model, which has none.
     """
     noise = noise_of(adapter, merged)
-    effect = max(_move(ours, theirs, 0) for ours, theirs in zip(adapter, base, strict=True))
-    at_the_start = max(_move(ours, theirs, 0) for ours, theirs in zip(adapter, merged, strict=True))
-    if effect < _LEAST_EFFECT_OVER_NOISE * max(at_the_start, 0.0):
+    if base is None:
+        noisy, effect = noise, statistics.median(_margins(adapter, merged) or [0.0])
+    else:
+        noisy = max(_move(ours, theirs, 0) for ours, theirs in zip(adapter, merged, strict=True))
+        effect = max(_move(ours, theirs, 0) for ours, theirs in zip(adapter, base, strict=True))
+    if effect < _LEAST_EFFECT_OVER_NOISE * noisy:
         return {}
     found = {}
     for key, ours, theirs in zip(keys, adapter, merged, strict=True):
@@ -74,6 +80,16 @@ def noise_of(adapter: Sequence[StepByStep], other: Sequence[StepByStep]) -> floa
 def _parting(ours: list[int], theirs: list[int]) -> int | None:
     pairs = zip(ours, theirs, strict=False)
     return next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+
+
+def _margins(ours: Sequence[StepByStep], others: Sequence[StepByStep]) -> list[float]:
+    """Return the differences between our two best scores, at the tokens before the readings part."""
+    found = []
+    for one, other in zip(ours, others, strict=True):
+        for scores in one.best[: _parting(one.tokens, other.tokens)]:
+            first, second = list(scores.values())[:2]
+            found.append(first - second)
+    return found
 
 
 def _moves(ours: StepByStep, theirs: StepByStep) -> list[float]:

@@ -55,7 +55,7 @@ def write_merged(config: ExportConfig, sources: PackageSources, checked: Checked
     """
     by_adapter, by_base = _by_adapter_and_base(config, sources, checked)
     release_memory()
-    _merge(config, folder)
+    _merge(config, sources, folder)
     release_memory()
     by_merged = _readings(_merged_transcriber(config, sources, folder), checked)
     release_memory()
@@ -96,7 +96,7 @@ def _by_adapter_and_base(
         return by_adapter, _readings(base, checked)
 
 
-def _merge(config: ExportConfig, folder: Path) -> None:
+def _merge(config: ExportConfig, sources: PackageSources, folder: Path) -> None:
     source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     device = default_device()
     adapted: Any = load_fine_tuned(
@@ -104,7 +104,9 @@ def _merge(config: ExportConfig, folder: Path) -> None:
     )
     merged: PreTrainedModel = adapted.merge_and_unload().to(MERGED_DTYPE)
     merged.save_pretrained(folder)
-    load_fine_tuned_processor(config.base_model, config.adapter_dir, **source).save_pretrained(folder)
+    processor = load_fine_tuned_processor(config.base_model, config.adapter_dir, **source)
+    evaluated_family(config, sources, processor)  # gives it the evaluation's image settings
+    processor.save_pretrained(folder)
 
 
 def _merged_transcriber(config: ExportConfig, sources: PackageSources, folder: Path) -> Transcriber:

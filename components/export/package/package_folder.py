@@ -33,6 +33,7 @@ from components.shared.models.adapter_loading import load_fine_tuned_processor
 from components.shared.models.hub import hub_is_reachable
 from components.shared.models.model_loading import model_type_of
 from components.shared.models.processor_packages import used_packages
+from components.shared.reading.image_settings import backend_of
 from components.shared.reading.image_text_inputs import prompt_text, text_options
 
 _REQUIREMENTS = ("torch", "transformers", "peft", "pillow", "numpy")
@@ -83,6 +84,7 @@ def write_package_files(
         "prompt": prompt,
         "text_options": text_options(processor, [prompt]),
         "image_options": family.image_options,
+        "image_backend": backend_of(processor),
         "max_new_tokens": sources.packaged_tokens,
         "no_repeat_ngrams": asdict(rule) if rule else None,
         "calibration": calibration.model_dump() if calibration else None,

@@ -26,11 +26,13 @@ class ServedVerdict:
     """What a proof found.
 
     Attributes:
+        has_base: whether a base was read beside the adapter.
         equal: pages that both read alike, letter by letter.
         ties: pages that part at a token that rounding decided.
         differing: the other pages.
         telling: pages that the base reads otherwise than vLLM with the adapter; for a whole model, all pages.
         noise: the largest change of the difference between our two best scores for a token, where both readings agree.
+        other_tiles: of the pages that vLLM cuts into other tiles than this package's settings do, what each cuts.
     """
 
     equal: list[str]
@@ -38,6 +40,8 @@ class ServedVerdict:
     differing: list[str]
     telling: list[str]
     noise: float
+    has_base: bool = True
+    other_tiles: tuple[str, ...] = ()
 
     @property
     def state(self) -> str:
@@ -53,20 +57,23 @@ class ServedVerdict:
             parts.append(f"{len(self.ties)} part where rounding decided ({', '.join(self.ties)})")
         if self.differing:
             parts.append(f"{len(self.differing)} DIFFER ({', '.join(self.differing)})")
-        parts.append(f"the base reads {len(self.telling)} of them otherwise")
+        if self.has_base:
+            parts.append(f"the base reads {len(self.telling)} of them otherwise")
+        if self.other_tiles:
+            parts.append(f"vLLM cuts other tiles ({', '.join(self.other_tiles)}): evaluate with vLLM's max_crops")
         if self.state == "not shown":
             parts.append("nothing shows that the adapter answers: give a page that base and adapter read differently")
         return f"{self.state}: {'; '.join(parts)}; scores move by at most {self.noise:.2g}"
 
 
-def verdict_of_readings(readings: Sequence[ServedReading]) -> ServedVerdict:
-    """Return the verdict on pages that were read on both sides."""
+def verdict_of_readings(readings: Sequence[ServedReading], other_tiles: Sequence[str] = ()) -> ServedVerdict:
+    """Return the verdict on pages that were read on both sides; ``other_tiles`` as in the verdict."""
     keys = [reading.page for reading in readings]
     ours, theirs = [one.ours for one in readings], [one.vllm for one in readings]
     # vLLM leaves out a letter whose bytes are not complete, for which transformers writes a replacement.
     equal = [one.page for one in readings if one.ours.text == one.vllm.text or one.ours.tokens == one.vllm.tokens]
     bases = [one.base for one in readings if one.base is not None]
-    ties = ties_of(keys, ours, theirs, bases) if len(bases) == len(readings) and len(equal) < len(readings) else {}
+    ties = ties_of(keys, ours, theirs, bases or None) if len(equal) < len(readings) else {}
     parted = [key for key in keys if key not in equal]
     return ServedVerdict(
         equal=equal,
@@ -74,4 +81,6 @@ def verdict_of_readings(readings: Sequence[ServedReading]) -> ServedVerdict:
         differing=[key for key in parted if key not in ties],
         telling=[one.page for one in readings if one.vllm_base is None or one.vllm_base.tokens != one.vllm.tokens],
         noise=noise_of(ours, theirs),
+        has_base=any(one.vllm_base is not None for one in readings),
+        other_tiles=tuple(other_tiles),
     )

@@ -21,6 +21,7 @@ from components.export.package.package_layout import (
 )
 from components.export.proof.comparison import ServedReading, ServedVerdict, verdict_of_readings
 from components.export.proof.page_margins import equally_centred
+from components.export.proof.page_tiles import other_tiles
 from components.export.proof.server_process import running_vllm
 from components.export.proof.vllm_client import VllmServer
 from components.export.servable.serving_files import SERVED_FOLDER, Serving
@@ -80,10 +81,11 @@ def prove_at(proof: Proof, server: VllmServer) -> ServedVerdict:
         bases = (
             [server.read(base, page.image, serving.prompt, proof.max_new_tokens) for page in pages] if base else None
         )
-        ours, our_bases = _ours(proof, folder, pages)
+        ours, our_bases, images = _ours(proof, folder, pages)
         sides = zip(pages, ours, theirs, our_bases, bases or our_bases, strict=True)
         return verdict_of_readings(
-            [ServedReading(page.name, our, their, base, their_base) for page, our, their, base, their_base in sides]
+            [ServedReading(page.name, our, their, base, their_base) for page, our, their, base, their_base in sides],
+            other_tiles(serving.vllm_class, images, {page.name: page.image.size for page in pages}),
         )
 
 
@@ -196,8 +198,8 @@ def _decode_plainly(model: Any) -> None:
 
 def _ours(
     proof: Proof, folder: Path, pages: Sequence[ProofPage]
-) -> tuple[list[StepByStep], list[StepByStep] | list[None]]:
-    """Return our readings with the adapter and of the base; a whole model has no base."""
+) -> tuple[list[StepByStep], list[StepByStep] | list[None], Any]:
+    """Return our readings with the adapter and of the base, which a whole model has not, and our image processor."""
     content: dict[str, Any] = json.loads((folder / INFERENCE_FILE).read_text(encoding="utf-8"))
     device = default_device()
     dtype, adapted = default_dtype(device), content["kind"] == "adapter"
@@ -213,6 +215,6 @@ def _ours(
     reader = Transcriber(model, processor, family, proof.max_new_tokens, graphed=False)
     ours = [reader.read_step_by_step(page) for page in pages]
     if not adapted:
-        return ours, [None] * len(ours)
+        return ours, [None] * len(ours), processor.image_processor
     with reader.without_adapter(proof.max_new_tokens) as without:
-        return ours, [without.read_step_by_step(page) for page in pages]
+        return ours, [without.read_step_by_step(page) for page in pages], processor.image_processor

@@ -123,11 +123,12 @@ def _check_sizes(family: ServedFamily, images: Any) -> None:
     if family.fixed_sizes is None:
         return
     sizes, crops = (images.size["height"], images.tile_size), getattr(images, "crop_to_patches", True)
-    if sizes != family.fixed_sizes or not crops:
+    if sizes != family.fixed_sizes or not crops or images.max_patches != family.max_crops:
         page, tile = family.fixed_sizes
+        seen = f"at most {images.max_patches} tiles" if crops else "no tiles, without crop_mode"
         raise UserError(
-            f"vLLM's {family.vllm_class} always sees a page at {page} and tiles at {tile} pixels; the evaluation"
-            f" saw them at {sizes[0]} and {sizes[1]}{'' if crops else ', without crop_mode'}",
+            f"vLLM's {family.vllm_class} always sees a page at {page} pixels and at most {family.max_crops} tiles at"
+            f" {tile}; the evaluation saw the page at {sizes[0]}, and {seen} at {sizes[1]}",
             where="export.serving",
-            mend=f"evaluate with base_size: {page}, image_size: {tile}, crop_mode: true",
+            mend=f"evaluate with base_size: {page}, image_size: {tile}, crop_mode: true, max_crops: {family.max_crops}",
         )

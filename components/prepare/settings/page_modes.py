@@ -2,15 +2,15 @@
 
 DeepSeek-OCR (github.com/deepseek-ai/DeepSeek-OCR, README, "Support-Modes") sees one square view of 512, 640, 1024 or
 1280 pixels in its modes Tiny, Small, Base and Large, for 64, 100, 256 or 400 vision tokens. In Gundam mode it sees n
-tiles of 640 pixels and one view of 1024; n is 2 to 6 by default and at most 9 (MIN_CROPS and MAX_CROPS in its
-``DeepSeek-OCR-vllm/config.py``). DeepSeek-OCR-2 (``DeepseekOcr2ImageProcessor`` and ``DeepseekOcr2Processor`` of
-transformers 5.17) by default sees one view of 1024 pixels for 256 vision tokens, and 2 to 6 tiles of 768 pixels for 144
-each if the page is larger than a tile.
+tiles of 640 pixels and one view of 1024; n is 2 to 9 in the code published with the checkpoint, which this project
+follows, and 2 to 6 in the authors' code for vLLM (MAX_CROPS in ``DeepSeek-OCR-vllm/config.py``). DeepSeek-OCR-2
+(``DeepseekOcr2ImageProcessor`` and ``DeepseekOcr2Processor`` of transformers 5.17) by default sees one view of 1024
+pixels for 256 vision tokens, and 2 to 6 tiles of 768 pixels for 144 each if the page is larger than a tile.
 
 For a page that is wider or higher than a tile, both choose the grid of tiles with the closest aspect ratio and scale
 the page to it. A page of exactly a grid's size is split without scaling, so the model sees the letters as drawn. The
-grids below have the shape of pages: portrait or square, at most twice as high as wide. With DeepSeek-OCR's default of
-at most 6 tiles, 2x4 and 3x3 are scaled down to 1x2 and 2x2.
+grids below have the shape of pages: portrait or square, at most twice as high as wide. With at most 6 tiles
+(``evaluate.max_crops: 6``, and vLLM), 2x4 and 3x3 are scaled down to 1x2 and 2x2.
 """
 
 import difflib

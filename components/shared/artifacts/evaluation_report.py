@@ -85,8 +85,9 @@ class ReadingSettings(FileContent):
     """How base, adapter and champion read the pages; export gives the package the same settings.
 
     With ``no_repeat_ngram_size``, no sequence of so many tokens occurs twice in an answer's last
-    ``no_repeat_ngram_window`` tokens (None: in the whole answer). ``base_size``, ``image_size`` (pixels) and
-    ``crop_mode`` are DeepSeek's; None leaves them to the model.
+    ``no_repeat_ngram_window`` tokens (None: in the whole answer). ``base_size``, ``image_size`` (pixels),
+    ``crop_mode`` and ``max_crops`` are DeepSeek's; None leaves them to the model. ``image_backend`` is what scaled the
+    pictures, ``torchvision`` or ``pil``; None: an older report, or a processor that does not say it.
     """
 
     max_new_tokens: int
@@ -95,6 +96,8 @@ class ReadingSettings(FileContent):
     base_size: int | None = None
     image_size: int | None = None
     crop_mode: bool | None = None
+    max_crops: int | None = None
+    image_backend: str | None = None
 
     def decoding(self) -> str:
         """Return how the next token is chosen, in words.

@@ -27,7 +27,9 @@ class ModelFamily:
         image_options: keyword arguments for the processor's image part.
         language_modules: regular expression of the module names that LoRA adapts by default.
         vision_rows_are_pictures: each row of the vision encoder's input is one picture or one tile of a picture.
-        has_image_settings: evaluation can choose DeepSeek's ``base_size``, ``image_size`` and ``crop_mode``.
+        has_image_settings: evaluation can choose DeepSeek's ``base_size``, ``image_size``, ``crop_mode`` and
+            ``max_crops``.
+        max_crops: at most so many tiles of a page by default; None for families without these settings.
         view_cells: the numbers of cells (image tokens) along a view's side that the model knows; empty for any.
         answer_token_type: the value of ``token_type_ids`` for the answer's tokens.
         vision_modules: the same for the vision encoder and the projector, used if these are trained too.
@@ -51,6 +53,7 @@ class ModelFamily:
     vision_rows_are_pictures: bool = False
     answer_token_type: int = 0
     has_image_settings: bool = False
+    max_crops: int | None = None
     view_cells: tuple[int, ...] = ()
     least_letter_height: float = LEAST_LETTER_HEIGHT
     no_repeat_ngram: tuple[int, int] | None = None
@@ -75,6 +78,7 @@ _FIRST_DEEPSEEK_OCR = ModelFamily(
     language_modules=rf".*language_model\..*\.({_LANGUAGE_PROJECTIONS})",
     vision_rows_are_pictures=True,
     has_image_settings=True,
+    max_crops=9,  # dynamic_preprocess in the checkpoint's modeling_deepseekocr.py; the authors' own vLLM code takes 6
     least_letter_height=_DEEPSEEK_LETTER_HEIGHT,
     # run_dpsk_ocr_image.py of github.com/deepseek-ai/DeepSeek-OCR.
     no_repeat_ngram=(30, 90),
@@ -102,6 +106,7 @@ FAMILIES = {
         language_modules=rf".*language_model\..*\.({_LANGUAGE_PROJECTIONS})",
         vision_rows_are_pictures=True,
         has_image_settings=True,
+        max_crops=6,
         view_cells=(12, 16),
         least_letter_height=_DEEPSEEK_LETTER_HEIGHT,
         # run_dpsk_ocr2_image.py of github.com/deepseek-ai/DeepSeek-OCR-2; for PDFs they take (20, 50).

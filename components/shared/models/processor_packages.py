@@ -10,6 +10,7 @@ _TORCHVISION, _NUM2WORDS = "torchvision", "num2words"
 # Qwen2.5-VL and GLM-OCR take other families' film processors; of Idefics3 transformers 5.17 loads the image processor
 # for torchvision only.
 _NOT_IN_THE_LIST = {"qwen2_5_vl", "glm_ocr", "idefics3"}
+_FITTING = ", torchvision in the build that fits torch's"
 _NEED_NUM2WORDS = {"smolvlm"}
 
 
@@ -43,12 +44,8 @@ def check_processor_packages(model_type: str, base_model: str) -> None:
     """
     missing = [name for name in needed_packages(model_type) if find_spec(name) is None]
     if missing:
-        hints = [
-            "torchvision in the build that fits torch's" if _TORCHVISION in missing else "",
-            "the GPU images have no num2words" if _NUM2WORDS in missing else "or use a GPU image",
-        ]
         raise UserError(
             f"the processor of the family {model_type} needs {' and '.join(missing)}, not installed here",
             where=f"base_model {base_model!r}",
-            mend=f"install {' '.join(missing)}; {'; '.join(filter(None, hints))}",
+            mend=f"install {' '.join(missing)}{_FITTING if _TORCHVISION in missing else ''}; or run in the images",
         )

@@ -9,7 +9,30 @@ from .refusal import RefusalError
 
 
 def load_processor(package: Path, settings: dict[str, Any]) -> Any:
-    """Load the processor in the folder ``package``."""
+    """Load the processor in the folder ``package``; pictures are scaled by what scaled them in the evaluation.
+
+    Raises:
+        RefusalError: that is not installed.
+    """
+    processor, backend = _load_processor(package, settings), settings.get("image_backend")  # older packages: none
+    if backend and _backend_of(processor) not in (None, backend):
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+        options = {"trust_remote_code": settings["trust_remote_code"], "backend": backend}
+        processor.image_processor = AutoImageProcessor.from_pretrained(str(package), **options)
+        if _backend_of(processor) != backend:
+            raise RefusalError(
+                f"the model was evaluated with pictures that {backend} scaled, and it is not installed here:"
+                " pip install -r requirements.txt"
+            )
+    return processor
+
+
+def _backend_of(processor: Any) -> str | None:
+    return getattr(getattr(processor, "image_processor", None), "backend", None)
+
+
+def _load_processor(package: Path, settings: dict[str, Any]) -> Any:
     from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
 
     _register_packed_classes()

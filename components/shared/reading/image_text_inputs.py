@@ -25,8 +25,8 @@ def prompt_text(processor: ProcessorMixin, family: ModelFamily, instruction: str
     """Return the text before the answer, including the image token; without an instruction the family's prompt.
 
     Raises:
-        UserError: the instruction contains the image token, which would mean another picture, or the chat template
-            fails or leaves the image token out.
+        UserError: the instruction contains the image token, which would mean another picture, the chat template fails
+            or leaves the image token out, or the processor has none.
     """
     prompt = instruction or family.prompt
     token = getattr(processor, "image_token", None)
@@ -37,7 +37,13 @@ def prompt_text(processor: ProcessorMixin, family: ModelFamily, instruction: str
             mend="prepare them again with an instruction that is text alone",
         )
     if processor.chat_template is None:
-        text = family.prompt_template.format(image=token or "<image>", prompt=prompt)
+        if not token and not family.processor_adds_image:
+            raise UserError(
+                f"{type(processor).__name__} has no image token, so there is no place for the page in the prompt",
+                where=f"base_model of the family {family.name}",
+                mend="choose a family of docs/models.md",
+            )
+        text = family.prompt_template.format(image=token, prompt=prompt)
     else:
         text = rendered_prompt(processor, prompt, where=f"base_model of the family {family.name}")
     if token and token not in text and not family.processor_adds_image:
@@ -60,7 +66,7 @@ def generation_inputs(
     return batch
 
 
-def _behind_padding(batch: BatchFeature, processor: ProcessorMixin) -> torch.Tensor:
+def _behind_padding(batch: BatchFeature, processor: Any) -> torch.Tensor:
     """Return the mask of the pictures' tokens, in each row behind its padding.
 
     Kosmos-2.5's processor (transformers 5.17) pads prompts of different lengths on the left, but writes the mask from

@@ -31,6 +31,7 @@ class ServedFamily:
         routed_experts: it has a mixture of experts, for which vLLM 0.32 sets up adapters too unless it is told the
             modules; on a CPU these need Triton, and the first request would end the engine.
         fixed_sizes: the class reads pages at this size (whole page, tile; pixels) whatever the processor says.
+        max_crops: and cuts them into at most so many tiles; None for a class without tiles.
     """
 
     vllm_class: str
@@ -39,6 +40,7 @@ class ServedFamily:
     config: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     routed_experts: bool = False
     fixed_sizes: tuple[int, int] | None = None
+    max_crops: int | None = None
 
     def served_name(self, module: str) -> str:
         """Return the name under which vLLM's class finds a module.
@@ -62,6 +64,9 @@ _DEEPSEEK: dict[str, Any] = {
     "adapted": rf"{_PUBLISHED_LAYERS}({_ATTENTION}|mlp\.(shared_experts\.)?(gate|up|down)_proj)",
     "renamed": (("model.language_model.", "model."),),
     "routed_experts": True,
+    # MAX_CROPS in vllm/transformers_utils/processors/deepseek_ocr.py, from the vLLM code of DeepSeek-OCR's authors; the
+    # code published with that checkpoint takes 9.
+    "max_crops": 6,
 }
 
 SERVED_FAMILIES = {

@@ -4,12 +4,17 @@ Families with three-dimensional positions (Qwen-VL, PaddleOCR-VL) compute them s
 synchronisations each. In the data loader's processes, the same function takes no GPU time.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
+
+from components.shared.errors import UserError
+
+_VALUES = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
 
 
 class RopePositions:
@@ -22,16 +27,25 @@ class RopePositions:
 
     def add_to(self, batch: dict[str, Any]) -> None:
         """Add ``position_ids`` of shape (3, pages, tokens) to a training batch."""
-        batch["position_ids"], _ = self._position_ids(
-            input_ids=batch["input_ids"],
-            mm_token_type_ids=batch["mm_token_type_ids"],
-            image_grid_thw=batch["image_grid_thw"],
-            attention_mask=batch["attention_mask"],
-        )
+        batch["position_ids"], _ = self._position_ids(**{name: batch[name] for name in _VALUES})
 
 
 def rope_positions_of(model: PreTrainedModel | PeftModel) -> RopePositions | None:
-    """Return the position ids' source for ``model``; None for families with ordinary positions."""
+    """Return the position ids' source for ``model``; None for families with ordinary positions.
+
+    Raises:
+        UserError: the family computes them from other values than the processors of the known families give.
+    """
     bare = model.get_base_model() if isinstance(model, PeftModel) else model
     inner: Any = getattr(bare, "model", bare)
-    return RopePositions(inner) if hasattr(inner, "get_rope_index") else None
+    if not hasattr(inner, "get_rope_index"):
+        return None
+    taken = inspect.signature(inner.get_rope_index).parameters.values()
+    asked = {each.name for each in taken if each.default is each.empty and each.kind is not each.VAR_KEYWORD}
+    if not set(_VALUES) <= {each.name for each in taken} or not asked <= set(_VALUES):
+        raise UserError(
+            f"{type(inner).__name__} computes its position ids from other values than {', '.join(_VALUES)}",
+            where="base_model",
+            mend="choose a family of docs/models.md",
+        )
+    return RopePositions(inner)

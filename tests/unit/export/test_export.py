@@ -24,7 +24,7 @@ from components.export.lineage.findings import Reach
 from components.export.lineage.integrity import check_integrity
 from components.export.package import package_folder
 from components.export.package.held_out_pages import checked_pages
-from components.export.package.inputs import read_sources
+from components.export.package.inputs import PackageSources, read_sources
 from components.export.package.verification import PackageVerificationError
 from components.export.step import ExportResult, run
 from components.shared.artifacts.evaluation_report import EvaluationReport
@@ -282,7 +282,7 @@ def test_merged_weights_are_served_where_vllm_takes_no_adapter(unpacked: Path) -
 def test_merged_weights_that_read_otherwise_are_not_written(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def merge_another_base(config: ExportConfig, folder: Path) -> None:
+    def merge_another_base(config: ExportConfig, _: PackageSources, folder: Path) -> None:
         shutil.copytree(made / "base", folder)
 
     monkeypatch.setattr("components.export.package.merging._merge", merge_another_base)

@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[3]
 LISTS = sorted(path.stem for path in (ROOT / "images" / "packages").glob("*.txt"))
-# torch and CUDA's libraries are in the list torch; xformers is left out of the CUDA image (images/lock.py says why).
-APART = re.compile("torch|triton|nvidia-.*|cuda-.*|xformers")
+# torch and CUDA's libraries are in the list torch; xformers and docopt are left out (images/lock.py says why).
+APART = re.compile("torch|triton|nvidia-.*|cuda-.*|xformers|docopt")
 WITHOUT_KFPS_NEEDS = ("cpu", "cuda")
 
 
@@ -60,6 +60,8 @@ def test_the_lists_follow_pyproject() -> None:
         "environment-gpu": [*project["dependencies"], *extras["gpu"]],
         "environment-test": [*project["dependencies"], *extras["test"], *extras["tracking-server"], *extras["audit"]],
         "mlflow": extras["tracking-server"],
+        "cpu": extras["families"],
+        "cuda": [*extras["gpu"], *extras["families"]],
     }
     for name, requirements in wanted.items():
         pinned = {canonicalize_name(one.name): one for one in printed(name) + printed("torch")}

@@ -11,11 +11,13 @@ import pytest
 from PIL import Image, ImageDraw
 
 from components.export.proof.comparison import ServedReading, verdict_of_readings
+from components.export.proof.page_tiles import other_tiles
 from components.export.proof.served_pages import Proof, prove_at, served_package
 from components.export.proof.vllm_client import VllmServer
 from components.export.step import run
 from components.shared.digests import sha256_folder
 from components.shared.errors import UserError
+from components.shared.models.deepseek_ocr.image_processing import DeepseekOcrImageProcessor
 from components.shared.reading.transcriber import StepByStep
 from components.shared.versions import software_versions
 from tests.fixtures.dataset_fixture import Page, write_dataset
@@ -46,7 +48,6 @@ def test_equal_texts_are_proof_only_if_the_base_reads_otherwise() -> None:
     skipped = verdict_of_readings([ServedReading("a", BASE, BASE, BASE, BASE)])
     assert skipped.state == "not shown"
     assert "give a page that base and adapter read differently" in str(skipped)
-    assert verdict_of_readings([ServedReading("a", OURS, OURS)]).state == "proven"  # a whole model
 
 
 def test_a_skipped_adapter_differs() -> None:
@@ -60,6 +61,27 @@ def test_texts_that_part_where_rounding_decided_are_ties() -> None:
     assert (verdict.state, verdict.ties, round(verdict.noise, 3)) == ("proven", ["a"], 0.02)
     far = reading("aX", [{1: 2.0, 2: 1.0}, {4: 3.00, 3: 0.99}])
     assert verdict_of_readings([ServedReading("a", OURS, far, BASE, BASE)]).state == "differs"
+
+
+def test_of_a_whole_model_no_base_is_told_and_ties_are_accepted() -> None:
+    same = verdict_of_readings([ServedReading("a", OURS, OURS)])
+    assert str(same) == "proven: 1 of 1 pages read alike, letter by letter; scores move by at most 0"
+    rounded = reading("aX", [{1: 1.98, 2: 1.0}, {4: 1.00, 3: 0.99}])
+    assert verdict_of_readings([ServedReading("a", OURS, rounded)]).ties == ["a"]
+    another = reading("aX", [{1: 1.5, 2: 1.0}, {4: 1.00, 3: 0.99}])  # 0.5 of noise: half of what parts 1 and 2
+    assert verdict_of_readings([ServedReading("a", OURS, another)]).differing == ["a"]
+
+
+def test_pages_that_vllm_cuts_into_other_tiles_are_named() -> None:
+    images = DeepseekOcrImageProcessor()
+    pages = {"wide.png": (1920, 1080), "square.png": (1400, 1400), "a4.png": (1240, 1754), "small.png": (600, 640)}
+    found = other_tiles("DeepseekOCRForCausalLM", images, pages)
+    assert found == ["wide.png: 4x2 here, 2x1 there", "square.png: 3x3 here, 2x2 there"]
+    verdict = verdict_of_readings([ServedReading("wide.png", OURS, OURS, BASE, BASE)], found)
+    assert "vLLM cuts other tiles (wide.png: 4x2 here, 2x1 there, square" in str(verdict)
+    images.max_patches = 6
+    assert other_tiles("DeepseekOCRForCausalLM", images, pages) == []
+    assert other_tiles("Qwen2VLForConditionalGeneration", None, pages) == []
 
 
 def test_a_package_without_files_for_vllm_and_a_server_that_is_not_there(tmp_path: Path) -> None:

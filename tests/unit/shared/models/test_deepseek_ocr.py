@@ -177,6 +177,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({}, (10 * 3 + 1) * 10 * 2 + 16 * 17 + 1),  # gundam: 3x2 tiles of 10x10 cells, a view of 16x16
         ({"image_size": 128, "crop_mode": False}, 8 * 9 + 1),
         ({"base_size": 320, "image_size": 320, "crop_mode": False}, 20 * 21 + 1),
+        ({"max_crops": 2}, (10 * 2 + 1) * 10 + 16 * 17 + 1),  # 2x1 tiles
         ({"base_size": 320}, (10 * 3 + 1) * 10 * 2 + 20 * 21 + 1),
     ],
 )

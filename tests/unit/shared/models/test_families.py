@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import BlipProcessor
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from components.shared.errors import UserError
 from components.shared.models.model_families import family_of, in_language_model
@@ -17,6 +20,7 @@ from components.shared.models.model_loading import load_processor
 from components.shared.models.processor_packages import needed_packages, used_packages
 from components.shared.models.refused_families import check_family_is_supported
 from components.shared.reading.image_text_inputs import prompt_text, training_inputs
+from components.train.batches.rope_positions import rope_positions_of
 from components.train.step import run
 from pipelines.task_side.resolution import resolve
 from tests.fixtures.family_matrix import tried
@@ -74,7 +78,9 @@ def test_the_families_that_need_torchvision_work_with_it() -> None:
     assert [row for row in rows if not all(row[part] for part in TRIED_PARTS)] == []
 
 
-def test_what_a_processor_needs_is_known_before_a_run(made: Path, tmp_path: Path) -> None:
+def test_what_a_processor_needs_is_known_before_a_run(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for model_type in WORKING:
         assert needed_packages(model_type) == [], model_type
     for model_type in NEED_TORCHVISION:
@@ -88,7 +94,8 @@ def test_what_a_processor_needs_is_known_before_a_run(made: Path, tmp_path: Path
         with pytest.raises(UserError, match=r"the processor of the family qwen3_vl needs torchvision, not installed"):
             resolve(settings, {})
         (model / "config.json").write_text(json.dumps({"model_type": "smolvlm"}))
-        with pytest.raises(UserError, match=r"needs torchvision and num2words, .*the GPU images have no num2words"):
+        monkeypatch.setenv("DEEPSYNTH_GIT_COMMIT", "0" * 40)  # as in an image, whose packages another image may lack
+        with pytest.raises(UserError, match=r"needs torchvision and num2words, .*or run in the images"):
             resolve(settings, {})
 
 
@@ -162,6 +169,23 @@ def test_a_prompt_without_an_image_token_is_refused(tmp_path: Path) -> None:
     processor.chat_template = "{{ messages[0]['content'][1]['text'] }}"
     with pytest.raises(UserError, match="has no image token"):
         prompt_text(processor, family_of("llava"), None)
+
+
+def test_a_processor_without_an_image_token_is_refused() -> None:
+    processor = BlipProcessor(BlipImageProcessorPil(), byte_tokenizer({}))
+    with pytest.raises(UserError, match="BlipProcessor has no image token"):
+        prompt_text(processor, family_of("blip"), None)
+
+
+def test_other_position_ids_than_the_known_families_are_refused() -> None:
+    class Inner(torch.nn.Module):
+        def get_rope_index(self, input_ids: object, image_grid_thw: object, audio_seqlens: object) -> None: ...
+
+    class Model(torch.nn.Module):
+        model = Inner()
+
+    with pytest.raises(UserError, match="Inner computes its position ids from other values than input_ids"):
+        rope_positions_of(Model())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
