@@ -5,7 +5,8 @@
 
 Random models (``vllm_models.py``), on a CPU in float32, half an hour. A family that is in the output already is kept
 (``--again`` for none); what fails is written down, and the others go on. The Qwens need torchvision: ``make
-torchvision``. The table of docs/serving-vllm.md is printed last.
+torchvision``. The DeepSeek models read two larger pages too, of which they cut tiles, with vLLM's number of tiles and
+scaled by Pillow, as vLLM does. The table of docs/serving-vllm.md is printed last.
 """
 
 import argparse
@@ -34,16 +35,19 @@ from service_process import TEXT, drawn
 from vllm_models import MODELS
 
 from components.export.package.merge_ties import noise_of
+from components.export.proof.page_margins import equally_centred
 from components.export.proof.server_process import running_vllm
 from components.export.proof.vllm_client import VllmServer
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import config_of, load_model, load_processor
+from components.shared.reading.image_settings import ImageSettings, with_image_settings
 from components.shared.reading.transcriber import StepByStep, Transcriber
 from components.shared.vllm.adapter_names import write_served_adapter
 from components.shared.vllm.served_families import SERVED_FAMILIES
 
 TOKENS, RANK = 24, 8
 SIZES = ((480, 640), (640, 480))
+SIZES_WITH_TILES = ((900, 1300), (1400, 1400))  # tiles begin above 640 (the first DeepSeek-OCR) and 768 pixels (OCR-2)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,18 @@ class _Page:
     instruction: None = None
 
 
-PAGES = [_Page(drawn(f"{TEXT}\n{width} x {height}", width, height).convert("RGB")) for width, height in SIZES]
+def _pages(name: str) -> list[_Page]:
+    served = SERVED_FAMILIES[name]
+    sizes = SIZES if served.fixed_sizes is None else SIZES + SIZES_WITH_TILES
+    pages = []
+    for width, height in sizes:
+        lines = f"{TEXT}\n{width} x {height}"
+        if (width, height) in SIZES_WITH_TILES:  # something to read in each tile
+            lines = "\n".join([lines.replace("\n", " ") * 3] * (height // 30))
+        pages.append(drawn(lines, width, height).convert("RGB"))
+    if name == "deepseek_ocr2" and served.fixed_sizes:
+        pages = [equally_centred(page, served.fixed_sizes[0]) for page in pages]
+    return [_Page(page) for page in pages]
 
 
 def main() -> None:
@@ -89,7 +104,12 @@ def tried(name: str, folder: Path, python: Path) -> dict[str, Any]:
     """Return what vLLM reads with a family's adapter, base and merged weights."""
     base, adapter, served, merged = (folder / part for part in ("base", "adapter", "vllm", "merged"))
     MODELS[name](base)
-    family, processor = SERVED_FAMILIES[name], load_processor(str(base))
+    family, processor, pages = SERVED_FAMILIES[name], load_processor(str(base)), _pages(name)
+    reading = family_of(name)
+    if family.fixed_sizes is not None:
+        reading = with_image_settings(
+            ImageSettings(max_crops=family.max_crops, image_backend="pil"), processor, reading
+        )
     model: Any = load_model(str(base), dtype=torch.float32, device=torch.device("cpu")).eval()
     adapted = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=16, target_modules=family_of(name).language_modules))
     torch.manual_seed(3)
@@ -97,11 +117,12 @@ def tried(name: str, folder: Path, python: Path) -> dict[str, Any]:
         if "lora_B" in weight_name:
             torch.nn.init.normal_(weight, std=0.5)
     adapted.save_pretrained(str(adapter))
-    reader = Transcriber(adapted, processor, family_of(name), TOKENS, graphed=False)
-    ours = [reader.read_step_by_step(page) for page in PAGES]
+    reader = Transcriber(adapted, processor, reading, TOKENS, graphed=False)
+    ours = [reader.read_step_by_step(page) for page in pages]
     with reader.without_adapter(TOKENS) as without:
-        bases = [without.read_step_by_step(page) for page in PAGES]
+        bases = [without.read_step_by_step(page) for page in pages]
     found: dict[str, Any] = {"base_bytes": _bytes(base), "adapter_bytes": _bytes(adapter)}
+    found["pages"] = [page.image.size for page in pages]
     served.mkdir()
     given: list[str] = []
     if family.config is not None:
@@ -110,11 +131,11 @@ def tried(name: str, folder: Path, python: Path) -> dict[str, Any]:
         given = ["--hf-config-path", str(served)]
     if family.adapted is not None:
         write_served_adapter(adapter, family, served)
-        found["adapter"] = _with_adapter(python, base, served, adapter, given, family.routed_experts, ours, bases)
+        found["adapter"] = _with_adapter(python, base, served, adapter, given, pages, ours, bases)
     adapted.merge_and_unload().save_pretrained(merged)
     processor.save_pretrained(merged)
     with _served(python, merged, given, found.setdefault("merged", {})) as server:
-        theirs = _read(server, str(merged), name, found["merged"])
+        theirs = _read(server, str(merged), name, pages, found["merged"])
     found["merged"] |= _compared(ours, theirs)
     return found
 
@@ -125,21 +146,21 @@ def _with_adapter(
     served: Path,
     adapter: Path,
     given: list[str],
-    experts: bool,
+    pages: list[_Page],
     ours: list[StepByStep],
     bases: list[StepByStep],
 ) -> dict[str, Any]:
     """Return what vLLM reads with the adapter under its names, with the base, and under transformers' names."""
     modules = json.loads((served / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
     arguments = [*given, "--enable-lora", "--max-lora-rank", str(RANK), "--max-loras", "2"]
-    arguments += ["--lora-target-modules", *modules] if experts else []
+    name = config_of(str(base), None, False).model_type
+    arguments += ["--lora-target-modules", *modules] if SERVED_FAMILIES[name].routed_experts else []
     arguments += ["--lora-modules", f"adapter={served}", f"own-names={adapter}"]
     found: dict[str, Any] = {}
-    name = config_of(str(base), None, False).model_type
     with _served(python, base, arguments, found) as server:
-        theirs = _read(server, "adapter", name, found)
-        their_bases = _read(server, str(base), name, {})
-        own = _read(server, "own-names", name, {})
+        theirs = _read(server, "adapter", name, pages, found)
+        their_bases = _read(server, str(base), name, pages, {})
+        own = _read(server, "own-names", name, pages, {})
     found |= _compared(ours, theirs) | {"base": _compared(bases, their_bases)}
     found["differs_from_base"] = [one.tokens != other.tokens for one, other in zip(theirs, their_bases, strict=True)]
     found["under_transformers_names"] = {
@@ -158,9 +179,9 @@ def _served(python: Path, model: Path, arguments: Sequence[str], found: dict[str
         yield server
 
 
-def _read(server: VllmServer, model: str, family: str, found: dict[str, Any]) -> list[StepByStep]:
+def _read(server: VllmServer, model: str, family: str, pages: list[_Page], found: dict[str, Any]) -> list[StepByStep]:
     readings = []
-    for page in PAGES:
+    for page in pages:
         began = time.monotonic()
         readings.append(server.read(model, page.image, family_of(family).prompt, TOKENS))
         found.setdefault("page_seconds", []).append(round(time.monotonic() - began, 2))
@@ -210,7 +231,7 @@ def table(found: dict[str, Any]) -> str:
         if adapter:
             own = adapter["under_transformers_names"]
             fits = own["tokens_as_adapter"] == adapter["tokens"]
-            fit = "the same" if fits else f"the base's {' and '.join(map(str, own['tokens_as_base']))} tokens"
+            fit = "the same" if fits else f"the base's {', '.join(map(str, own['tokens_as_base']))} tokens"
             cells = [_of(adapter), _of(adapter["base"]), fit]
             moves += [adapter["scores_move"], adapter["base"]["scores_move"]]
         lines.append(f"| `{name}` | {' | '.join(cells)} | {_of(merged)} | {max(moves):.1g} |")
@@ -219,7 +240,8 @@ def table(found: dict[str, Any]) -> str:
 
 def _of(part: dict[str, Any]) -> str:
     pairs = zip(part["tokens_equal"], part["tokens"], strict=True)
-    return " and ".join(f"{equal} of {tokens}" for equal, tokens in pairs)
+    *others, last = [f"{equal} of {tokens}" for equal, tokens in pairs]
+    return f"{', '.join(others)} and {last}"
 
 
 if __name__ == "__main__":
