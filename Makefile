@@ -38,8 +38,12 @@ test-docker: $(INSTALLED_TESTS) ## build the images, run the pipeline in them; r
 test-slow: $(INSTALLED_TESTS) ## run the tests that `make test` leaves out: whole runs, resumed trainings, memory estimates
 	$(BIN)/python -m pytest -m slow --numprocesses logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-runs: $(INSTALLED_TESTS) ## of these the whole runs alone: a new user's first hour, champions, partitions, killed tasks
-	$(BIN)/python -m pytest -m slow tests/pipeline tests/newcomer --numprocesses logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
+# Beside whole runs, the files of which `make test` runs a part.
+RUNS := tests/pipeline tests/newcomer tests/unit/prepare/test_killed.py tests/unit/shared/programs/test_cpu_threads.py \
+	tests/unit/train/test_loftq.py tests/unit/train/loop/test_dealing.py
+
+test-runs: $(INSTALLED_TESTS) ## of these the whole runs: a new user's first hour, champions, partitions, killed tasks
+	$(BIN)/python -m pytest -m slow $(RUNS) --numprocesses logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
 torchvision: $(INSTALLED_TESTS) ## torchvision for the slow test of the families that need it, beside the CPU build of torch
 	rm -rf .torchvision

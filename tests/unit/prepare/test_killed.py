@@ -78,6 +78,7 @@ def rerun_after_a_kill_gives_the_same(tmp_path: Path, moments: int) -> None:
     assert leftovers and workers, "no kill struck while it was working"
 
 
+@pytest.mark.slow
 def test_a_killed_step_leaves_no_worker_and_its_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
     rerun_after_a_kill_gives_the_same(tmp_path, moments=1)
 
@@ -87,6 +88,7 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
     rerun_after_a_kill_gives_the_same(tmp_path, moments=5)
 
 
+@pytest.mark.slow
 def test_a_killed_step_leaves_no_process_that_reads_a_document(tmp_path: Path) -> None:
     """The reader is busy in C code, which notices nothing of its parent's end."""
     (tmp_path / "a.pdf").write_bytes(pdf_of_nested_forms(depth=14))

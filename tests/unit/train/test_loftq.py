@@ -82,11 +82,13 @@ def test_the_losses_are_the_pinned_ones(trained: dict[str, TrainResult]) -> None
         assert trained[name].training.losses == pytest.approx(losses, rel=1e-2), name
 
 
+@pytest.mark.slow
 def test_an_evaluation_changes_no_four_bit_weights(made: Path, trained: dict[str, TrainResult], tmp_path: Path) -> None:
     evaluated = run(config_of(made, tmp_path / "out", load_in_4bit=True, eval_steps=1, eval_pages=1))
     assert evaluated.training.losses == trained["4 bits"].training.losses
 
 
+@pytest.mark.slow
 def test_loftq_starts_closer_to_the_whole_weights(tmp_path: Path) -> None:
     """Compares logits: the loss of a few pages that the base reads well does not show such a small change."""
     prepare(PrepareConfig(output_dir=tmp_path / "dataset", max_documents=6, max_train_pages=4, workers=1))
@@ -103,7 +105,13 @@ def test_loftq_starts_closer_to_the_whole_weights(tmp_path: Path) -> None:
     assert off[1] < 0.95 * off[0] and off[2] < 0.7 * off[0]
 
 
-@pytest.mark.parametrize("changes", [{}, {"use_rslora": True}, {"loftq_iter": 4}, {"r": 200}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_rslora": True, "loftq_iter": 4},
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ({}, {"use_rslora": True}, {"r": 200})),
+    ],
+)
 def test_in_every_module_the_adapter_makes_up_for_quantisation(made: Path, changes: dict[str, Any]) -> None:
     config = config_of(made, made / "unused", **LOFTQ | {"r": 8} | changes)
     loaded = StandardBackend().load(config)
@@ -127,6 +135,7 @@ def test_in_every_module_the_adapter_makes_up_for_quantisation(made: Path, chang
         assert facts["error"] == pytest.approx(float(norms[0] / norms[2]), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_an_optimizer_in_eight_bits_steps_alike(made: Path, trained: dict[str, TrainResult], tmp_path: Path) -> None:
     changes = {"load_in_4bit": True, "r": 32}
     eight, full = (
@@ -142,6 +151,7 @@ def test_fitting_more_often_leaves_less(trained: dict[str, TrainResult]) -> None
     assert often["error_with_adapter"] < 0.95 * once["error_with_adapter"] < 0.9 * once["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"use_rslora": True}])
 def test_an_adapter_that_learned_nothing_does_nothing_to_the_whole_base(
     made: Path, tmp_path: Path, changes: dict[str, Any]
@@ -164,6 +174,7 @@ def test_the_whole_base_with_the_adapter_is_what_was_trained(made: Path, trained
     assert found == pytest.approx(reached, abs=0.05 * (base - reached))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loftq", "loftq, 4 times"])
 def test_the_benchmark_reads_with_what_was_trained(
     made: Path, trained: dict[str, TrainResult], tmp_path: Path, name: str

@@ -49,6 +49,7 @@ def test_openmps_threads_sleep_unless_the_user_decides(given: dict[str, str], po
         assert said["GOMP_SPINCOUNT"] == "7"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [TASK, TORCH_FIRST])
 def test_torch_has_as_many_threads_as_the_quota_allows(program: str) -> None:
     # LOKY_MAX_CPU_COUNT simulates the quota; tests/docker/test_cpu_quota.py tests the real one, in a container.

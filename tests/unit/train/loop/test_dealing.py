@@ -134,6 +134,7 @@ def test_random_numbers_that_parts_drew_are_given_back() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_random_numbers_are_not_drawn_by_several_threads(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -171,6 +172,7 @@ def test_what_does_not_allow_it_is_said(
     assert reason in caplog.text
 
 
+@pytest.mark.slow
 def test_models_whose_rows_depend_on_each_other_are_not_dealt(made: Path, tmp_path: Path) -> None:
     model: Any = StandardBackend().load(train_config(made, tmp_path, SETTINGS)).model
     assert model_obstacle(model) is None
