@@ -1,6 +1,10 @@
-"""``deepsynth read --model http://…``: a service with tokens reads files; a full or absent one is told with a mend."""
+"""Clients of a service with tokens: ``deepsynth read --model http://…``, and the examples of docs/serving.md."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 import urllib3.util.retry
 from typer.testing import CliRunner, Result
 
@@ -15,6 +20,7 @@ from pipelines.command_line import app
 from tests.fixtures.drawn_pages import as_file, drawn_page
 from tests.fixtures.service_process import RunningService, running_service
 
+PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
 TOKEN = "fedcba98765432100123"
 
 
@@ -36,6 +42,29 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def run_read(path: Path, address: str, *more: str) -> Result:
     return CliRunner().invoke(app, ["read", str(path), "--model", address, "--json", *more])
+
+
+def test_the_examples_of_the_documentation_read_a_page(service: RunningService, tmp_path: Path) -> None:
+    examples = PAGE.read_text().split("test_remote_reader.py: begin -->")[1].split("<!-- run: end")[0]
+    found = re.findall(r"```(bash|python)\n(.*?)```", examples, flags=re.DOTALL)
+    assert [language for language, _ in found] == ["bash"] * 4 + ["python"] * 2
+    (tmp_path / "page.png").write_bytes(as_file(drawn_page("an example")))
+    files, token = {"file": (tmp_path / "page.png").read_bytes()}, {"Authorization": f"Bearer {TOKEN}"}
+    pages = requests.post(f"{service.url}/v1/ocr", files=files, headers=token, timeout=300).json()["pages"]
+    text = pages[0]["text"]
+    environment = os.environ | {"SERVICE": service.url, "DEEPSYNTH_SERVE_TOKEN": TOKEN}
+    printed = []
+    for language, code in found:
+        program = ["bash", "-euc", code] if language == "bash" else [sys.executable, "-c", code]
+        answer = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+        printed.append(answer.stdout)
+    once, twice, chat, models, of_requests, of_openai = printed
+    assert [page["text"] for page in json.loads(once)["pages"]] == [text]
+    assert [page["text"] for page in json.loads(twice)["pages"]] == [text, text]
+    assert json.loads(chat)["choices"][0]["message"]["content"] == text
+    assert "tiny-base" in [model["id"] for model in json.loads(models)["data"]]
+    assert of_requests == text and of_openai == f"{text}\n{text}", "at once, and as a stream"
 
 
 def test_files_are_read_with_the_token(

@@ -1,5 +1,6 @@
 """A request's spans and metrics as their receivers get them: an OTLP endpoint, and Prometheus' own parser."""
 
+import base64
 import json
 import re
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
+from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from components.serve.observability.failure_reasons import FAILURE_REASONS
@@ -44,6 +46,7 @@ class Seen:
     receiver: Receiver
     log: list[dict[str, Any]]
     printed: str
+    read: list[str]
     metrics: dict[str, dict[tuple[tuple[str, str], ...], float]]
     families: dict[str, str]
 
@@ -74,6 +77,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
             assert requests.post(f"{service.url}/v1/ocr", files=broken, headers=own, timeout=300).status_code == 400
             assert requests.get(f"{service.url}/secret-path", headers={"X-Request-ID": "lost"}, timeout=60).status_code
             text = requests.get(f"{service.url}/metrics", timeout=60).text
+            read = [page["text"] for page in answer.json()["pages"]] + chat_and_stream(service.url)
+            later = requests.get(f"{service.url}/metrics", timeout=60).text
             service.process.send_signal(signal.SIGTERM)
             assert service.process.wait(timeout=300) == 0
         printed = service.log.read_text()
@@ -85,7 +90,18 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         for sample in family.samples:
             metrics[sample.name][tuple(sorted(sample.labels.items()))] = sample.value
     log = [json.loads(line) for line in printed.splitlines() if '"request_id"' in line]
-    yield Seen(receiver, log, printed + text, metrics, families)
+    yield Seen(receiver, log, printed + text + later, read, metrics, families)
+
+
+def chat_and_stream(url: str) -> list[str]:
+    """Return what is read on three pages as a chat's answer, and as a stream; their instructions begin with secret-."""
+    pictures = [f"data:image/png;base64,{base64.b64encode(as_file(drawn_page(text))).decode()}" for text in TEXTS]
+    parts: Any = [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
+    asked: Any = [{"role": "user", "content": [*parts, {"type": "text", "text": "secret-instruction"}]}]
+    with OpenAI(base_url=f"{url}/v1", api_key="secret-token", max_retries=0) as client:
+        answer = client.chat.completions.create(model="tiny-base", messages=asked).choices[0].message.content or ""
+        pieces = client.chat.completions.create(model="tiny-base", messages=asked, stream=True)
+        return [answer, "".join(piece.choices[0].delta.content or "" for piece in pieces)]
 
 
 def test_a_request_is_below_its_callers_span_and_above_its_pages(seen: Seen) -> None:
@@ -122,7 +138,8 @@ def test_a_batch_is_linked_with_its_pages_and_is_no_span_per_token(seen: Seen) -
         for link in batch.links:
             back = [one.span_id for one in pages[link.span_id].links]
             assert batch.span_id in back
-    longer = sum(attributes(page)["deepsynth.tokens"] > 1 for page in pages.values())  # a prefill writes the first
+    first = seen.of_trace(seen.request("given").trace_id, "page")
+    longer = sum(attributes(page)["deepsynth.tokens"] > 1 for page in first)  # a prefill writes the first token
     assert max(attributes(batch)["deepsynth.rows"] for batch in batches) == longer > 1, "a request's pages share steps"
     decoded = sum(attributes(page)["deepsynth.tokens"] - 1 for page in pages.values())
     assert sum(attributes(batch)["deepsynth.tokens"] for batch in batches) == decoded
@@ -148,7 +165,8 @@ def test_a_refused_request_has_its_reason_and_begins_a_trace(seen: Seen) -> None
 
 def test_nothing_of_a_request_is_in_a_span_a_log_line_or_a_metric(seen: Seen) -> None:
     sent = "".join(str(span) for span in seen.receiver.spans)
-    assert "secret-" not in sent + seen.printed
+    assert "secret-" not in sent + seen.printed and max(map(len, seen.read)) > 8
+    assert not [text for text in seen.read if len(text) > 3 and text in sent + seen.printed]
     assert not any(event for span in seen.receiver.spans for event in span.events)
 
 
@@ -170,7 +188,8 @@ def test_the_metrics_count_what_happened(seen: Seen) -> None:
     for phase in ("queue", "prepare", "prefill", "decode"):
         assert value("page_phase_seconds_count", phase=phase) == 6
         assert value("page_phase_seconds_bucket", phase=phase, le="+Inf") == 6
-    traced = [attributes(span)["deepsynth.tokens"] for span in seen.receiver.spans if span.name == "page"]
+    first = seen.of_trace(seen.request("given").trace_id, "page")
+    traced = [attributes(span)["deepsynth.tokens"] for span in first]
     assert value("tokens_total", model="tiny-base") == 2 * sum(traced), "both requests had the same pages"
     assert value("prompt_tokens_total", model="tiny-base") > 0
     assert value("batch_rows_count") > 0 and value("batch_rows_bucket", le="1.0") < value("batch_rows_count")

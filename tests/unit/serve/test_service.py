@@ -221,11 +221,22 @@ def test_nothing_of_a_request_is_logged_or_stored(service: RunningService) -> No
     parts.append(("file", ("secret-name.pdf", b"%PDF-1.7 secret-bytes")))
     bad = requests.post(f"{service.url}/v1/ocr", files=parts, data=fields, headers=headers, timeout=300)
     assert (good.status_code, bad.status_code) == (200, 400)
-    outside = good.json()["pages"][0]["text"]
+    texts = [good.json()["pages"][0]["text"]]
+    with OpenAI(base_url=f"{service.url}/v1", api_key="secret-token-of-chat", max_retries=0) as client:
+        chat: Any = {"model": "tiny-base", "messages": picture_message(noise, text="secret-instruction")}
+        texts.append(client.chat.completions.create(**chat).choices[0].message.content or "")
+        chat["messages"] = picture_message(drawn_page(TEXTS[1]))
+        pieces = client.chat.completions.create(**chat, stream=True)
+        texts.append("".join(piece.choices[0].delta.content or "" for piece in pieces))
+        chat["messages"][0]["content"][0]["image_url"]["url"] = "data:image/png;base64,c2VjcmV0LWJ5dGVz"
+        for stream in (False, True):
+            with pytest.raises(APIStatusError):
+                client.chat.completions.create(**chat, stream=stream)
     requests.get(f"{service.url}/secret-path", timeout=60)
     printed = service.log.read_text()
     metrics = requests.get(f"{service.url}/metrics", timeout=60).text
-    assert "secret" not in printed + metrics and (len(outside) < 4 or outside not in printed + metrics)
+    assert "secret-" not in printed + metrics and max(map(len, texts)) > 8
+    assert not [text for text in texts if len(text) > 3 and text in printed + metrics]
     assert len(as_file(noise)) > 1_000_000
     kept = [path for path in (service.log.parent / "scratch").rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert kept == []
