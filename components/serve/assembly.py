@@ -21,6 +21,8 @@ from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import model_type_of
 from components.shared.reading.no_repeat_settings import OF_THE_FAMILY, NoRepeatSettings
 
+_SECONDS_OF_AN_ANSWER = 60.0  # for a request whose time is over to end
+
 
 def assembled(config: ServeConfig, access: Access, scratch: Path) -> Service:
     """Return a service whose engine has not started.
@@ -35,7 +37,7 @@ def assembled(config: ServeConfig, access: Access, scratch: Path) -> Service:
     engine = _engine(config, name, queue, meter, scratch)
     catalog = Catalog(name, config.challenger_share)
     meter.watch(queue.__len__, engine.running_pages, lambda: len(catalog.versions()))
-    versions = Versions(engine, catalog, scratch)
+    versions = Versions(engine, catalog, scratch, config.request_timeout_seconds + _SECONDS_OF_AN_ANSWER)
     follower = None
     if followed := followed_name(config.model):
         follower = AliasFollower(followed, config.registry_poll_seconds, versions, catalog, scratch, meter)

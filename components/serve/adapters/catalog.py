@@ -53,6 +53,7 @@ class Catalog:
         self._base, self._default = base, base
         self._share = challenger_share
         self._loaded = {base: int(time.time())}
+        self._retiring: dict[str, int] = {}
         self._calibrations: dict[str, Calibrations] = {}
         self._aliases: dict[str, list[str]] = {}  # the version now, and before it those that it had earlier
         self._requests: Counter[str] = Counter()
@@ -90,11 +91,38 @@ class Catalog:
         """Return how a version's confidence was calibrated."""
         return self._calibrations.get(version, NONE)
 
-    def retire(self, version: str, seconds: float) -> bool:
-        """Take a version away from new requests, and wait until its last request has ended; return whether it has."""
+    def retire(self, version: str) -> None:
+        """Take a version away from new requests; ``take_back`` or ``remove`` ends that."""
         with self._changed:
-            self._loaded.pop(version, None)
-            return self._changed.wait_for(lambda: not self._requests[version], seconds)
+            self._retiring[version] = self._loaded.pop(version)
+
+    def wait_for_last_request(self, version: str, seconds: float) -> bool:
+        """Wait until the last request of a retired version has ended; return whether it has.
+
+        It returns at once if the version was taken back.
+        """
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._requests[version] or version not in self._retiring, seconds)
+
+    def take_back(self, version: str) -> bool:
+        """Give a retired version back to requests; return whether it was retired."""
+        with self._changed:
+            if version not in self._retiring:
+                return False
+            self._loaded[version] = self._retiring.pop(version)
+            self._changed.notify_all()
+            return True
+
+    def is_retired(self, version: str) -> bool:
+        """Return whether a version is retired and neither taken back nor removed."""
+        with self._changed:
+            return version in self._retiring
+
+    def remove(self, version: str) -> None:
+        """Forget a retired version that the engine has unloaded."""
+        with self._changed:
+            del self._retiring[version]
+            self._calibrations.pop(version, None)
 
     def point(self, alias: str, version: str) -> None:
         """Give the alias to a version, for all requests that come from now on.

@@ -15,8 +15,6 @@ from components.shared.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_SECONDS_FOR_THE_LAST_REQUEST = 600.0
-
 
 class Versions:
     """The versions of a service. Its methods wait for the engine: call them from threads that may wait.
@@ -25,10 +23,12 @@ class Versions:
         engine: loads and unloads between two steps.
         catalog: tells requests which versions there are.
         scratch: the folder for downloads and unpacked packages.
+        last_request_seconds: the time that the requests of a version have to end when it shall be unloaded.
     """
 
-    def __init__(self, engine: Engine, catalog: Catalog, scratch: Path) -> None:
+    def __init__(self, engine: Engine, catalog: Catalog, scratch: Path, last_request_seconds: float) -> None:
         self._engine, self._catalog, self._scratch = engine, catalog, scratch
+        self._last_request_seconds = last_request_seconds
         self._changing = threading.Lock()
         self.ready: Future[None] = Future()
         """done when the versions of the start are loaded; it has the error if that fails"""
@@ -54,7 +54,7 @@ class Versions:
         threading.Thread(target=load, name="versions", daemon=True).start()
 
     def load(self, source: str) -> str:
-        """Load a version and return its name; one that is loaded already stays as it is.
+        """Load a version and return its name; one that is loaded already stays, even if it was about to be unloaded.
 
         Raises:
             UserError: there is no such version, or it does not fit the base.
@@ -64,7 +64,7 @@ class Versions:
     def load_files(self, files: ModelFiles) -> str:
         """Load a version whose files are here; see ``load``."""
         with self._changing:
-            if files.name in self._catalog.versions():
+            if files.name in self._catalog.versions() or self._catalog.take_back(files.name):
                 return files.name
             if files.folder is None:
                 raise UserError("neither an adapter nor a fine-tuned model", where=files.name)
@@ -75,21 +75,32 @@ class Versions:
             return files.name
 
     def unload(self, name: str) -> None:
-        """Unload a version after its last request.
+        """Unload a version after its last request; other versions can be loaded and unloaded meanwhile.
 
         Raises:
-            UserError: it is the base, an alias names it, or its requests do not end.
+            UserError: it is the base, an alias names it, its requests do not end, or somebody loads it meanwhile; it
+                reads as before then.
         """
         with self._changing:
             if name in self._catalog.in_use():
                 raise UserError("it is the base, the default, or has an alias", where=name, mend="move the alias first")
             if name not in self._catalog.versions():
                 raise UserError("no such version is loaded", where=name)
-            self._unload(name)
-
-    def _unload(self, name: str) -> None:
-        if not self._catalog.retire(name, _SECONDS_FOR_THE_LAST_REQUEST):
-            raise UserError("its requests do not end", where=name)
-        self._engine.unload(name).result()
-        shutil.rmtree(self._scratch / name, ignore_errors=True)  # a download; other versions have their own place
-        logger.info("unloaded %s", name)
+            self._catalog.retire(name)
+        ended = self._catalog.wait_for_last_request(name, self._last_request_seconds)
+        with self._changing:
+            if not self._catalog.is_retired(name):
+                raise UserError("it was asked for again, and stays", where=name)
+            try:
+                if not ended:
+                    seconds = f"{self._last_request_seconds:g} s"
+                    raise UserError(
+                        f"its requests did not end in {seconds}, and it stays", where=name, mend="try again"
+                    )
+                self._engine.unload(name).result()
+            except BaseException:
+                self._catalog.take_back(name)
+                raise
+            self._catalog.remove(name)
+            shutil.rmtree(self._scratch / name, ignore_errors=True)  # a download; other versions have their own place
+            logger.info("unloaded %s", name)

@@ -29,8 +29,8 @@ def test_a_reading_that_hangs_does_not_hold_its_version() -> None:
         while not queue.models():
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert not catalog.retire("champion", seconds=0.0), "its page waits"
-        assert catalog.retire("champion", seconds=300), "and is given up, because the version shall be unloaded"
+        catalog.retire("champion")
+        assert catalog.wait_for_last_request("champion", seconds=300), "and is given up, because it shall be unloaded"
         queue.drop_unwanted()
         assert queue.models() == [] and kept == []
     finally:

@@ -1,0 +1,75 @@
+"""Versions that are unloaded while requests still have them: nothing else waits, and none is lost between two states."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from components.serve.adapters.catalog import Catalog
+from components.serve.adapters.versions import Versions
+from components.serve.batching.fair_queue import FairQueue
+from components.serve.config import ServeConfig
+from components.serve.engines.embedded import EmbeddedEngine
+from components.serve.observability.meter import Meter
+from components.shared.errors import UserError
+from tests.fixtures.serving_adapters import save_adapter
+
+BASE = "tiny-base"
+
+
+@dataclass(frozen=True)
+class Running:
+    """An engine with the bundled base, and its versions."""
+
+    catalog: Catalog
+    versions: Callable[[float], Versions]
+
+
+@contextmanager
+def engine_in(folder: Path) -> Iterator[Running]:
+    engine = EmbeddedEngine(ServeConfig(model=BASE), BASE, FairQueue(4, 1 << 30), Meter())
+    engine.start()
+    try:
+        engine.ready.result()
+        catalog = Catalog(BASE)
+        yield Running(catalog, lambda seconds: Versions(engine, catalog, folder / "scratch", seconds))
+    finally:
+        engine.stop()
+
+
+def test_a_version_whose_request_does_not_end_stays_and_can_be_unloaded_later(tmp_path: Path) -> None:
+    adapter = str(save_adapter(tmp_path / "busy", 1))
+    with engine_in(tmp_path) as running:
+        versions, catalog = running.versions(0.01), running.catalog
+        assert versions.load(adapter) == "busy"
+        catalog.admit("busy", "a request")
+        with pytest.raises(UserError, match="did not end"):
+            versions.unload("busy")
+        assert catalog.admit("busy", "another request").version == "busy"
+        assert versions.load(adapter) == "busy"
+        catalog.release("busy")
+        catalog.release("busy")
+        versions.unload("busy")
+        assert catalog.versions() == [BASE]
+        assert versions.load(adapter) == "busy", "the engine has let it go too"
+
+
+def test_others_are_loaded_while_a_version_waits_for_its_last_request(tmp_path: Path) -> None:
+    busy, other = (str(save_adapter(tmp_path / name, seed)) for seed, name in enumerate(("busy", "other")))
+    with engine_in(tmp_path) as running, ThreadPoolExecutor(1) as waiting:
+        versions, catalog = running.versions(3600), running.catalog
+        versions.load(busy)
+        catalog.admit("busy", "a request")
+        unloaded = waiting.submit(versions.unload, "busy")
+        while "busy" in catalog.versions():
+            assert not unloaded.done()
+            time.sleep(0.01)
+        assert versions.load(other) == "other" and not unloaded.done()
+        assert versions.load(busy) == "busy", "it is taken back"
+        with pytest.raises(UserError, match="asked for again"):
+            unloaded.result()
+        assert catalog.admit("busy", "another request").version == "busy"
