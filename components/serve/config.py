@@ -107,7 +107,11 @@ class ServeConfig(StepConfig):
     max_document_gib: float = Field(default=2.0, ge=0.1)
     """GiB of memory that opening one page may take; an upload that takes more is refused with 400"""
     request_timeout_seconds: float = Field(default=120.0, gt=0)
-    """time until a request that has not finished gets 504 and its pages leave the queue or the batch"""
+    """time, from its first byte, until a request that has not finished gets 504 (408 while it is still coming) and its
+    pages leave the queue or the batch; a client that does not read its answer loses the connection then"""
+    max_step_seconds: float = Field(default=600.0, gt=0)
+    """engine embedded: time after which a step of the model that does not end makes the liveness probe fail, so that
+    Kubernetes starts the service anew; to load a version is no step. Where pages are read in groups, a group is one"""
     drain_seconds: float = Field(default=30.0, ge=0)
     """time that requests have to finish after SIGTERM"""
     drain_notice_seconds: float = Field(default=0.0, ge=0)

@@ -37,6 +37,7 @@ class EmbeddedEngine:
         self._orders: SimpleQueue[Callable[[LoadedModels], None]] = SimpleQueue()
         self._stopping = threading.Event()
         self._failure: Exception | None = None
+        self._step_began: float | None = None
         here = copy_context()  # with the tracer
         self._thread = threading.Thread(target=here.run, args=(self._run,), name="engine", daemon=True)
 
@@ -72,6 +73,11 @@ class EmbeddedEngine:
     def failure(self) -> Exception | None:
         """Return the error that ended the thread."""
         return self._failure
+
+    def step_seconds(self) -> float:
+        """Return how long the step that runs has taken; 0 between steps, and while a version is loaded."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
 
     def outage(self) -> None:
         """Return None: the model is in this process, and without it there is no service."""
@@ -136,17 +142,24 @@ class EmbeddedEngine:
                 self._take_pages()
             busy = False
             for name, lane in self._lanes.items():
-                try:
-                    busy |= lane.turn(lambda name=name: models.activate(name))  # type: ignore[misc]
-                except Exception as error:
-                    if broke_the_device(error):
-                        raise
-                    self._meter.failed("step")
-                    logger.exception("a step failed, and its pages with it")
-                    busy = True
+                busy |= self._turn(models, name, lane)
             if not busy:
                 with self._meter.engine_time("idle"):
                     self._rest()
+
+    def _turn(self, models: LoadedModels, name: str, lane: Lane) -> bool:
+        """Let a lane decode; return whether it had anything to do."""
+        self._step_began = time.monotonic()
+        try:
+            return lane.turn(lambda: models.activate(name))
+        except Exception as error:
+            if broke_the_device(error):
+                raise
+            self._meter.failed("step")
+            logger.exception("a step failed, and its pages with it")
+            return True
+        finally:
+            self._step_began = None
 
     def _obey(self, models: LoadedModels) -> None:
         while True:

@@ -34,6 +34,9 @@ class Engine(Protocol):
     def failure(self) -> Exception | None:
         """Return why the engine can read no more pages; None while it can."""
 
+    def step_seconds(self) -> float:
+        """Return how long what it does for pages now has kept it from everything else; 0 if nothing does."""
+
     def outage(self) -> str | None:
         """Return why no page can be read for the moment; None while pages are read."""
 

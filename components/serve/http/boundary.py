@@ -1,4 +1,4 @@
-"""The outermost layer of the service: request ids, size limits, one log line and one count per request."""
+"""The outermost layer of the service: request ids, limits of size and time, one log line and one count per request."""
 
 import asyncio
 import json
@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from components.serve.http.connections import ABORT
 from components.serve.http.errors import ApiError
 from components.serve.http.service import Service
 from components.serve.observability.request_spans import describe_answer, request_span
@@ -20,10 +21,15 @@ from components.shared.telemetry.json_logs import set_task_log_context
 logger = logging.getLogger(__name__)
 
 _SECONDS_TO_DISCARD = 5.0
+_SECONDS_TO_READ = 5.0  # that a client has for a piece of its answer, even if its request's time is over
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _ROUTES = ("/v1/chat/completions", "/v1/ocr", "/v1/models", "/metrics", "/health/", "/admin/")
 _OF_MACHINES = ("/metrics", "/health/")  # they ask every few seconds
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+class _ClientDoesNotReadError(Exception):
+    """The client takes nothing of its answer any more."""
 
 
 class Boundary:
@@ -41,6 +47,7 @@ class Boundary:
         given = _header(scope, b"x-request-id")
         state = scope.setdefault("state", {})
         state["request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        state["deadline"] = deadline = time.monotonic() + self._service.config.request_timeout_seconds
         set_task_log_context(request_id=state["request_id"])
 
         async def send_with_id(message: Message) -> None:
@@ -48,7 +55,11 @@ class Boundary:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", state["request_id"].encode())]
-            await send(message)
+            try:
+                async with asyncio.timeout(max(deadline - time.monotonic(), _SECONDS_TO_READ)):
+                    await send(message)
+            except TimeoutError as error:
+                raise _ClientDoesNotReadError from error
 
         route = _route(scope["path"])
         if route in _OF_MACHINES:
@@ -70,6 +81,8 @@ class Boundary:
         started = time.monotonic()
         try:
             yield
+        except _ClientDoesNotReadError:
+            state["failure"] = "client_does_not_read"
         except Exception:
             state.setdefault("failure", "internal")
             raise
@@ -90,17 +103,35 @@ class Boundary:
             await _send_error(send, refusal)
             return
 
+        whole, deadline = False, scope["state"]["deadline"]
+
         async def receive_bounded() -> Message:
-            nonlocal taken
-            message = await receive()
+            nonlocal taken, whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    message = await receive()
+            except TimeoutError as error:
+                problem = f"the request did not come within {self._service.config.request_timeout_seconds:g} s"
+                closed = {"Connection": "close"}
+                raise ApiError(408, problem, code="upload_timeout", headers=closed) from error
+            if message["type"] == "http.disconnect":
+                raise ApiError(499, "the client closed the connection", code="client_closed_request")
             taken += len(message.get("body", b""))
+            whole = not message.get("more_body")
             if taken > limit:
-                if message.get("more_body"):
+                if not whole:
                     await _discard(receive, limit)
                 raise refusal
             return message
 
-        await self._app(scope, receive_bounded, send)
+        try:
+            await self._app(scope, receive_bounded, send)
+        except _ClientDoesNotReadError:
+            scope["state"][ABORT]()  # to close it would mean to wait until the client has read
+            await asyncio.sleep(0)  # in which the connection takes note of it
+            raise
 
 
 def _log(method: str, route: str, status: int, state: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
+from starlette.types import Send
 
-from components.serve.batching.page_job import PageReading
+from components.serve.batching.page_job import PageReading, RequestTimeoutError
 from components.serve.http.chat_request import parsed_chat
 from components.serve.http.ocr import decoding_as_json, reading_as_json
 from components.serve.http.service import Service, Wish, all_readings, as_api_error
@@ -34,7 +35,7 @@ def chat_routes(service: Service) -> APIRouter:
         if chat.stream:
             events = _stream(service, request, pages, wish, chat.wants_usage)
             head = await anext(events)  # what is refused is refused before the answer begins
-            return StreamingResponse(_chained(head, events), media_type="text/event-stream")
+            return _EventStream(head, events)
         async with service.reading(request, pages, wish) as readings:
             found = await all_readings(request, readings)
         return JSONResponse(_completion(service, request, found, wish))
@@ -72,7 +73,7 @@ async def _stream(
             for number, queue in enumerate(queues):
                 if number:
                     yield _event({**head, "choices": [_choice({"content": _BETWEEN_PAGES})]})
-                while (text := await queue.get()) is not None:
+                while (text := await _next(queue, request.state.deadline)) is not None:
                     yield _event({**head, "choices": [_choice({"content": text})]})
                 readings[number].result()
         except (asyncio.CancelledError, GeneratorExit):
@@ -97,13 +98,42 @@ def _ended(texts: "asyncio.Queue[str | None]", reading: "asyncio.Future[PageRead
     texts.put_nowait(None)
 
 
-async def _chained(head: str, events: AsyncGenerator[str, None]) -> AsyncGenerator[str]:
+async def _next(texts: "asyncio.Queue[str | None]", deadline: float) -> str | None:
+    """Return the next piece of a text; None at its end.
+
+    Raises:
+        RequestTimeoutError: the request's time is over, whether its client or the engine was slow.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise RequestTimeoutError
     try:
-        yield head
-        async for event in events:
-            yield event
-    finally:
-        await events.aclose()
+        async with asyncio.timeout(left):
+            return await texts.get()
+    except TimeoutError as error:
+        raise RequestTimeoutError from error
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events; when it ends, however it does, so does what makes them, and gives its version free."""
+
+    def __init__(self, head: str, events: AsyncGenerator[str, None]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._head, self._events = head, events
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the head, then the events."""
+        self.body_iterator = _chained(self._head, self._events)
+        try:
+            await super().stream_response(send)
+        finally:
+            await self._events.aclose()
+
+
+async def _chained(head: str, events: AsyncGenerator[str, None]) -> AsyncGenerator[str]:
+    yield head
+    async for event in events:
+        yield event
 
 
 def _event(content: dict[str, Any]) -> str:

@@ -24,7 +24,9 @@ def probe_routes(service: Service) -> APIRouter:
 
     @router.get("/health/live")
     async def live() -> JSONResponse:
-        return _answer(service.engine.failure() is None, "the engine has failed")
+        if service.engine.failure() is not None:
+            return _answer(False, "the engine has failed")
+        return _answer(service.engine.step_seconds() < service.config.max_step_seconds, "a step does not end")
 
     @router.get("/metrics")
     async def metrics(request: Request) -> Response:

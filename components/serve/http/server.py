@@ -11,6 +11,7 @@ from types import FrameType
 import uvicorn
 
 from components.serve.http.app import application
+from components.serve.http.connections import Connection
 from components.serve.http.service import Service
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def _uvicorn_config(service: Service) -> uvicorn.Config:
     config = service.config
     return uvicorn.Config(
         application(service),
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,

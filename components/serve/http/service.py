@@ -69,14 +69,14 @@ class Service:
     samples: SampleKeeper | None = None
 
     async def opened(self, request: Request, contents: Sequence[bytes]) -> list[list[Image.Image]]:
-        """Return each upload's pages; the request's time begins here.
+        """Return each upload's pages.
 
         Raises:
             ApiError: one of them is refused, or they are not opened in the request's time.
         """
         config, files = self.config, list[list[Image.Image]]()
         most, room = config.max_pages_per_request, config.max_queued_pixels
-        request.state.deadline = deadline = time.monotonic() + config.request_timeout_seconds
+        deadline = request.state.deadline
         for content in contents:
             file = PageFile(content, config.max_pixels_per_page, most + 1, room)
             try:
@@ -165,7 +165,10 @@ async def all_readings(request: Request, readings: list["asyncio.Future[PageRead
     everything.add_done_callback(lambda done: done.cancelled() or done.exception())
     watched: list[asyncio.Future[Any]] = [gone, everything]
     try:
-        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        left = request.state.deadline - time.monotonic()
+        done, _ = await asyncio.wait(watched, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            raise RequestTimeoutError  # here, too: an engine that hangs ends no page
         if not everything.done():
             raise ApiError(499, "the client closed the connection", code="client_closed_request")
         return everything.result()

@@ -4,6 +4,7 @@ OF_ANSWERS = {
     "authentication_error": "another answer with the status 401",
     "broken_file": "a picture or PDF is damaged",
     "client_closed_request": "the client did not wait for its answer",
+    "client_does_not_read": "the client took nothing of its answer until its request's time was over",
     "conflict_error": "another answer with the status 409",
     "document_crashed_its_reader": "opening a file ended the process that opens files",
     "document_over_memory": "opening a file takes more memory than `max_document_gib`",
@@ -35,12 +36,13 @@ OF_ANSWERS = {
     "service_unavailable_error": "another answer with the status 503",
     "stopping": "the service ends",
     "timeout": "`request_timeout_seconds` are over",
-    "timeout_error": "another answer with the status 504",
+    "timeout_error": "another answer with the status 408 or 504",
     "too_many_pages": "more pages than `max_pages_per_request`",
     "too_many_pixels": "the pages of a request together have too many pixels",
     "unknown_format": "neither a PDF nor a picture that is read",
     "unreadable_page": "the model's processor refuses a page",
     "unsupported_parameter": "a field of OpenAI's API that would change the answer",
+    "upload_timeout": "the request was not there as a whole within `request_timeout_seconds`",
 }
 """The ``code`` of an answer, or OpenAI's type of the error where there is no code."""
 OF_PARTS = {

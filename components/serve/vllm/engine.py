@@ -72,6 +72,10 @@ class VllmEngine:
         """Return why the server is not started again."""
         return self._failure
 
+    def step_seconds(self) -> float:
+        """Return 0: the thread only waits for the server, and gives up each page at its deadline."""
+        return 0.0
+
     def outage(self) -> str | None:
         """Return why the server reads no pages for the moment."""
         return self._lives.outage if self._lives is not None and self.ready.done() else None

@@ -25,12 +25,21 @@ def reasons_of(call: ast.Call) -> Iterator[str]:
             yield value.value
 
 
+def assigned(node: ast.Assign) -> Iterator[str]:
+    """Yield what is assigned to a request's state: ``state["failure"] = ...`` or ``state.failure = ...``."""
+    names = {getattr(target, "attr", ast.unparse(getattr(target, "slice", target))) for target in node.targets}
+    if names & {"failure", "'failure'"} and isinstance(node.value, ast.Constant):
+        yield node.value.value
+
+
 def test_each_reason_is_known_and_told() -> None:
     found = {*_TYPES.values(), *_CODES.values(), "server_error"}
     for path in (ROOT / "components" / "serve").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 found.update(reasons_of(node))
+            elif isinstance(node, ast.Assign):
+                found.update(assigned(node))
     assert found == FAILURE_REASONS.keys()
     told = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
     for reason, meaning in FAILURE_REASONS.items():

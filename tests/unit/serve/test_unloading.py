@@ -1,4 +1,4 @@
-"""Versions that are unloaded while requests still have them: nothing else waits, and none is lost between two states."""
+"""Versions that are unloaded while requests still have them: nothing else waits, and none is lost halfway."""
 
 import time
 from collections.abc import Callable, Iterator
