@@ -39,8 +39,12 @@ test-slow: $(INSTALLED_TESTS) ## run the tests that `make test` leaves out: whol
 	$(BIN)/python -m pytest -m slow --numprocesses logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Beside whole runs, the files of which `make test` runs a part.
-RUNS := tests/pipeline tests/newcomer tests/unit/prepare/test_killed.py tests/unit/shared/programs/test_cpu_threads.py \
-	tests/unit/train/test_loftq.py tests/unit/train/loop/test_dealing.py
+RUNS := tests/pipeline tests/newcomer $(addprefix tests/unit/, prepare/test_killed.py \
+	shared/programs/test_cpu_threads.py shared/tracking/test_store_addresses.py \
+	train/test_loftq.py train/loop/test_dealing.py train/loop/test_training_progress.py train/vision/test_vision_features.py \
+	export/test_export.py export/package/test_foreign_files.py export/package/test_letter_warnings.py \
+	export/publication/test_registered_reader.py pipelines/commands/test_command_line.py \
+	pipelines/task_side/test_task_imports.py)
 
 test-runs: $(INSTALLED_TESTS) ## of these the whole runs: a new user's first hour, champions, partitions, killed tasks
 	$(BIN)/python -m pytest -m slow $(RUNS) --numprocesses logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder

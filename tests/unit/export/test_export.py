@@ -115,6 +115,7 @@ def test_the_script_writes_as_many_tokens_as_were_evaluated(unpacked: Path) -> N
     assert f"answers of at most {TOKENS} tokens" in (unpacked / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_another_length_than_the_evaluated_one_is_kept_checked_and_said(
     made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -71,6 +71,7 @@ def exported(made: Path, folder: Path, adapter: Path, **changes: Any) -> list[st
         return [name.removeprefix("reader/") for name in packed.namelist()]
 
 
+@pytest.mark.slow
 def test_code_pickles_and_links_of_an_adapter_stay_out(
     made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -87,6 +88,7 @@ def test_code_pickles_and_links_of_an_adapter_stay_out(
     assert "left out of the package" in caplog.text and "json.py" in caplog.text and "notes.txt" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_module_beside_the_script_is_not_imported_even_without_p(made: Path, tmp_path: Path) -> None:
     names = exported(made, tmp_path, shutil.copytree(made / "adapter", tmp_path / "adapter"), include_base_model=True)
     assert "inference.py" in names

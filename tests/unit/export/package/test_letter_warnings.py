@@ -73,6 +73,7 @@ def test_the_package_knows_the_height_of_the_training_pages(package: Path) -> No
     assert copy == Path(sys.modules[letter_height.__module__].__file__ or "").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_page_scaled_four_times_is_warned_of(package: Path, tmp_path: Path) -> None:
     page = opened(drawn(LINES))
     page.save(tmp_path / "a.png")

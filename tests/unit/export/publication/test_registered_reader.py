@@ -50,6 +50,7 @@ def read_by_the_script(package: Path, pictures: list[Path]) -> list[str]:
     return [json.loads(line)["text"] for line in answer.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_package_is_an_mlflow_model_that_reads_as_its_script_does(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

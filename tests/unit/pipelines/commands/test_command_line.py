@@ -181,6 +181,7 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(shell: Shell, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"folder", "figures.json"}
 
 
+@pytest.mark.slow
 def test_a_warning_of_a_command_is_one_plain_line(tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
     for name in ("one", "two", "three"):

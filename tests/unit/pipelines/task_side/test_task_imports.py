@@ -35,6 +35,7 @@ def test_configure_imports_no_models_and_mlflow_only_to_name_the_run(tmp_path: P
     assert not found & (MODELS | {"mlflow", "pandas", "pyarrow", "scipy"})
 
 
+@pytest.mark.slow
 def test_gate_and_close_run_import_no_models(tmp_path: Path, evaluation: Path) -> None:
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     found = imported("gate", tmp_path, {"config": '{"min_documents": 2}'}, {"evaluation": evaluation}, store)

@@ -45,6 +45,7 @@ print(tracked.run_id)
 """
 
 
+@pytest.mark.slow
 def test_two_runs_that_start_in_a_new_folder_are_both_tracked(tmp_path: Path) -> None:
     uri = sqlite_uri(tmp_path / "runs" / "mlflow.db")
     command, environment = [sys.executable, "-c", STEP], os.environ | {"MLFLOW_TRACKING_URI": uri}

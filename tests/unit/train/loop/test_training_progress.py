@@ -85,6 +85,7 @@ def test_the_held_out_loss_is_the_models(made: Path, tmp_path: Path) -> None:
     assert any(loss == pytest.approx(evaluated["eval_losses"][0], rel=1e-5) for loss in losses.values())
 
 
+@pytest.mark.slow
 def test_early_stopping_takes_the_best_weights(made: Path, tmp_path: Path) -> None:
     settings = {"eval_steps": 1, "early_stopping_patience": 2, "max_eval_samples": 4, "eval_pages": 0, "max_steps": 20}
     result = run(config_of(made, tmp_path / "out", **settings, learning_rate=0.3, lr_scheduler_type="constant"))

@@ -105,7 +105,11 @@ def assert_same_course(training: dict[str, Any], plain: dict[str, Any]) -> None:
     ("base", "changes"),
     [
         ("base", {"eval_steps": 3, "max_eval_samples": 3, "eval_pages": 1}),
-        ("base", {"group_by_length": True, "gradient_checkpointing": True, "dataloader_num_workers": 2}),
+        pytest.param(
+            "base",
+            {"group_by_length": True, "gradient_checkpointing": True, "dataloader_num_workers": 2},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "base", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}, marks=pytest.mark.slow
         ),
