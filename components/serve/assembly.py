@@ -4,7 +4,7 @@ from pathlib import Path
 
 from components.serve.adapters.catalog import Catalog
 from components.serve.adapters.following import AliasFollower
-from components.serve.adapters.sources import ModelFiles, followed_name
+from components.serve.adapters.sources import ModelFiles, fetched, followed_name
 from components.serve.adapters.versions import Versions
 from components.serve.batching.fair_queue import FairQueue
 from components.serve.config import ServeConfig
@@ -14,6 +14,7 @@ from components.serve.engines.protocol import Engine
 from components.serve.http.authentication import Access
 from components.serve.http.service import Service
 from components.serve.observability.meter import Meter
+from components.serve.reading.evaluated import evaluated_reading
 from components.serve.samples.keeper import SampleKeeper
 from components.serve.samples.second_reading import SecondReader
 from components.serve.vllm.engine import VllmEngine
@@ -24,17 +25,20 @@ from components.shared.reading.no_repeat_settings import OF_THE_FAMILY, NoRepeat
 _SECONDS_OF_AN_ANSWER = 60.0  # for a request whose time is over to end
 
 
-def assembled(config: ServeConfig, access: Access, scratch: Path) -> Service:
+def assembled(config: ServeConfig, access: Access, scratch: Path, files: ModelFiles) -> Service:
     """Return a service whose engine has not started.
 
+    Args:
+        files: of ``config.model``.
+
     Raises:
-        UserError: a setting does not fit the base or the engine.
+        UserError: a setting does not fit the base or the engine, or a version of the start cannot be had.
     """
     config = _with_numbers(config)
     name = base_name(config.base_model or config.model)
     meter = Meter()
     queue = FairQueue(config.max_queued_pages, config.max_queued_pixels)
-    engine = _engine(config, name, queue, meter, scratch)
+    engine = _engine(config, name, queue, meter, scratch, files)
     catalog = Catalog(name, config.challenger_share)
     meter.watch(queue.__len__, engine.running_pages, lambda: len(catalog.versions()))
     versions = Versions(engine, catalog, scratch, config.request_timeout_seconds + _SECONDS_OF_AN_ANSWER)
@@ -80,10 +84,13 @@ def stop(service: Service) -> None:
         service.samples.stop()
 
 
-def _engine(config: ServeConfig, name: str, queue: FairQueue, meter: Meter, scratch: Path) -> Engine:
-    if config.engine == "vllm":
-        return VllmEngine(config, name, queue, meter, scratch)
-    return EmbeddedEngine(config, name, queue, meter)
+def _engine(config: ServeConfig, name: str, queue: FairQueue, meter: Meter, scratch: Path, files: ModelFiles) -> Engine:
+    if config.engine != "vllm":
+        return EmbeddedEngine(config, name, queue, meter)
+    versions = [files, *(fetched(source, scratch) for source in config.adapters)]
+    found = [evaluated_reading(version.folder) for version in versions]
+    with_rule = any(one is not None and one.no_repeat_ngrams is not None for one in found)
+    return VllmEngine(config, name, queue, meter, scratch, with_rule)
 
 
 def _with_numbers(config: ServeConfig) -> ServeConfig:

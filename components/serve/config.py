@@ -51,19 +51,21 @@ class ServeConfig(StepConfig):
     trust_remote_code: bool = False
     """allow a hub model to run its own Python code; pin ``revision`` with it"""
     base_size: int | None = Field(default=None, ge=1)
-    """DeepSeek-OCR-2: pixels of the whole-page view; by default the model's own (1024)"""
+    """DeepSeek-OCR-2: pixels of the whole-page view; by default the package's, or the model's own (1024)"""
     image_size: int | None = Field(default=None, ge=1)
-    """DeepSeek-OCR-2: pixels of a tile, or of the only view if crop_mode is off; by default the model's own (768)"""
+    """DeepSeek-OCR-2: pixels of a tile, or of the only view if crop_mode is off; by default the package's, or the
+    model's own (768)"""
     crop_mode: bool | None = None
-    """DeepSeek-OCR-2: cut pages larger than a tile into tiles; by default as the model does (on)"""
+    """DeepSeek-OCR-2: cut pages larger than a tile into tiles; by default as the package says, or on"""
     max_crops: int | None = Field(default=None, ge=2, le=9)
-    """DeepSeek-OCR models: at most so many tiles of a page; by default the model's own (9, OCR-2 6). vLLM cuts at most
-    6"""
+    """DeepSeek-OCR models: at most so many tiles of a page; by default the package's, or the model's own (9, OCR-2 6).
+    vLLM cuts at most 6"""
     max_new_tokens: int = Field(default=512, ge=1)
-    """longest answer in tokens; a page that reaches it without an end token is marked as truncated"""
+    """longest answer of a page in tokens; where it is not given, a version that is a package has its package's. A page
+    that reaches it without an end token is marked as truncated"""
     no_repeat_ngram_size: Annotated[int, Field(ge=2)] | Literal["family"] | None = None
     """an answer repeats no sequence of this many tokens; ``family`` for the numbers that the model's authors read with
-    (DeepSeek-OCR-2: 20 within 90); off where not given"""
+    (DeepSeek-OCR-2: 20 within 90). Where it is not given, as the version's package was evaluated; without one, off"""
     no_repeat_ngram_window: int | None = Field(default=None, ge=2)
     """how many of an answer's last tokens no_repeat_ngram_size looks at; by default all"""
 

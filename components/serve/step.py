@@ -35,7 +35,7 @@ def run(config: ServeConfig) -> None:
         from components.serve.assembly import assembled, start, stop
         from components.serve.http.server import serve
 
-        service = assembled(config, access, scratch)
+        service = assembled(config, access, scratch, files)
         start(service, files)
         try:
             serve(service, listening)

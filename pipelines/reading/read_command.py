@@ -39,7 +39,9 @@ SearchablePdf = Annotated[
 ]
 MaxNewTokens = Annotated[
     int | None,
-    typer.Option(min=1, help="The longest answer of a page in tokens. Default: 512; a service's is its own."),
+    typer.Option(
+        min=1, help="The longest answer in tokens of a page. Default: the package's, or 512; a service's own."
+    ),
 ]
 ServedModel = Annotated[
     str | None,

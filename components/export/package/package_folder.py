@@ -82,6 +82,7 @@ def write_package_files(
         "trust_remote_code": config.trust_remote_code,
         "model_type": model_type,
         "prompt": prompt,
+        "instruction": instruction,
         "text_options": text_options(processor, [prompt]),
         "image_options": family.image_options,
         "image_backend": backend_of(processor),

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from components.serve.adapters.sources import PACKAGE_SETTINGS
+from components.serve.reading.evaluated import PACKAGE_SETTINGS
 from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
 from components.shared.errors import UserError
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from components.serve.adapters.calibrations import NONE, Calibrations
 from components.serve.adapters.request_shares import position_of
+from components.serve.reading.version_reading import VersionReading
 
 CHAMPION = "@champion"
 CHALLENGER = "@challenger"
@@ -55,6 +56,7 @@ class Catalog:
         self._loaded = {base: int(time.time())}
         self._retiring: dict[str, int] = {}
         self._calibrations: dict[str, Calibrations] = {}
+        self._readings: dict[str, VersionReading] = {}
         self._aliases: dict[str, list[str]] = {}  # the version now, and before it those that it had earlier
         self._requests: Counter[str] = Counter()
         self._changed = threading.Condition()
@@ -81,14 +83,28 @@ class Catalog:
             self._requests[version] -= 1
             self._changed.notify_all()
 
-    def add(self, version: str, calibrations: Calibrations = NONE) -> None:
-        """Let requests ask for a version that the engine has loaded; ``calibrations`` are those of its package."""
+    def base_is_read(self, reading: VersionReading) -> None:
+        """Say how the base's pages are read."""
+        self._readings[self._base] = reading
+
+    def add(self, version: str, reading: VersionReading, calibrations: Calibrations = NONE) -> None:
+        """Let requests ask for a version that the engine has loaded.
+
+        Args:
+            reading: how its pages are read.
+            calibrations: those of its package.
+        """
         with self._changed:
             self._loaded[version] = int(time.time())
-            self._calibrations[version] = calibrations
+            self._readings[version] = reading
+            self._calibrations[version] = NONE if reading.differs else calibrations
+
+    def reading(self, version: str) -> VersionReading:
+        """Return how the pages of a version are read that is loaded, or was."""
+        return self._readings[version]
 
     def calibrations(self, version: str) -> Calibrations:
-        """Return how a version's confidence was calibrated."""
+        """Return how a version's confidence was calibrated; not at all if its pages are not read as they were then."""
         return self._calibrations.get(version, NONE)
 
     def retire(self, version: str) -> None:

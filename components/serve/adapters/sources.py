@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.serve.config import ServeConfig
+from components.serve.reading.evaluated import PACKAGE_SETTINGS
 from components.shared.artifacts.training_record import training_record
 from components.shared.errors import UserError
 from components.shared.tracking.model_registry import CHALLENGER, CHAMPION, RegisteredAdapter, versions_of
 from components.shared.tracking.registered_files import download
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-PACKAGE_SETTINGS = "inference_config.json"
 _MOST_UNPACKED_BYTES = 64 * 1024**3  # a merged model of 30 B parameters in 16 bits
 
 

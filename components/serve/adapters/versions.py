@@ -43,7 +43,7 @@ class Versions:
 
         def load() -> None:
             try:
-                self._engine.ready.result()
+                self._catalog.base_is_read(self._engine.ready.result())
                 self._catalog.make_default(default())
                 for source in others:
                     self.load(source)
@@ -69,9 +69,12 @@ class Versions:
             if files.folder is None:
                 raise UserError("neither an adapter nor a fine-tuned model", where=files.name)
             calibrations = calibrations_of(files.folder)  # before the engine has it: an unreadable one changes nothing
-            self._engine.load(files.name, files.folder).result()
-            self._catalog.add(files.name, calibrations)
+            reading = self._engine.load(files.name, files.folder).result()
+            self._catalog.add(files.name, reading, calibrations)
             logger.info("loaded %s", files.name)
+            if reading.differs:
+                other = ", ".join(reading.differs)
+                logger.warning("%s is not read as it was evaluated, so it has no probabilities: %s", files.name, other)
             return files.name
 
     def unload(self, name: str) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextvars import copy_context
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from components.serve.batching.fair_queue import FairQueue
 from components.serve.config import ServeConfig
@@ -16,8 +17,11 @@ from components.serve.engines.loaded_models import LoadedModels
 from components.serve.engines.protocol import EngineStoppedError
 from components.serve.engines.threads import EngineThreads
 from components.serve.observability.meter import Meter
+from components.serve.reading.version_reading import VersionReading
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _SECONDS_IDLE = 0.2  # an idle engine looks for work that often without being woken
 _SECONDS_BETWEEN_CLEANINGS = 0.5
@@ -31,10 +35,10 @@ class EmbeddedEngine:
     """
 
     def __init__(self, config: ServeConfig, base_name: str, queue: FairQueue, meter: Meter) -> None:
-        self.ready: Future[None] = Future()
+        self.ready: Future[VersionReading] = Future()
         self._config, self._base_name, self._queue, self._meter = config, base_name, queue, meter
         self._lanes: dict[str, Lane] = {}
-        self._orders: SimpleQueue[Callable[[LoadedModels], None]] = SimpleQueue()
+        self._orders: SimpleQueue[Callable[[LoadedModels], object]] = SimpleQueue()
         self._stopping = threading.Event()
         self._failure: Exception | None = None
         self._step_began: float | None = None
@@ -45,10 +49,10 @@ class EmbeddedEngine:
         """Start the thread."""
         self._thread.start()
 
-    def load(self, name: str, folder: Path) -> "Future[None]":
+    def load(self, name: str, folder: Path) -> "Future[VersionReading]":
         """Load a version between two steps."""
 
-        def order(models: LoadedModels) -> None:
+        def order(models: LoadedModels) -> VersionReading:
             started = time.monotonic()
             try:
                 loaded = models.load(name, folder)
@@ -57,6 +61,7 @@ class EmbeddedEngine:
                 raise
             self._lanes[name] = self._lane(models, loaded.name)
             self._meter.adapter_loaded(time.monotonic() - started)
+            return loaded.reading
 
         return self._ordered(order)
 
@@ -92,13 +97,12 @@ class EmbeddedEngine:
         self._queue.wake()
         self._thread.join()
 
-    def _ordered(self, order: Callable[[LoadedModels], None]) -> "Future[None]":
-        done: Future[None] = Future()
+    def _ordered(self, order: Callable[[LoadedModels], Result]) -> "Future[Result]":
+        done: Future[Result] = Future()
 
         def obey(models: LoadedModels) -> None:
             try:
-                order(models)
-                done.set_result(None)
+                done.set_result(order(models))
             except Exception as error:
                 done.set_exception(error)
 
@@ -118,7 +122,7 @@ class EmbeddedEngine:
             return
         with EngineThreads(models.device, self._meter) as self._threads:
             self._lanes[self._base_name] = self._lane(models, self._base_name)
-            self.ready.set_result(None)
+            self.ready.set_result(models.of(self._base_name).reading)
             try:
                 self._read_pages(models)
             except Exception as error:

@@ -262,10 +262,10 @@ def _rows_of(loaded: LoadedModel, most_rows: int) -> RunningRows | WholeAnswers:
         most_rows,
         steps_at_once=_STEPS_AT_ONCE_ON_A_GPU if on_gpu else 1,
         fixed_width=on_gpu and what_asks_the_host(model) is None,
-        no_repeat=loaded.no_repeat,
+        no_repeat=loaded.reading.no_repeat,
     )
 
 
 def _groups_of(loaded: LoadedModel, most_rows: int) -> WholeAnswers:
     ends = (loaded.transcriber.end_tokens, loaded.transcriber.pad_token)
-    return WholeAnswers(loaded.bare, most_rows, *ends, loaded.no_repeat)
+    return WholeAnswers(loaded.bare, most_rows, *ends, loaded.reading.no_repeat)

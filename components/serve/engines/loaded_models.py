@@ -10,6 +10,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from components.serve.config import ServeConfig
+from components.serve.reading.evaluated import evaluated_reading
+from components.serve.reading.version_reading import VersionReading, version_reading
 from components.shared.errors import UserError
 from components.shared.models.adapter_loading import (
     adapter_kind,
@@ -18,6 +20,7 @@ from components.shared.models.adapter_loading import (
     load_fine_tuned_processor,
     with_adapter,
 )
+from components.shared.models.base_models import base_model_location
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import (
     default_device,
@@ -27,9 +30,6 @@ from components.shared.models.model_loading import (
     model_type_of,
     release_memory,
 )
-from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
-from components.shared.reading.image_settings import ImageSettings, with_image_settings
-from components.shared.reading.no_repeat_settings import NoRepeatSettings
 from components.shared.reading.transcriber import Transcriber
 
 
@@ -42,8 +42,7 @@ class LoadedModel:
     transcriber: Transcriber
     adapter_name: str | None
     """PEFT's name of the version's adapter; None for the base and for a whole model"""
-    no_repeat: NoRepeatNgrams | None = None
-    """sequences of tokens that an answer may not repeat"""
+    reading: VersionReading
 
 
 class LoadedModels:
@@ -60,7 +59,8 @@ class LoadedModels:
             self._base_model, dtype=default_dtype(self._device), device=self._device, **self._source
         ).eval()
         processor = load_processor(self._base_model, **self._source)
-        self._models = {base_name: self._loaded(base_name, self._base, processor, None)}
+        packaged = Path(base_model_location(self._base_model))  # a whole model's package can be a base
+        self._models = {base_name: self._loaded(base_name, self._base, processor, packaged, None)}
         self._base_name = base_name
 
     @property
@@ -86,12 +86,12 @@ class LoadedModels:
         if adapter_kind(folder) == "model":
             placed: dict[str, Any] = {"dtype": default_dtype(self._device), "device": self._device, **self._source}
             model: Any = load_fine_tuned(self._base_model, folder, **placed)
-            self._models[name] = self._loaded(name, model, processor, None)
+            self._models[name] = self._loaded(name, model, processor, folder, None)
             return self._models[name]
         adapter_name = f"adapter_{next(self._numbers)}"  # PEFT's names may hold no dots
         self._base = with_adapter(self._base, self._base_model, folder, adapter_name).eval()
         self._active = None
-        self._models[name] = self._loaded(name, self._base.get_base_model(), processor, adapter_name)
+        self._models[name] = self._loaded(name, self._base.get_base_model(), processor, folder, adapter_name)
         return self._models[name]
 
     def unload(self, name: str) -> None:
@@ -119,11 +119,11 @@ class LoadedModels:
         self._active = name
 
     def _loaded(
-        self, name: str, model: PreTrainedModel, processor: ProcessorMixin, adapter_name: str | None
+        self, name: str, model: PreTrainedModel, processor: ProcessorMixin, folder: Path, adapter_name: str | None
     ) -> LoadedModel:
-        config = self._config
         family = family_of(model_type_of(self._base_model, **self._source))
-        family = with_image_settings(ImageSettings.of(config.model_dump()), processor, family)
-        transcriber = Transcriber(model, processor, family, config.max_new_tokens, graphed=False)
-        no_repeat = NoRepeatSettings.of(config.model_dump(), family).rule(processor, family)
-        return LoadedModel(name, model, transcriber, adapter_name, no_repeat)
+        reading = version_reading(self._config, evaluated_reading(folder), processor, family)
+        transcriber = Transcriber(
+            model, processor, reading.family, reading.max_new_tokens, graphed=False, no_repeat=reading.no_repeat
+        )
+        return LoadedModel(name, model, transcriber, adapter_name, reading)

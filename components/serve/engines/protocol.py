@@ -4,6 +4,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
+from components.serve.reading.version_reading import VersionReading
+
 
 class EngineStoppedError(Exception):
     """The engine was stopped or has failed before the page was read."""
@@ -17,16 +19,16 @@ class Engine(Protocol):
     """Reads the pages of a ``FairQueue``; every method may be called from any thread.
 
     Attributes:
-        ready: done when the base model is loaded; it has the error if it cannot be loaded.
+        ready: done when the base model is loaded, with how its pages are read; it has the error if it cannot be loaded.
     """
 
-    ready: "Future[None]"
+    ready: "Future[VersionReading]"
 
     def start(self) -> None:
         """Begin to load the base model and, after that, to read pages."""
 
-    def load(self, name: str, folder: Path) -> "Future[None]":
-        """Load an adapter or a whole model under ``name``; the future has the error if that fails."""
+    def load(self, name: str, folder: Path) -> "Future[VersionReading]":
+        """Load an adapter or a whole model under ``name``; the future has how its pages are read, or the error."""
 
     def unload(self, name: str) -> "Future[None]":
         """Free a version for which no page waits or is read."""

@@ -157,4 +157,4 @@ def _more(service: Service, found: list[PageReading], wish: Wish) -> dict[str, A
     """Return what OpenAI's answer has no field for."""
     pages = [reading_as_json(reading, service.calibrations(reading, wish)) for reading in found]
     without_text = [{name: page[name] for name in page if name not in ("text", "lines")} for page in pages]
-    return {"decoding": decoding_as_json(service.config), "pages": without_text}
+    return {"decoding": decoding_as_json(service.catalog.reading(found[0].model)), "pages": without_text}

@@ -10,10 +10,10 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from components.serve.adapters.calibrations import NONE, Calibrations
 from components.serve.batching.page_job import PageReading
-from components.serve.config import ServeConfig
 from components.serve.http.errors import ApiError
 from components.serve.http.service import Service, Wish, all_readings
 from components.serve.observability.request_spans import request_part
+from components.serve.reading.version_reading import VersionReading
 from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
 from components.shared.reading.line_readings import LineReading
 
@@ -46,7 +46,7 @@ def ocr_routes(service: Service) -> APIRouter:
         return {
             "id": request.state.request_id,
             "model": request.state.model,
-            "decoding": decoding_as_json(service.config),
+            "decoding": decoding_as_json(service.catalog.reading(request.state.model)),
             "pages": [
                 {"file": name, "page": number, **reading_as_json(reading, service.calibrations(reading, wish))}
                 for (name, number), reading in zip(places, found, strict=True)
@@ -81,11 +81,12 @@ def _confidence(read: PageReading | LineReading, calibration: ConfidenceCalibrat
     return found
 
 
-def decoding_as_json(config: ServeConfig) -> dict[str, Any]:
-    """Return how every page is decoded; a window of None is the whole answer."""
+def decoding_as_json(reading: VersionReading) -> dict[str, Any]:
+    """Return how a version's pages are decoded; a window of None is the whole answer."""
+    rule = reading.no_repeat
     return {
-        "no_repeat_ngram_size": config.no_repeat_ngram_size,
-        "no_repeat_ngram_window": config.no_repeat_ngram_window,
+        "no_repeat_ngram_size": rule.size if rule else None,
+        "no_repeat_ngram_window": rule.window if rule else None,
     }
 
 

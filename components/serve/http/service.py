@@ -36,7 +36,7 @@ class Wish:
         client: whose request it is, for fairness.
         model: the name of a version or an alias; None: the default.
         instruction: the prompt's text; None: the model's own.
-        max_new_tokens: the longest answer of a page; None, or more than the service allows: the service's.
+        max_new_tokens: the longest answer of a page; None, or more than the version's: the version's.
     """
 
     client: str
@@ -119,9 +119,9 @@ class Service:
             raise ApiError(404, f"there is no model {error}", code="model_not_found", param="model") from error
         version = admitted.version
         request.state.model, request.state.pages = version, len(pages)
-        config, jobs = self.config, list[PageJob]()
+        jobs = list[PageJob]()
         try:
-            longest = min(wish.max_new_tokens or config.max_new_tokens, config.max_new_tokens)
+            longest = self.catalog.reading(version).longest(wish.max_new_tokens)
             for number, page in enumerate(pages):
                 follow = _in_this_loop(on_text, number) if on_text else None
                 job = PageJob(page, wish.instruction, version, wish.client, longest, request.state.deadline, follow)
@@ -139,8 +139,9 @@ class Service:
                 self.samples.offer(request.state.request_id, jobs, admitted)
 
     def calibrations(self, reading: PageReading, wish: Wish) -> Calibrations:
-        """Return those that hold for a reading: none does for a client's instruction or a cut-off answer."""
-        measured = wish.instruction is None and not reading.truncated
+        """Return those that hold for a reading: none does for another instruction or a cut-off answer."""
+        own = (None, self.catalog.reading(reading.model).family.prompt)
+        measured = wish.instruction in own and not reading.truncated
         return self.catalog.calibrations(reading.model) if measured else NONE
 
     def _put(self, jobs: list[PageJob]) -> None:

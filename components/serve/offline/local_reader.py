@@ -43,9 +43,10 @@ class LocalReader:
 
     def __enter__(self) -> "LocalReader":
         self._engine.start()
-        self._engine.ready.result()
+        reading = self._engine.ready.result()
         if self._files.folder is not None:
-            self._engine.load(self._files.name, self._files.folder).result()
+            reading = self._engine.load(self._files.name, self._files.folder).result()
+        self._longest = reading.max_new_tokens
         return self
 
     def __exit__(
@@ -87,7 +88,7 @@ class LocalReader:
 
     def _submitted(self, page: Image.Image) -> "Future[PageReading]":
         deadline = time.monotonic() + _SECONDS_PER_PAGE
-        job = PageJob(page, None, self._files.name, _CLIENT, self._config.max_new_tokens, deadline)
+        job = PageJob(page, None, self._files.name, _CLIENT, self._longest, deadline)
         self._queue.put([job])
         return job.result
 

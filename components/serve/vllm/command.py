@@ -31,8 +31,11 @@ _DEFAULTS = {"--max-lora-rank": "64", "--max-loras": "4"}
 _NOT_PASSED_ON = ("DEEPSYNTH_", "VLLM_LOGGING_", "VLLM_DEBUG_", "VLLM_SERVER_DEV_MODE", "VLLM_API_KEY")
 
 
-def command_of(config: ServeConfig, base_name: str, port: int, scratch: Path) -> list[str]:
+def command_of(config: ServeConfig, base_name: str, port: int, scratch: Path, with_rule: bool) -> list[str]:
     """Return the command; the chat template is written into ``scratch``.
+
+    Args:
+        with_rule: a version has a rule against repetitions, whatever ``config`` says.
 
     Raises:
         UserError: there is no such interpreter or base, or ``vllm_arguments`` has an argument that the service sets.
@@ -65,7 +68,7 @@ def command_of(config: ServeConfig, base_name: str, port: int, scratch: Path) ->
         command += ["--enable-lora"]
         for argument, value in _DEFAULTS.items():
             command += [argument, value] if argument not in given else []
-    if config.no_repeat_ngram_size is not None:
+    if with_rule or config.no_repeat_ngram_size is not None:
         command += ["--logits-processors", NO_REPEAT_PROCESSOR]
     return command + config.vllm_arguments
 

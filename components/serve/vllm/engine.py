@@ -4,21 +4,24 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from components.serve.batching.fair_queue import FairQueue
 from components.serve.config import ServeConfig
 from components.serve.engines.protocol import EngineDownError, EngineStoppedError
 from components.serve.observability.meter import Meter
+from components.serve.reading.version_reading import VersionReading
 from components.serve.vllm.lives import Lives
 from components.serve.vllm.page_reading import read_page
 from components.serve.vllm.prompts import Prompts
 from components.serve.vllm.server import Server, server_of
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _SECONDS_IDLE = 0.2  # an idle engine looks for work that often without being woken
 _SECONDS_BETWEEN_CLEANINGS = 0.5
@@ -33,16 +36,25 @@ class VllmEngine:
         queue: the waiting pages; their fairness and bounds are its.
         meter: counts and times.
         scratch: a folder for the server's files.
+        with_rule: a version of the start has a rule against repetitions, whatever ``config`` says.
 
     Raises:
         UserError: a setting is wrong.
     """
 
-    def __init__(self, config: ServeConfig, base_name: str, queue: FairQueue, meter: Meter, scratch: Path) -> None:
-        self.ready: Future[None] = Future()
+    def __init__(
+        self,
+        config: ServeConfig,
+        base_name: str,
+        queue: FairQueue,
+        meter: Meter,
+        scratch: Path,
+        with_rule: bool = False,
+    ) -> None:
+        self.ready: Future[VersionReading] = Future()
         self._config, self._base_name, self._queue, self._meter = config, base_name, queue, meter
         self._scratch = scratch
-        self._server: Server = server_of(config, base_name, scratch)
+        self._server: Server = server_of(config, base_name, scratch, with_rule)
         self._loop = asyncio.new_event_loop()
         self._pages: set[asyncio.Task[None]] = set()
         self._stopping = threading.Event()
@@ -54,13 +66,14 @@ class VllmEngine:
         """Start the thread, and in it the server."""
         self._thread.start()
 
-    def load(self, name: str, folder: Path) -> "Future[None]":
+    def load(self, name: str, folder: Path) -> "Future[VersionReading]":
         """Load an adapter into the server, and prove that it is used."""
 
-        async def order(lives: Lives) -> None:
+        async def order(lives: Lives) -> VersionReading:
             started = time.monotonic()
-            await lives.load(name, folder)
+            reading = await lives.load(name, folder)
             self._meter.adapter_loaded(time.monotonic() - started)
+            return reading
 
         return self._ordered(order)
 
@@ -90,14 +103,13 @@ class VllmEngine:
         self._queue.wake()
         self._thread.join()
 
-    def _ordered(self, order: Any) -> "Future[None]":
+    def _ordered(self, order: Callable[[Lives], Coroutine[Any, Any, Result]]) -> "Future[Result]":
         lives = self._lives
         if lives is None or self._failure is not None or self._stopping.is_set():
-            done: Future[None] = Future()
+            done: Future[Result] = Future()
             done.set_exception(EngineStoppedError("the engine has stopped"))
             return done
-        coroutine: Coroutine[Any, Any, None] = order(lives)
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return asyncio.run_coroutine_threadsafe(order(lives), self._loop)
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:

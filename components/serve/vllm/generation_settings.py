@@ -4,6 +4,7 @@ The evaluation and the embedded engine obey that file, as transformers' ``genera
 only if it was started so; therefore each request says what holds.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import GenerationConfig
@@ -46,3 +47,8 @@ def generation_arguments(base: str, revision: str | None) -> dict[str, Any]:
             mend="take engine embedded, or remove it from the file and evaluate again",
         )
     return {_PENALTY: float(getattr(config, _PENALTY, None) or 1.0)}
+
+
+def has_penalty(arguments: Mapping[str, Any]) -> bool:
+    """Return whether a request's arguments have a repetition penalty."""
+    return bool(arguments[_PENALTY] != 1.0)

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -12,6 +13,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from components.serve.config import ServeConfig
 from components.serve.engines.protocol import EngineDownError
 from components.serve.observability.meter import Meter
+from components.serve.reading.version_reading import VersionReading
 from components.serve.vllm.client import VllmClient, VllmRefusedError, VllmUnreachableError
 from components.serve.vllm.command import NO_REPEAT_PROCESSOR
 from components.serve.vllm.prompts import ModelInVllm, PageWish, Prompts, no_repeat_arguments
@@ -72,6 +74,7 @@ class Lives:
         self._changing = asyncio.Lock()
         self._client: VllmClient | None = None
         self._lost_at: float | None = None
+        self._own_prompt = True
 
     @property
     def client(self) -> VllmClient:
@@ -92,7 +95,7 @@ class Lives:
             raise UserError("this version has been unloaded", where=version)
         return self._adapters[version].model
 
-    async def keep_up(self, ready: "Future[None]") -> None:
+    async def keep_up(self, ready: "Future[VersionReading]") -> None:
         """Go through the server's lives; ``ready`` is done when the first one reads pages.
 
         Raises:
@@ -114,11 +117,12 @@ class Lives:
                     f"{error}, {self._config.vllm_restarts + 1} times in a row", where="vllm", mend=mend
                 ) from error
 
-    async def load(self, name: str, folder: Path) -> None:
-        """Load an adapter and prove that it is used.
+    async def load(self, name: str, folder: Path) -> VersionReading:
+        """Load an adapter, prove that it is used, and return how its pages are read.
 
         Raises:
-            UserError: it is a whole model, an adapter of another base, or one that vLLM refuses or does not use.
+            UserError: it is a whole model, an adapter of another base, or one that vLLM refuses or does not use; or its
+                package has a rule against repetitions that the server does not know.
             EngineDownError: the server is down.
         """
         config = self._config
@@ -129,8 +133,12 @@ class Lives:
         async with self._changing:
             if self.outage is not None:
                 raise EngineDownError(self.outage)
-            adapter = await asyncio.to_thread(served_adapter, name, folder, self._family, self._copies)
+            reading = await asyncio.to_thread(self.prompts.reading_of, folder)
+            if not self._own_prompt:
+                reading = replace(reading, differs=(*reading.differs, "the prompt's template"))
+            adapter = await asyncio.to_thread(served_adapter, name, folder, reading, self._family, self._copies)
             try:
+                await self._prove_the_rule_against_loops(self.client, adapter.model)
                 await load_adapter(self.client, self.prompts, self._base, adapter)
             except BaseException as error:
                 adapter.discard()
@@ -141,6 +149,7 @@ class Lives:
                     raise UserError(f"vLLM refuses it: {error}", where=name) from error
                 raise
             self._adapters[name] = adapter
+            return reading
 
     async def unload(self, name: str) -> None:
         """Unload an adapter; in a server that is down it is not loaded again.
@@ -161,7 +170,7 @@ class Lives:
             if adapter is not None:
                 adapter.discard()  # not before: vLLM may read the files as long as it has the adapter
 
-    async def _live(self, ready: "Future[None]") -> None:
+    async def _live(self, ready: "Future[VersionReading]") -> None:
         """Begin a life and go through it; return if it has read pages.
 
         Raises:
@@ -180,7 +189,7 @@ class Lives:
         if not self.productive:
             raise _LifeEndedError(reason)
 
-    async def _life(self, client: VllmClient, ready: "Future[None]") -> str:
+    async def _life(self, client: VllmClient, ready: "Future[VersionReading]") -> str:
         """Make the server ready, let pages be read until it is gone, and return why it is."""
         first = not ready.done()
         try:
@@ -191,7 +200,7 @@ class Lives:
             return f"the vLLM server is not ready: {first_line(error)}"
         self._client, self.outage = client, None
         if first:
-            ready.set_result(None)
+            ready.set_result(self.prompts.of_base)
         elif self._lost_at is not None:
             seconds = time.monotonic() - self._lost_at
             self.meter.engine_recovered(seconds)
@@ -225,9 +234,10 @@ class Lives:
         await self._find_base(client)
         self._server.reads_pages()
         await read_probe(client, self.prompts, self._base)  # the first page of a server takes longest
-        if not self._server.is_ours and not await has_own_prompt(client, self.prompts, self._base):
+        self._own_prompt = self._server.is_ours or await has_own_prompt(client, self.prompts, self._base)
+        if not self._own_prompt:
             logger.warning("the vLLM server's chat template makes another prompt than training and evaluation had")
-        await self._prove_the_rule_against_loops(client)
+        await self._prove_the_rule_against_loops(client, self._base)
         async with self._changing:
             for adapter in self._adapters.values():
                 await load_adapter(client, self.prompts, self._base, adapter)
@@ -249,12 +259,17 @@ class Lives:
         else:
             raise UserError("the vLLM server has no base of this name", where=self._base_name, mend="give base_model")
 
-    async def _prove_the_rule_against_loops(self, client: VllmClient) -> None:
-        """Send a size that the logits processor refuses: a server without the processor ignores it and answers."""
-        if self.prompts.no_repeat is None:
+    async def _prove_the_rule_against_loops(self, client: VllmClient, model: ModelInVllm) -> None:
+        """Send a size that the logits processor refuses: a server without the processor ignores it and answers.
+
+        Args:
+            model: the one whose rule shall hold; it need not be loaded.
+        """
+        rule = (model.reading or self.prompts.of_base).no_repeat
+        if rule is None:
             return
         page = self.prompts.request(self._base, PageWish(probe_page(), None, 1, followed=False))
-        arguments = no_repeat_arguments(self.prompts.no_repeat, 1) | {"ngram_size": -1}
+        arguments = no_repeat_arguments(rule, 1) | {"ngram_size": -1}
         try:
             async for _ in client.completion(page | {"vllm_xargs": arguments}):
                 continue
@@ -264,8 +279,10 @@ class Lives:
             return
         raise UserError(
             "the vLLM server has no logits processor for no_repeat_ngram_size",
-            where="vllm_address",
-            mend=f"start it with --logits-processors {NO_REPEAT_PROCESSOR}",
+            where=model.name,
+            mend="restart the service with this version as model or among adapters"
+            if self._server.is_ours
+            else f"start the server with --logits-processors {NO_REPEAT_PROCESSOR}",
         )
 
 

@@ -3,18 +3,22 @@
 import base64
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from components.serve.config import ServeConfig
-from components.serve.vllm.generation_settings import generation_arguments
+from components.serve.reading.evaluated import evaluated_reading
+from components.serve.reading.version_reading import VersionReading, version_reading
+from components.serve.vllm.generation_settings import generation_arguments, has_penalty
+from components.shared.models.base_models import base_model_location
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import load_processor, model_type_of
 from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
 from components.shared.reading.image_text_inputs import prompt_text
-from components.shared.reading.no_repeat_settings import NoRepeatSettings
+from components.shared.vllm.served_families import SERVED_FAMILIES
 
 WHOLE_PROMPT_TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
@@ -46,10 +50,16 @@ class PageWish:
 
 @dataclass(frozen=True)
 class ModelInVllm:
-    """A model in vLLM: its name, and what parts vLLM's prefix cache of it from that of older weights of this name."""
+    """A model in vLLM.
+
+    Attributes:
+        cache_salt: parts vLLM's prefix cache of it from that of older weights of this name.
+        reading: how its pages are read; None: as the base's.
+    """
 
     name: str
     cache_salt: str | None = None
+    reading: VersionReading | None = None
 
 
 class Prompts:
@@ -61,7 +71,7 @@ class Prompts:
 
     Raises:
         UserError: there is no such base, the rule against repetitions is the family's and there is none, or the base's
-            generation_config.json asks for what vLLM does not do.
+            generation_config.json asks for what vLLM does not do; or the base is a package that cannot be read.
     """
 
     def __init__(self, config: ServeConfig, whole_prompts: bool) -> None:
@@ -72,9 +82,23 @@ class Prompts:
         self._family = family_of(self.model_type)
         self._whole_prompts = whole_prompts
         self._greedy = _GREEDY | generation_arguments(base, config.revision)
-        settings = NoRepeatSettings.of(config.model_dump(), self._family)
-        self.no_repeat = settings.rule(self._processor, self._family)
-        """sequences of tokens that an answer may not repeat; None for greedy search alone"""
+        self._config = config
+        self.of_base = self.reading_of(Path(base_model_location(base)))  # a whole model's package can be a base
+
+    def reading_of(self, folder: Path) -> VersionReading:
+        """Return how the pages of the version in a folder are read.
+
+        Raises:
+            UserError: its package does not say how it was evaluated.
+        """
+        evaluated = evaluated_reading(folder)
+        served = SERVED_FAMILIES.get(self.model_type)
+        sees = served.image_options() if served else {}
+        found = version_reading(self._config, evaluated, self._processor, self._family, always_sees=sees)
+        if evaluated is None or not has_penalty(self._greedy):
+            return found
+        # The evaluation's confidences are those after it.
+        return replace(found, differs=(*found.differs, "vLLM's confidences, which are those before the penalty"))
 
     def is_own(self, rendered: str) -> bool:
         """Return whether a server's rendered prompt is the family's, whatever number of image tokens a picture has."""
@@ -92,8 +116,9 @@ class Prompts:
         Raises:
             UserError: the instruction holds the image token.
         """
-        prompt = prompt_text(self._processor, self._family, page.instruction)
-        text = prompt if self._whole_prompts else page.instruction or self._family.prompt
+        reading = model.reading or self.of_base
+        prompt = prompt_text(self._processor, reading.family, page.instruction)
+        text = prompt if self._whole_prompts else page.instruction or reading.family.prompt
         parts = [{"type": "image_url", "image_url": {"url": _as_address(page.image)}}, {"type": "text", "text": text}]
         wish: dict[str, Any] = {
             "model": model.name,
@@ -111,8 +136,8 @@ class Prompts:
         if self._whole_prompts:
             begin = self._processor.tokenizer.bos_token
             wish["add_special_tokens"] = not (begin and prompt.startswith(begin))  # as text_options does
-        if self.no_repeat is not None:
-            wish["vllm_xargs"] = no_repeat_arguments(self.no_repeat, page.max_new_tokens)
+        if reading.no_repeat is not None:
+            wish["vllm_xargs"] = no_repeat_arguments(reading.no_repeat, page.max_new_tokens)
         return wish
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from components.serve.reading.version_reading import VersionReading
 from components.serve.vllm.client import VllmClient, VllmRefusedError
 from components.serve.vllm.prompts import ModelInVllm, Prompts
 from components.serve.vllm.proof import prove_adapter
@@ -36,17 +37,19 @@ class ServedAdapter:
         folder: what vLLM loads.
         digest: of its files.
         is_copy: the folder is a copy of this service's.
+        reading: how its pages are read.
     """
 
     name: str
     folder: Path
     digest: str
     is_copy: bool
+    reading: VersionReading
 
     @property
     def model(self) -> ModelInVllm:
-        """How requests name it."""
-        return ModelInVllm(self.name, self.digest)
+        """How requests name it, and how its pages are read."""
+        return ModelInVllm(self.name, self.digest, self.reading)
 
     def discard(self) -> None:
         """Remove the copy, if there is one."""
@@ -54,10 +57,13 @@ class ServedAdapter:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def served_adapter(name: str, folder: Path, family: ServedFamily | None, copies: Path | None) -> ServedAdapter:
+def served_adapter(
+    name: str, folder: Path, reading: VersionReading, family: ServedFamily | None, copies: Path | None
+) -> ServedAdapter:
     """Return the adapter of a folder; write it into ``copies`` unless that is None. Takes seconds for large ones.
 
     Args:
+        reading: how the version's pages are read.
         family: how vLLM serves the base's family: the copy has the names of vLLM's class, and an adapter of which it
             would load a part only is refused; None if that is not known.
 
@@ -74,7 +80,7 @@ def served_adapter(name: str, folder: Path, family: ServedFamily | None, copies:
         digests = {path.name: sha256_file(path) for path in sorted(folder.glob(_FILES))}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise UserError(f"cannot be read ({first_line(error)})", where=name) from error
-    return ServedAdapter(name, folder, sha256_of_files(digests), copies is not None)
+    return ServedAdapter(name, folder, sha256_of_files(digests), copies is not None, reading)
 
 
 def _written(folder: Path, family: ServedFamily | None, copies: Path) -> Path:
@@ -114,7 +120,8 @@ async def load_adapter(client: VllmClient, prompts: Prompts, base: ModelInVllm, 
         mend = "start the server with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" if missing else None
         raise UserError(f"vLLM does not load it: {error}", where=name, mend=mend) from error
     try:
-        await prove_adapter(client, prompts, base, adapter.model)
+        # Read as the base's pages are: with a prompt of its own, the answers would differ without the adapter, too.
+        await prove_adapter(client, prompts, base, ModelInVllm(name, adapter.digest))
     except (UserError, VllmRefusedError):
         await client.unload_adapter(name)
         raise

@@ -57,9 +57,10 @@ class StartedServer:
 
     is_ours = True
 
-    def __init__(self, config: ServeConfig, base_name: str, scratch: Path) -> None:
-        self._config, self._base_name, self._scratch = config, base_name, scratch
-        command_of(config, base_name, 0, scratch)  # what is wrong with the settings is told before anything starts
+    def __init__(self, config: ServeConfig, base_name: str, scratch: Path, with_rule: bool) -> None:
+        self._config, self._base_name, self._scratch, self._with_rule = config, base_name, scratch, with_rule
+        # What is wrong with the settings is told before anything starts.
+        command_of(config, base_name, 0, scratch, with_rule)
         self._process: subprocess.Popen[bytes] | None = None
         self._lines = LogLines()
 
@@ -67,7 +68,7 @@ class StartedServer:
         """Start the process."""
         port, token = free_port(), secrets.token_urlsafe(32)
         self._lines = LogLines()
-        command = command_of(self._config, self._base_name, port, self._scratch)
+        command = command_of(self._config, self._base_name, port, self._scratch, self._with_rule)
         self._process = start_server(command, environment=environment_of(token), folder=self._scratch, output=None)
         threading.Thread(target=_pass_on, args=(self._process, self._lines), name="vllm log", daemon=True).start()
         logger.info("started a vLLM server, process %d, port %d", self._process.pid, port)
@@ -136,13 +137,18 @@ class GivenServer:
         """Do nothing: somebody else looks after it."""
 
 
-def server_of(config: ServeConfig, base_name: str, scratch: Path) -> Server:
+def server_of(config: ServeConfig, base_name: str, scratch: Path, with_rule: bool) -> Server:
     """Return the server that ``config`` names.
+
+    Args:
+        with_rule: a version has a rule against repetitions, whatever ``config`` says.
 
     Raises:
         UserError: a setting is wrong, or the token's file cannot be read.
     """
-    return StartedServer(config, base_name, scratch) if config.vllm_python is not None else GivenServer(config)
+    if config.vllm_python is None:
+        return GivenServer(config)
+    return StartedServer(config, base_name, scratch, with_rule)
 
 
 def _token_of(config: ServeConfig) -> str | None:

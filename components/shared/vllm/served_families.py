@@ -42,6 +42,18 @@ class ServedFamily:
     fixed_sizes: tuple[int, int] | None = None
     max_crops: int | None = None
 
+    def image_options(self) -> dict[str, Any]:
+        """Return the options of transformers' processor with which it would see pages as the class always does.
+
+        >>> SERVED_FAMILIES["deepseek_ocr2"].image_options()["tile_size"], SERVED_FAMILIES["qwen2_vl"].image_options()
+        (768, {})
+        """
+        if self.fixed_sizes is None:
+            return {}
+        page, tile = self.fixed_sizes
+        options = {"size": {"height": page, "width": page}, "tile_size": tile, "crop_to_patches": True}
+        return options if self.max_crops is None else {**options, "max_patches": self.max_crops}
+
     def served_name(self, module: str) -> str:
         """Return the name under which vLLM's class finds a module.
 

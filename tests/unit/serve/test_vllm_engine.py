@@ -22,12 +22,15 @@ from openai import OpenAI
 
 from components.serve.config import ServeConfig
 from components.serve.step import run
+from components.serve.vllm.command import NO_REPEAT_PROCESSOR
 from components.serve.vllm.prompts import ModelInVllm, PageWish, Prompts
 from components.shared.errors import UserError
 from components.shared.models.base_models import base_model_location
 from components.shared.programs.step_command import step_main
 from components.shared.tiny_base_recipe.tiny_models import save_tiny_deepseek_ocr2
+from components.shared.vllm.served_families import SERVED_FAMILIES
 from tests.fixtures.drawn_pages import as_file, drawn_page
+from tests.fixtures.evaluated_package import make_package
 from tests.fixtures.service_process import RunningService, running_service
 from tests.fixtures.vllm_server import recorded, running_stand_in, runs, small_adapter, stand_in_variables, wait_for
 from tests.unit.serve.test_service import picture_message
@@ -143,6 +146,28 @@ def test_adapters_are_loaded_proved_swapped_and_unloaded(service: RunningService
     assert read(service, model="other").status_code == 404
 
 
+def test_a_package_is_read_with_its_own_prompt_and_limit(service: RunningService, folder: Path) -> None:
+    package = make_package(small_adapter(folder / "summaries"), str(folder / "tiny-base"), "Summarize it.")
+    assert admin(service, "POST", "models", {"source": str(package)}).status_code == 200
+    probes = [asked["prompt"] for asked in recorded(folder, "read") if asked["model"] == "summaries"]
+    assert set(probes) == {"<image>\nFree OCR."}, "the proof asks the base and the adapter alike"
+    for name, limit in (("summaries", 64), ("tiny-base", 64)):  # the service's setting is stronger than the package's
+        text_of(read(service, model=name))
+        asked = recorded(folder, "read")[-1]
+        assert asked["max_completion_tokens"] == limit
+        assert asked["prompt"] == ("<image>\nSummarize it." if name == "summaries" else "<image>\nFree OCR.")
+    confidence = read(service, model="summaries").json()["pages"][0]["confidence"]
+    assert "probability" not in confidence, "the service's rule against repetitions is not that of the evaluation"
+    assert "summaries is not read as it was evaluated" in service.log.read_text()
+    ruled: dict[str, Any] = {"no_repeat_ngrams": {"size": 20, "window": 90, "allowed": []}}
+    ruled |= {"image_options": SERVED_FAMILIES["deepseek_ocr2"].image_options()}
+    package = make_package(small_adapter(folder / "ruled"), str(folder / "tiny-base"), "Summarize it.", **ruled)
+    assert admin(service, "POST", "models", {"source": str(package)}).status_code == 200
+    for text, is_calibrated in (("", True), ("Summarize it.", True), ("Something else.", False)):
+        confidence = read(service, model="ruled", instruction=text).json()["pages"][0]["confidence"]
+        assert ("probability" in confidence) == is_calibrated, text
+
+
 def test_an_adapter_written_anew_is_read_with_after_it_is_loaded_again(service: RunningService, folder: Path) -> None:
     """Neither the prefix cache nor a folder that somebody writes to mixes two adapters of one name."""
     source = {"source": str(rewritten := small_adapter(folder / "rewritten", label="first"))}
@@ -227,14 +252,19 @@ def test_a_killed_service_takes_the_server_and_its_engine_along(service: Running
 def test_a_server_that_ends_before_it_has_read_a_page_is_not_started_for_ever(folder: Path) -> None:
     """Each life ends with the first page, so none is productive, and after the last one the service is not alive."""
     place = folder / "short-lived"
-    place.mkdir()
+    save_tiny_deepseek_ocr2(base := place / "tiny-base")
+    rule = {"no_repeat_ngrams": {"size": 20, "window": 90, "allowed": []}}
+    package = make_package(small_adapter(place / "ruled"), str(base), **rule)
     settings = ["--engine", "vllm", "--vllm_python", sys.executable, "--vllm_restarts", "1"]
+    settings += ["--model", str(base), "--adapters", str(package)]
     with running_service(place, *settings, variables=stand_in_variables(place)) as short_lived:
         for lives in (1, 2):
             assert read(short_lived, instruction="die").status_code == 503
             wait_for(lambda: len(recorded(place, "started")) == 2, f"{lives} lives")
             if lives == 1:
                 short_lived.wait_until_ready()
+            arguments = recorded(place, "started")[-1]["arguments"]
+            assert NO_REPEAT_PROCESSOR in arguments, "for the package's rule against repetitions"
 
         def is_dead() -> bool:
             with suppress(requests.ConnectionError):
@@ -298,6 +328,12 @@ def test_vllm_is_told_what_the_bases_generation_config_asks_for(
     prompts, page = Prompts(config, whole_prompts=True), PageWish(drawn_page("page one"), None, 8, followed=False)
     wish = prompts.request(ModelInVllm("base"), page)
     assert (wish["repetition_penalty"], wish["temperature"]) == (said, 0.0)
+    rule = {"no_repeat_ngrams": {"size": 3, "window": None, "allowed": [7]}}
+    reading = prompts.reading_of(make_package(tmp_path, str(base), "Summarize it.", max_new_tokens=20, **rule))
+    wish = prompts.request(ModelInVllm("version", "salt", reading), page)
+    assert wish["vllm_xargs"] == {"ngram_size": 3, "window_size": 8, "whitelist_token_ids": [7]}
+    assert "Summarize it." in wish["messages"][0]["content"][1]["text"] and reading.max_new_tokens == 20
+    assert bool(reading.differs) == (said != 1.0), "vLLM's confidences are those before a penalty"
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,11 @@ from components.serve.samples.store import SampleStore
 from components.serve.samples.stored_reading import Role
 from tests.fixtures.cluster_command import Shell
 from tests.fixtures.drawn_pages import as_file, drawn_page
+from tests.fixtures.evaluated_package import OF_LINES, make_package
 from tests.fixtures.service_process import running_service
 from tests.fixtures.serving_adapters import save_adapter
 from tests.fixtures.stored_samples import sample, write_settings
 
-CALIBRATION = {
-    **{"unit": "page", "cer_at_most": 0.05, "slope": 0.5, "intercept": 1.0, "count": 60, "documents": 20, "good": 30},
-    **{"folds": 5, "expected_calibration_error": 0.02, "brier_score": 0.1, "bins": []},
-}
-OF_LINES = {**CALIBRATION, "unit": "line", "slope": 2.0, "intercept": -1.0}
 ADMIN = {"Authorization": "Bearer the-administrators-token"}
 
 
@@ -86,9 +82,7 @@ def _check_probability(page: dict[str, Any], calibrated: bool) -> None:
 def test_both_versions_read_the_shared_pages_and_the_answer_is_the_challengers(shell: Shell, tmp_path: Path) -> None:
     place = tmp_path / "store"
     settings = write_settings(tmp_path, str(place), challenger_share=0.5)
-    adapter = save_adapter(tmp_path / "adapter-1", 1)
-    package = {"base_model": "tiny-base", "calibration": CALIBRATION, "line_calibration": OF_LINES}
-    (adapter / "inference_config.json").write_text(json.dumps(package))
+    adapter = make_package(save_adapter(tmp_path / "adapter-1", 1), "tiny-base", line_calibration=OF_LINES)
     flags = ("--config", str(settings), "--adapters", str(adapter), "--max_new_tokens", "24")
     variables = {"DEEPSYNTH_SERVE_ADMIN_TOKEN": "the-administrators-token"}
     texts: dict[tuple[str, str], str] = {}
