@@ -9,6 +9,7 @@ from components.serve.adapters.catalog import CHALLENGER, CHAMPION, Admission, C
 from components.serve.batching.fair_queue import FairQueue
 from components.serve.batching.page_job import PageJob
 from tests.fixtures.drawn_pages import drawn_page
+from tests.fixtures.evaluated_package import plain_reading
 
 IDS = [f"request-{number}" for number in range(4000)]
 
@@ -16,7 +17,7 @@ IDS = [f"request-{number}" for number in range(4000)]
 def catalog(share: float) -> Catalog:
     """Return two versions: the base is the champion."""
     found = Catalog("base", share)
-    found.add("new")
+    found.add("new", plain_reading())
     found.point(CHAMPION, "base")
     found.point(CHALLENGER, "new")
     return found

@@ -9,6 +9,7 @@ from components.serve.observability.meter import Meter
 from components.serve.samples.second_reading import SecondReader
 from components.serve.samples.waiting_samples import Sample
 from tests.fixtures.drawn_pages import drawn_page
+from tests.fixtures.evaluated_package import plain_reading
 
 
 def sample(version: str) -> Sample:
@@ -19,7 +20,7 @@ def sample(version: str) -> Sample:
 def test_a_reading_that_hangs_does_not_hold_its_version() -> None:
     """No engine takes the page from the queue, so it is never read."""
     queue, catalog, meter = FairQueue(4, 1 << 30), Catalog("base"), Meter()
-    catalog.add("champion")
+    catalog.add("champion", plain_reading())
     kept: list[Sample] = []
     reader = SecondReader(queue, catalog, meter, max_pages=4)
     reader.start(kept.extend)
