@@ -39,9 +39,7 @@ SearchablePdf = Annotated[
 ]
 MaxNewTokens = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="The longest answer of a page in tokens. Default: the package's or 512; a service's own."
-    ),
+    typer.Option(min=1, help="The longest answer of a page in tokens. Default: the package's or 512; a service's own."),
 ]
 ServedModel = Annotated[
     str | None,
