@@ -69,7 +69,7 @@ COMMANDS = [
     LazyCommand(
         "adapters",
         "pipelines.commands.adapters_command:adapters",
-        "List, compare and delete the adapters in the MLflow model registry.",
+        "List, compare, name and delete the adapters in the MLflow model registry.",
     ),
     LazyCommand(
         "push",

@@ -79,6 +79,9 @@ class ServeConfig(StepConfig):
     admin_token_file: Path | None = None
     """file with the administrators' tokens, written as in ``token_file``; DEEPSYNTH_SERVE_ADMIN_TOKEN gives one more;
     without any, nobody can load, unload or swap models over HTTP"""
+    metrics_token_file: Path | None = None
+    """file with the tokens that open ``/metrics`` and nothing else, written as in ``token_file``;
+    DEEPSYNTH_SERVE_METRICS_TOKEN gives one more; without any, a client's token opens it"""
     tls_certificate: Path | None = None
     """PEM file with the server's certificate; with it the service speaks HTTPS"""
     tls_key: Path | None = None

@@ -1,4 +1,4 @@
-"""``deepsynth adapters``: list, compare and delete the versions in the model registry."""
+"""``deepsynth adapters``: list, compare, name and delete the versions in the model registry."""
 
 import datetime
 import re
@@ -17,7 +17,9 @@ from components.shared.tracking import model_registry
 from components.shared.tracking.mlflow_connection import missing_store
 from components.shared.tracking.model_registry import CHAMPION, RegisteredAdapter
 
-adapters = typer.Typer(no_args_is_help=True, help="List, compare and delete the adapters in the MLflow model registry.")
+adapters = typer.Typer(
+    no_args_is_help=True, help="List, compare, name and delete the adapters in the MLflow model registry."
+)
 _LISTED_TAGS = {"gate": "gate", "cer": "CER", "cer_interval": "95 % interval", "base_model": "base model"}
 _NOT_TERMINAL_WIDTH = 160
 _LONG_FRACTION = re.compile(r"(?<![\w.])-?\d+\.\d{5,}(?![\w.])")
@@ -69,6 +71,28 @@ def compare(
     for tag in sorted({tag for version in chosen for tag in version.tags}):
         _add_compared(table, tag, [_rounded(version.tags.get(tag, "–")) for version in chosen])
     output_console(_NOT_TERMINAL_WIDTH, highlight=False).print(table)
+
+
+@adapters.command("set-alias")
+def set_alias(
+    name: Name,
+    version: Annotated[int, typer.Argument(help="The version's number.")],
+    alias: Annotated[str, typer.Option(help="The alias, without @.")] = CHAMPION,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Give an alias to a version; the one that had it loses it. Services that follow the alias change by themselves.
+
+    With an earlier version it is a rollback, in every replica of a service.
+
+    **Example**: `deepsynth adapters set-alias page-reader 2`
+    """
+    alias, uri = alias.removeprefix("@"), _uri(runs_dir)
+    known = _known(name, uri)
+    found = _version(known, version)
+    before = next((other for other in known if alias in other.aliases), None)
+    model_registry.set_alias(found, alias, uri=uri)
+    said = f"@{alias} is {found}" + (f"; it was version {before.version}" if before and before != found else "")
+    output_console(_NOT_TERMINAL_WIDTH, highlight=False).print(Text(said))
 
 
 @adapters.command()

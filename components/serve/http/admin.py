@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import os
+import socket
 import time
 from typing import Any
 
@@ -30,15 +31,19 @@ class _Point(BaseModel):
 
 
 def admin_routes(service: Service) -> APIRouter:
-    """Return the routes; each needs an administrator's token, the webhook MLflow's signature."""
+    """Return the routes; each needs an administrator's token, the webhook MLflow's signature.
+
+    An answer says which host has obeyed: behind a balancer, the other replicas have not.
+    """
     router = APIRouter()
+    host = socket.gethostname()
 
     @router.post("/admin/models")
     async def load(request: Request) -> dict[str, Any]:
         service.access.administrator_of(request)
         wish = _parsed(_Load, await request.body())
         try:
-            return {"version": await asyncio.to_thread(service.versions.load, wish.source)}
+            return {"version": await asyncio.to_thread(service.versions.load, wish.source), "host": host}
         except UserError as error:
             raise ApiError(400, str(error), code="not_loaded", param="source") from error
         except EngineDownError as error:
@@ -53,7 +58,7 @@ def admin_routes(service: Service) -> APIRouter:
             raise ApiError(409, str(error), code="not_unloaded") from error
         except EngineDownError as error:
             raise as_api_error(error) from error
-        return {"unloaded": name}
+        return {"unloaded": name, "host": host}
 
     @router.put("/admin/aliases/{alias}")
     async def point(request: Request, alias: str) -> dict[str, Any]:
@@ -65,13 +70,13 @@ def admin_routes(service: Service) -> APIRouter:
             service.catalog.point(alias, version)
         except UnknownModelError as error:
             raise ApiError(404, "no such version is loaded", code="model_not_found", param="version") from error
-        return {"alias": alias, "version": version}
+        return {"alias": alias, "version": version, "host": host}
 
     @router.post("/admin/aliases/{alias}/rollback")
     async def roll_back(request: Request, alias: str) -> dict[str, Any]:
         service.access.administrator_of(request)
         try:
-            return {"alias": alias, "version": service.catalog.roll_back(alias)}
+            return {"alias": alias, "version": service.catalog.roll_back(alias), "host": host}
         except UnknownModelError as error:
             raise ApiError(409, "the alias had no earlier version that is loaded", code="nothing_earlier") from error
 

@@ -15,6 +15,7 @@ from components.shared.errors import UserError
 
 TOKEN_VARIABLE = "DEEPSYNTH_SERVE_TOKEN"
 ADMIN_TOKEN_VARIABLE = "DEEPSYNTH_SERVE_ADMIN_TOKEN"
+METRICS_TOKEN_VARIABLE = "DEEPSYNTH_SERVE_METRICS_TOKEN"
 _SHORTEST_TOKEN = 16
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
@@ -39,10 +40,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Access:
-    """The tokens of clients and of administrators, and whether clients show certificates (mTLS)."""
+    """The tokens of clients, of administrators and for the metrics, and whether clients show certificates (mTLS)."""
 
     clients: Tokens
     administrators: Tokens
+    metrics: Tokens
     certificates: bool = False
 
     def client_of(self, request: Request) -> str:
@@ -66,6 +68,17 @@ class Access:
             raise ApiError(403, "this service was started without an administrator's token", code="no_admin_token")
         return _bearer(request, self.administrators)
 
+    def check_metrics(self, request: Request) -> None:
+        """Let pass who may read the metrics: with a token for them, or where there is none, any client.
+
+        Raises:
+            ApiError: 401 without a valid token; 403 if a web page sends it to a service without tokens.
+        """
+        if self.metrics:
+            _bearer(request, self.metrics)
+        else:
+            self.client_of(request)
+
 
 def access_of(config: ServeConfig) -> Access:
     """Read the tokens of ``config`` and of the environment.
@@ -82,7 +95,8 @@ def access_of(config: ServeConfig) -> Access:
             where=f"host {config.host!r}",
             mend=f"give token_file, {TOKEN_VARIABLE} or tls_client_ca, or listen on 127.0.0.1",
         )
-    return Access(Tokens(clients), Tokens(administrators), config.tls_client_ca is not None)
+    metrics = _tokens(config.metrics_token_file, METRICS_TOKEN_VARIABLE)
+    return Access(Tokens(clients), Tokens(administrators), Tokens(metrics), config.tls_client_ca is not None)
 
 
 def _tokens(path: Path | None, variable: str) -> dict[str, str]:

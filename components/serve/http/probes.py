@@ -8,7 +8,7 @@ from components.serve.http.service import Service
 
 
 def probe_routes(service: Service) -> APIRouter:
-    """Return the routes; probes need no token, the metrics need a client's."""
+    """Return the routes; probes need no token, the metrics one of theirs, or a client's."""
     router = APIRouter()
 
     @router.get("/health/startup")
@@ -30,7 +30,7 @@ def probe_routes(service: Service) -> APIRouter:
 
     @router.get("/metrics")
     async def metrics(request: Request) -> Response:
-        service.access.client_of(request)
+        service.access.check_metrics(request)
         return Response(service.meter.text(), media_type=CONTENT_TYPE_LATEST)
 
     return router

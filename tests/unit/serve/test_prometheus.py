@@ -97,7 +97,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     flags += ["--samples.allowed", "--samples.store", str(folder / "samples"), "--samples.share", "1"]
     flags += ["--samples.retention_days", "1", "--samples.audit_file", str(folder / "audit.jsonl")]
     with (
-        running_service(folder, *flags, variables={"DEEPSYNTH_SERVE_TOKEN": TOKEN}, ready=False) as service,
+        running_service(folder, *flags, variables={"DEEPSYNTH_SERVE_METRICS_TOKEN": TOKEN}, ready=False) as service,
         requests.Session() as client,
     ):
         client.trust_env = False

@@ -29,6 +29,7 @@ from tests.fixtures.service_process import RunningService, running_service
 TOKENS = ("--max_new_tokens", "48", "--max_batch_size", "4")
 BEYOND_LIMITS = {"document_over_time", "document_over_memory", "document_crashed_its_reader"}
 KNOWN = {"Authorization": "Bearer fedcba98765432100123"}
+SCRAPER = {"Authorization": "Bearer scraper-0123456789abcdef"}
 ADMIN = {"Authorization": "Bearer administrator-0123456789"}
 TEXTS = ("page one", "a longer line of text", "third", "and two lines\nof text", "the fifth page", "six")
 
@@ -252,9 +253,10 @@ def test_tokens_limits_and_an_end_in_order(tmp_path: Path) -> None:
     limits = ("--max_request_bytes", "60000", "--max_pixels_per_page", "40000", "--max_pages_per_request", "20")
     few = ("--max_batch_size", "1", "--max_queued_pages", "18", "--token_file", str(tokens))
     admin = ("--admin_token_file", str(tmp_path / "administrators"))
-    with running_service(tmp_path, *TOKENS, *limits, *few, *admin) as service:
+    metrics = {"DEEPSYNTH_SERVE_METRICS_TOKEN": SCRAPER["Authorization"].removeprefix("Bearer ")}
+    with running_service(tmp_path, *TOKENS, *limits, *few, *admin, variables=metrics) as service:
         _check_tokens(service)
-        service.headers.update(KNOWN)
+        service.headers.update(SCRAPER)
         _check_limits(service)
         _check_sigterm(service)
 
@@ -264,13 +266,15 @@ def _check_tokens(service: RunningService) -> None:
     assert read(service.url, page).status_code == 401
     assert read(service.url, page, headers={"Authorization": "Bearer 0123456789abcdef"}).status_code == 401
     assert requests.get(f"{service.url}/v1/models", timeout=60).status_code == 401
-    assert requests.get(f"{service.url}/metrics", timeout=60).status_code == 401
+    for headers, status in ({}, 401), (KNOWN, 401), (ADMIN, 401), (SCRAPER, 200):
+        assert requests.get(f"{service.url}/metrics", headers=headers, timeout=60).status_code == status
+    assert read(service.url, page, headers=SCRAPER).status_code == 401, "Prometheus reads no pages"
     assert read(service.url, page, headers=KNOWN).status_code == 200
     assert read(service.url, page, headers=KNOWN | {"Origin": "https://elsewhere.example"}).status_code == 200
     basic = {"Authorization": KNOWN["Authorization"].replace("Bearer", "Basic")}
     assert read(service.url, page, headers=basic).status_code == 401
     assert read(service.url, page, headers=ADMIN).status_code == 401, "an administrator's token reads no pages"
-    for headers, status in ({}, 401), (KNOWN, 401), (ADMIN, 404):
+    for headers, status in ({}, 401), (KNOWN, 401), (SCRAPER, 401), (ADMIN, 404):
         alias = requests.put(
             f"{service.url}/admin/aliases/@mine", json={"version": "none"}, headers=headers, timeout=60
         )

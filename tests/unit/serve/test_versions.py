@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -115,7 +116,7 @@ def test_versions_side_by_side_read_as_if_alone(service: RunningService, registe
     assert requests.post(f"{service.url}/admin/models", json={"source": "x"}, timeout=60).status_code == 401
     assert admin(service, "POST", "models", {"source": "models:/reader/9"}).status_code == 400
     loaded = admin(service, "POST", "models", {"source": str(registered.folders[2])})
-    assert loaded.json() == {"version": "adapter-3"}
+    assert loaded.json() == {"version": "adapter-3", "host": socket.gethostname()}, "and which replica has it"
     assert names(service) == {
         name: name for name in ("tiny-base", "reader-1", "adapter-3")
     } | {"@champion": "reader-1"}  # fmt: skip

@@ -89,6 +89,20 @@ def test_what_is_not_there_or_not_meant_is_refused(runs: Path, arguments: list[s
     assert adapters(runs, "list").output.count(NAME) == 3
 
 
+def test_an_alias_moves_to_the_version_that_is_named(runs: Path) -> None:
+    def holders() -> dict[str, int]:
+        uri = f"sqlite:///{runs / 'mlflow.db'}"
+        return {alias: one.version for one in model_registry.versions_of(NAME, uri=uri) for alias in one.aliases}
+
+    before = holders()
+    assert "it was version 2" in adapters(runs, "set-alias", NAME, "1").output
+    assert holders() == before | {"champion": 1}
+    adapters(runs, "set-alias", NAME, "2", "--alias", "@champion")
+    assert holders() == before
+    with pytest.raises(UserError, match="there is no version 9"):
+        adapters(runs, "set-alias", NAME, "9")
+
+
 def test_delete_takes_the_version_and_its_run_away(runs: Path) -> None:
     uri = f"sqlite:///{runs / 'mlflow.db'}"
     adapter = runs / "adapter"

@@ -7,9 +7,12 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 from kubernetes.utils.quantity import parse_quantity
 
 from components.serve.config import ServeConfig
+from components.serve.http.admin import WEBHOOK_VARIABLE
+from components.serve.http.authentication import METRICS_TOKEN_VARIABLE
 from components.shared.programs.step_command import config_from_arguments
 from pipelines.definition.environment import read_environment
 from tests.fixtures.pod_volumes import pod_volumes
@@ -140,6 +143,20 @@ def test_every_pod_can_pull_from_a_private_registry(combined: Combined) -> None:
     used = {pod["serviceAccountName"] for _, _, pod in pods(objects)}
     assert used <= set(accounts)
     assert {name: accounts[name] for name in used} == {key: [{"name": "registry-credentials"}] for key in used}
+
+
+def test_aliases_are_followed_by_looking_and_no_pod_waits_for_a_webhook(combined: Combined) -> None:
+    """One address is one pod of several, and MLflow sends no webhook to an address inside a cluster."""
+    objects = combined("production", *ALL)
+    followers = []
+    for one in objects:
+        if "settings.yaml" in one.get("data", {}):
+            config = ServeConfig.model_validate(yaml.safe_load(one["data"]["settings.yaml"]))
+            assert config.model.endswith("@champion") and 0 < config.registry_poll_seconds <= 60
+            followers.append(one["metadata"]["name"].rpartition("-")[0])
+    assert sorted(followers) == ["page-reader-settings", "page-service-settings"]
+    named_variables = {env["name"] for _, _, pod in pods(objects) for env in pod["containers"][0].get("env", [])}
+    assert WEBHOOK_VARIABLE not in named_variables and METRICS_TOKEN_VARIABLE in named_variables
 
 
 def test_images_are_replaced_wherever_they_are_named(tmp_path: Path) -> None:

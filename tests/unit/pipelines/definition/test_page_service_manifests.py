@@ -139,7 +139,8 @@ def test_selectors_find_the_pods(objects: list[Manifest]) -> None:
     assert [endpoint["port"] for endpoint in monitor["endpoints"]] == [service["spec"]["ports"][0]["name"]]
     token = monitor["endpoints"][0]["authorization"]["credentials"]
     variables = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in pod_of(objects)["containers"][0]["env"]}
-    assert variables["DEEPSYNTH_SERVE_TOKEN"] == token, "Prometheus' token is one that the service knows"
+    assert variables["DEEPSYNTH_SERVE_METRICS_TOKEN"] == token, "Prometheus' token is one that the service knows"
+    assert "DEEPSYNTH_SERVE_TOKEN" not in variables, "and reads no pages"
 
 
 def test_the_autoscaler_alone_says_how_many_pods_there_are(objects: list[Manifest]) -> None:
