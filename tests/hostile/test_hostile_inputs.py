@@ -15,12 +15,13 @@ from components.prepare.rendering.picture_loader import PictureLoader
 from components.prepare.selection.candidate import SelectionSettings, examine
 from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.opening import read_documents
+from components.serve.adapters.sources import ModelFiles, fetched
 from components.shared.artifacts.markdown import markdown_code, markdown_text
 from components.shared.errors import UserError, printable, without_passwords
 from components.shared.foreign_files.limits import ReadingLimits
 from components.shared.programs.step_config import parse_config_text
 from docs.write_hostile_inputs import PAGE, page
-from tests.hostile import pages, tables, texts
+from tests.hostile import packages, pages, tables, texts
 from tests.hostile.hostile_input import LARGEST, HostileInput
 from tests.hostile.table import GROUPS
 
@@ -101,6 +102,26 @@ def test_pictures_of_pages(tmp_path: Path) -> None:
             found[one.name] = f"dropped page_{error.reason}"
     loader.close()
     assert found == expected(pages.PICTURES)
+
+
+@pytest.mark.parametrize("one", packages.PACKAGES, ids=lambda one: one.name)
+def test_packages(one: HostileInput, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    path = tmp_path / "a.zip"
+    path.write_bytes(content_of(one))
+    unpacked = tmp_path / "scratch" / "a"
+    try:
+        assert fetched(str(path), tmp_path / "scratch") == ModelFiles("a", unpacked, "tiny-base")
+        found = "kept 1"
+    except UserError as error:
+        found = "refused"
+        assert str(path) in str(error) or str(unpacked) in str(error)
+    assert found == one.expected
+    assert {each.relative_to(tmp_path).parts[:2] for each in tmp_path.rglob("*")} <= {
+        ("a.zip",),
+        ("scratch",),
+        ("scratch", "a"),
+    }
 
 
 @pytest.mark.parametrize("one", texts.SETTINGS, ids=lambda one: one.name)

@@ -13,8 +13,8 @@ from components.export.lineage.lineage_links import (
     check_training,
 )
 from components.export.lineage.lineage_schema import Lineage, parsed_lineage
-from components.export.lineage.package_files import PackageFiles, UnreadableFileError, opened_package
 from components.export.package.package_layout import LINEAGE_FILE
+from components.shared.artifacts.package_files import PackageFiles, UnreadableFileError, opened_package
 from components.shared.errors import UserError
 
 

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from components.export.lineage.findings import Findings, Reach
 from components.export.lineage.lineage_schema import Lineage
-from components.export.lineage.package_files import PackageFiles, UnreadableFileError, parsed_json
 from components.export.package.model_files import base_files
 from components.export.package.package_layout import (
     ADAPTER_CONFIG,
@@ -20,6 +19,7 @@ from components.export.package.package_layout import (
 from components.shared.artifacts.dataset_manifest import MANIFEST_FILE, manifest_digest
 from components.shared.artifacts.evaluation_report import EvaluationReport, ReportRow
 from components.shared.artifacts.gate_verdict import GateVerdict
+from components.shared.artifacts.package_files import PackageFiles, UnreadableFileError, parsed_json
 from components.shared.artifacts.step_file import OtherSchemaVersionError, StepFile
 from components.shared.digests import file_digests, sha256_file, sha256_of_files
 from components.shared.errors import UserError

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.export.lineage.package_files import parsed_json
 from components.export.package.package_layout import LINEAGE_FILE
 from components.shared.artifacts.evaluation_report import ReportRow
+from components.shared.artifacts.package_files import parsed_json
 from components.shared.errors import UserError
 
 SCHEMA_VERSION: Literal[3] = 3

@@ -1,15 +1,13 @@
 """``deepsynth verify --vllm``: pages read by vLLM with the package's adapter, and here, and compared."""
 
-import json
-import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from pydantic import BaseModel, ValidationError
 from transformers import GenerationConfig
 
 from components.export.package.package_layout import (
@@ -26,10 +24,14 @@ from components.export.proof.server_process import running_vllm
 from components.export.proof.vllm_client import VllmServer
 from components.export.servable.serving_files import SERVED_FOLDER, Serving
 from components.shared.artifacts.evaluation_report import EvaluationReport
+from components.shared.artifacts.output_folder import scratch_folder
+from components.shared.artifacts.package_files import json_mapping, unpack
 from components.shared.errors import UserError
 from components.shared.models.adapter_loading import load_fine_tuned, load_fine_tuned_processor
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import default_device, default_dtype, load_model, load_processor
+from components.shared.page_reader.picture_opener import PictureOpener
+from components.shared.page_reader.refusal import RefusalError
 from components.shared.reading.image_settings import ImageSettings, with_image_settings
 from components.shared.reading.transcriber import StepByStep, Transcriber
 from components.shared.vllm.served_families import SERVED_FAMILIES
@@ -42,6 +44,25 @@ class ProofPage:
     name: str
     image: Image.Image
     instruction: str
+
+
+class _Settings(BaseModel):
+    """What is needed of a package's ``inference_config.json``."""
+
+    kind: str
+    model_type: str
+    base_in_package: bool
+    base_model: str | None
+    revision: str | None
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Settings":
+        path, mend = folder / INFERENCE_FILE, "get the package again"
+        try:
+            return cls.model_validate(json_mapping(path, mend))
+        except ValidationError as error:
+            names = ", ".join(sorted({str(fault["loc"][0]) for fault in error.errors()}))
+            raise UserError(f"not valid: {names}", where=str(path), mend=mend) from error
 
 
 @dataclass(frozen=True)
@@ -132,9 +153,9 @@ def _unpacked(package: Path) -> Iterator[Path]:
     if archive is None:
         yield package.absolute()
         return
-    with tempfile.TemporaryDirectory(prefix="package-") as scratch, zipfile.ZipFile(archive) as packed:
-        packed.extractall(scratch)
-        yield next(path for path in Path(scratch).iterdir() if path.is_dir())
+    with scratch_folder("deepsynth-proof") as scratch:
+        unpack(archive, scratch)
+        yield scratch
 
 
 def _pages(proof: Proof, folder: Path, serving: Serving) -> list[ProofPage]:
@@ -144,15 +165,15 @@ def _pages(proof: Proof, folder: Path, serving: Serving) -> list[ProofPage]:
     # This project's class of the first DeepSeek-OCR centres a page as vLLM's does.
     family = SERVED_FAMILIES["deepseek_ocr2"]
     side = family.fixed_sizes[0] if family.fixed_sizes and serving.vllm_class == family.vllm_class else None
-    pages = []
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                page = picture.convert("RGB")
-                page = equally_centred(page, side) if side else page
-                pages.append(ProofPage(path.name, page, serving.prompt))
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise UserError(f"is no picture ({error})", where=str(path)) from error
+    pages, opener = [], PictureOpener()
+    try:
+        for path in paths:
+            page = opener.picture(path, str(path))
+            pages.append(ProofPage(path.name, equally_centred(page, side) if side else page, serving.prompt))
+    except RefusalError as refusal:
+        raise UserError(str(refusal), mend="give pictures with --page") from refusal
+    finally:
+        opener.close()
     return pages
 
 
@@ -172,14 +193,14 @@ def _served(server: VllmServer, proof: Proof, serving: Serving) -> tuple[str, st
 
 
 def _base(proof: Proof, folder: Path) -> tuple[str, str | None]:
-    content: dict[str, Any] = json.loads((folder / INFERENCE_FILE).read_text(encoding="utf-8"))
-    if content["base_in_package"]:
+    settings = _Settings.of(folder)
+    if settings.base_in_package:
         return str(folder / BASE_FOLDER), None
     if proof.base_model is not None:
         return str(proof.base_model.absolute()), None
-    if not content["base_model"]:
+    if not settings.base_model or settings.base_model.startswith("-"):  # it becomes an argument of a program
         raise UserError("the base is not in the package", where=str(proof.package), mend="give --base-model FOLDER")
-    return content["base_model"], content["revision"]
+    return settings.base_model, settings.revision
 
 
 def _merged(package: Path) -> Path | None:
@@ -200,9 +221,8 @@ def _ours(
     proof: Proof, folder: Path, pages: Sequence[ProofPage]
 ) -> tuple[list[StepByStep], list[StepByStep] | list[None], Any]:
     """Return our readings with the adapter and of the base, which a whole model has not, and our image processor."""
-    content: dict[str, Any] = json.loads((folder / INFERENCE_FILE).read_text(encoding="utf-8"))
-    device = default_device()
-    dtype, adapted = default_dtype(device), content["kind"] == "adapter"
+    settings, device = _Settings.of(folder), default_device()
+    dtype, adapted = default_dtype(device), settings.kind == "adapter"
     if adapted:
         base, revision = _base(proof, folder)
         processor = load_fine_tuned_processor(base, folder, revision=revision)
@@ -211,7 +231,7 @@ def _ours(
         processor, model = load_processor(str(folder)), load_model(str(folder), dtype=dtype, device=device).eval()
     _decode_plainly(model)
     reading = EvaluationReport.read(folder / EVIDENCE_FOLDER).reading.model_dump()
-    family = with_image_settings(ImageSettings.of(reading), processor, family_of(content["model_type"]))
+    family = with_image_settings(ImageSettings.of(reading), processor, family_of(settings.model_type))
     reader = Transcriber(model, processor, family, proof.max_new_tokens, graphed=False)
     ours = [reader.read_step_by_step(page) for page in pages]
     if not adapted:

@@ -10,9 +10,9 @@ from components.export.lineage.beside_zip import package_archive
 from components.export.lineage.findings import Findings, Reach
 from components.export.lineage.integrity import check_integrity
 from components.export.lineage.lineage_schema import Lineage, parsed_lineage
-from components.export.lineage.package_files import opened_package
 from components.export.package.package_layout import LINEAGE_FILE
 from components.shared.artifacts.output_folder import scratch_folder
+from components.shared.artifacts.package_files import opened_package
 from components.shared.digests import sha256_file
 from components.shared.errors import UserError
 

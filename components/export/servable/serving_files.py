@@ -5,7 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from components.export.config import ExportConfig
+from components.shared.artifacts.package_files import json_mapping
 from components.shared.errors import UserError
 from components.shared.models.model_loading import config_of
 from components.shared.vllm.adapter_names import served_names, write_served_adapter
@@ -44,16 +47,20 @@ class Serving:
         """Return what a package says.
 
         Raises:
-            UserError: it was exported without ``serving``, or the file cannot be read.
+            UserError: it was exported without ``serving``, or the file is not what export writes.
         """
-        path = package / SERVED_FOLDER / SERVING_FILE
+        path, mend = package / SERVED_FOLDER / SERVING_FILE, "export with serving: [vllm]"
+        if not path.is_file():
+            raise UserError("the package has no files for vLLM", where=str(path), mend=mend)
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            problem = "the package has no files for vLLM"
-        except (OSError, ValueError, TypeError) as error:
-            problem = f"cannot be read ({error})"
-        raise UserError(problem, where=str(path), mend="export with serving: [vllm]")
+            found = TypeAdapter(cls).validate_python(json_mapping(path, mend))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise UserError(f"cannot be read ({said})", where=str(path), mend=mend) from error
+        if any(name.startswith("-") for name in found.lora_target_modules):  # they become arguments of a program
+            raise UserError("lora_target_modules holds an option", where=str(path), mend=mend)
+        return found
 
 
 def check_servable(config: ExportConfig, kind: str) -> None:

@@ -1,6 +1,5 @@
 """How a version's confidence was calibrated: what its package says of pages and of lines."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from pydantic import ValidationError
 
 from components.serve.reading.evaluated import PACKAGE_SETTINGS
 from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
+from components.shared.artifacts.package_files import json_mapping
 from components.shared.errors import UserError
 
 
@@ -27,10 +27,10 @@ def calibrations_of(folder: Path) -> Calibrations:
     """Return a package's calibrations; a folder that is no package has none.
 
     Raises:
-        UserError: one of them is not valid.
+        UserError: one of them is not valid, or the package's settings cannot be read.
     """
     settings = folder / PACKAGE_SETTINGS
-    content = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    content = json_mapping(settings, "export again") if settings.is_file() else {}
     return Calibrations(_valid(settings, content, "calibration"), _valid(settings, content, "line_calibration"))
 
 

@@ -1,23 +1,21 @@
 """Where a version's files are: a folder, a package's zip, or the MLflow registry."""
 
-import json
 import re
 import shutil
-import stat
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.serve.config import ServeConfig
 from components.serve.reading.evaluated import PACKAGE_SETTINGS
+from components.shared.artifacts.package_files import json_mapping, unpack
 from components.shared.artifacts.training_record import training_record
 from components.shared.errors import UserError
 from components.shared.tracking.model_registry import CHALLENGER, CHAMPION, RegisteredAdapter, versions_of
 from components.shared.tracking.registered_files import download
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-_MOST_UNPACKED_BYTES = 64 * 1024**3  # a merged model of 30 B parameters in 16 bits
+_EXPORT_AGAIN = "give a package of the export step"
 
 
 @dataclass(frozen=True)
@@ -122,43 +120,33 @@ def _of_folder(name: str, folder: Path) -> ModelFiles:
     if training is not None:
         return ModelFiles(name, folder, training.base_model, training.config.get("revision"))
     settings = folder / PACKAGE_SETTINGS
-    if settings.is_file():
-        content = json.loads(settings.read_text(encoding="utf-8"))
-        if content.get("base_in_package"):
-            return ModelFiles(name, folder, str(folder / content["base_model"]))
-        return ModelFiles(name, folder, content.get("base_model"), content.get("revision"))
-    return ModelFiles(name, folder)
+    if not settings.is_file():
+        return ModelFiles(name, folder)
+    content = json_mapping(settings, _EXPORT_AGAIN)
+    base, revision = content.get("base_model"), content.get("revision")
+    if not isinstance(base, str | None) or not isinstance(revision, str | None):
+        raise UserError("base_model and revision are no names", where=str(settings), mend=_EXPORT_AGAIN)
+    if not content.get("base_in_package"):
+        return ModelFiles(name, folder, base, revision)
+    if not base or not (folder / base).resolve().is_relative_to(folder.resolve()) or not (folder / base).is_dir():
+        raise UserError(f"the base {base!r} is no folder in the package", where=str(settings), mend=_EXPORT_AGAIN)
+    return ModelFiles(name, folder, str(folder / base))
 
 
 def _unpacked(archive: Path, scratch: Path) -> Path:
     """Unpack a package; return the folder with its model.
 
     Raises:
-        UserError: it is not a zip, or has names that lead out of it, links, or more bytes than a model has.
+        UserError: it is not a package's zip; see ``unpack``.
     """
     target = scratch / archive.stem
-    if target.is_dir():
-        return _package_in(target, archive)
-    partial = Path(tempfile.mkdtemp(dir=scratch, prefix=".partial-"))
-    try:
-        with zipfile.ZipFile(archive) as package:
-            for entry in package.infolist():
-                name = Path(entry.filename)
-                if name.is_absolute() or ".." in name.parts or stat.S_ISLNK(entry.external_attr >> 16):
-                    raise UserError(f"its entry {entry.filename!r} leads out of it", where=str(archive))
-            if sum(entry.file_size for entry in package.infolist()) > _MOST_UNPACKED_BYTES:
-                raise UserError("unpacked it would be larger than a model", where=str(archive))
-            package.extractall(partial)
-        partial.rename(target)
-    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
-        raise UserError(f"cannot be unpacked ({error})", where=str(archive), mend="give a package's zip") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return _package_in(target, archive)
-
-
-def _package_in(folder: Path, archive: Path) -> Path:
-    found = sorted(folder.rglob(PACKAGE_SETTINGS), key=lambda path: len(path.parts))
-    if not found:
-        raise UserError(f"has no {PACKAGE_SETTINGS}", where=str(archive), mend="give a package of the export step")
-    return found[0].parent
+    if not target.is_dir():
+        partial = Path(tempfile.mkdtemp(dir=scratch, prefix=".partial-"))
+        try:
+            unpack(archive, partial)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    if not (target / PACKAGE_SETTINGS).is_file():
+        raise UserError(f"has no {PACKAGE_SETTINGS}", where=str(archive), mend=_EXPORT_AGAIN)
+    return target

@@ -9,6 +9,8 @@ from isal import isal_zlib
 from isal.isal_zlib import IsalError
 from PIL import Image
 
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+"""Those that prepare and others write into shards. Pillow knows forty more; for one (EPS) it starts another program."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY_HEADER = (8, 0, 0, 0, 0)
 """Bit depth 8, colour type grey, deflate, adaptive filters, not interlaced (PNG specification, 11.2.1 IHDR)."""
@@ -27,7 +29,7 @@ def decode_gray(image_bytes: bytes) -> npt.NDArray[np.uint8]:
     page = decode_unfiltered_png(image_bytes)
     if page is not None:
         return page
-    with Image.open(io.BytesIO(image_bytes)) as header:  # rejects non-images and decompression bombs
+    with Image.open(io.BytesIO(image_bytes), formats=FORMATS) as header:  # rejects non-images and decompression bombs
         kind = header.format
     import cv2  # 60 MB; prepare's own PNGs can be read without it
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.shared.artifacts.dataset_manifest import Split, read_manifest, verify_shards
-from components.shared.datasets.page_decoding import decode_gray, decode_unfiltered_png
+from components.shared.datasets.page_decoding import FORMATS, decode_gray, decode_unfiltered_png
 from components.shared.datasets.shard_index import ShardIndex, index_shard
 from components.shared.errors import UserError
 
@@ -60,7 +60,7 @@ class Sample:
         levels = decode_unfiltered_png(self.image_bytes)
         if levels is None:
             with _refusals_as_os_error():
-                return Image.open(io.BytesIO(self.image_bytes)).convert("RGB")
+                return Image.open(io.BytesIO(self.image_bytes), formats=FORMATS).convert("RGB")
         page = Image.fromarray(levels)
         return Image.merge("RGB", (page, page, page))  # 0.22 ms for 1024x1024; convert("RGB") 0.50 ms
 

@@ -1,6 +1,5 @@
 """Loads the train step's result: a PEFT adapter on its base, or a full model after full fine-tuning."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -8,6 +7,7 @@ from typing import Any, Literal, cast
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
+from components.shared.artifacts.package_files import json_mapping
 from components.shared.artifacts.training_record import training_record
 from components.shared.errors import UserError, first_line
 from components.shared.models.adapter_patterns import check_adapter_patterns
@@ -101,13 +101,7 @@ def _packaged_base(folder: Path) -> Any:
     path = folder / _PACKAGED
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot be read as JSON ({error})", where=str(path), mend=_MEND) from error
-    if not isinstance(content, dict):
-        raise UserError("holds no mapping", where=str(path), mend=_MEND)
-    return content.get("base")
+    return json_mapping(path, _MEND).get("base")
 
 
 def _is_folder(base_model: str) -> bool:

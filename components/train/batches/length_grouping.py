@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from components.shared.datasets.page_decoding import FORMATS
 from components.shared.datasets.shard_reader import ShardDataset
 from components.train.batches.collator import PageCollator
 
@@ -39,7 +40,7 @@ def page_lengths(dataset: ShardDataset, collator: PageCollator) -> list[int]:
 
 def _bytes_and_pixels(text: str, image_bytes: bytes) -> tuple[int, int]:
     try:
-        width, height = Image.open(io.BytesIO(image_bytes)).size  # reads the header only
+        width, height = Image.open(io.BytesIO(image_bytes), formats=FORMATS).size  # reads the header only
     except OSError:
         width = height = 0  # the collator reports the error when it reads the page
     return len(text.encode()), width * height

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from components.export.lineage import package_files
 from components.export.lineage.findings import Reach
 from components.export.lineage.integrity import check_integrity
-from components.export.lineage.package_files import UnreadableFileError, opened_package
+from components.shared.artifacts import package_files
 from components.shared.artifacts.dataset_manifest import MANIFEST_FILE, read_manifest
+from components.shared.artifacts.package_files import UnreadableFileError, opened_package
 from components.shared.errors import UserError
 
 

@@ -1,8 +1,10 @@
 """``deepsynth verify --vllm``: what a real vLLM reads, and what the verdict says of readings that differ."""
 
+import json
 import os
 import subprocess
 import sys
+import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -90,6 +92,34 @@ def test_a_package_without_files_for_vllm_and_a_server_that_is_not_there(tmp_pat
         prove_at(Proof(package), CLOSED)
     with pytest.raises(UserError, match="vLLM does not answer at /v1/models"):
         CLOSED.models()
+
+
+SERVING = {
+    "vllm_class": "Qwen2VLForConditionalGeneration",
+    "adapter": True,
+    "max_lora_rank": 8,
+    "lora_target_modules": [],
+    "own_config": False,
+    "prompt": "Read.",
+}
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize(
+    ("serving", "page", "said"),
+    [
+        (SERVING, EPS, r"example_page\.png: cannot be read as a picture \(cannot identify image file"),
+        ({**SERVING, "lora_target_modules": ["--trust-remote-code"]}, EPS, "lora_target_modules holds an option"),
+        ({**SERVING, "max_lora_rank": "--x"}, EPS, r"serving\.json: cannot be read \(max_lora_rank: "),
+        ([SERVING], EPS, r"serving\.json: holds no mapping"),
+    ],
+)
+def test_what_a_strangers_package_brings_is_looked_at(serving: object, page: bytes, said: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "reader.zip", "w") as archive:
+        archive.writestr("reader/vllm/serving.json", json.dumps(serving))
+        archive.writestr("reader/example_page.png", page)
+    with pytest.raises(UserError, match=said):
+        prove_at(Proof(tmp_path / "reader.zip"), CLOSED)
 
 
 def drawn_page(path: Path) -> Path:

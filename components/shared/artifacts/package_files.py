@@ -1,15 +1,16 @@
-"""A package's files, read in place: a zip is never unpacked, so no entry's name can escape a folder."""
+"""A package's files: read in place, or unpacked after every entry's name, kind and size was looked at."""
 
 import hashlib
 import json
 import lzma
+import shutil
 import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 from components.shared.errors import UserError
@@ -33,6 +34,8 @@ _LARGEST_JSON = 64_000_000  # bytes
 _MOST_ENTRIES = 10_000  # a package has about forty files
 # Deflate can shrink 1032-fold (zlib's documentation). Such an entry is a bomb, and takes long to hash.
 _LARGEST_RATIO, _SMALL = 200, 10_000_000
+_MOST_UNPACKED = 64 * 1024**3  # bytes: a merged model of 30 B parameters in 16 bits
+_AGAIN = "get the package again: it is cut or damaged"
 
 
 class UnreadableFileError(Exception):
@@ -43,11 +46,29 @@ def parsed_json(content: bytes) -> Any:
     """Return the parsed JSON text.
 
     Raises:
-        ValueError: it is not JSON, or holds a lone surrogate, which cannot be encoded for a digest.
+        ValueError: it is not JSON, nested too deeply, or holds a lone surrogate, which cannot be encoded for a digest.
     """
-    value = json.loads(content)
-    json.dumps(value, ensure_ascii=False).encode("utf-8")
+    try:
+        value = json.loads(content)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     return value
+
+
+def json_mapping(path: Path, mend: str) -> dict[str, Any]:
+    """Return the JSON object in a small file of a package or model, whoever wrote it.
+
+    Raises:
+        UserError: the file cannot be read, is too large, or holds no JSON object.
+    """
+    try:
+        content = parsed_json(PackageFiles({path.name: path}, {}).read(path.name))
+    except (UnreadableFileError, ValueError) as error:
+        raise UserError(f"cannot be read as JSON ({error})", where=str(path), mend=mend) from error
+    if not isinstance(content, dict):
+        raise UserError("holds no mapping", where=str(path), mend=mend)
+    return content
 
 
 @dataclass(frozen=True)
@@ -79,8 +100,7 @@ class PackageFiles:
             UnreadableFileError: its bytes cannot be read or are damaged, or it is too large.
         """
         place = self.files[name]
-        declared = place.stat().st_size if isinstance(place, Path) else place.file_size
-        if declared > _LARGEST_JSON:
+        if not isinstance(place, Path) and place.file_size > _LARGEST_JSON:
             raise UnreadableFileError(f"larger than {_LARGEST_JSON / 1e6:.0f} MB")
         with self.opened(name) as stream:
             content = stream.read(_LARGEST_JSON + 1)  # the declared size may be wrong
@@ -123,15 +143,39 @@ def opened_package(path: Path) -> Iterator[PackageFiles]:
     try:
         archive = zipfile.ZipFile(path)
     except _UNREADABLE as error:
-        raise UserError(
-            f"not a readable zip ({error})", where=str(path), mend="get the package again: it is cut or damaged"
-        ) from error
+        raise UserError(f"not a readable zip ({error})", where=str(path), mend=_AGAIN) from error
     with archive:
         if len(archive.infolist()) > _MOST_ENTRIES:
             raise UserError(
                 f"not a package: {len(archive.infolist())} entries", where=str(path), mend="give a package: a zip"
             )
         yield _in_archive(archive)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Write a package's files, without the zip's top folder, into ``folder``, which is new or empty.
+
+    Raises:
+        UserError: it is no zip, has an entry that ``verify`` would call unsafe, unpacks to far more bytes than it has
+            or than a model has, or cannot be read or written.
+    """
+    with opened_package(archive) as package:
+        for name, reason in package.unsafe.items():
+            raise UserError(f"its entry {name!r} is {reason}", where=str(archive), mend="give a package's zip")
+        entries = [place for place in package.files.values() if isinstance(place, zipfile.ZipInfo)]
+        size, unpacked = archive.stat().st_size, sum(entry.file_size for entry in entries)
+        if unpacked > min(_MOST_UNPACKED, max(_SMALL, _LARGEST_RATIO * size)):
+            raise UserError(
+                f"its {size} bytes become {unpacked}, more than a model has", where=str(archive), mend=_AGAIN
+            )
+        for name in package.files:
+            target = folder / name
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with package.opened(name) as stream, target.open("xb") as written:
+                    shutil.copyfileobj(stream, written)  # zipfile ends each entry at its declared size
+            except (UnreadableFileError, OSError) as error:
+                raise UserError(f"{name} cannot be unpacked ({error})", where=str(archive), mend=_AGAIN) from error
 
 
 def _in_folder(folder: Path) -> PackageFiles:
@@ -164,9 +208,9 @@ def _in_archive(archive: zipfile.ZipFile) -> PackageFiles:
 
 def _unsafe(entry: zipfile.ZipInfo, top: str, files: dict[str, Path | zipfile.ZipInfo]) -> str | None:
     name = entry.filename
-    parts = PurePosixPath(name).parts
-    if name.startswith("/") or ".." in parts or "\\" in name or ":" in (parts[0] if parts else ""):
-        return "its name leads out of the package"
+    parts = tuple(name.removesuffix("/").split("/"))
+    if set(parts) & {"", ".", ".."} or "\\" in name or ":" in parts[0]:
+        return "a name that leads out of the package"
     if stat.S_ISLNK(entry.external_attr >> 16):
         return "a link"
     if parts[:1] != (top,) or (len(parts) == 1 and not entry.is_dir()):
