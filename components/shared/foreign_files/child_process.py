@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +30,9 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 _WAITING = 20
 """A child that does not compute may take this many times the limit, in wall time."""
 _PIPE_BYTES = 1 << 20
-_F_SETPIPE_SZ = 1031  # linux/fcntl.h
+_F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032  # linux/fcntl.h
+_SMALLEST_PIPE = 1 << 14
+"""Of macOS. Linux has 64 KiB, and less for a user with a thousand pipes (pipe(7), pipe-user-pages-soft)."""
 _MESSAGE_CHUNK = 1 << 16
 _FRAME_BYTES = 1 << 16
 """What a message has beside its item: its kind, the sizes of arrays."""
@@ -64,10 +67,18 @@ class ReadingChild:
         self._seen: psutil.Process | None = None
         self._rss = 0
 
-    def send(self, task: Any) -> None:
-        """Give the child a task. If it has died, ``receive`` says so."""
+    @property
+    def room_for_tasks(self) -> int:
+        """Bytes of tasks that its pipe holds in any case: half of it, for small messages fill its pages by half."""
+        pipe = _SMALLEST_PIPE
+        if sys.platform == "linux":
+            pipe = fcntl.fcntl(self._tasks.fileno(), _F_GETPIPE_SZ)
+        return pipe // 2
+
+    def send(self, task: bytes) -> None:
+        """Give the child a pickled task. If it has died, ``receive`` says so."""
         with suppress(BrokenPipeError):
-            self._tasks.send(task)
+            self._tasks.send_bytes(task)
 
     def started(self) -> None:
         """Take note of the child's memory before its first task."""
@@ -144,6 +155,11 @@ class ReadingChild:
         last = f"; its last words: {said[-1]}" if said else ""
         memory = f"{self._limits.memory_bytes / 2**30:.3g} GiB"
         return f"the process that read it died ({how}): a fault of a library, or more than {memory} of memory{last}"
+
+
+def pickled(task: Any) -> bytes:
+    """Return a task as ``ReadingChild.send`` takes it."""
+    return bytes(ForkingPickler.dumps(task))
 
 
 @contextmanager

@@ -15,14 +15,14 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from components.shared.foreign_files.child_process import ItemTime, ReadingChild
+from components.shared.foreign_files.child_process import ItemTime, ReadingChild, pickled
 from components.shared.foreign_files.limits import LimitExceededError, ReadingLimits
 from components.shared.foreign_files.messages import END, ERROR, PART, READY
 
 log = logging.getLogger(__name__)
 
 _TASKS_AHEAD = 8
-"""Tasks in the child's pipe: it goes on while this process is busy. Together they must be smaller than 64 KiB."""
+"""Tasks in the child's pipe at most: it goes on while this process is busy."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -92,40 +92,39 @@ class ForeignReader:
         a new child goes on with the task that it returns, and its items come behind those that there were.
         """
         self._forget_a_dead_child()
-        ahead: deque[Task] = deque()
+        ahead = _Ahead(read)
         remaining = iter(tasks)
         try:
             while True:
                 for task in islice(remaining, _TASKS_AHEAD - len(ahead)):
-                    ahead.append(task)
-                    if self._child is not None:
-                        self._child.send((read, task))
+                    ahead.add(task)
                 if not ahead:
                     return
-                items = self._items_of_first(read, ahead, resume)
-                yield ahead[0], items
+                if self._child is not None:
+                    ahead.send(self._child)
+                items = self._items_of_first(ahead, resume)
+                yield ahead.first, items
                 for _ in items:  # what the caller left
                     pass
-                ahead.popleft()
+                ahead.done()
         finally:
             if ahead:  # the caller went away: the child is still at these tasks
                 self.close()
 
-    def _items_of_first(self, read: Read, ahead: deque[Any], resume: Resume | None) -> Items:
+    def _items_of_first(self, ahead: "_Ahead", resume: Resume | None) -> Items:
         while True:
             if self._child is None:
                 self._child = self._started()
-                for task in ahead:
-                    self._child.send((read, task))
+            ahead.send(self._child)
             try:
                 yield from self._items(self._child)
                 return
             except LimitExceededError as error:
-                resumed = resume(ahead[0], error) if resume else None
+                resumed = resume(ahead.first, error) if resume else None
                 if resumed is None:
                     raise
                 log.info("%s: another process goes on", error.problem)
-                ahead[0] = resumed
+                ahead.replace_first(resumed)
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Return ``function(*arguments)`` of the child, or raise what it raises.
@@ -136,7 +135,7 @@ class ForeignReader:
         self._forget_a_dead_child()
         if self._child is None:
             self._child = self._started()
-        self._child.send((_called, (function, arguments)))
+        self._child.send(pickled((_called, (function, arguments))))
         items = self._items(self._child)
         result: Result = next(items)
         next(items, None)
@@ -178,6 +177,52 @@ class ForeignReader:
         finally:
             if said := child.said():
                 log.info("what libraries said while foreign files were read: %s", said)
+
+
+class _Ahead:
+    """Tasks that are not done yet, in order. Some of them are with the child, which does them one after the other.
+
+    More than its pipe holds is never sent to a child that is at a task: it may wait until its results are taken, while
+    this process would wait until its task is.
+    """
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._tasks: deque[tuple[Any, bytes]] = deque()
+        self._child: ReadingChild | None = None
+        self._sent: deque[int] = deque()
+        """the bytes of each task that the child has, the first one's first"""
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def first(self) -> Any:
+        return self._tasks[0][0]
+
+    def add(self, task: Any) -> None:
+        self._tasks.append((task, pickled((self._read, task))))
+
+    def replace_first(self, task: Any) -> None:
+        """Put another task in the place of the first, whose child has ended."""
+        self._tasks[0] = (task, pickled((self._read, task)))
+
+    def done(self) -> None:
+        """Take out the first task."""
+        self._tasks.popleft()
+        if self._sent:
+            self._sent.popleft()
+
+    def send(self, child: ReadingChild) -> None:
+        """Send the child what it does not have: its next task, and as many behind it as have room in its pipe."""
+        if child is not self._child:
+            self._child = child
+            self._sent.clear()
+        for _, message in list(self._tasks)[len(self._sent) :]:
+            if self._sent and sum(self._sent) + len(message) > child.room_for_tasks:
+                return
+            child.send(message)
+            self._sent.append(len(message))
 
 
 def _called(workplace: Any, task: tuple[Callable[..., Any], tuple[Any, ...]]) -> Items:

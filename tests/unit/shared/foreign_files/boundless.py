@@ -95,6 +95,11 @@ def large(workplace: Any, task: int) -> Iterator[bytes]:
     yield bytes(task)
 
 
+def large_from_large(workplace: Any, task: bytes) -> Iterator[bytes]:
+    for _ in range(3):
+        yield task[:1] * 2**20
+
+
 def double(number: int) -> int:
     if number < 0:
         raise ValueError("negative")

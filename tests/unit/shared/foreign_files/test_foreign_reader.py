@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from components.shared.errors import UserError
 from components.shared.foreign_files.foreign_reader import ForeignReader, ReaderHere
 from components.shared.foreign_files.limits import LimitExceededError, ReadingLimits
-from tests.unit.shared.foreign_files.boundless import double, large, pid, read
+from tests.unit.shared.foreign_files.boundless import double, large, large_from_large, pid, read
 
 LIMITS = ReadingLimits(seconds=0.25, memory_bytes=2**27, item_bytes=2**20)
 
@@ -67,6 +68,17 @@ def test_an_item_that_is_too_large_is_not_taken() -> None:
             except LimitExceededError as error:
                 found.append(error.limit)
     assert found == [100, "size", 200]
+
+
+@pytest.mark.parametrize("task_bytes", [10_000, 200_000])
+def test_tasks_larger_than_a_pipe_with_results_larger_than_a_pipe_are_done(task_bytes: int) -> None:
+    tasks = [bytes([number]) * task_bytes for number in range(10)]
+    with ForeignReader(ReadingLimits(item_bytes=2**21)) as reader:
+        watch = threading.Timer(120, reader.stop)  # two processes that wait for each other would do so for ever
+        watch.start()
+        found = [(task, [item[:1] for item in items]) for task, items in reader.each(large_from_large, tasks)]
+        watch.cancel()
+    assert found == [(task, [task[:1]] * 3) for task in tasks]
 
 
 def test_parts_give_more_time() -> None:
