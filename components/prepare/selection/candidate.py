@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from components.prepare.documents.cleaning import clean_text
 from components.prepare.documents.document import Document, Unreadable
 from components.prepare.documents.drop_reasons import DropReason
-from components.prepare.selection.cleaning import clean_text
 from components.prepare.selection.document_store import document_line
 from components.prepare.selection.fingerprint import fingerprint
 from components.prepare.selection.near_duplicates import minhash_signature

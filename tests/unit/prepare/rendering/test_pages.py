@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from components.prepare.config import PrepareConfig
+from components.prepare.documents.cleaning import clean_text
 from components.prepare.rendering.document_renderer import DocumentRenderer
-from components.prepare.selection.cleaning import clean_text
 from components.prepare.selection.selected_document import SelectedDocument
 from components.prepare.step import run
 from components.prepare.typesetting.fonts import covered_code_points, find_fonts

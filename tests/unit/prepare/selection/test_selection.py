@@ -18,8 +18,8 @@ from fontTools.unicodedata import script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.prepare.documents.cleaning import clean_text
 from components.prepare.documents.document import Document, PagePicture
-from components.prepare.selection.cleaning import clean_text
 from components.prepare.selection.document_store import (
     DOCUMENTS_PER_FILE,
     document_line,

@@ -78,6 +78,15 @@ def clean_text(text: str) -> str:
     return text.strip(" \n\u3000")
 
 
+def is_removed(character: str) -> bool:
+    """Return whether ``clean_text`` removes this character between two Latin letters.
+
+    >>> is_removed("\u200b"), is_removed("-"), is_removed("\u3000")
+    (True, False, False)
+    """
+    return bool(_SUSPECT.match(character)) and clean_text(f"a{character}a") == "aa"
+
+
 def _visible(text: str) -> str:
     """Return ``text`` in NFC with plain spaces and line breaks, and without invisible characters."""
     text = _LINE_END.sub("\n", text).replace("\t", "    ")
