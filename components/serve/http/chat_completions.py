@@ -137,7 +137,8 @@ async def _chained(head: str, events: AsyncGenerator[str, None]) -> AsyncGenerat
 
 
 def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    # ASCII: clients that read lines of text, as httpx and requests do, also end one at U+2028, U+2029 and U+0085.
+    return f"data: {json.dumps(content)}\n\n"
 
 
 def _choice(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

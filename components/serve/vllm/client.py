@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from components.serve.vllm.wire import Chunk, ErrorAnswer, ModelCard, ModelList
 _SECONDS_TO_CONNECT = 10.0
 _SECONDS_FOR_A_LOOK = 10.0
 _SECONDS_TO_LOAD = 600.0
-_DATA = "data:"
+_DATA = b"data:"
 
 
 class VllmRefusedError(Exception):
@@ -103,11 +103,11 @@ class VllmClient:
             async with self._http.stream("POST", "/v1/chat/completions", json=wish) as answer:
                 if answer.status_code != 200:
                     raise _refusal(answer.status_code, await answer.aread())
-                async for line in answer.aiter_lines():
+                async for line in _lines(answer.aiter_bytes()):
                     if not line.startswith(_DATA):
                         continue
                     content = line.removeprefix(_DATA).strip()
-                    if content == "[DONE]":
+                    if content == b"[DONE]":
                         return
                     chunk = Chunk.model_validate_json(content)
                     if chunk.error is not None:
@@ -128,6 +128,19 @@ class VllmClient:
         if answer.status_code != 200:
             raise _refusal(answer.status_code, answer.content)
         return answer
+
+
+async def _lines(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield the lines of server-sent events, which a line feed ends.
+
+    httpx's ``aiter_lines`` also ends them at U+2028, U+2029 and U+0085, which vLLM sends inside an event's JSON.
+    """
+    rest = b""
+    async for part in parts:
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line
+    yield rest
 
 
 def _refusal(status: int, body: bytes) -> VllmRefusedError:

@@ -103,6 +103,18 @@ def test_streams_and_short_answers(service: RunningService) -> None:
         assert short.usage.completion_tokens == 7 and short.usage.prompt_tokens == 10
 
 
+def test_line_ends_of_unicode_are_text_and_end_no_event(service: RunningService) -> None:
+    """vLLM sends them as they are; httpx and requests split a stream's text at them, so this service escapes them."""
+    whole = text_of(read(service, instruction="line ends"))
+    assert whole.endswith(" \u4e66") and "a\u2028b\u2029c\u0085d\x0be\x1cf" in whole
+    message = picture_message(drawn_page("page one"), text="line ends")
+    body = {"messages": message, "stream": True}
+    with requests.post(f"{service.url}/v1/chat/completions", json=body, stream=True, timeout=300) as answer:
+        lines = [line for line in answer.iter_lines(decode_unicode=True) if line]
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line != "data: [DONE]"]
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == whole
+
+
 def test_adapters_are_loaded_proved_swapped_and_unloaded(service: RunningService, folder: Path) -> None:
     good = small_adapter(folder / "good")
     assert admin(service, "POST", "models", {"source": str(good)}).json()["version"] == "good"
