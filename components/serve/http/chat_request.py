@@ -5,11 +5,13 @@ import binascii
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.serve.http.errors import ApiError
 
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII)
+
+_BEFORE = ("system", "developer")  # their text stands before the user's
 
 
 class _ImageUrl(BaseModel):
@@ -26,13 +28,37 @@ class _Message(BaseModel):
     role: str
     content: str | list[_Part]
 
+    @property
+    def parts(self) -> list[_Part]:
+        """The content; a text alone is one part."""
+        return [_Part(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+
 
 class _StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("temperature", "frequency_penalty", "presence_penalty", "min_tokens"), (None, 0)),
+    **dict.fromkeys(("n", "best_of", "repetition_penalty", "length_penalty"), (None, 1)),
+    **dict.fromkeys(("tools", "functions", "stop", "stop_token_ids", "bad_words"), (None, [], "")),
+    **dict.fromkeys(("logprobs", "ignore_eos", "use_beam_search"), (None, False)),
+    **dict.fromkeys(("top_logprobs", "prompt_logprobs"), (None, 0)),
+    **dict.fromkeys(("audio", "web_search_options", "structured_outputs", "chat_template"), (None,)),
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), (None,)),
+    "logit_bias": (None, {}),
+    "modalities": (None, ["text"]),
+    "response_format": (None, {}, {"type": "text"}),
+}
+"""Fields of OpenAI's API, and of vLLM's beside them, that would change the answer, with the values that change nothing.
+``seed``, ``top_p`` and ``top_k`` change nothing: decoding is greedy."""
+_CONFIDENCE = ("logprobs", "top_logprobs", "prompt_logprobs")
+
+
 class ChatRequest(BaseModel):
     """The fields that change the answer; others that OpenAI's API knows are ignored if they ask for nothing else."""
+
+    model_config = ConfigDict(extra="allow")
 
     model: str | None = None
     messages: list[_Message]
@@ -40,14 +66,10 @@ class ChatRequest(BaseModel):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     stream: bool = False
     stream_options: _StreamOptions | None = None
-    temperature: float | None = None
-    n: int | None = None
-    tools: list[Any] | None = None
-    response_format: dict[str, Any] | None = None
 
     @property
     def longest(self) -> int | None:
-        """The longest answer in tokens that the client wants; None: the service's."""
+        """The longest answer of a page in tokens that the client wants; None: the version's."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
@@ -59,6 +81,8 @@ class ChatRequest(BaseModel):
 def parsed_chat(body: bytes) -> tuple[ChatRequest, str | None, list[bytes]]:
     """Return a request, its instruction (None: the model's own prompt), and its pictures' bytes.
 
+    The instruction is the messages' text: those of the roles ``system`` and ``developer`` first, then the user's.
+
     Raises:
         ApiError: it is not valid, asks for what this service does not do, or names a picture by an address.
     """
@@ -68,16 +92,18 @@ def parsed_chat(body: bytes) -> tuple[ChatRequest, str | None, list[bytes]]:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise ApiError(400, first["msg"], param=".".join(map(str, first["loc"])) or None) from error
     _refuse_other_wishes(request)
-    if len(request.messages) != 1 or request.messages[0].role != "user":
-        raise ApiError(400, "the model reads pages: send one message of the role 'user'", param="messages")
-    content = request.messages[0].content
-    if isinstance(content, str):
-        raise ApiError(400, "there is no picture: add a part of type 'image_url'", param="messages")
-    texts = [part.text for part in content if part.type == "text"]
-    pictures = [_bytes_of(part) for part in content if part.type == "image_url"]
+    before = [message for message in request.messages if message.role in _BEFORE]
+    own = [message for message in request.messages if message.role not in _BEFORE]
+    if [message.role for message in own] != ["user"]:
+        problem = "the model reads pages: send one message of the role 'user', and system messages beside it"
+        raise ApiError(400, problem, param="messages")
+    if any(part.type != "text" for message in before for part in message.parts):
+        raise ApiError(400, "pictures are sent in the message of the role 'user'", param="messages")
+    texts = [part.text.strip() for message in before + own for part in message.parts if part.type == "text"]
+    pictures = [_bytes_of(part) for part in own[0].parts if part.type == "image_url"]
     if not pictures:
         raise ApiError(400, "there is no picture: add a part of type 'image_url'", param="messages")
-    return request, "\n".join(texts).strip() or None, pictures
+    return request, "\n".join(filter(None, texts)) or None, pictures
 
 
 def _bytes_of(part: _Part) -> bytes:
@@ -97,13 +123,10 @@ def _bytes_of(part: _Part) -> bytes:
 
 
 def _refuse_other_wishes(request: ChatRequest) -> None:
-    refused = {
-        "temperature": bool(request.temperature),
-        "n": request.n not in (None, 1),
-        "tools": bool(request.tools),
-        "response_format": (request.response_format or {}).get("type", "text") != "text",
-    }
-    for name, wanted in refused.items():
-        if wanted:
-            message = "decoding is greedy, and the answer is the page's text: leave this out"
-            raise ApiError(400, message, code="unsupported_parameter", param=name)
+    for name, value in (request.model_extra or {}).items():
+        if value in _NEUTRAL.get(name, (value,)):
+            continue
+        message = "decoding is greedy, and the answer is the page's text: leave this out"
+        if name in _CONFIDENCE:
+            message = "the confidence of each page is in the answer's field 'deepsynth': leave this out"
+        raise ApiError(400, message, code="unsupported_parameter", param=name)

@@ -127,9 +127,39 @@ def test_openais_client_reads_a_page_and_follows_a_stream(service: RunningServic
         assert "".join(pieces) == f"{expected[0]}\n\n{expected[1]}"
         assert len([piece for piece in pieces if piece]) > 4, "the text comes in pieces"
         assert chunks[-1].usage and chunks[-1].usage.completion_tokens > 0
+        neutral = {"temperature": 0, "stop": [], "logprobs": False, "frequency_penalty": 0, "seed": 7, "n": 1}
+        again = client.chat.completions.create(model="tiny-base", messages=page, **neutral)
+        assert again.choices[0].message.content == expected[1]
+        both, wish = picture_message(drawn_page(TEXTS[0]), drawn_page(TEXTS[1])), {"model": "tiny-base"}
+        cut = client.chat.completions.create(**wish, messages=both, max_tokens=30)
+        chunks = list(client.chat.completions.create(
+            **wish, messages=both, max_tokens=30, stream=True, stream_options={"include_usage": True}
+        ))  # fmt: skip
+        pages = cut.model_extra["deepsynth"]["pages"]
+        assert [read["truncated"] for read in pages] == [False, True], "max_tokens is of a page"
+        assert cut.choices[0].finish_reason == chunks[-2].choices[0].finish_reason == "length"
+        assert cut.usage.completion_tokens == sum(read["tokens"] for read in pages) > 30
+        assert chunks[-1].usage == cut.usage
         short = client.chat.completions.create(model="tiny-base", messages=page, max_tokens=2)
         assert short.choices[0].finish_reason == "length"
         assert short.usage and short.usage.completion_tokens == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_system_message_is_the_instruction_or_its_beginning(service: RunningService, stream: bool) -> None:
+    def read(instruction: str | None, *before: tuple[str, Any]) -> str:
+        messages = [{"role": role, "content": content} for role, content in before]
+        body = {"messages": [*messages, *picture_message(drawn_page(TEXTS[1]), text=instruction)], "stream": stream}
+        answer = requests.post(f"{service.url}/v1/chat/completions", json=body, timeout=300)
+        assert answer.status_code == 200, answer.text
+        if not stream:
+            return str(answer.json()["choices"][0]["message"]["content"])
+        events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
+        return "".join(json.loads(event)["choices"][0]["delta"].get("content", "") for event in events)
+
+    assert read(None, ("system", "Read this:")) == read("Read this:") != read(None)
+    parts = [{"type": "text", "text": "Read this:"}]
+    assert read("All of it.", ("developer", parts)) == read("Read this:\nAll of it.") != read("All of it.")
 
 
 @pytest.mark.parametrize(
@@ -137,6 +167,13 @@ def test_openais_client_reads_a_page_and_follows_a_stream(service: RunningServic
     [
         ({"model": "no-such-model"}, 404, "model_not_found"),
         ({"temperature": 0.7}, 400, "unsupported_parameter"),
+        ({"stop": ["\n"]}, 400, "unsupported_parameter"),
+        ({"logprobs": True}, 400, "unsupported_parameter"),
+        ({"logit_bias": {"5": 100}}, 400, "unsupported_parameter"),
+        ({"frequency_penalty": 0.5}, 400, "unsupported_parameter"),
+        ({"response_format": {"type": "json_object"}}, 400, "unsupported_parameter"),
+        ({"extra_body": {"repetition_penalty": 1.2}}, 400, "unsupported_parameter"),
+        ({"messages": [{"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}]}, 400, None),
         ({"messages": [{"role": "user", "content": "no picture"}]}, 400, None),
         ({"messages": "none"}, 400, None),
         (
