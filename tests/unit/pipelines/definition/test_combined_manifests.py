@@ -9,20 +9,31 @@ import kubernetes_validate
 import pytest
 import yaml
 from kubernetes.utils.quantity import parse_quantity
+from typer.testing import CliRunner
 
 from components.serve.config import ServeConfig
 from components.serve.http.admin import WEBHOOK_VARIABLE
 from components.serve.http.authentication import METRICS_TOKEN_VARIABLE
 from components.shared.programs.step_command import config_from_arguments
+from pipelines.command_line import app
 from pipelines.definition.environment import read_environment
 from tests.fixtures.pod_volumes import pod_volumes
-from tests.fixtures.rendered_manifests import ROOT, Manifest, copy_of_manifests, pod_templates, rendered, weaknesses
+from tests.fixtures.rendered_manifests import (
+    ROOT,
+    Manifest,
+    copy_of_manifests,
+    pod_templates,
+    references,
+    rendered,
+    weaknesses,
+)
 
 COMPONENTS = ROOT / "manifests" / "components"
 PAGES = ("page-service", "page-service-gpu", "page-service-monitoring", "page-service-autoscaling")
 ALL = (
     *("mlflow-auth", "ingress", "mlflow-tls", "kubeflow-profile", *PAGES, "page-service-dashboard"),
-    *("page-service-tls", "page-service-mtls", "page-service-kserve", "page-service-kserve-vllm"),
+    *("page-service-samples", "page-service-tls", "page-service-mtls"),
+    *("page-service-kserve", "page-service-kserve-vllm"),
     "registry-credentials",
 )
 IN_THE_FOLDER_OF_THE_RUNS = ("quota", "run-network-policy")
@@ -143,6 +154,37 @@ def test_every_pod_can_pull_from_a_private_registry(combined: Combined) -> None:
     used = {pod["serviceAccountName"] for _, _, pod in pods(objects)}
     assert used <= set(accounts)
     assert {name: accounts[name] for name in used} == {key: [{"name": "registry-credentials"}] for key in used}
+
+
+def test_kept_pages_and_their_record_are_on_a_volume_of_all_pods(combined: Combined, tmp_path: Path) -> None:
+    def settings(*names: str) -> dict[str, Any]:
+        maps = [one for one in combined("production", *names) if "settings.yaml" in one.get("data", {})]
+        (text,) = [one["data"]["settings.yaml"] for one in maps]
+        return dict(yaml.safe_load(text))
+
+    objects, kept = (
+        combined("production", "page-service", "page-service-samples"),
+        settings("page-service", "page-service-samples"),
+    )
+    samples = kept.pop("samples")
+    assert kept == settings("page-service"), "all other settings are the component's"
+    pod = named(objects, "Deployment", "page-service")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    claim = named(objects, "PersistentVolumeClaim", "page-service-samples")
+    (volume,) = [one["name"] for one in pod["volumes"] if "persistentVolumeClaim" in one]
+    assert ("PersistentVolumeClaim", claim["metadata"]["name"]) in references(pod)
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"], "the pods are on several nodes"
+    (mount,) = [one for one in container["volumeMounts"] if one["name"] == volume]
+    folder = tmp_path / volume
+    folder.mkdir()
+    for name in ("store", "audit_file"):
+        assert not mount.get("readOnly") and samples[name].startswith(f"{mount['mountPath']}/")
+        samples[name] = samples[name].replace(mount["mountPath"], str(folder))
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({**kept, "samples": samples}))
+    command = ["samples", "expire", "--config", str(tmp_path / "settings.yaml")]
+    said = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "0 readings older than 30 days" in said.stdout
+    assert [file.name for file in folder.iterdir()] == ["audit.jsonl"]
 
 
 def test_aliases_are_followed_by_looking_and_no_pod_waits_for_a_webhook(combined: Combined) -> None:
