@@ -7,6 +7,7 @@ from components.serve.adapters.following import AliasFollower
 from components.serve.adapters.sources import ModelFiles, fetched, followed_name
 from components.serve.adapters.versions import Versions
 from components.serve.batching.fair_queue import FairQueue
+from components.serve.batching.held_memory import HeldMemory
 from components.serve.config import ServeConfig
 from components.serve.documents.page_opener import PageOpener
 from components.serve.engines.embedded import EmbeddedEngine
@@ -37,7 +38,7 @@ def assembled(config: ServeConfig, access: Access, scratch: Path, files: ModelFi
     config = _with_numbers(config)
     name = base_name(config.base_model or config.model)
     meter = Meter()
-    queue = FairQueue(config.max_queued_pages, config.max_queued_pixels)
+    queue = FairQueue(config.max_queued_pages)
     engine = _engine(config, name, queue, meter, scratch, files)
     catalog = Catalog(name, config.challenger_share)
     meter.watch(queue.__len__, engine.running_pages, lambda: len(catalog.versions()))
@@ -47,7 +48,10 @@ def assembled(config: ServeConfig, access: Access, scratch: Path, files: ModelFi
         follower = AliasFollower(followed, config.registry_poll_seconds, versions, catalog, scratch, meter)
     samples = _keeper(config, queue, catalog, meter) if config.samples.store else None
     documents = PageOpener(config.document_processes, config.document_limits())
-    return Service(config, engine, queue, catalog, versions, access, meter, documents, follower, samples=samples)
+    memory = HeldMemory(config.max_uploaded_bytes, config.max_queued_pixels)
+    return Service(
+        config, engine, queue, catalog, versions, access, meter, documents, memory, follower, samples=samples
+    )
 
 
 def _keeper(config: ServeConfig, queue: FairQueue, catalog: Catalog, meter: Meter) -> SampleKeeper:

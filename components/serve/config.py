@@ -97,8 +97,11 @@ class ServeConfig(StepConfig):
     """pages of one client that may wait; of all clients twice as many, and what is free is shared between those who
     come; more are refused with 429"""
     max_queued_pixels: int = Field(default=1024 * MEBIBYTE, ge=1)
-    """pixels of one client's pages that may wait, 3 bytes each; of all clients twice as many, shared likewise; more are
-    refused with 429"""
+    """pixels of one client's pages in memory, 3 bytes each, from their opening until their request is answered; of all
+    clients twice as many, shared likewise; more are refused with 429"""
+    max_uploaded_bytes: int = Field(default=256 * MEBIBYTE, ge=1024)
+    """bytes of one client's requests that come or wait until their files are opened; of all clients twice as many,
+    shared likewise; more are refused with 429. A request takes twice its size while it is parsed"""
     max_pages_per_request: int = Field(default=100, ge=1)
     """pages of one request; more are refused with 413"""
     max_request_bytes: int = Field(default=64 * MEBIBYTE, ge=1024)
@@ -132,6 +135,12 @@ class ServeConfig(StepConfig):
             raise ValueError("tls_certificate and tls_key need each other")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        return self
+
+    @model_validator(mode="after")
+    def _a_request_fits(self) -> Self:
+        if self.max_uploaded_bytes < self.max_request_bytes:
+            raise ValueError("max_uploaded_bytes must be at least max_request_bytes")
         return self
 
     _window_needs_a_size = model_validator(mode="after")(window_needs_a_size)

@@ -25,11 +25,10 @@ class FairQueue:
 
     Args:
         max_pages: pages of one client that may wait; of all clients twice as many (``FairBudget``).
-        max_pixels: pixels of those pages together, likewise.
     """
 
-    def __init__(self, max_pages: int, max_pixels: int) -> None:
-        self._places, self._room = FairBudget(max_pages), FairBudget(max_pixels)
+    def __init__(self, max_pages: int) -> None:
+        self._places = FairBudget(max_pages)
         self._pages = 0
         self._closed = False
         self._waiting: dict[str, OrderedDict[str, deque[PageJob]]] = {}
@@ -131,22 +130,14 @@ class FairQueue:
 
     def _admit(self, jobs: Sequence[PageJob]) -> None:
         for number, job in enumerate(jobs):
-            place = self._places.take(job.client, 1)
-            if place and self._room.take(job.client, job.pixels):
-                continue
-            if place:
-                self._places.give_back(job.client, 1)
-            for admitted in jobs[:number]:
-                self._give_back(admitted)
-            raise QueueFullError
+            if not self._places.take(job.client, 1):
+                for admitted in jobs[:number]:
+                    self._places.give_back(admitted.client, 1)
+                raise QueueFullError
 
     def _leave(self, job: PageJob) -> None:
         self._pages -= 1
-        self._give_back(job)
-
-    def _give_back(self, job: PageJob) -> None:
         self._places.give_back(job.client, 1)
-        self._room.give_back(job.client, job.pixels)
 
     def fail_all(self, error: Exception) -> None:
         """Fail every waiting page."""

@@ -78,11 +78,6 @@ class PageJob:
     phases: list[Phase] = field(default_factory=list)
     span: Any | None = None
 
-    @property
-    def pixels(self) -> int:
-        """Width times height."""
-        return self.image.width * self.image.height
-
     def is_wanted(self) -> bool:
         """Return whether somebody still waits; a page whose deadline has passed fails here."""
         if not self.result.done() and time.monotonic() > self.deadline:

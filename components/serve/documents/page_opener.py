@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
@@ -45,12 +45,15 @@ class PageOpener:
         """Begin to start the first child."""
         self._threads.submit(self._warmed_up)
 
-    def opened(self, file: PageFile, deadline: float) -> "Future[list[Image.Image]]":
+    def opened(
+        self, file: PageFile, deadline: float, take_pixels: Callable[[int], None] | None = None
+    ) -> "Future[list[Image.Image]]":
         """Open a file; the pages to come are 8-bit grey as RGB.
 
-        The future raises DocumentError, or TimeoutError if ``deadline`` (of ``time.monotonic``) is over.
+        The future raises DocumentError, or TimeoutError if ``deadline`` (of ``time.monotonic``) is over, or what
+        ``take_pixels`` raises, which is called with the pixels of each page that is there.
         """
-        return self._threads.submit(self._opened, file, deadline)
+        return self._threads.submit(self._opened, file, deadline, take_pixels)
 
     def close(self) -> None:
         """End all children at once; files that are being opened are given up."""
@@ -68,7 +71,7 @@ class PageOpener:
         finally:
             self._free.put(reader)
 
-    def _opened(self, file: PageFile, deadline: float) -> list[Image.Image]:
+    def _opened(self, file: PageFile, deadline: float, take_pixels: Callable[[int], None] | None) -> list[Image.Image]:
         if time.monotonic() > deadline or self._closing.is_set():
             raise TimeoutError
         reader = self._free.get()  # there are as many as threads
@@ -80,6 +83,8 @@ class PageOpener:
                     try:
                         for page in items:
                             pages.append(page)
+                            if take_pixels is not None:
+                                take_pixels(page.width * page.height)
                             if time.monotonic() > deadline or self._closing.is_set():
                                 raise TimeoutError
                     except DocumentError as error:  # kept until the reader is done with the file: its child stays

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -56,6 +57,14 @@ class Access:
         if self.clients:
             return _bearer(request, self.clients)
         _refuse_web_pages(request, self.certificates)
+        return request.client.host if request.client else "unknown"
+
+    def holder_of(self, request: Request) -> str:
+        """Return whose request it is, before anything is asked of it: the name of its token, or its address."""
+        for tokens in (self.clients, self.administrators):
+            if tokens:
+                with suppress(ApiError):
+                    return _bearer(request, tokens)
         return request.client.host if request.client else "unknown"
 
     def administrator_of(self, request: Request) -> str:

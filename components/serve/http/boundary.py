@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from components.serve.batching.held_memory import Holding, MemoryFullError
 from components.serve.http.connections import ABORT
 from components.serve.http.errors import ApiError
 from components.serve.http.service import Service
@@ -93,17 +95,38 @@ class Boundary:
                 self._service.meter.failed(reason)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit, taken = self._service.config.max_request_bytes, 0
-        refusal = ApiError(413, f"a request has at most {limit} bytes", code="request_too_large")
-        length = _header(scope, b"content-length")
-        if length.isdecimal() and int(length[:19]) > limit:
-            scope["state"]["failure"] = refusal.reason
-            if not _header(scope, b"expect"):  # with it, the client waits for leave to send
-                await _discard(receive, limit)
-            await _send_error(send, refusal)
-            return
+        service = self._service
+        limit, length = service.config.max_request_bytes, _header(scope, b"content-length")
+        size = int(length[:19]) if length.isdecimal() else 0
+        holding = service.memory.of_request(service.access.holder_of(Request(scope)))
+        scope["state"]["holding"] = holding
+        try:
+            if size > limit:
+                await self._refuse(_too_large(limit), scope, receive, send)
+                return
+            try:
+                holding.take_bytes(size)
+            except MemoryFullError:
+                await self._refuse(service.memory_full(), scope, receive, send)
+                return
+            await self._app(scope, self._receiving(scope, receive, holding, known=size), send)
+        except _ClientDoesNotReadError:
+            scope["state"][ABORT]()  # to close it would mean to wait until the client has read
+            await asyncio.sleep(0)  # in which the connection takes note of it
+            raise
+        finally:
+            holding.end()
 
-        whole, deadline = False, scope["state"]["deadline"]
+    async def _refuse(self, refusal: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["failure"] = refusal.reason
+        if not _header(scope, b"expect"):  # with it, the client waits for leave to send
+            await _discard(receive, self._service.config.max_request_bytes)
+        await _send_error(send, refusal)
+
+    def _receiving(self, scope: Scope, receive: Receive, holding: Holding, known: int) -> Receive:
+        """Return ``receive`` with bounds of time and size; ``known`` bytes are counted already."""
+        config, deadline = self._service.config, scope["state"]["deadline"]
+        limit, taken, whole = config.max_request_bytes, 0, False
 
         async def receive_bounded() -> Message:
             nonlocal taken, whole
@@ -113,25 +136,28 @@ class Boundary:
                 async with asyncio.timeout(deadline - time.monotonic()):
                     message = await receive()
             except TimeoutError as error:
-                problem = f"the request did not come within {self._service.config.request_timeout_seconds:g} s"
+                problem = f"the request did not come within {config.request_timeout_seconds:g} s"
                 closed = {"Connection": "close"}
                 raise ApiError(408, problem, code="upload_timeout", headers=closed) from error
             if message["type"] == "http.disconnect":
                 raise ApiError(499, "the client closed the connection", code="client_closed_request")
-            taken += len(message.get("body", b""))
+            before, taken = max(taken, known), taken + len(message.get("body", b""))
             whole = not message.get("more_body")
-            if taken > limit:
+            try:
+                if taken > limit:
+                    raise _too_large(limit)
+                holding.take_bytes(max(0, taken - before))
+            except (ApiError, MemoryFullError) as error:
                 if not whole:
                     await _discard(receive, limit)
-                raise refusal
+                raise error if isinstance(error, ApiError) else self._service.memory_full() from error
             return message
 
-        try:
-            await self._app(scope, receive_bounded, send)
-        except _ClientDoesNotReadError:
-            scope["state"][ABORT]()  # to close it would mean to wait until the client has read
-            await asyncio.sleep(0)  # in which the connection takes note of it
-            raise
+        return receive_bounded
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"a request has at most {limit} bytes", code="request_too_large")
 
 
 def _log(method: str, route: str, status: int, state: dict[str, Any]) -> None:
@@ -176,5 +202,6 @@ async def _discard(receive: Receive, most: int) -> None:
 async def _send_error(send: Send, error: ApiError) -> None:
     body = json.dumps(error.body()).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    headers += [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -28,12 +28,14 @@ def chat_routes(service: Service) -> APIRouter:
     @router.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         client = service.access.client_of(request)
-        chat, instruction, pictures = await asyncio.to_thread(parsed_chat, await request.body())
+        chat, instruction, pictures = await asyncio.to_thread(parsed_chat, await _body(request))
+        wish = Wish(client, chat.model, instruction, chat.longest)
+        as_stream, with_usage = chat.stream, chat.wants_usage
+        del chat  # it has the pictures, too
         with request_part("open the uploads"):
             pages = [page for file in await service.opened(request, pictures) for page in file]
-        wish = Wish(client, chat.model, instruction, chat.longest)
-        if chat.stream:
-            events = _stream(service, request, pages, wish, chat.wants_usage)
+        if as_stream:
+            events = _stream(service, request, pages, wish, with_usage)
             head = await anext(events)  # what is refused is refused before the answer begins
             return _EventStream(head, events)
         async with service.reading(request, pages, wish) as readings:
@@ -41,6 +43,11 @@ def chat_routes(service: Service) -> APIRouter:
         return JSONResponse(_completion(service, request, found, wish))
 
     return router
+
+
+async def _body(request: Request) -> bytes:
+    """Return the body; ``request.body`` would keep it as long as the request."""
+    return b"".join([piece async for piece in request.stream()])
 
 
 def _completion(service: Service, request: Request, found: list[PageReading], wish: Wish) -> dict[str, Any]:

@@ -34,15 +34,15 @@ def ocr_routes(service: Service) -> APIRouter:
     async def ocr(request: Request) -> dict[str, Any]:
         started = time.monotonic()
         client = service.access.client_of(request)
-        uploads, fields = await _form(request, service.config.max_pages_per_request)
+        names, contents, fields = await _form(request, service.config.max_pages_per_request)
         with request_part("open the uploads"):
-            files = await service.opened(request, [content for _, content in uploads])
+            files = await service.opened(request, contents)
         pages = [page for file in files for page in file]
         length = _whole_number(fields.get("max_new_tokens"))
         wish = Wish(client, fields.get("model") or None, fields.get("instruction") or None, length)
         async with service.reading(request, pages, wish) as readings:
             found = await all_readings(request, readings)
-        places = [(name, number) for (name, _), file in zip(uploads, files, strict=True) for number in _numbers(file)]
+        places = [(name, number) for name, file in zip(names, files, strict=True) for number in _numbers(file)]
         return {
             "id": request.state.request_id,
             "model": request.state.model,
@@ -94,14 +94,15 @@ def _numbers(pages: list[Any]) -> range:
     return range(1, len(pages) + 1)
 
 
-async def _form(request: Request, most_files: int) -> tuple[list[tuple[str, bytes]], dict[str, str]]:
+async def _form(request: Request, most_files: int) -> tuple[list[str], list[bytes], dict[str, str]]:
+    """Return the files' names, their contents, and the other fields."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise ApiError(400, "send the files as multipart/form-data, each in a field 'file'", param="file")
     try:
         form = await _InMemory(request.headers, request.stream(), max_files=most_files, max_fields=8).parse()
     except MultiPartException as error:
         raise ApiError(400, f"not valid multipart/form-data: {error.message}") from error
-    uploads: list[tuple[str, bytes]] = []
+    names, contents = list[str](), list[bytes]()
     fields: dict[str, str] = {}
     for name, value in form.multi_items():
         if name not in _FIELDS:
@@ -109,13 +110,14 @@ async def _form(request: Request, most_files: int) -> tuple[list[tuple[str, byte
         if isinstance(value, UploadFile) == (name != "file"):
             raise ApiError(400, "'file' is a file, every other field is text", param=name)
         if isinstance(value, UploadFile):
-            uploads.append((Path((value.filename or "").replace("\\", "/")).name, await value.read()))
+            names.append(Path((value.filename or "").replace("\\", "/")).name)
+            contents.append(await value.read())
         else:
             fields[name] = value
     await form.close()
-    if not uploads:
+    if not names:
         raise ApiError(400, "there is no file", param="file")
-    return uploads, fields
+    return names, contents, fields
 
 
 def _whole_number(text: str | None) -> int | None:

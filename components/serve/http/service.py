@@ -15,6 +15,7 @@ from components.serve.adapters.catalog import Catalog, UnknownModelError
 from components.serve.adapters.following import AliasFollower
 from components.serve.adapters.versions import Versions
 from components.serve.batching.fair_queue import FairQueue, QueueClosedError, QueueFullError
+from components.serve.batching.held_memory import HeldMemory, MemoryFullError
 from components.serve.batching.page_job import PageJob, PageReading, RequestTimeoutError
 from components.serve.config import ServeConfig
 from components.serve.documents.opening import DocumentError, PageFile
@@ -52,6 +53,7 @@ class Service:
     Attributes:
         follower: follows the registry's aliases; None if the model is not one of them.
         documents: opens uploads.
+        memory: what all requests hold.
         draining: the service has got SIGTERM and reports that it is not ready.
         samples: keeps pages where that is allowed; None: nothing is kept.
     """
@@ -64,34 +66,45 @@ class Service:
     access: Access
     meter: Meter
     documents: PageOpener
+    memory: HeldMemory
     follower: AliasFollower | None = None
     draining: bool = False
     samples: SampleKeeper | None = None
 
-    async def opened(self, request: Request, contents: Sequence[bytes]) -> list[list[Image.Image]]:
-        """Return each upload's pages.
+    async def opened(self, request: Request, contents: list[bytes]) -> list[list[Image.Image]]:
+        """Return each upload's pages; each content leaves the list when it is opened, so that its memory is free.
 
         Raises:
-            ApiError: one of them is refused, or they are not opened in the request's time.
+            ApiError: one of them is refused, or they are not opened in the request's time, or there is no room in
+                memory for the pages.
         """
         config, files = self.config, list[list[Image.Image]]()
         most, room = config.max_pages_per_request, config.max_queued_pixels
-        deadline = request.state.deadline
-        for content in contents:
-            file = PageFile(content, config.max_pixels_per_page, most + 1, room)
+        deadline, holding = request.state.deadline, request.state.holding
+        while contents:
+            file = PageFile(contents.pop(0), config.max_pixels_per_page, most + 1, room)
             try:
-                opening = asyncio.wrap_future(self.documents.opened(file, deadline))
+                holding.take_pixels(0)
+                opening = asyncio.wrap_future(self.documents.opened(file, deadline, holding.take_pixels))
                 pages = await asyncio.wait_for(opening, deadline - time.monotonic())
             except DocumentError as error:
                 raise ApiError(413 if error.too_large else 400, error.message, code=error.code) from error
             except TimeoutError as error:
                 raise ApiError(504, "the files were not opened in time", code="timeout") from error
+            except MemoryFullError as error:
+                raise self.memory_full() from error
             most, room = most - len(pages), room - sum(page.width * page.height for page in pages)
             if most < 0:
                 limit = config.max_pages_per_request
                 raise ApiError(413, f"more than {limit} pages in one request", code="too_many_pages")
             files.append(pages)
+            del file
+        holding.give_back_bytes()
         return files
+
+    def memory_full(self) -> ApiError:
+        """Return the answer for a request for which there is no room in memory."""
+        return ApiError(429, "the requests that are there fill the memory", code="memory_full", headers=self._later())
 
     @asynccontextmanager
     async def reading(
@@ -148,10 +161,12 @@ class Service:
         try:
             self.queue.put(jobs)
         except QueueFullError as error:
-            wait = str(self.meter.seconds_until_read(len(self.queue)))
-            raise ApiError(429, "too many pages wait", code="queue_full", headers={"Retry-After": wait}) from error
+            raise ApiError(429, "too many pages wait", code="queue_full", headers=self._later()) from error
         except QueueClosedError as error:
             raise ApiError(503, "the service is stopping", code="stopping", headers={"Retry-After": "5"}) from error
+
+    def _later(self) -> dict[str, str]:
+        return {"Retry-After": str(self.meter.seconds_until_read(len(self.queue)))}
 
 
 async def all_readings(request: Request, readings: list["asyncio.Future[PageReading]"]) -> list[PageReading]:

@@ -16,6 +16,7 @@ OF_ANSWERS = {
     "invalid_request_error": "a request that is not as the API asks for",
     "invalid_signature": "a webhook whose signature is wrong or too old",
     "loading": "the base is not loaded yet",
+    "memory_full": "the requests that are there have as many bytes or pixels as they may",
     "model_not_found": "a model or version that is not served",
     "no_admin_token": "an administrator's call, and the service has no administrators' tokens",
     "no_sample_store": "samples are asked for, and none are kept",

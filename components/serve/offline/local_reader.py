@@ -37,7 +37,7 @@ class LocalReader:
 
     def __init__(self, files: ModelFiles, config: ServeConfig) -> None:
         self._files, self._config = files, config
-        self._queue = FairQueue(config.max_queued_pages, config.max_queued_pixels)
+        self._queue = FairQueue(config.max_queued_pages)
         self._base = f"base of {files.name}" if files.folder else files.name
         self._engine = EmbeddedEngine(config, self._base, self._queue, Meter())
 

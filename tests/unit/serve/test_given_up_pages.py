@@ -21,7 +21,7 @@ def job(text: str) -> PageJob:
 def test_a_page_that_is_given_up_while_it_is_read_leaves_the_batch() -> None:
     """The first page is given up in the middle: the engine itself calls ``on_text`` with its first piece of text."""
     config = ServeConfig(max_new_tokens=48, max_batch_size=1)
-    queue, meter = FairQueue(8, 1 << 30), Meter()
+    queue, meter = FairQueue(8), Meter()
     engine = EmbeddedEngine(config, "tiny-base", queue, meter)
     first, second, third = job("page one"), job("page two"), job("page three")
     given_up: list[str] = []
@@ -52,7 +52,7 @@ def test_a_device_that_breaks_while_a_page_enters_ends_the_engine(monkeypatch: p
         raise torch.AcceleratorError("an illegal memory access was encountered", 700)
 
     monkeypatch.setattr(Lane, "_enter_together", broken)
-    queue = FairQueue(8, 1 << 30)
+    queue = FairQueue(8)
     engine = EmbeddedEngine(ServeConfig(max_batch_size=2), "tiny-base", queue, Meter())
     pages = [job("page one"), job("page two")]
     queue.put(pages)

@@ -31,7 +31,7 @@ class Running:
 
 @contextmanager
 def engine_in(folder: Path) -> Iterator[Running]:
-    engine = EmbeddedEngine(ServeConfig(model=BASE), BASE, FairQueue(4, 1 << 30), Meter())
+    engine = EmbeddedEngine(ServeConfig(model=BASE), BASE, FairQueue(4), Meter())
     engine.start()
     try:
         engine.ready.result()

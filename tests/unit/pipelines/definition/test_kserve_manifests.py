@@ -15,6 +15,7 @@ import yaml
 from components.serve.config import ServeConfig
 from components.serve.vllm.command import NO_REPEAT_PROCESSOR
 from tests.fixtures.rendered_manifests import ROOT, Manifest, copy_of_manifests, references, rendered, weaknesses
+from tests.fixtures.service_memory import requests_fit
 
 KUSTOMIZATION = """\
 apiVersion: kustomize.config.k8s.io/v1beta1
@@ -150,6 +151,11 @@ def _check_vllm(config: ServeConfig, pod: Manifest) -> None:
     assert pod["tolerations"][0]["key"] in vllm["resources"]["limits"]
     both = [{one["mountPath"]: one["name"] for one in container["volumeMounts"]} for container in (service, vllm)]
     assert both[0]["/tmp"] == both[1]["/tmp"], "vLLM reads the adapters where the service has put them"
+
+
+def test_what_requests_take_fits_the_pods_memory(objects: list[Manifest], pod: Manifest) -> None:
+    (container,) = [one for one in pod["containers"] if one["name"] == "kserve-container"]
+    assert requests_fit(ServeConfig.model_validate(settings_of(objects)), container)
 
 
 def test_the_docs_name_the_components() -> None:

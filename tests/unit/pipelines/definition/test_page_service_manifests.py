@@ -19,6 +19,7 @@ from tests.fixtures.rendered_manifests import (
     selects,
     weaknesses,
 )
+from tests.fixtures.service_memory import requests_fit
 
 COMPONENTS = ROOT / "manifests" / "components"
 ALL = ("page-service", "page-service-autoscaling", "page-service-monitoring", "page-service-dashboard")
@@ -125,6 +126,12 @@ def test_a_pod_that_ends_has_time_for_what_is_in_flight(objects: list[Manifest])
     probes = {name: pod["containers"][0][f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness")}
     assert probes == {"startup": "/health/startup", "liveness": "/health/live"}
     assert ready["httpGet"] == {"path": "/health/ready", "port": "http"}
+
+
+def test_what_requests_take_fits_the_pods_memory(objects: list[Manifest]) -> None:
+    config, pod = ServeConfig.model_validate(settings_of(objects)), pod_of(objects)
+    assert requests_fit(config, pod["containers"][0])
+    assert not requests_fit(ServeConfig(max_queued_pixels=2**31), pod["containers"][0])
 
 
 def test_selectors_find_the_pods(objects: list[Manifest]) -> None:

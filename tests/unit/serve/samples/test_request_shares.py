@@ -54,7 +54,7 @@ def job(model: str, client: str = "a") -> PageJob:
 
 
 def test_a_page_in_the_background_waits_behind_every_clients_page() -> None:
-    queue = FairQueue(max_pages=2, max_pixels=10**9)
+    queue = FairQueue(2)
     behind = [job("base"), job("new")]
     for one in behind:
         queue.put_in_background(one)

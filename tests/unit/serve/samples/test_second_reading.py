@@ -19,7 +19,7 @@ def sample(version: str) -> Sample:
 
 def test_a_reading_that_hangs_does_not_hold_its_version() -> None:
     """No engine takes the page from the queue, so it is never read."""
-    queue, catalog, meter = FairQueue(4, 1 << 30), Catalog("base"), Meter()
+    queue, catalog, meter = FairQueue(4), Catalog("base"), Meter()
     catalog.add("champion", plain_reading())
     kept: list[Sample] = []
     reader = SecondReader(queue, catalog, meter, max_pages=4)
