@@ -139,6 +139,7 @@ class Catalog:
         with self._changed:
             del self._retiring[version]
             self._calibrations.pop(version, None)
+            self._readings.pop(version, None)
 
     def point(self, alias: str, version: str) -> None:
         """Give the alias to a version, for all requests that come from now on.

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from components.serve.adapters.sources import fetched
 from components.serve.assembly import assembled
 from components.serve.config import ServeConfig
 from components.serve.http import boundary
@@ -15,6 +16,7 @@ from components.serve.http.app import application
 from components.serve.http.authentication import access_of
 from components.serve.http.service import Service
 from tests.fixtures.drawn_pages import as_file, drawn_page
+from tests.fixtures.evaluated_package import plain_reading
 
 PAGE = as_file(drawn_page("x"))
 PIXELS = drawn_page("x").width * drawn_page("x").height
@@ -27,7 +29,8 @@ def service(tmp_path: Path) -> Iterator[Service]:
     """A service that takes requests and reads none."""
     limits = {"max_request_bytes": 50_000, "max_uploaded_bytes": 60_000, "max_queued_pixels": PIXELS * 3 // 2}
     config = ServeConfig(document_processes=1, **limits)
-    service = assembled(config, access_of(config), tmp_path)
+    service = assembled(config, access_of(config), tmp_path, fetched("tiny-base", tmp_path))
+    service.catalog.base_is_read(plain_reading())
     service.versions.ready.set_result(None)
     yield service
     service.documents.close()

@@ -47,8 +47,9 @@ def hanging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("scratch")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Lane, "turn", turn)
-        service = assembled(config, access_of(config), folder)
-        start(service, fetched(BASE, folder))
+        files = fetched(BASE, folder)
+        service = assembled(config, access_of(config), folder, files)
+        start(service, files)
         try:
             service.versions.ready.result()
             service.documents.opened(PageFile(PAGE, 10**6), time.monotonic() + 3600).result()
