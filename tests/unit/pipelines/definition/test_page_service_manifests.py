@@ -131,7 +131,7 @@ def test_a_pod_that_ends_has_time_for_what_is_in_flight(objects: list[Manifest])
 def test_what_requests_take_fits_the_pods_memory(objects: list[Manifest]) -> None:
     config, pod = ServeConfig.model_validate(settings_of(objects)), pod_of(objects)
     assert requests_fit(config, pod["containers"][0])
-    assert not requests_fit(ServeConfig(max_queued_pixels=2**31), pod["containers"][0])
+    assert not requests_fit(ServeConfig(max_queued_pixels=2**33), pod["containers"][0])
 
 
 def test_selectors_find_the_pods(objects: list[Manifest]) -> None:
