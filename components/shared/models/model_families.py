@@ -32,7 +32,6 @@ class ModelFamily:
         max_crops: at most so many tiles of a page by default; None for families without these settings.
         view_cells: the numbers of cells (image tokens) along a view's side that the model knows; empty for any.
         answer_token_type: the value of ``token_type_ids`` for the answer's tokens.
-        vision_modules: the same for the vision encoder and the projector, used if these are trained too.
         no_repeat_ngram: the authors' own rule against loops in single pictures: the length of a sequence that may not
             occur twice, and of the window, in tokens; None where they publish none.
         no_repeat_allowed: tokens that this rule never rules out.
@@ -46,10 +45,6 @@ class ModelFamily:
     flat_images: bool = False
     image_options: dict[str, Any] = field(default_factory=dict)
     language_modules: str = rf".*({LANGUAGE_MODEL})\..*\.({_LANGUAGE_PROJECTIONS}|{_OTHER_PROJECTIONS})"
-    vision_modules: str = (
-        r".*(visual|vision_tower|vision_model)\..*\.(qkv|proj|q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
-        r"|.*(projector|connector|merger)\..*(linear_1|linear_2|proj|mlp\.0|mlp\.2)"
-    )
     vision_rows_are_pictures: bool = False
     answer_token_type: int = 0
     has_image_settings: bool = False
@@ -70,7 +65,6 @@ _GOT_PROMPT = (
 # token covers 64x64 pixels, a text token about 4 letters of half an em in lines of 1.2 em: 10 to a vision token are set
 # in 13 pixels, whose letters are 10 high.
 _DEEPSEEK_LETTER_HEIGHT = 10.0
-_SAM_LAYERS = "qkv|proj|lin1|lin2"
 _FIRST_DEEPSEEK_OCR = ModelFamily(
     name="deepseek_vl_v2",
     prompt="Free OCR.",
@@ -82,7 +76,6 @@ _FIRST_DEEPSEEK_OCR = ModelFamily(
     least_letter_height=_DEEPSEEK_LETTER_HEIGHT,
     # run_dpsk_ocr_image.py of github.com/deepseek-ai/DeepSeek-OCR.
     no_repeat_ngram=(30, 90),
-    vision_modules=(rf".*vision_tower\..*\.({_SAM_LAYERS}|qkv_proj|out_proj|fc1|fc2)|.*multi_modal_projector.*"),
 )
 
 FAMILIES = {
@@ -111,7 +104,6 @@ FAMILIES = {
         least_letter_height=_DEEPSEEK_LETTER_HEIGHT,
         # run_dpsk_ocr2_image.py of github.com/deepseek-ai/DeepSeek-OCR-2; for PDFs they take (20, 50).
         no_repeat_ngram=(20, 90),
-        vision_modules=rf".*vision_tower\..*\.({_SAM_LAYERS}|{_LANGUAGE_PROJECTIONS})|.*multi_modal_projector.*",
     ),
     "deepseek_vl_v2": _FIRST_DEEPSEEK_OCR,
     "DeepseekOCR": _FIRST_DEEPSEEK_OCR,  # as the published code's save_pretrained calls it

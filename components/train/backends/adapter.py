@@ -13,7 +13,9 @@ from components.train.backends.experts import expert_weights, fused_experts
 from components.train.backends.protocol import AdapterStart
 from components.train.config import TrainConfig
 
-_OUTSIDE_THE_LANGUAGE_MODEL = re.compile("visual|vision|projector|connector|merger")
+_OUTSIDE_THE_LANGUAGE_MODEL = re.compile("visual|vision|image|projector|connector|merger|aligner")
+# Output layers, and the pooling heads of SigLIP encoders, which the families do not call: they would get no gradient.
+_HEADS = re.compile(r"(^|\.)(lm_head|head)(\.|$)")
 _MEND_NAMES = "name modules as the model's named_modules() shows them"
 
 
@@ -37,9 +39,11 @@ def lora_config(config: TrainConfig, model: PreTrainedModel, family: ModelFamily
 def target_module_names(config: TrainConfig, model: PreTrainedModel, family: ModelFamily) -> list[str]:
     """Return the full names of the linear modules that LoRA adapts, in the model's order.
 
+    With ``finetune_vision_layers``, all linear modules outside the language model are among them, but no heads.
+
     Raises:
         UserError: no linear module matches, or a name in ``target_modules`` matches nothing that can be adapted, or
-            only the vision part's modules by their ends.
+            only the vision part's modules by their ends; or ``finetune_vision_layers`` adds nothing.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     if config.target_modules:
@@ -47,12 +51,27 @@ def target_module_names(config: TrainConfig, model: PreTrainedModel, family: Mod
         chosen = {name for given in config.target_modules for name in _named(given, linear, config)}
         names = [name for name in linear if name in chosen]
     else:
-        pattern = "|".join([family.language_modules, *([family.vision_modules] * config.finetune_vision_layers)])
-        names = [name for name in linear if re.fullmatch(pattern, name)]
+        pictures = {name for name in linear if not _HEADS.search(name) and not _is_language(name, linear)}
+        added = pictures if config.finetune_vision_layers else set()
+        names = [name for name in linear if re.fullmatch(family.language_modules, name) or name in added]
     if not names:
-        where = f"target_modules {config.target_modules or pattern}"
+        where = f"target_modules {config.target_modules or family.language_modules}"
         raise UserError("no linear module of the model has one of these names", where=where, mend=_MEND_NAMES)
+    if config.finetune_vision_layers and all(_is_language(name, linear) for name in names):
+        raise UserError(
+            "no linear module outside the language model was chosen, so no vision layer would be trained",
+            where="finetune_vision_layers true"
+            + (f" with target_modules {config.target_modules}" if config.target_modules else ""),
+            mend="leave it off" + (", or name vision modules too" if config.target_modules else ""),
+        )
     return names
+
+
+def _is_language(name: str, linear: list[str]) -> bool:
+    """Return whether a module is the language model's; where none is called so, whether nothing says that it is not."""
+    if any(map(in_language_model, linear)):
+        return in_language_model(name)
+    return _OUTSIDE_THE_LANGUAGE_MODEL.search(name) is None
 
 
 def _check_each_is_found(given: list[str], names: list[str]) -> None:
@@ -70,9 +89,9 @@ def _named(given: str, linear: list[str], config: TrainConfig) -> list[str]:
         UserError: only other parts have modules with this suffix.
     """
     found = [name for name in linear if _ends_with(name, given)]
-    if given in found or config.finetune_vision_layers or not any(map(in_language_model, linear)):
+    if given in found or config.finetune_vision_layers:
         return found
-    in_language = [name for name in found if in_language_model(name)]
+    in_language = [name for name in found if _is_language(name, linear)]
     if not in_language and _OUTSIDE_THE_LANGUAGE_MODEL.search(given):
         return found
     if found and not in_language:

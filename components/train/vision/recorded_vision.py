@@ -38,6 +38,7 @@ def recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
     """
     recordings: dict[Any, _Recording] = {}
     failed = False
+    told: set[str] = set()
 
     @functools.wraps(forward)
     def replayed_forward(*inputs: Any, **options: Any) -> Any:
@@ -45,8 +46,13 @@ def recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
         pictures, others = _pictures_and_others(inputs, options)
         if failed or pictures is None or not pictures.is_cuda or torch.is_grad_enabled():
             return forward(*inputs, **options)
+        if (obstacle := _obstacle(pictures, others)) is not None:
+            if obstacle not in told:
+                told.add(obstacle)
+                log.info("the vision encoder runs without a recording: %s", obstacle)
+            return forward(*inputs, **options)
         case = _case(pictures, others)
-        if case is None or (case not in recordings and len(recordings) >= _RECORDINGS):
+        if case not in recordings and len(recordings) >= _RECORDINGS:
             return forward(*inputs, **options)
         if case not in recordings:
             pool = next((recording.pool for recording in recordings.values()), None)
@@ -83,19 +89,28 @@ def _of_pictures(
     return lambda pictures: forward(**options | {name: pictures})
 
 
+def _obstacle(pictures: torch.Tensor, others: dict[Any, Any]) -> str | None:
+    """Return why an input is not recorded; None if it can be."""
+    if pictures.numel() > LARGEST_INPUT:
+        return f"a batch has more than {LARGEST_INPUT:,} values of pixels"
+    for name, value in others.items():
+        if isinstance(value, torch.Tensor):
+            if value.is_floating_point():
+                return f"{name} holds other numbers than whole ones"
+            if value.numel() > _MOST_NUMBERS:
+                return f"{name} holds more than {_MOST_NUMBERS} numbers"
+        elif not _is_constant(value):
+            return f"{name} is neither a constant nor a tensor ({type(value).__name__})"
+    return None
+
+
 def _case(pictures: torch.Tensor, others: dict[Any, Any]) -> Any:
-    """Return what a recording depends on apart from the pixels; None for an input that is not recorded."""
+    """Return what a recording depends on apart from the pixels."""
     values = []
     for name, value in others.items():
         if isinstance(value, torch.Tensor):
-            if value.is_floating_point() or value.numel() > _MOST_NUMBERS:
-                return None
             value = (tuple(value.shape), tuple(value.flatten().tolist()))
-        elif not _is_constant(value):
-            return None
         values.append((name, repr(value)))
-    if pictures.numel() > LARGEST_INPUT:
-        return None
     autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
     return (pictures.shape, pictures.dtype, autocast, *values)
 

@@ -5,8 +5,8 @@
 
 Random models (``vllm_models.py``), on a CPU in float32, half an hour. A family that is in the output already is kept
 (``--again`` for none); what fails is written down, and the others go on. The Qwens need torchvision: ``make
-torchvision``. The DeepSeek models read two larger pages too, of which they cut tiles, with vLLM's number of tiles and
-scaled by Pillow, as vLLM does. The table of docs/serving-vllm.md is printed last.
+torchvision``. ``--tiles`` has the DeepSeek models alone read two larger pages with the adapter, which they cut into at
+most as many tiles as vLLM, scaled by Pillow, as vLLM does. The tables of docs/serving-vllm.md are printed last.
 """
 
 import argparse
@@ -58,20 +58,6 @@ class _Page:
     instruction: None = None
 
 
-def _pages(name: str) -> list[_Page]:
-    served = SERVED_FAMILIES[name]
-    sizes = SIZES if served.fixed_sizes is None else SIZES + SIZES_WITH_TILES
-    pages = []
-    for width, height in sizes:
-        lines = f"{TEXT}\n{width} x {height}"
-        if (width, height) in SIZES_WITH_TILES:  # something to read in each tile
-            lines = "\n".join([lines.replace("\n", " ") * 3] * (height // 30))
-        pages.append(drawn(lines, width, height).convert("RGB"))
-    if name == "deepseek_ocr2" and served.fixed_sizes:
-        pages = [equally_centred(page, served.fixed_sizes[0]) for page in pages]
-    return [_Page(page) for page in pages]
-
-
 def main() -> None:
     """Try the families one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,6 +65,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--families", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--again", action="store_true", help="try what is in the output once more")
+    parser.add_argument("--tiles", action="store_true", help="the pages with tiles; what else is in the output stays")
     options = parser.parse_args()
     found: dict[str, Any] = {"families": {}}
     if options.output.is_file():
@@ -87,57 +74,99 @@ def main() -> None:
     found |= {"processor": _processor_name(), "tokens": TOKENS, "pages": SIZES, "rank": RANK, "dtype": "float32"}
     here = {"torch": torch.__version__, "transformers": transformers.__version__}
     found["versions"] = {"here": here, "vllm's": _versions(options.vllm_python)}
+    part, attempt = ("tiles", tried_with_tiles) if options.tiles else ("families", tried)
+    entries = found.setdefault(part, {})
     for name in options.families:
-        if name in found["families"] and not options.again:
+        if (options.tiles and SERVED_FAMILIES[name].max_crops is None) or (name in entries and not options.again):
             continue
         with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
             try:
-                found["families"][name] = tried(name, Path(folder), options.vllm_python)
+                entries[name] = attempt(name, Path(folder), options.vllm_python)
             except Exception as error:  # the table says of each family what did not work
-                found["families"][name] = {"failed": f"{type(error).__name__}: {error}"[-1000:]}
+                entries[name] = {"failed": f"{type(error).__name__}: {error}"[-1000:]}
         options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(name, json.dumps(found["families"][name]), flush=True)
+        print(name, json.dumps(entries[name]), flush=True)
     print(table(found))
+    print(tiles_table(found.get("tiles", {})))
 
 
 def tried(name: str, folder: Path, python: Path) -> dict[str, Any]:
     """Return what vLLM reads with a family's adapter, base and merged weights."""
     base, adapter, served, merged = (folder / part for part in ("base", "adapter", "vllm", "merged"))
+    adapted, reader, pages = _adapted(name, base, adapter, SIZES)
+    ours = [reader.read_step_by_step(page) for page in pages]
+    with reader.without_adapter(TOKENS) as without:
+        bases = [without.read_step_by_step(page) for page in pages]
+    found: dict[str, Any] = {"base_bytes": _bytes(base), "adapter_bytes": _bytes(adapter)}
+    given = _vllm_config(name, base, served)
+    if SERVED_FAMILIES[name].adapted is not None:
+        write_served_adapter(adapter, SERVED_FAMILIES[name], served)
+        found["adapter"] = _with_adapter(python, base, served, adapter, given, pages, ours, bases)
+    adapted.merge_and_unload().save_pretrained(merged)
+    load_processor(str(base)).save_pretrained(merged)
+    with _served(python, merged, given, found.setdefault("merged", {})) as server:
+        theirs = _read(server, str(merged), name, pages, found["merged"])
+    found["merged"] |= _compared(ours, theirs)
+    return found
+
+
+def tried_with_tiles(name: str, folder: Path, python: Path) -> dict[str, Any]:
+    """Return what vLLM reads of pages with tiles, with a family's adapter."""
+    base, adapter, served = (folder / part for part in ("base", "adapter", "vllm"))
+    _, reader, pages = _adapted(name, base, adapter, SIZES_WITH_TILES)
+    given = _vllm_config(name, base, served)
+    write_served_adapter(adapter, SERVED_FAMILIES[name], served)
+    ours = [reader.read_step_by_step(page) for page in pages]
+    found: dict[str, Any] = {"pages": [page.image.size for page in pages]}
+    arguments = [*given, *_lora_arguments(name, served, f"adapter={served}")]
+    with _served(python, base, arguments, found) as server:
+        theirs = _read(server, "adapter", name, pages, found)
+    return found | _compared(ours, theirs)
+
+
+def _adapted(
+    name: str, base: Path, adapter: Path, sizes: Sequence[tuple[int, int]]
+) -> tuple[Any, Transcriber, list[_Page]]:
+    """Write a base and an adapter; return the model with both, what reads with it, and pages as vLLM sees them too."""
     MODELS[name](base)
-    family, processor, pages = SERVED_FAMILIES[name], load_processor(str(base)), _pages(name)
-    reading = family_of(name)
-    if family.fixed_sizes is not None:
+    processor, reading, family = load_processor(str(base)), family_of(name), SERVED_FAMILIES[name]
+    if family.max_crops is not None:
         reading = with_image_settings(
             ImageSettings(max_crops=family.max_crops, image_backend="pil"), processor, reading
         )
     model: Any = load_model(str(base), dtype=torch.float32, device=torch.device("cpu")).eval()
-    adapted = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=16, target_modules=family_of(name).language_modules))
+    adapted = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=16, target_modules=reading.language_modules))
     torch.manual_seed(3)
     for weight_name, weight in adapted.named_parameters():
         if "lora_B" in weight_name:
             torch.nn.init.normal_(weight, std=0.5)
     adapted.save_pretrained(str(adapter))
-    reader = Transcriber(adapted, processor, reading, TOKENS, graphed=False)
-    ours = [reader.read_step_by_step(page) for page in pages]
-    with reader.without_adapter(TOKENS) as without:
-        bases = [without.read_step_by_step(page) for page in pages]
-    found: dict[str, Any] = {"base_bytes": _bytes(base), "adapter_bytes": _bytes(adapter)}
-    found["pages"] = [page.image.size for page in pages]
+    pages = []
+    for width, height in sizes:
+        lines = f"{TEXT}\n{width} x {height}"
+        if (width, height) in SIZES_WITH_TILES:  # something to read in each tile
+            lines = "\n".join([lines.replace("\n", " ") * 3] * (height // 30))
+        page = drawn(lines, width, height).convert("RGB")
+        centred = name == "deepseek_ocr2" and family.fixed_sizes is not None
+        pages.append(_Page(equally_centred(page, family.fixed_sizes[0]) if centred else page))
+    return adapted, Transcriber(adapted, processor, reading, TOKENS, graphed=False), pages
+
+
+def _vllm_config(name: str, base: Path, served: Path) -> list[str]:
+    """Write the config that vLLM's class reads, if it has one of its own; return the arguments that name it."""
     served.mkdir()
-    given: list[str] = []
-    if family.config is not None:
-        content = family.config(config_of(str(base), None, False).to_dict())
-        (served / "config.json").write_text(json.dumps(content), encoding="utf-8")
-        given = ["--hf-config-path", str(served)]
-    if family.adapted is not None:
-        write_served_adapter(adapter, family, served)
-        found["adapter"] = _with_adapter(python, base, served, adapter, given, pages, ours, bases)
-    adapted.merge_and_unload().save_pretrained(merged)
-    processor.save_pretrained(merged)
-    with _served(python, merged, given, found.setdefault("merged", {})) as server:
-        theirs = _read(server, str(merged), name, pages, found["merged"])
-    found["merged"] |= _compared(ours, theirs)
-    return found
+    if (make := SERVED_FAMILIES[name].config) is None:
+        return []
+    content = make(config_of(str(base), None, False).to_dict())
+    (served / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    return ["--hf-config-path", str(served)]
+
+
+def _lora_arguments(name: str, served: Path, *adapters: str) -> list[str]:
+    modules = json.loads((served / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
+    arguments = ["--enable-lora", "--max-lora-rank", str(RANK), "--max-loras", "2"]
+    arguments += ["--lora-target-modules", *modules] if SERVED_FAMILIES[name].routed_experts else []
+    return [*arguments, "--lora-modules", *adapters]
 
 
 def _with_adapter(
@@ -151,11 +180,8 @@ def _with_adapter(
     bases: list[StepByStep],
 ) -> dict[str, Any]:
     """Return what vLLM reads with the adapter under its names, with the base, and under transformers' names."""
-    modules = json.loads((served / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
-    arguments = [*given, "--enable-lora", "--max-lora-rank", str(RANK), "--max-loras", "2"]
     name = config_of(str(base), None, False).model_type
-    arguments += ["--lora-target-modules", *modules] if SERVED_FAMILIES[name].routed_experts else []
-    arguments += ["--lora-modules", f"adapter={served}", f"own-names={adapter}"]
+    arguments = [*given, *_lora_arguments(name, served, f"adapter={served}", f"own-names={adapter}")]
     found: dict[str, Any] = {}
     with _served(python, base, arguments, found) as server:
         theirs = _read(server, "adapter", name, pages, found)
@@ -231,17 +257,28 @@ def table(found: dict[str, Any]) -> str:
         if adapter:
             own = adapter["under_transformers_names"]
             fits = own["tokens_as_adapter"] == adapter["tokens"]
-            fit = "the same" if fits else f"the base's {', '.join(map(str, own['tokens_as_base']))} tokens"
+            fit = "the same" if fits else f"the base's {' and '.join(map(str, own['tokens_as_base']))} tokens"
             cells = [_of(adapter), _of(adapter["base"]), fit]
             moves += [adapter["scores_move"], adapter["base"]["scores_move"]]
         lines.append(f"| `{name}` | {' | '.join(cells)} | {_of(merged)} | {max(moves):.1g} |")
     return "\n".join(lines)
 
 
+def tiles_table(found: dict[str, Any]) -> str:
+    """Return the findings of pages with tiles as Markdown."""
+    lines = ["| family | pages | adapter in vLLM | scores move |", "|---|---|---|---|"]
+    for name, part in found.items():
+        if "failed" in part:
+            lines.append(f"| `{name}` | failed: {part['failed'].splitlines()[-1][:120]} | | |")
+            continue
+        pages = " and ".join(f"{width} x {height}" for width, height in part["pages"])
+        lines.append(f"| `{name}` | {pages} | {_of(part)} | {part['scores_move']:.1g} |")
+    return "\n".join(lines)
+
+
 def _of(part: dict[str, Any]) -> str:
     pairs = zip(part["tokens_equal"], part["tokens"], strict=True)
-    *others, last = [f"{equal} of {tokens}" for equal, tokens in pairs]
-    return f"{', '.join(others)} and {last}"
+    return " and ".join(f"{equal} of {tokens}" for equal, tokens in pairs)
 
 
 if __name__ == "__main__":

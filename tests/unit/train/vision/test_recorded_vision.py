@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -28,6 +29,23 @@ def test_on_a_cpu_and_with_gradients_it_is_called_as_it_is() -> None:
         with torch.set_grad_enabled(gradients):
             assert torch.equal(replayed(pictures, grid, return_dict=True), pictures * 2)
     assert calls == [(pictures, grid, {"return_dict": True})] * 2
+
+
+class OnCuda(torch.Tensor):
+    """A tensor that counts as a GPU's, for what is decided before anything is recorded."""
+
+    is_cuda = True
+
+
+@torch.no_grad()
+def test_why_an_encoder_is_not_recorded_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    replayed, pictures = recorded(lambda pixels, **_: pixels * 2), torch.ones(2, 3).as_subclass(OnCuda)
+    with caplog.at_level("INFO"):
+        for mask in (torch.ones(2, 32, 32, dtype=torch.bool), torch.zeros(2, 32, 32, dtype=torch.bool)):
+            assert torch.equal(replayed(pictures, patch_attention_mask=mask), pictures * 2)
+        replayed(pictures, scale=torch.ones(1))
+    told = [record.message.partition(": ")[2] for record in caplog.records]
+    assert told == ["patch_attention_mask holds more than 256 numbers", "scale holds other numbers than whole ones"]
 
 
 def test_the_pixels_that_check_a_recording_are_valid_for_patches_with_positions(tmp_path: Path) -> None:
