@@ -12,7 +12,8 @@ from components.serve.batching.page_job import PageReading
 from components.serve.observability.failure_reasons import FAILURE_REASONS
 from components.shared.versions import tool_version
 
-_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+# Finite ones beyond the longest time of a request (request_timeout_seconds, 120): a quantile is never above the last.
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 100.0, 150.0, 300.0, 600.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 _MARKS = ("truncated", "loop")
 _OUTCOMES = ("stored", "dropped", "not_compared", "failed", "deleted", "expired")

@@ -17,6 +17,7 @@ import yaml
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
+from components.serve.config import ServeConfig
 from components.serve.observability.failure_reasons import FAILURE_REASONS
 from tests.fixtures.drawn_pages import as_file, drawn_page
 from tests.fixtures.service_process import running_service
@@ -198,6 +199,9 @@ def test_the_metrics_count_what_happened(seen: Seen) -> None:
     reasons = {dict(labels)["reason"] for labels in seen.metrics["deepsynth_serve_failures_total"]}
     assert reasons == FAILURE_REASONS.keys(), "each is there from the start"
     assert value("adapter_load_seconds_count") == 0
+    edges = {float(dict(labels)["le"]) for labels in seen.metrics["deepsynth_serve_request_seconds_bucket"]}
+    beyond = sorted(edge for edge in edges if edge > ServeConfig().request_timeout_seconds)
+    assert len(beyond) > 1 and beyond[0] <= 1.5 * ServeConfig().request_timeout_seconds, "timeouts are in a bucket"
     assert seen.metrics["process_resident_memory_bytes"][()] > 0
 
 
@@ -241,3 +245,8 @@ def test_the_autoscaler_asks_for_a_metric_that_there_is(seen: Seen) -> None:
     scaler = yaml.safe_load((MANIFESTS / "page-service-autoscaling" / "horizontal-pod-autoscaler.yaml").read_text())
     (metric,) = scaler["spec"]["metrics"]
     labels_of(seen, metric["pods"]["metric"]["name"])
+    patches = yaml.safe_load((MANIFESTS / "page-service-kserve-keda" / "queue.yaml").read_text())
+    (scaling,) = [patch["value"] for patch in patches if patch["path"].endswith("/autoScaling")]
+    query = scaling["metrics"][0]["external"]["metric"]["query"]
+    (name,) = re.findall(r"([a-z_]+)\{", query)
+    assert set(re.findall(r"[{,]([a-z_]+)=", query)) <= labels_of(seen, name) | OF_PROMETHEUS

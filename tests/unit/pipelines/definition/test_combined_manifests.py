@@ -33,7 +33,7 @@ PAGES = ("page-service", "page-service-gpu", "page-service-monitoring", "page-se
 ALL = (
     *("mlflow-auth", "ingress", "mlflow-tls", "kubeflow-profile", *PAGES, "page-service-dashboard"),
     *("page-service-samples", "page-service-tls", "page-service-mtls"),
-    *("page-service-kserve", "page-service-kserve-vllm"),
+    *("page-service-kserve", "page-service-kserve-vllm", "page-service-kserve-keda"),
     "registry-credentials",
 )
 IN_THE_FOLDER_OF_THE_RUNS = ("quota", "run-network-policy")

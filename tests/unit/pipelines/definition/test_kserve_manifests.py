@@ -14,7 +14,15 @@ import yaml
 
 from components.serve.config import ServeConfig
 from components.serve.vllm.command import NO_REPEAT_PROCESSOR
-from tests.fixtures.rendered_manifests import ROOT, Manifest, copy_of_manifests, references, rendered, weaknesses
+from tests.fixtures.rendered_manifests import (
+    ROOT,
+    Manifest,
+    copy_of_manifests,
+    references,
+    rendered,
+    selects,
+    weaknesses,
+)
 from tests.fixtures.service_memory import requests_fit
 
 KUSTOMIZATION = """\
@@ -26,6 +34,27 @@ components: [{components}]
 SECONDS_TO_END = 15
 NUMBER = {"type": "integer", "minimum": 0}
 TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+EXTERNAL_METRIC = {
+    "required": ["type", "external"],
+    "additionalProperties": False,
+    "properties": {
+        "type": {"const": "External"},
+        "external": {
+            "required": ["metric", "target"],
+            "additionalProperties": False,
+            "properties": {
+                "metric": {
+                    "required": ["backend", "serverAddress", "query"],
+                    "additionalProperties": False,
+                    "properties": {"backend": {"enum": ["prometheus", "graphite"]},
+                                   "serverAddress": {"pattern": "^https?://"}, "query": {"type": "string"}},
+                },
+                "target": {"properties": {"type": {"const": "Value"}, "value": {"pattern": "^[0-9]+$"}},
+                           "required": ["type", "value"], "additionalProperties": False},
+            },
+        },
+    },
+}  # fmt: skip
 EXTENSION = {
     "minReplicas": NUMBER,
     "maxReplicas": NUMBER,
@@ -37,6 +66,14 @@ EXTENSION = {
     "labels": TEXTS,
     "annotations": TEXTS,
     "deploymentStrategy": {"type": "object"},
+    "autoScaling": {
+        "required": ["metrics"],
+        "additionalProperties": False,
+        "properties": {
+            "metrics": {"type": "array", "minItems": 1, "items": EXTERNAL_METRIC},
+            "behavior": {"type": "object"},
+        },
+    },
 }
 INFERENCE_SERVICE = {
     "type": "object",
@@ -63,11 +100,12 @@ INFERENCE_SERVICE = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["embedded", "vllm"])
+@pytest.fixture(scope="module", params=["embedded", "embedded keda", "vllm", "vllm keda"])
 def objects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     folder = copy_of_manifests(tmp_path_factory.mktemp("kustomize")) / "with-kserve"
     folder.mkdir()
-    names = ["page-service-kserve", *(["page-service-kserve-vllm"] if request.param == "vllm" else [])]
+    more = [name for name in ("vllm", "keda") if name in request.param.split()]
+    names = ["page-service-kserve", *(f"page-service-kserve-{name}" for name in more)]
     components = ", ".join(f"../components/{name}" for name in names)
     (folder / "kustomization.yaml").write_text(KUSTOMIZATION.format(components=components))
     return [one for one in rendered(folder) if "page-reader" in one["metadata"]["name"]]
@@ -102,12 +140,45 @@ def test_the_objects_are_valid(objects: list[Manifest], predictor: Manifest, pod
     template = {"metadata": {"labels": {"a": "b"}}, "spec": pod}
     deployment = {"selector": {"matchLabels": {"a": "b"}}, "template": template}
     deployment["strategy"] = predictor["deploymentStrategy"]
-    others = [one for one in objects if one["kind"] != "InferenceService"]
+    others = [one for one in objects if one["kind"] not in ("InferenceService", "PodMonitor")]
     made = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "made"}, "spec": deployment}
     for one in (*others, made):
         for version in ("1.30", "1.37"):
             kubernetes_validate.validate(one, version, strict=True)
     assert {one["metadata"]["namespace"] for one in objects} == {"deepsynth"}
+
+
+def test_pods_are_added_by_the_cpu_or_with_keda_by_the_queue(objects: list[Manifest], predictor: Manifest) -> None:
+    service = of_kind(objects, "InferenceService")
+    monitors = [one["spec"] for one in objects if one["kind"] == "PodMonitor"]
+    scaler = service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"]
+    assert scaler == ("keda" if monitors else "hpa")
+    assert ("scaleMetric" in predictor, "autoScaling" in predictor) == (not monitors, bool(monitors))
+    if not monitors:
+        return
+    config = ServeConfig.model_validate(settings_of(objects))
+    (metric,) = predictor["autoScaling"]["metrics"]
+    assert int(metric["external"]["target"]["value"]) <= config.max_batch_size, "a batch of waiting pages at most"
+    assert 'namespace="deepsynth"' in metric["external"]["metric"]["query"]
+    (monitor,) = monitors
+    pods = {"serving.kserve.io/inferenceservice": "page-reader"}
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    (port,) = predictor["containers"][0]["ports"]
+    assert selects(monitor["selector"], pods) and endpoint["port"] == port["name"]
+    tokens = {
+        env["name"]: env["valueFrom"]["secretKeyRef"] for env in predictor["containers"][0]["env"] if "valueFrom" in env
+    }
+    assert tokens["DEEPSYNTH_SERVE_METRICS_TOKEN"] == endpoint["authorization"]["credentials"]
+    admitted = [
+        (peer["namespaceSelector"]["matchLabels"], port["port"])
+        for one in objects
+        if one["kind"] == "NetworkPolicy" and selects(one["spec"]["podSelector"], pods)
+        for rule in one["spec"].get("ingress", [])
+        for peer in rule["from"]
+        if "podSelector" in peer and "namespaceSelector" in peer
+        for port in rule["ports"]
+    ]
+    assert admitted == [({"kubernetes.io/metadata.name": "monitoring"}, config.port)], "Prometheus reaches the pods"
 
 
 def test_the_pod_meets_the_restricted_standard(objects: list[Manifest], pod: Manifest) -> None:
