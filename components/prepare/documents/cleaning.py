@@ -21,9 +21,12 @@ _VIRAMA = r"\p{ccc=9}"
 _INVISIBLE = r"[[\p{C}\p{DI}]--[\p{PCM}\n]--[\u200C\u200D]]+"
 """Controls, format characters, surrogates, private use, unassigned and default-ignorable characters; but not the
 prepended concatenation marks (U+06DD and others), which are format characters with a glyph."""
+_NEVER_DRAWN = r"[[\p{Cc}\p{Cf}\p{Cs}\p{NChar}\p{DI}]--[\p{PCM}\n]--[\u200C\u200D]]+"
+"""The same without private and unassigned characters, which a picture can show: letters of MUFI's private use
+area in historical prints, or letters of a later Unicode version."""
 _LINE_END = regex.compile(r"\r\n|[\r\v\f\x85\u2028\u2029]")
 _OTHER_SPACE = regex.compile(r"[\p{Zs}--[ \u3000]]", regex.V1)
-_DROPPED = regex.compile(_INVISIBLE, regex.V1)
+_DROPPED, _DROPPED_BESIDE_PICTURES = (regex.compile(pattern, regex.V1) for pattern in (_INVISIBLE, _NEVER_DRAWN))
 _JOINER_RUN = regex.compile(r"([\u200C\u200D])[\u200C\u200D]+")
 _MARK = r"[\P{ccc=0}\u0F73\u0F75\u0F81]"
 # The neighbours of a joiner may be separated from it by marks, which normalisation may still reorder.
@@ -54,8 +57,8 @@ def _suspects() -> re.Pattern[str]:
 _SUSPECT = _suspects()
 
 
-def clean_text(text: str) -> str:
-    """Return ``text`` as it will appear on a page.
+def clean_text(text: str, beside_picture: bool = False) -> str:
+    """Return ``text`` as it will appear on a page, or, of a page that is taken as it is, as it is there.
 
     The result is in NFC. Line breaks of every kind (also form feed, U+0085, U+2028) become ``\\n``, three or more of
     them become two, and spaces at line ends are removed. A tab becomes four spaces, and every other space a plain one,
@@ -64,12 +67,16 @@ def clean_text(text: str) -> str:
     between letters of a script that connects letters or forms conjuncts, and U+200D also beside a connecting letter or
     after a virama. A letter keeps at most 30 combining marks, as in Unicode's Stream-Safe Text Format (UAX 15).
 
+    Args:
+        beside_picture: the text is on a picture, so private-use and unassigned characters stay: it shows them.
+
     Cleaning is idempotent. The result may be empty.
     """
     if not text.isascii():
-        text = _visible(text) if _SUSPECT.search(text) else unicodedata.normalize("NFC", text)
+        suspect = _SUSPECT.search(text)
+        text = _visible(text, beside_picture) if suspect else unicodedata.normalize("NFC", text)
     elif not text.replace("\n", " ").isprintable():
-        text = _visible(text)
+        text = _visible(text, beside_picture)
     if " \n" in text or "\u3000\n" in text:
         # Not a regex: on a run of spaces inside a line it would take quadratic time.
         text = "\n".join(line.rstrip(" \u3000") for line in text.split("\n"))
@@ -87,10 +94,11 @@ def is_removed(character: str) -> bool:
     return bool(_SUSPECT.match(character)) and clean_text(f"a{character}a") == "aa"
 
 
-def _visible(text: str) -> str:
+def _visible(text: str, beside_picture: bool) -> str:
     """Return ``text`` in NFC with plain spaces and line breaks, and without invisible characters."""
     text = _LINE_END.sub("\n", text).replace("\t", "    ")
-    text = _normalized(_DROPPED.sub("", _OTHER_SPACE.sub(" ", text)))
+    dropped = _DROPPED_BESIDE_PICTURES if beside_picture else _DROPPED
+    text = _normalized(dropped.sub("", _OTHER_SPACE.sub(" ", text)))
     if "\u200c" in text or "\u200d" in text:
         text = _normalized(_JOINER_WITHOUT_EFFECT.sub("", _JOINER_RUN.sub(r"\1", text)))
     return text

@@ -84,7 +84,7 @@ def examine(document: Document, settings: SelectionSettings) -> Candidate | Drop
     titled = f"{document.title}\n\n{document.text}" if document.title and not document.pictures else document.text
     if len(titled) > settings.max_document_characters:
         return "document_too_long"
-    text = clean_text(titled)
+    text = clean_text(titled, beside_picture=bool(document.pictures))
     if not text:
         return "document_empty"
     target = None
@@ -109,6 +109,8 @@ def examine(document: Document, settings: SelectionSettings) -> Candidate | Drop
 
 def _line(document: Document, titled: str, text: str, target: str | None) -> bytes:
     unchanged = text == titled or (bool(document.title) and text.endswith(f"\n\n{document.text}"))
-    pictures = tuple(replace(picture, text=clean_text(picture.text)) for picture in document.pictures)
+    pictures = tuple(
+        replace(picture, text=clean_text(picture.text, beside_picture=True)) for picture in document.pictures
+    )
     original_text = None if unchanged else document.text
     return document_line(document.source_id, text, original_text, document.lang, target, pictures)
