@@ -325,6 +325,13 @@ SCANS = [
         fixed(hocr("Größe der Häuser").encode("latin-1")),
         "dropped document_wrong_encoding",
     ),
+    HostileInput(
+        "labels",
+        "private.txt",
+        "private-use letters of a historical print: the picture shows them",
+        fixed("\ue8bf \uf161"),
+        "kept 1",
+    ),
     HostileInput("labels", "soft.txt", "soft hyphens at line ends become hyphens", fixed("Zei\xad\nle"), "kept 1"),
     HostileInput(
         "encodings",

@@ -138,9 +138,9 @@ LINES = [
     HostileInput(
         "labels",
         "twice.jsonl",
-        "a key twice: the last counts, as in every JSON reader",
+        "a key twice: which value counts is unknown",
         fixed(rows('{"text": "a", "text": "b"}')),
-        "kept 3",
+        "kept 2, dropped file_unreadable",
     ),
     HostileInput(
         "lost data",
@@ -200,6 +200,13 @@ LINES = [
         "a row of 500,000 fields",
         fixed("text,id\none,1\n" + "," * 500_000 + "\n"),
         "kept 1, dropped file_unreadable",
+    ),
+    HostileInput(
+        "labels",
+        "twice.csv",
+        "a header with the column twice",
+        fixed("text,text\none,two\n"),
+        "dropped file_unreadable",
     ),
     HostileInput("labels", "formula.csv", "spreadsheet formulas", fixed("text\n\"=cmd|' /C calc'!A0\"\n"), "kept 1"),
     HostileInput("encodings", "nul.csv", "a zero byte in a field", fixed(b"text\nb\0d\ngood\n"), "kept 2"),
@@ -267,15 +274,15 @@ ARCHIVES = [
         "archives",
         "twice.tar",
         "a member twice",
-        lambda: tar_of(("a.txt", b"one"), ("b.txt", b"1"), ("b.txt", b"2")),
-        "kept 1, dropped file_unreadable",
+        lambda: tar_of(("a.txt", b"one"), ("b.txt", b"1"), ("b.txt", b"2"), ("c.txt", b"three")),
+        "kept 2, dropped file_unreadable",
     ),
     HostileInput(
         "archives",
         "device.tar",
         "a device node",
         lambda: tar_of(("a.txt", b"one"), ("b.txt", "x"), link=tarfile.CHRTYPE),
-        "kept 1",
+        "kept 1, dropped file_link_not_followed",
     ),
     HostileInput(
         "archives",
@@ -296,7 +303,7 @@ ARCHIVES = [
         "many.tar",
         "900 members without a key",
         lambda: tar_of(*((f".{n}", b"") for n in range(900)), ("a.txt", b"one")),
-        "kept 1",
+        "kept 1, dropped file_without_key",
     ),
     HostileInput(
         "deep JSON",

@@ -14,6 +14,8 @@ DropReason = Literal[
     "file_kind_not_read",
     "file_link_not_followed",
     "file_without_picture",
+    "file_without_key",
+    "file_hidden",
     "document_wrong_encoding",
     "document_without_column",
     "document_not_text",
@@ -53,6 +55,8 @@ class _Explanations(TypedDict):
     file_kind_not_read: str
     file_link_not_followed: str
     file_without_picture: str
+    file_without_key: str
+    file_hidden: str
     document_wrong_encoding: str
     document_without_column: str
     document_not_text: str
@@ -97,6 +101,8 @@ _EXPLANATIONS: _Explanations = {
     "file_kind_not_read": "A file of a kind that is not read (unread_kinds counts them by suffix).",
     "file_link_not_followed": "A link that is broken, leads out of its folder or archive, or to a folder around it.",
     "file_without_picture": "A text file in a folder of scans that has no picture of the same name.",
+    "file_without_key": "A member of an archive whose name has no key and suffix (key.txt), so it is in no sample.",
+    "file_hidden": "A hidden file or folder (.name), or a lock file of an editor or office (~$name, thumbs.db).",
     "document_wrong_encoding": "The text is not in the configured encoding; the log names its likely one.",
     "document_without_column": "A row or table lacks the text column that other rows have.",
     "document_not_text": "The text field holds something other than text: a number, a list, nothing.",

@@ -177,7 +177,7 @@ def _some(items: Items, source: str, suffixes: Iterable[str]) -> Items:
     for item in items:
         if isinstance(item, Unreadable) and item.reason == "file_kind_not_read":
             unread[item.kind] += 1
-        else:
+        elif not (isinstance(item, Unreadable) and item.reason == "file_hidden"):
             empty = False
         yield item
     if empty:

@@ -16,11 +16,12 @@ _OF_THE_SYSTEM = {"__macosx", "thumbs.db", "desktop.ini"}
 
 @dataclass(frozen=True)
 class Listing:
-    """A folder's entries by name, without hidden and lock files; ``files`` are those that are not folders."""
+    """A folder's entries by name; ``files`` are those that are not folders, ``hidden`` the hidden and lock files."""
 
     path: Path
     folders: list[str]
     files: list[str]
+    hidden: list[str]
 
     @cached_property
     def folded(self) -> dict[str, list[str]]:
@@ -43,8 +44,8 @@ class SourceFile:
 def files_below(root: Path, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
     """Yield the files whose name is ``wanted``, sorted by name with folders in between; markers for all others.
 
-    Hidden files and lock files are skipped. Links to files are followed; links to folders are, if the target is below
-    ``root`` and not around the link.
+    Hidden files and folders, and lock files, are not read. Links to files are followed; links to folders are, if the
+    target is below ``root`` and not around the link.
 
     Raises:
         UserError: a folder cannot be listed.
@@ -60,25 +61,30 @@ def list_folder(folder: Path) -> Listing:
     """
     folders: list[str] = []
     files: list[str] = []
+    hidden: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(_LOCK_PREFIXES) and entry.name.lower() not in _OF_THE_SYSTEM:
+                if entry.name.startswith(_LOCK_PREFIXES) or entry.name.lower() in _OF_THE_SYSTEM:
+                    hidden.append(entry.name)
+                else:
                     (folders if entry.is_dir() else files).append(entry.name)
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror or error})", where=printable(str(folder))) from error
-    return Listing(folder, sorted(folders), sorted(files))
+    return Listing(folder, sorted(folders), sorted(files), sorted(hidden))
 
 
 def _below(
     root: Path, resolved_root: Path, folder: Path, wanted: Callable[[str], bool]
 ) -> Iterator[SourceFile | Unreadable]:
     listing = list_folder(folder)
-    folders = set(listing.folders)
-    for entry in sorted([*listing.folders, *listing.files]):
+    folders, hidden = set(listing.folders), set(listing.hidden)
+    for entry in sorted([*listing.folders, *listing.files, *listing.hidden]):
         path = folder / entry
         name = printable(path.relative_to(root).as_posix())
-        if entry in folders:
+        if entry in hidden:
+            yield Unreadable(name, "a hidden file or folder, or a lock file", "file_hidden")
+        elif entry in folders:
             if problem := _link_problem(path, resolved_root):
                 yield Unreadable(name, problem, "file_link_not_followed")
             else:

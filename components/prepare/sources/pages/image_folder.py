@@ -141,7 +141,7 @@ def _described_scan(
 
 def _rows(path: Path, name: str, reading: SourceReading, start: TableStart) -> NumberedRows:
     if path.suffix == ".csv":
-        return delimited_rows(path, name, reading, start)
+        return delimited_rows(path, name, reading, start, [_FILE_NAME])
     if path.suffix == ".jsonl":
         return jsonl_rows(path, name, reading, start)
     return parquet_rows(path, name, reading, start, [_FILE_NAME])

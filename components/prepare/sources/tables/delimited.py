@@ -1,7 +1,7 @@
 """Reads documents from .csv and .tsv files with a header row."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -11,7 +11,7 @@ from components.prepare.documents.table_rows import RowItem, TableStart
 from components.prepare.documents.text_decoding import WrongEncodingError, check_start, is_utf8
 from components.prepare.documents.unreadable import unreadable
 from components.prepare.sources.tables.delimited_passing import RowPasser
-from components.prepare.sources.tables.rows import MAX_DOCUMENT_BYTES, NumberedRows, documents_of_rows
+from components.prepare.sources.tables.rows import MAX_DOCUMENT_BYTES, NumberedRows, documents_of_rows, repeated_column
 
 _HEAD_BYTES = 65_536
 _DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
@@ -28,8 +28,10 @@ def read_delimited(path: Path, name: str, reading: SourceReading, start: TableSt
     yield from documents_of_rows(rows, name, printable(f"{path}, row"), reading)
 
 
-def delimited_rows(path: Path, name: str, reading: SourceReading, start: TableStart) -> NumberedRows:
-    """Yield the rows after the header with their numbers from 1."""
+def delimited_rows(
+    path: Path, name: str, reading: SourceReading, start: TableStart, more: Sequence[str] = ()
+) -> NumberedRows:
+    """Yield the rows after the header with their numbers from 1; columns in ``more`` are used like the named ones."""
     where, number = printable(str(path)), start.passed
     try:
         with path.open("rb") as head:
@@ -37,6 +39,9 @@ def delimited_rows(path: Path, name: str, reading: SourceReading, start: TableSt
         with _opened(path, reading.settings.encoding) as stream:
             lines = _lines(stream)
             header, delimiter = _header(next(lines, ""), _DELIMITERS[path.suffix.lower()], reading.columns)
+            if problem := repeated_column(header, [*reading.columns, *more]):
+                yield 1, unreadable(reading.settings, name, problem, where=where, mend="rename one of them")
+                return
             passer = RowPasser(stream, delimiter)
             passer.pass_rows(start.passed)
             if start.problem:

@@ -10,7 +10,7 @@ from components.prepare.documents.document import Unreadable, printable
 from components.prepare.documents.source_reading import SourceReading
 from components.prepare.documents.table_rows import ROWS_OF_A_PART, RowItem, TableStart
 from components.prepare.documents.unreadable import unreadable
-from components.prepare.sources.tables.rows import NumberedRows, documents_of_rows
+from components.prepare.sources.tables.rows import NumberedRows, documents_of_rows, repeated_column
 from components.shared.foreign_files.reading_child import part_read
 
 _MEND = "make or copy the file again"
@@ -68,6 +68,9 @@ def parquet_rows(
         present = table.schema_arrow.names
         if problem := reading.check_columns(present, where):
             yield 1, Unreadable(name, problem, "document_without_column")
+            return
+        if problem := repeated_column(present, [*reading.columns, *more]):
+            yield 1, unreadable(settings, name, problem, where=where, mend="rename one of them")
             return
         promised, size = table.metadata.num_rows, path.stat().st_size
         if promised > max(_ROWS_BEYOND_DOUBT, size):

@@ -1,7 +1,7 @@
 """What readers of rows share: the size limit, rows in JSON, and the documents of rows."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from components.prepare.documents.document import Unreadable
@@ -35,12 +35,20 @@ def json_row(content: bytes | str, encoding: str = UTF_8) -> dict[str, Any]:
     """Return the JSON object in ``content``.
 
     Raises:
-        RowError: not JSON, not in ``encoding``, nested too deep, too large in memory, or not an object.
+        RowError: not JSON, not in ``encoding``, nested too deep, too large in memory, no object, or with a key twice.
     """
+    repeated: str | None = None
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal repeated
+        found = dict(pairs)
+        repeated = None if len(found) == len(pairs) else _first_repeated([key for key, _ in pairs])
+        return found
+
     try:
         if isinstance(content, bytes) and not is_utf8(encoding):
             content = decode_text(content, encoding)
-        row = json.loads(content)
+        row = json.loads(content, object_pairs_hook=members)
     except UnicodeDecodeError as error:
         raise RowError(f"not valid JSON ({_encoding_problem(content, encoding) or error})") from error
     except MemoryError as error:
@@ -49,7 +57,20 @@ def json_row(content: bytes | str, encoding: str = UTF_8) -> dict[str, Any]:
         raise RowError(f"not valid JSON ({error})") from error
     if not isinstance(row, dict):
         raise RowError("not a JSON object, one is needed per line or member")
+    if repeated is not None:  # of the outermost object, which is complete last
+        raise RowError(f"the key {repeated!r} twice, so it is unknown which value counts")
     return row
+
+
+def repeated_column(present: Sequence[str], used: Iterable[str]) -> str | None:
+    """Return what is wrong with a table that has a column twice of those that are ``used``."""
+    repeated = [column for column in used if present.count(column) > 1]
+    return f"the column {repeated[0]!r} twice, so it is unknown which one counts" if repeated else None
+
+
+def _first_repeated(keys: list[str]) -> str:
+    seen: set[str] = set()
+    return next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
 
 
 def _encoding_problem(content: bytes | str, encoding: str) -> str | None:

@@ -23,7 +23,7 @@ class LinkError(Exception):
 
 @dataclass(frozen=True)
 class Member:
-    """A file or link in a tar file; ``archive`` counts the archives that were concatenated, from 0."""
+    """A file, link, pipe or device in a tar file; ``archive`` counts the archives that were concatenated, from 0."""
 
     archive: int
     info: tarfile.TarInfo
@@ -31,6 +31,10 @@ class Member:
     @property
     def name(self) -> str:
         return self.info.name
+
+    @property
+    def is_file_or_link(self) -> bool:
+        return self.info.isfile() or self.info.issym() or self.info.islnk()
 
 
 class TarMembers:
@@ -43,7 +47,7 @@ class TarMembers:
         self._targets: dict[str, tarfile.TarInfo] | None = None
 
     def __iter__(self) -> Iterator[Member | None]:
-        """Yield files and links, and None behind the last member of an archive that ends properly.
+        """Yield all but folders, and None behind the last member of an archive that ends properly.
 
         Raises:
             one of TAR_ERRORS: a damaged header, or no end of archive.
@@ -54,7 +58,7 @@ class TarMembers:
             with tarfile.open(fileobj=self._stream, mode="r:") as self._archive:
                 self._start, self._targets = start, None
                 for info in _infos(self._archive):
-                    if info.isfile() or info.issym() or info.islnk():
+                    if not info.isdir():
                         yield Member(number, info)
                 start = _end_of_archive(self._stream, self._archive.offset)
                 yield None

@@ -123,9 +123,9 @@ BROKEN: dict[str, tuple[str, bytes, list[object], list[tuple[str, str]]]] = {
     ),
     "tar, a member twice": (
         "b.tar",
-        tar_of([("1.txt", b"one"), ("2.txt", b"two"), ("2.txt", b"2")]),
-        ["one"],
-        [("b.tar", "file_unreadable")],
+        tar_of([("1.txt", b"one"), ("2.txt", b"two"), ("2.txt", b"2"), ("3.txt", b"three")]),
+        ["one", "three"],
+        [("b.tar:2", "file_unreadable")],
     ),
 }
 

@@ -255,8 +255,11 @@ def test_kinds_that_are_not_read_are_counted_and_named(tmp_path: Path, caplog: p
     with caplog.at_level(logging.WARNING):
         manifest = prepared(source, tmp_path / "out")
     assert manifest.unread_kinds == {".docx": 2, ".epub": 12, ".html": 1, "no suffix": 1}
-    assert manifest.dropped == {"file_kind_not_read": 16}
-    assert manifest.dropped_names == {"file_kind_not_read": [f"{number:02}.epub" for number in range(10)]}
+    assert manifest.dropped == {"file_hidden": 5, "file_kind_not_read": 16}
+    assert manifest.dropped_names == {
+        "file_hidden": [".git", ".hidden.txt", ".~lock.a.docx#", "Thumbs.db", "~$a.docx"],
+        "file_kind_not_read": [f"{number:02}.epub" for number in range(10)],
+    }
     assert "2 .docx, 12 .epub, 1 .html, 1 no suffix" in caplog.text and caplog.text.count("epub") == 1
     (source / "text.txt").unlink()
     with pytest.raises(UserError, match=r"no file that can be read .*; it holds 12 \.epub, 2 \.docx") as caught:
