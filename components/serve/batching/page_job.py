@@ -59,7 +59,7 @@ class PageJob:
         instruction: the prompt's text; None: the family's own.
         client: for fairness between clients.
         deadline: ``time.monotonic()`` after which the page is given up.
-        on_text: called in the engine's thread with each new piece of text; None if nobody follows.
+        on_text: called in a thread of the engine with each new piece of text; None if nobody follows.
         request_id: for log lines.
         phases: what was done so far, in order.
         span: the page's OpenTelemetry span; None if it is not traced.

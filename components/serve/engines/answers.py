@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from components.serve.batching.page_job import PageJob, PageReading, Phase
+from components.serve.engines.text_stream import TextStream
 from components.shared.reading.line_readings import line_readings
 from components.shared.reading.transcriber import Transcriber
 from components.shared.scoring.repetition import repeated_unit
-
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what tokenizers write for the first bytes of a character
 
 
 class Answer:
@@ -20,17 +19,24 @@ class Answer:
         prompt_tokens: of the prompt, picture included.
         seconds: of the phases before decoding.
         began: ``time.monotonic()`` when decoding began.
+        send: called with this answer and each new part of its tokens, if somebody follows it.
     """
 
     def __init__(
-        self, job: PageJob, transcriber: Transcriber, prompt_tokens: int, seconds: dict[str, float], began: float
+        self,
+        job: PageJob,
+        transcriber: Transcriber,
+        prompt_tokens: int,
+        seconds: dict[str, float],
+        began: float,
+        send: "Callable[[Answer, list[int]], None]",
     ) -> None:
-        self.job, self.transcriber = job, transcriber
+        self.job, self.transcriber, self._send = job, transcriber, send
+        self.stream = TextStream(transcriber.text_of, transcriber.rewritten)
         self.prompt_tokens, self.seconds, self.began = prompt_tokens, seconds, began
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.truncated = self.finished = False
-        self._sent = ""
 
     def extend(self, steps: Sequence[tuple[int, float]]) -> int:
         """Add tokens with their log-probabilities, but none after the answer's end; return how many were added."""
@@ -44,20 +50,12 @@ class Answer:
             self.truncated = not ended and len(self.tokens) >= self.job.max_new_tokens
             self.finished = ended or self.truncated
         if self.job.on_text is not None:
-            self._send(self.job.on_text)
+            self._send(self, self.written()[before:])
         return len(self.tokens) - before
 
     def written(self) -> list[int]:
         """Return the tokens without the end token."""
         return self.tokens[:-1] if self.finished and not self.truncated else self.tokens
-
-    def _send(self, on_text: Callable[[str], None]) -> None:
-        text = self.transcriber.text_of(self.written())
-        if not self.finished:
-            text = text.rstrip(_INCOMPLETE)
-        if text.startswith(self._sent) and len(text) > len(self._sent):
-            on_text(text[len(self._sent) :])
-            self._sent = text
 
 
 def page_reading(answer: Answer, model: str) -> PageReading:

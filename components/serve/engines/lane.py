@@ -204,7 +204,7 @@ class Lane:
             phases = _phases(page.job, since - one.seconds, since, started, prefilled)
             page.job.phases.extend(phases)
             seconds = {name: sum(p.ended - p.began for p in phases if p.name == name) for name in _BEFORE_DECODING}
-            answer = Answer(page.job, self._loaded.transcriber, tokens, seconds, prefilled)
+            answer = Answer(page.job, self._loaded.transcriber, tokens, seconds, prefilled, self._threads.send)
             answer.extend([first])
             self._answers.append(answer)
 

@@ -48,6 +48,10 @@ class EngineThreads:
         """Begin to prepare a page; the future has its tensors, and when they were there (monotonic time)."""
         return self._preparing.submit(self._prepared, prepare, job)
 
+    def send(self, answer: Answer, tokens: list[int]) -> None:
+        """Begin to send the text of an answer's new tokens to who follows it."""
+        self._answering.submit(self._sent, answer, tokens)
+
     def answer(self, answer: Answer, model: str) -> None:
         """Begin to build the reading of a finished answer, and to hand it over."""
         self._answering.submit(self._answered, answer, model)
@@ -66,13 +70,31 @@ class EngineThreads:
             found = replace(found, inputs=BatchFeature(pinned))
         return found, time.monotonic()
 
+    def _sent(self, answer: Answer, tokens: list[int]) -> None:
+        job = answer.job
+        if job.on_text is None or not job.is_wanted():
+            return
+        try:
+            if text := answer.stream.add(tokens):
+                job.on_text(text)
+        except Exception as error:
+            self._failed(answer, error)
+
     def _answered(self, answer: Answer, model: str) -> None:
+        job = answer.job
+        if not job.is_wanted():
+            return
         try:
             reading = page_reading(answer, model)
+            if job.on_text is not None and (rest := answer.stream.end(reading.text)):
+                job.on_text(rest)
         except Exception as error:
-            self._meter.failed("answer")
-            logger.error("%s: an answer has no text: %s", model, type(error).__name__)
-            answer.job.fail(error)
+            self._failed(answer, error)
             return
         self._meter.page(reading)
-        answer.job.finish(reading)
+        job.finish(reading)
+
+    def _failed(self, answer: Answer, error: Exception) -> None:
+        self._meter.failed("answer")
+        logger.error("%s: an answer's text cannot be built: %s", answer.job.model, type(error).__name__)
+        answer.job.fail(error)

@@ -21,6 +21,7 @@ from components.serve.config import ServeConfig
 from components.serve.documents.opening import DocumentError, PageFile
 from components.serve.documents.page_opener import PageOpener
 from components.serve.engines.protocol import Engine, EngineDownError, EngineStoppedError
+from components.serve.engines.text_stream import TextChangedError
 from components.serve.http.authentication import Access
 from components.serve.http.errors import ApiError
 from components.serve.observability.meter import Meter
@@ -201,6 +202,8 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, RequestTimeoutError):
         return ApiError(504, "the pages were not read in time", code="timeout")
+    if isinstance(error, TextChangedError):
+        return ApiError(500, "text that was sent would have to change: ask again without stream", code="stream_broken")
     if isinstance(error, EngineDownError):
         return ApiError(503, str(error), code="engine_down", headers={"Retry-After": "5"})
     if isinstance(error, EngineStoppedError):

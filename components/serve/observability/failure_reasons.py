@@ -36,6 +36,7 @@ OF_ANSWERS = {
     "server_error": "another answer with a status from 500 on",
     "service_unavailable_error": "another answer with the status 503",
     "stopping": "the service ends",
+    "stream_broken": "text of a stream would have to change after it was sent",
     "timeout": "`request_timeout_seconds` are over",
     "timeout_error": "another answer with the status 408 or 504",
     "too_many_pages": "more pages than `max_pages_per_request`",

@@ -23,6 +23,7 @@ from components.shared.reading.vision_forwards import install_vision_forwards
 
 log = logging.getLogger(__name__)
 
+_CLEANED_UP = 4  # characters of the longest sequence that clean_up_tokenization replaces
 _KEPT_SCORES = 16  # of a step; a token below them is no near tie
 
 
@@ -134,6 +135,11 @@ class Transcriber:
         """Return the text of an answer's tokens, without special tokens; several threads may call this at once."""
         decoded: Any = self._own_processor()
         return str(decoded.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    @property
+    def rewritten(self) -> int:
+        """How many of a text's last characters further tokens may rewrite, as `` n't`` to ``n't``; 0 for most."""
+        return _CLEANED_UP if self._processor.tokenizer.clean_up_tokenization_spaces else 0
 
     def text_of_token(self, token: int) -> str:
         """Return the text of one token; each is decoded once, since an answer has hundreds, mostly the same."""
