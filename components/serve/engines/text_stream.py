@@ -46,7 +46,9 @@ class TextStream:
         if changed > len(self._held):
             raise TextChangedError
         self._held = self._held[: len(self._held) - changed] + text[kept:]
-        self._prefix, self._read = self._read, len(self._tokens)
+        # What a tokenizer rewrites also depends on how far back it did: then all tokens are decoded.
+        self._prefix = 0 if self._held_back else self._read
+        self._read = len(self._tokens)
         until = max(0, len(self._held) - self._held_back)
         piece, self._held = self._held[:until], self._held[until:]
         self._sent.append(piece)

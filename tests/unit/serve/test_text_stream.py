@@ -77,7 +77,7 @@ def test_cleaned_up_spaces_are_held_back(tokenizers: dict[str, Any]) -> None:
 
 
 def test_text_that_would_change_ends_the_stream() -> None:
-    stream = TextStream(lambda tokens: "".join("ab"[token] for token in tokens).replace("aab", "xyz"), 0)
+    stream = TextStream(lambda tokens: "".join("ab"[token] for token in tokens).replace("ab", "xyz"), 0)
     assert stream.add([0]) + stream.add([0]) == "aa"
     with pytest.raises(TextChangedError):
         stream.add([1])
