@@ -74,7 +74,7 @@ def start(service: Service, files: ModelFiles) -> None:
     def default() -> str:
         if service.follower is None:
             return service.versions.load_files(files) if files.folder else files.name
-        service.follower.start()
+        service.follower.start(alias)
         return f"@{alias}"
 
     service.versions.start(default, config.adapters)

@@ -39,13 +39,16 @@ class AliasFollower:
         self._loaded: set[str] = set()
         self._wanted, self._stopping = threading.Event(), threading.Event()
 
-    def start(self) -> None:
+    def start(self, needed: str) -> None:
         """Look once, then go on in a thread.
 
+        Args:
+            needed: the alias that the service reads with.
+
         Raises:
-            UserError: the first look fails: the registry is down, or a version cannot be loaded.
+            UserError: the registry is down, or the needed alias' version cannot be loaded.
         """
-        self.look(strictly=True)
+        self.look(needed)
         threading.Thread(target=self._run, name="aliases", daemon=True).start()
 
     def wake(self) -> None:
@@ -57,19 +60,32 @@ class AliasFollower:
         self._stopping.set()
         self._wanted.set()
 
-    def look(self, strictly: bool = False) -> None:
-        """Load and name what the aliases name in the registry; with ``strictly``, an error is raised and not logged."""
+    def look(self, needed: str | None = None) -> None:
+        """Load and name what the aliases name in the registry; what fails for one alias changes nothing for the other.
+
+        Args:
+            needed: an alias without which there is nothing to serve: its error is raised, others are logged.
+        """
         try:
             found = versions_of(self._name)
-            for alias in _FOLLOWED:
-                holders = [version for version in found if alias in version.aliases]
+        except Exception as error:
+            self._not_followed(error, raised=needed is not None)
+            return
+        for alias in _FOLLOWED:
+            holders = [version for version in found if alias in version.aliases]
+            try:
                 self._follow(alias, holders[0] if holders else None)
-            self._unload_unused()
-        except (UserError, EngineDownError) as error:
-            if strictly:
-                raise
-            self._meter.failed("registry")
-            logger.warning("the versions stay as they are: %s", error)
+            except Exception as error:
+                self._not_followed(error, raised=alias == needed)
+        self._unload_unused()
+
+    def _not_followed(self, error: Exception, raised: bool) -> None:
+        """Count and log an error, whatever it is: without this thread no alias would ever be followed again."""
+        if raised:
+            raise error
+        self._meter.failed("registry")
+        traceback = None if isinstance(error, (UserError, EngineDownError)) else error
+        logger.warning("an alias stays as it is: %s", error, exc_info=traceback)
 
     def _follow(self, alias: str, holder: RegisteredAdapter | None) -> None:
         name = f"@{alias}"
@@ -85,9 +101,17 @@ class AliasFollower:
         logger.info("%s is %s", name, holder)
 
     def _unload_unused(self) -> None:
+        """Begin to unload versions without an alias; each waits for its last request, and nothing waits for that."""
         for name in self._loaded - self._catalog.in_use():
-            self._versions.unload(name)
             self._loaded.discard(name)
+            threading.Thread(target=self._unload, args=(name,), name="unloading", daemon=True).start()
+
+    def _unload(self, name: str) -> None:
+        try:
+            self._versions.unload(name)
+        except Exception as error:
+            self._loaded.add(name)  # the next look tries again
+            self._not_followed(error, raised=False)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -10,10 +10,12 @@ from components.serve.config import ServeConfig
 from components.serve.reading.evaluated import PACKAGE_SETTINGS
 from components.shared.artifacts.package_files import json_mapping, unpack
 from components.shared.artifacts.training_record import training_record
+from components.shared.digests import sha256_file, sha256_of_files
 from components.shared.errors import UserError
 from components.shared.tracking.model_registry import CHALLENGER, CHAMPION, RegisteredAdapter, versions_of
 from components.shared.tracking.registered_files import download
 
+_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _EXPORT_AGAIN = "give a package of the export step"
 
@@ -133,13 +135,19 @@ def _of_folder(name: str, folder: Path) -> ModelFiles:
     return ModelFiles(name, folder, str(folder / base))
 
 
+def content_digest(folder: Path) -> str:
+    """Return the SHA-256 over what a version is made of: weights, settings, tokenizer."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES and path.is_file())
+    return sha256_of_files({path.relative_to(folder).as_posix(): sha256_file(path) for path in files})
+
+
 def _unpacked(archive: Path, scratch: Path) -> Path:
     """Unpack a package; return the folder with its model.
 
     Raises:
         UserError: it is not a package's zip; see ``unpack``.
     """
-    target = scratch / archive.stem
+    target = scratch / f"{archive.stem}-{sha256_file(archive)}"  # two runs' zips may have one name
     if not target.is_dir():
         partial = Path(tempfile.mkdtemp(dir=scratch, prefix=".partial-"))
         try:

@@ -5,15 +5,28 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.serve.adapters.calibrations import calibrations_of
 from components.serve.adapters.catalog import Catalog
-from components.serve.adapters.sources import ModelFiles, fetched
+from components.serve.adapters.sources import ModelFiles, content_digest, fetched
 from components.serve.engines.protocol import Engine
 from components.shared.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+
+class NameTakenError(UserError):
+    """A version of the name is loaded, and it has other files."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a version was loaded from."""
+
+    folder: Path
+    digest: str
 
 
 class Versions:
@@ -30,6 +43,7 @@ class Versions:
         self._engine, self._catalog, self._scratch = engine, catalog, scratch
         self._last_request_seconds = last_request_seconds
         self._changing = threading.Lock()
+        self._sources: dict[str, _Source] = {}
         self.ready: Future[None] = Future()
         """done when the versions of the start are loaded; it has the error if that fails"""
 
@@ -57,20 +71,25 @@ class Versions:
         """Load a version and return its name; one that is loaded already stays, even if it was about to be unloaded.
 
         Raises:
+            NameTakenError: a version of this name with other files is loaded.
             UserError: there is no such version, or it does not fit the base.
         """
         return self.load_files(fetched(source, self._scratch))
 
     def load_files(self, files: ModelFiles) -> str:
         """Load a version whose files are here; see ``load``."""
+        source = _Source(files.folder, content_digest(files.folder)) if files.folder else None
         with self._changing:
-            if files.name in self._catalog.versions() or self._catalog.take_back(files.name):
+            if files.name in self._catalog.versions() or self._catalog.is_retired(files.name):
+                self._check_that_it_is_the_same(files.name, source)
+                self._catalog.take_back(files.name)
                 return files.name
-            if files.folder is None:
+            if files.folder is None or source is None:
                 raise UserError("neither an adapter nor a fine-tuned model", where=files.name)
             calibrations = calibrations_of(files.folder)  # before the engine has it: an unreadable one changes nothing
             reading = self._engine.load(files.name, files.folder).result()
             self._catalog.add(files.name, reading, calibrations)
+            self._sources[files.name] = source
             logger.info("loaded %s", files.name)
             if reading.differs:
                 other = ", ".join(reading.differs)
@@ -105,5 +124,16 @@ class Versions:
                 self._catalog.take_back(name)
                 raise
             self._catalog.remove(name)
-            shutil.rmtree(self._scratch / name, ignore_errors=True)  # a download; other versions have their own place
+            folder = self._sources.pop(name).folder
+            if folder.parent == self._scratch:  # a download or an unpacked zip; other versions have their own place
+                shutil.rmtree(folder, ignore_errors=True)
             logger.info("unloaded %s", name)
+
+    def _check_that_it_is_the_same(self, name: str, source: _Source | None) -> None:
+        loaded = self._sources.get(name)
+        if (source.digest if source else None) != (loaded.digest if loaded else None):
+            raise NameTakenError(
+                "a version of this name with other files is loaded",
+                where=name,
+                mend="unload it first, or give the folder another name",
+            )

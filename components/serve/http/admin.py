@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ValidationError
 
 from components.serve.adapters.catalog import UnknownModelError
+from components.serve.adapters.versions import NameTakenError
 from components.serve.engines.protocol import EngineDownError
 from components.serve.http.errors import ApiError
 from components.serve.http.service import Service, as_api_error
@@ -20,6 +21,7 @@ from components.shared.errors import UserError
 
 WEBHOOK_VARIABLE = "DEEPSYNTH_SERVE_WEBHOOK_SECRET"
 _SECONDS_OF_A_SIGNATURE = 300  # a webhook that is older may be a replay
+_DIGITS_OF_A_TIME = 12
 
 
 class _Load(BaseModel):
@@ -44,6 +46,8 @@ def admin_routes(service: Service) -> APIRouter:
         wish = _parsed(_Load, await request.body())
         try:
             return {"version": await asyncio.to_thread(service.versions.load, wish.source), "host": host}
+        except NameTakenError as error:
+            raise ApiError(409, str(error), code="name_taken", param="source") from error
         except UserError as error:
             raise ApiError(400, str(error), code="not_loaded", param="source") from error
         except EngineDownError as error:
@@ -106,6 +110,10 @@ def _check_signature(request: Request, body: bytes) -> None:
     sent, stamp = request.headers.get("x-mlflow-signature", ""), request.headers.get("x-mlflow-timestamp", "")
     signed = f"{request.headers.get('x-mlflow-delivery-id', '')}.{stamp}.".encode() + body
     digest = base64.b64encode(hmac.new(secret.encode(), signed, hashlib.sha256).digest()).decode()
-    recent = stamp.isdecimal() and abs(time.time() - int(stamp)) < _SECONDS_OF_A_SIGNATURE
+    recent = (
+        stamp.isdecimal()
+        and len(stamp) <= _DIGITS_OF_A_TIME
+        and abs(time.time() - int(stamp)) < _SECONDS_OF_A_SIGNATURE
+    )
     if not hmac.compare_digest(f"v1,{digest}".encode(), sent.encode()) or not recent:
         raise ApiError(401, "not signed with this service's webhook secret, or too old", code="invalid_signature")

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from fastapi import Request
 
 from components.serve.config import ServeConfig
+from components.serve.http.connections import CERTIFICATE
 from components.serve.http.errors import ApiError
 from components.shared.errors import UserError
 
@@ -49,7 +50,8 @@ class Access:
     certificates: bool = False
 
     def client_of(self, request: Request) -> str:
-        """Return the name under which a request is queued: its token's, or its address where no token is needed.
+        """Return the name under which a request is queued: its token's; where no token is needed, its certificate's
+        subject, or its address.
 
         Raises:
             ApiError: 401 without a valid token; 403 if a web page sends it to a service without tokens.
@@ -57,15 +59,15 @@ class Access:
         if self.clients:
             return _bearer(request, self.clients)
         _refuse_web_pages(request, self.certificates)
-        return request.client.host if request.client else "unknown"
+        return _without_token(request)
 
     def holder_of(self, request: Request) -> str:
-        """Return whose request it is, before anything is asked of it: the name of its token, or its address."""
+        """Return whose request it is, before anything is asked of it; named as by ``client_of``."""
         for tokens in (self.clients, self.administrators):
             if tokens:
                 with suppress(ApiError):
                     return _bearer(request, tokens)
-        return request.client.host if request.client else "unknown"
+        return _without_token(request)
 
     def administrator_of(self, request: Request) -> str:
         """Return the administrator's name.
@@ -133,6 +135,14 @@ def _tokens(path: Path | None, variable: str) -> dict[str, str]:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _without_token(request: Request) -> str:
+    """Return the subject of the client's certificate, in words or by its number, or else the client's address."""
+    if shown := request.scope["state"].get(CERTIFICATE):
+        names = [f"{name}={value}" for part in shown.get("subject", ()) for name, value in part]
+        return ",".join(names) or f"certificate {shown['serialNumber']}"
+    return request.client.host if request.client else "unknown"
 
 
 def _bearer(request: Request, tokens: Tokens) -> str:

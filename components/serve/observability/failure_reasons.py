@@ -18,6 +18,7 @@ OF_ANSWERS = {
     "loading": "the base is not loaded yet",
     "memory_full": "the requests that are there have as many bytes or pixels as they may",
     "model_not_found": "a model or version that is not served",
+    "name_taken": "another version of this name is loaded",
     "no_admin_token": "an administrator's call, and the service has no administrators' tokens",
     "no_sample_store": "samples are asked for, and none are kept",
     "no_webhook_secret": "a webhook, and `DEEPSYNTH_SERVE_WEBHOOK_SECRET` is not set",
@@ -51,7 +52,7 @@ OF_PARTS = {
     "adapter_load": "a version could not be loaded",
     "answer": "a page's text could not be built from its tokens",
     "engine": "the embedded engine ended",
-    "registry": "the MLflow registry did not answer",
+    "registry": "the MLflow registry did not answer, or an alias could not be followed",
     "step": "a decoding step failed",
     "vllm": "the vLLM server answered with an error",
 }

@@ -1,11 +1,14 @@
 """Mutual TLS: who has no certificate of the authority does not get a connection; certificates made in the test."""
 
+import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -42,9 +45,11 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     folder, authority = tmp_path_factory.mktemp("certificates"), Authority()
     server = written(folder / "server", authority.signed(NAME))
     known = written(folder / "known", authority.signed("me"))
+    written(folder / "another", authority.signed("you"))
     written(folder / "stranger", Authority().signed("me"))
     flags = ("--tls_certificate", str(server / "tls.crt"), "--tls_key", str(server / "tls.key"))
     flags += ("--tls_client_ca", str(server / "ca.crt"), "--max_new_tokens", "4")
+    flags += ("--max_request_bytes", "60000", "--max_uploaded_bytes", "60000")
     with running_service(folder, *flags, ready=False) as service, requests.Session() as client:
         client.trust_env = False  # REQUESTS_CA_BUNDLE would replace `verify`
         client.verify, client.cert = str(known / "ca.crt"), (str(known / "tls.crt"), str(known / "tls.key"))
@@ -96,6 +101,28 @@ def test_other_machines_ask_by_the_certificates_name_and_web_pages_do_not(secure
 def test_a_certificate_is_no_administrators_token(secured: Secured) -> None:
     answer = secured.client.post(f"{secured.service.url}/admin/models", json={"source": "x"}, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "no_admin_token")
+
+
+def test_clients_are_told_apart_by_their_certificates(secured: Secured) -> None:
+    """One address, two certificates: what one of them uploads leaves the other's share as it is."""
+    address, known = urlsplit(secured.service.url), secured.folder / "known"
+    context = ssl.create_default_context(cafile=known / "ca.crt")
+    context.load_cert_chain(known / "tls.crt", known / "tls.key")
+    head = f"POST /v1/ocr HTTP/1.1\r\nHost: {NAME}\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+
+    def status(certificate: Path) -> int:
+        files, shown = {"file": bytes(35_000)}, (str(certificate / "tls.crt"), str(certificate / "tls.key"))
+        url = f"{secured.service.url}/v1/ocr"
+        return requests.post(url, files=files, verify=secured.client.verify, cert=shown, timeout=60).status_code
+
+    with (
+        socket.create_connection((address.hostname or "", address.port or 0)) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as upload,
+    ):
+        upload.sendall(f"{head}Content-Length: 40000\r\n\r\n-".encode())
+        while (found := status(known)) != 429:
+            assert found == 400 and secured.service.process.poll() is None  # not yet there
+        assert status(secured.folder / "another") == 400, "no picture, but taken"
 
 
 def test_certificates_that_do_not_fit_together_are_refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Versions that are unloaded while requests still have them: nothing else waits, and none is lost halfway."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from components.serve.adapters.catalog import Catalog
-from components.serve.adapters.versions import Versions
+from components.serve.adapters.versions import NameTakenError, Versions
 from components.serve.batching.fair_queue import FairQueue
 from components.serve.config import ServeConfig
 from components.serve.engines.embedded import EmbeddedEngine
 from components.serve.observability.meter import Meter
 from components.shared.errors import UserError
+from tests.fixtures.evaluated_package import make_package
 from tests.fixtures.serving_adapters import save_adapter
 
 BASE = "tiny-base"
@@ -73,3 +75,30 @@ def test_others_are_loaded_while_a_version_waits_for_its_last_request(tmp_path: 
         with pytest.raises(UserError, match="asked for again"):
             unloaded.result()
         assert catalog.admit("busy", "another request").version == "busy"
+
+
+def test_a_name_stands_for_the_same_files(tmp_path: Path) -> None:
+    """Folders and zips of different runs often have one name."""
+    first, second = (save_adapter(tmp_path / run / "checkpoint", seed) for seed, run in enumerate(("run1", "run2")))
+    copy = shutil.copytree(first, tmp_path / "copy" / "checkpoint")
+    zips = [zipped(folder, tmp_path / f"zip{number}") for number, folder in enumerate((first, second))]
+    with engine_in(tmp_path) as running:
+        (tmp_path / "scratch").mkdir()
+        versions = running.versions(60)
+        assert versions.load(str(first)) == versions.load(str(copy)) == "checkpoint"
+        with pytest.raises(NameTakenError, match="other files"):
+            versions.load(str(second))
+        versions.unload("checkpoint")
+        assert versions.load(str(second)) == "checkpoint"
+        assert versions.load(str(zips[0])) == "package"
+        with pytest.raises(NameTakenError):
+            versions.load(str(zips[1]))
+        versions.unload("package")
+        assert versions.load(str(zips[1])) == "package"
+
+
+def zipped(adapter: Path, folder: Path) -> Path:
+    """Return a package's zip of an adapter; all have one name."""
+    inside = shutil.copytree(adapter, folder / "content" / "package")
+    make_package(inside, BASE)
+    return Path(shutil.make_archive(str(folder / "package"), "zip", folder / "content"))
