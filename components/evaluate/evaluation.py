@@ -4,7 +4,6 @@ Apart from ``step.py``, because Unsloth must be imported before the libraries th
 """
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from components.evaluate.scoring.calibration import calibrated, calibrated_lines
 from components.evaluate.scoring.comparisons import comparisons
 from components.evaluate.scoring.scores import ROWS, judged, labels_of, row_of, score
 from components.shared.artifacts.evaluation_report import EvaluationReport
-from components.shared.artifacts.output_folder import finished_folder
+from components.shared.artifacts.output_folder import finished_folder, scratch_folder
 from components.shared.datasets.shard_reader import ShardDataset
 from components.shared.models.adapter_loading import check_base_of_adapter, check_fine_tuned_weights
 from components.shared.models.model_loading import default_device
@@ -98,8 +97,8 @@ def _champion(config: EvaluateConfig) -> Iterator[Champion | None]:
     if config.champion is None:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="champion-") as folder:
-        yield fetch_champion(config.champion, config.base_model, config.revision, Path(folder) / "files")
+    with scratch_folder("deepsynth-champion") as folder:
+        yield fetch_champion(config.champion, config.base_model, config.revision, folder / "files")
 
 
 def _check_models(config: EvaluateConfig) -> None:

@@ -2,14 +2,13 @@
 
 import logging
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from components.shared.artifacts.output_folder import finished_folder
+from components.shared.artifacts.output_folder import finished_folder, scratch_folder
 from components.shared.artifacts.training_record import BackendName, BaseIdentity, TrainingRecord
 from components.shared.errors import first_line
 from components.shared.telemetry.tracing import span
@@ -76,8 +75,8 @@ def _run(config: TrainConfig, halvings: Sequence[dict[str, int]]) -> TrainResult
     with (
         handled_termination() as termination,
         _tracked(config, first) as tracked,
-        tempfile.TemporaryDirectory() as scratch,
-        _by_the_first(lambda: training_folder(config, identity, Path(scratch))) as checkpoints,
+        scratch_folder("deepsynth-checkpoints") as scratch,
+        _by_the_first(lambda: training_folder(config, identity, scratch)) as checkpoints,
         _by_the_first(lambda: finished_folder(config.output_dir)) as folder,
     ):
         tracked.log_dataset(dataset.manifest.digest, dataset.manifest.sources_name(), "training")

@@ -1,13 +1,12 @@
 """The result table of a cluster run, read from MLflow: the evaluation's report and the gate's verdict."""
 
 import os
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 
 from components.shared.artifacts.evaluation_report import EvaluationReport, ReportRow
+from components.shared.artifacts.output_folder import scratch_folder
 from components.shared.errors import UserError, without_passwords
 from components.shared.tracking import mlflow_connection, tracking_runs
 from components.shared.tracking.artifact_transfer import direct_access
@@ -67,12 +66,12 @@ def _results(client: Any, run_id: str) -> tuple[list[ReportRow], dict[str, str]]
     evaluation = evaluation or tags.get(f"{tracking_runs.CACHED_TAG}evaluate")
     if evaluation is None or all(entry.path != EvaluationReport.FILE for entry in client.list_artifacts(evaluation)):
         return [], tags
-    with TemporaryDirectory(prefix="deepsynth-results-") as folder:
+    with scratch_folder("deepsynth-results") as folder:
         name = EvaluationReport.FILE
         mlflow_connection.transferred(
-            lambda: client.download_artifacts(evaluation, name, folder), f"the download of {name}"
+            lambda: client.download_artifacts(evaluation, name, str(folder)), f"the download of {name}"
         )
-        return EvaluationReport.read(Path(folder)).rows, tags
+        return EvaluationReport.read(folder).rows, tags
 
 
 def _say(console: Console, text: str) -> None:

@@ -4,11 +4,11 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from kfp_server_api import V2beta1Pipeline
 
+from components.shared.artifacts.output_folder import scratch_folder
 from components.shared.digests import sha256_file
 from pipelines.cluster.kfp_api import KfpApi
 from pipelines.definition.environment import PIPELINE_NAME, Environment
@@ -48,8 +48,8 @@ def upload(api: KfpApi, environment: Environment, prepare_partitions: int, *, ca
     Raises:
         UserError: the server refuses, or the images' tag is unknown.
     """
-    with TemporaryDirectory(prefix="deepsynth-package-") as scratch:
-        path = Path(scratch) / f"{PIPELINE_NAME}.yaml"
+    with scratch_folder("deepsynth-upload") as scratch:
+        path = scratch / f"{PIPELINE_NAME}.yaml"
         write_package(path, environment, prepare_partitions, cache=cache)
         digest = sha256_file(path)
         pipeline_id = _pipeline(api) or _new_pipeline(api)
@@ -70,8 +70,8 @@ def planned_version(
     api: KfpApi, environment: Environment, prepare_partitions: int, *, cache: bool = True
 ) -> tuple[str, bool]:
     """Return the name of the version that ``upload`` would give, and whether the server has it; nothing is uploaded."""
-    with TemporaryDirectory(prefix="deepsynth-package-") as scratch:
-        path = Path(scratch) / f"{PIPELINE_NAME}.yaml"
+    with scratch_folder("deepsynth-upload") as scratch:
+        path = scratch / f"{PIPELINE_NAME}.yaml"
         write_package(path, environment, prepare_partitions, cache=cache)
         pipeline_id = _pipeline(api)
         if pipeline_id is None:

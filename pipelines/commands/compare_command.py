@@ -1,7 +1,6 @@
 """``deepsynth compare``: compare finished runs in the terminal, in an HTML page, and as an MLflow artifact."""
 
 import datetime
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -54,12 +53,13 @@ def compare(
     if len(runs) < 2:
         raise UserError("one run cannot be compared", where=" ".join(runs), mend="name two runs or more")
     check_output(output, "--output", ".html", ".htm")
+    from components.shared.artifacts.output_folder import scratch_folder
     from pipelines.comparison.page import comparison_page
     from pipelines.local.runs_folder import tracking_uri
 
     uri = tracking_uri(runs_dir)
-    with tempfile.TemporaryDirectory(prefix="deepsynth-compare-") as scratch:
-        compared = _read(runs, runs_dir, uri, Path(scratch))
+    with scratch_folder("deepsynth-compare") as scratch:
+        compared = _read(runs, runs_dir, uri, scratch)
         pairings = [paired(compared[0], other) for other in compared[1:]]
         found = tables(compared, everything)
     with written_file(output) as partial:

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from components.shared.artifacts.output_folder import scratch_folder
 from components.shared.tracking import mlflow_connection, tracking_runs
 from components.shared.tracking.mlflow_connection import TRACKING_OFF
 from pipelines.definition.environment import Environment
@@ -57,8 +57,8 @@ def _artifacts(client: Any, experiment: str) -> Finding:
     run = client.create_run(experiment, run_name="artifacts").info.run_id
     try:
         client.log_text(run, run, _FILE)
-        with TemporaryDirectory(prefix="deepsynth-doctor-") as folder:
-            read = Path(client.download_artifacts(run, _FILE, folder)).read_text(encoding="utf-8")
+        with scratch_folder("deepsynth-doctor") as folder:
+            read = Path(client.download_artifacts(run, _FILE, str(folder))).read_text(encoding="utf-8")
     except mlflow_connection.store_errors() as error:
         mend = "look at the log of MLflow's Deployment, and at the bucket and key of its artifact store"
         return Finding("fault", "MLflow's artifacts", mlflow_connection.reason(error)[:200], mend)

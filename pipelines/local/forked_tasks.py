@@ -10,12 +10,11 @@ import multiprocessing
 import os
 import runpy
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from kfp.dsl.component_factory import EXECUTOR_MODULE
 
+from components.shared.artifacts.output_folder import scratch_folder
 from components.shared.programs.fork_server import running_fork_server
 
 
@@ -54,8 +53,8 @@ def _task(source: str, arguments: list[str], variables: dict[str, Any]) -> None:
     multiprocessing.set_start_method(None, force=True)  # the default, not this process's own method
     os.environ.update(variables, _KFP_RUNTIME="true")
     try:
-        with tempfile.TemporaryDirectory(prefix="deepsynth-task-") as folder:
-            program = Path(folder) / "ephemeral_component.py"
+        with scratch_folder("deepsynth-task") as folder:
+            program = folder / "ephemeral_component.py"
             program.write_text(source, encoding="utf-8")
             sys.argv = [EXECUTOR_MODULE, "--component_module_path", str(program), *arguments]
             runpy.run_module(EXECUTOR_MODULE, run_name="__main__", alter_sys=True)

@@ -9,12 +9,12 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from components.shared.artifacts.output_folder import scratch_folder
 from pipelines.local.forked_tasks import fork_tasks
 from pipelines.local.local_compilation import compiled_without_unset_parameters
 
@@ -24,19 +24,19 @@ def main(job_file: str) -> int:
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     from kfp import local
 
-    with tempfile.TemporaryDirectory(prefix="deepsynth-") as scratch:
+    with scratch_folder("deepsynth-run") as scratch:
         _remove_when_terminated(scratch)
         root = Path(job["pipeline_root"])
         if "docker" in job:
             runner = _docker_runner(job["docker"])
         else:
             _start_thread(_end_with_the_parent, lambda: None)
-            root = _root_without_python3(root, Path(scratch))
+            root = _root_without_python3(root, scratch)
             fork_tasks()
             runner = local.SubprocessRunner(use_venv=False)
-        local.init(runner, pipeline_root=str(root), workspace_root=str(Path(scratch) / "workspace"))
+        local.init(runner, pipeline_root=str(root), workspace_root=str(scratch / "workspace"))
         try:
-            package = Path(scratch) / "pipeline.yaml"
+            package = scratch / "pipeline.yaml"
             compiled_without_unset_parameters(package, job["prepare_partitions"])(config=job["config"])
         except RuntimeError as error:
             print(error, file=sys.stderr)
@@ -44,7 +44,7 @@ def main(job_file: str) -> int:
     return 0
 
 
-def _remove_when_terminated(scratch: str) -> None:
+def _remove_when_terminated(scratch: Path) -> None:
     """Remove the temporary folder on SIGTERM, by which ``deepsynth run`` ends this process."""
 
     def remove(number: int, _: Any) -> None:

@@ -5,8 +5,9 @@
 All six steps run once, one after the other, on a blank tiny model; these outputs are the expected ones. A step is
 ``python -m components.STEP``, forked from a process that has imported the libraries. Then, in turns, each step runs
 again on the same inputs and is killed at a random moment between its first write and its end. Whatever it started must
-end with it. The same command is run once more: it must remove what the killed process left, and give the bytes that
-``same_bytes`` names. A step that ended before its moment came is not counted, and tried again.
+end with it. The same command is run once more: it must remove what the killed process left, among the temporary files
+too, and give the bytes that ``same_bytes`` names. A step that ended before its moment came is not counted, and tried
+again.
 """
 
 import argparse
@@ -93,6 +94,8 @@ class Chain:
         assert found == self.expected[step], f"{step} after {seconds:.2f} s: {differences(found, self.expected[step])}"
         others = {path.name for path in place.iterdir()} - {step, "checkpoints", "log"}
         assert not others, f"{step} left {others}"
+        temporary = sorted(path.relative_to(self._scratch) for path in self._scratch.rglob("*"))
+        assert not temporary, f"{step} left {temporary} among the temporary files"
         resumed = _resumed_after(place / step) if step == "train" else []
         shutil.rmtree(place)
         return Kill(step, round(seconds, 3), started, len(left), resumed)

@@ -12,6 +12,7 @@ from components.benchmark.config import BenchmarkConfig
 from components.benchmark.contenders.module_process import OUT_OF_TIME, run_module, seconds_until
 from components.benchmark.contenders.probes import probe
 from components.shared.artifacts.benchmark_report import Measurement
+from components.shared.artifacts.output_folder import scratch_folder
 from components.shared.artifacts.training_record import TrainingRecord
 from components.shared.errors import UserError
 from components.shared.programs.probe_settings import Contender
@@ -72,11 +73,11 @@ def check_train_settings(config: BenchmarkConfig) -> None:
     Raises:
         UserError: a key is unknown, a value is wrong, or the weights cannot fit into memory.
     """
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        file = Path(folder) / "train"
+    with scratch_folder("deepsynth-benchmark") as folder:
+        file = folder / "train"
         # What Unsloth alone refuses is the result of that contender, not an error of the settings.
-        settings = train_settings(config.contenders[0], config, Path(folder) / "adapter") | {"backend": "standard"}
-        failure = run_module("components.train", settings, file, Path(folder) / "log", check_only=True)
+        settings = train_settings(config.contenders[0], config, folder / "adapter") | {"backend": "standard"}
+        failure = run_module("components.train", settings, file, folder / "log", check_only=True)
     if failure:
         raise UserError(failure.replace(f"{file}: ", ""), where="benchmark: train", mend="correct benchmark.train")
 

@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from components.export.proof.vllm_client import VllmServer
+from components.shared.artifacts.output_folder import scratch_folder
 from components.shared.errors import UserError
 from components.shared.vllm.server_process import HOST, end_server, free_port, server_command, start_server
 
@@ -30,12 +30,10 @@ def running_vllm(python: Path, model: Path | str, arguments: Sequence[str]) -> I
     port = free_port()
     command = [*server_command(python, str(model), port), *_ARGUMENTS, *arguments]
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
-    with tempfile.TemporaryDirectory(prefix="vllm-") as scratch:
-        log = Path(scratch) / "vllm.log"
+    with scratch_folder("deepsynth-vllm") as scratch:
+        log = scratch / "vllm.log"
         with log.open("wb") as output:
-            process = start_server(
-                command, environment={**_ENVIRONMENT, **environment}, folder=Path(scratch), output=output
-            )
+            process = start_server(command, environment={**_ENVIRONMENT, **environment}, folder=scratch, output=output)
         try:
             server = VllmServer(f"http://{HOST}:{port}")
             _wait(server, process, log)

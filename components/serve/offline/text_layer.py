@@ -5,7 +5,6 @@ The files are strangers', so this runs in a reading child (``components.shared.f
 """
 
 import io
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from fpdf.enums import TextMode
 from PIL import Image, ImageOps
 
 from components.serve.documents.opening import frames, is_pdf
+from components.shared.artifacts.output_folder import scratch_folder
 from components.shared.page_reader.pictures import PDF_SCALE, gray_page
 
 DEFAULT_DPI = 150.0
@@ -148,8 +148,8 @@ def _on_paper(frame: Image.Image) -> Image.Image:
 @contextmanager
 def _document(signs: set[str]) -> Iterator[FPDF]:
     """Yield an empty document in points, whose font has a blank glyph for each of ``signs``."""
-    with tempfile.TemporaryDirectory() as scratch:
-        font = Path(scratch) / "blank.ttf"
+    with scratch_folder("deepsynth-font") as scratch:
+        font = scratch / "blank.ttf"
         _write_blank_font({sign for sign in signs if sign.isprintable()} | {" "}, font)
         document = FPDF(unit="pt")
         document.set_auto_page_break(False)

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from components.shared.artifacts.package_files import json_mapping
 from components.shared.errors import UserError
 
 PACKAGE_SETTINGS = "inference_config.json"
@@ -55,8 +56,8 @@ def evaluated_reading(folder: Path | None) -> EvaluatedReading | None:
     if path is None or not path.is_file():
         return None
     try:
-        return EvaluatedReading.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
-        said = f"{'.'.join(map(str, first['loc'])) or 'its JSON'}: {first['msg']}" if first else str(error)
+        return EvaluatedReading.model_validate(json_mapping(path, "export again"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise UserError(f"does not say how it was evaluated ({said})", where=str(path), mend="export again") from error

@@ -43,9 +43,9 @@ def finished_folder(target: Path) -> Iterator[Path]:
     target = Path(target).absolute()
     _check_is_free(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target):
+    with _locked(target) as is_locked:
         _check_is_free(target)  # another process may have finished it in between
-        _remove_leftovers(target)
+        _remove_leftovers(target, is_locked)
         partial = target.with_name(f".{target.name}.partial-{os.getpid()}-{_host()}")
         partial.mkdir()
         try:
@@ -65,8 +65,7 @@ def scratch_folder(name: str) -> Iterator[Path]:
     """
     place = Path(tempfile.gettempdir())
     for left in unfinished_folders(place):
-        is_ours = left.target.startswith(f"{name}-") and left.path.stat().st_uid == os.getuid()
-        if is_ours and left.lives is False:
+        if left.target.startswith(f"{name}-") and left.lives is False and _is_ours(left.path):
             _remove_leftover(left.path)
     scratch = place / f".{name}-{secrets.token_hex(4)}.partial-{os.getpid()}-{_host()}"
     scratch.mkdir(mode=0o700)
@@ -76,6 +75,13 @@ def scratch_folder(name: str) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _is_ours(path: Path) -> bool:
+    try:
+        return path.stat().st_uid == os.getuid()
+    except FileNotFoundError:  # another process has removed it meanwhile
+        return False
+
+
 @dataclass(frozen=True)
 class UnfinishedFolder:
     """A temporary folder of ``finished_folder``.
@@ -83,11 +89,13 @@ class UnfinishedFolder:
     Attributes:
         target: the name that it gets when it is finished.
         lives: whether the process that writes it runs; None on another host, where nothing is known of it.
+        process: the number of that process.
     """
 
     path: Path
     target: str
     lives: bool | None
+    process: int
 
 
 def unfinished_folders(folder: Path) -> list[UnfinishedFolder]:
@@ -96,7 +104,7 @@ def unfinished_folders(folder: Path) -> list[UnfinishedFolder]:
     for path in folder.glob(".*/") if folder.is_dir() else []:
         if match := _PARTIAL.fullmatch(path.name):
             lives = _runs(int(match["process"])) if match["host"] == _host() else None
-            found.append(UnfinishedFolder(path, match["target"], lives))
+            found.append(UnfinishedFolder(path, match["target"], lives, int(match["process"])))
     return found
 
 
@@ -108,10 +116,11 @@ def _check_is_free(target: Path) -> None:
 
 
 @contextmanager
-def _locked(target: Path) -> Iterator[None]:
+def _locked(target: Path) -> Iterator[bool]:
     """Hold the lock on ``target``; the kernel releases it when this process ends, however it ends.
 
-    A POSIX lock, not flock: forked children, such as data workers, would inherit that and may outlive a killed step.
+    Yields False where the file system has no locks: others may be writing there too. A POSIX lock, not flock: forked
+    children, such as data workers, would inherit that and may outlive a killed step.
     """
     path = target.with_name(f".{target.name}.lock")
     with _held_access:
@@ -119,9 +128,9 @@ def _locked(target: Path) -> Iterator[None]:
             raise _being_written(target, f"process {os.getpid()}")
         _held.add(path)
     try:
-        descriptor = _opened_lock(path, target)
+        descriptor, is_locked = _opened_lock(path, target)
         try:
-            yield
+            yield is_locked
         finally:
             path.unlink(missing_ok=True)  # before the lock is released
             os.close(descriptor)
@@ -130,7 +139,7 @@ def _locked(target: Path) -> Iterator[None]:
             _held.discard(path)
 
 
-def _opened_lock(path: Path, target: Path) -> int:
+def _opened_lock(path: Path, target: Path) -> tuple[int, bool]:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -141,11 +150,18 @@ def _opened_lock(path: Path, target: Path) -> int:
                 os.close(descriptor)
                 raise _being_written(target, holder or "another process") from error
             log.warning("%s: the file system has no locks (%s): nothing keeps others away", path, error.strerror)
-            return descriptor
-        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+            return descriptor, False
+        if _is_file(descriptor, path):
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".ljust(100).encode(), 0)
-            return descriptor
+            return descriptor, True
         os.close(descriptor)  # its last holder removed the file after it was opened here
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _being_written(target: Path, holder: str) -> UserError:
@@ -171,10 +187,15 @@ def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _remove_leftovers(target: Path) -> None:
-    """Remove what killed processes of this host left; the lock is held, so none of them lives."""
+def _remove_leftovers(target: Path, is_locked: bool) -> None:
+    """Remove what killed processes of this host left.
+
+    While the lock is held, none of them lives: where one seems to, its number went to another process, in a container
+    often to this one. Without a lock only what is known to be dead is removed.
+    """
     for unfinished in unfinished_folders(target.parent):
-        if unfinished.target == target.name and unfinished.lives is not None:
+        is_dead = unfinished.lives is False or unfinished.process == os.getpid() or is_locked
+        if unfinished.target == target.name and unfinished.lives is not None and is_dead:
             _remove_leftover(unfinished.path)
 
 

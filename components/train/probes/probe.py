@@ -9,11 +9,11 @@ file is rewritten after each part, so that a killed process leaves the finished 
 import json
 import logging
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from components.shared.artifacts.output_folder import scratch_folder
 from components.shared.errors import UserError
 from components.shared.programs.machine_failures import ran_out_of_device_memory
 from components.shared.programs.probe_settings import ProbeSettings
@@ -72,9 +72,9 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     with inference_mode_of(trainable, backend.name):
         measure("reading", "cer_pages is 0" if not config.cer_pages else None, read_pages)
         measure("generation", "generation_tokens is 0" if not config.generation_tokens else None, generate)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder("deepsynth-probe") as scratch:
         page = _longest_page(ShardDataset(settings.dataset_dir, "train", verify=False)) if not obstacle else None
-        search: dict[str, Any] = {"trainable": trainable, "config": settings, "page": page, "scratch": Path(scratch)}
+        search: dict[str, Any] = {"trainable": trainable, "config": settings, "page": page, "scratch": scratch}
         batches, tokens = config.largest_batch_limit, config.longest_context_limit
         measure("largest_batch", obstacle, lambda: largest_batch(**search, limit=batches))
         measure("longest_context", obstacle, lambda: longest_context(**search, limit=tokens))

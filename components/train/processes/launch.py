@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from components.shared.artifacts.output_folder import scratch_folder
 from components.shared.errors import UserError
 from components.train.batches.batch_plan import in_words
 from components.train.config import TrainConfig
@@ -77,8 +77,8 @@ def run_in_processes(config: TrainConfig) -> None:
 
 def _attempt(config: TrainConfig, halvings: list[dict[str, int]]) -> list[dict[str, int]]:
     """Run the processes; return nothing if they trained, or the halvings to try next if one ran out of memory."""
-    with tempfile.TemporaryDirectory(prefix="deepsynth-train-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder("deepsynth-train") as folder:
+        scratch = str(folder)
         (folder / CONFIG_FILE).write_text(config.model_dump_json(), encoding="utf-8")
         leave_smaller_batch(folder, halvings)
         settings = LaunchConfig(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from components.shared.errors import UserError
 HOLD = """
 import sys
 from pathlib import Path
+from typing import Any
 from components.shared.artifacts.output_folder import finished_folder
 with finished_folder(Path(sys.argv[1])) as folder:
     (folder / "work").write_text("mine")
@@ -126,4 +128,41 @@ def test_without_locks_on_the_file_system_the_step_runs_and_says_so(
     with finished_folder(tmp_path / "out") as folder:
         (folder / "work").touch()
     assert "the file system has no locks" in caplog.text
+    assert (tmp_path / "out" / "work").exists()
+
+
+def test_without_locks_what_a_living_process_writes_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    living, dead, ours = (
+        tmp_path / f".out.partial-{number}-{output_folder._host()}" for number in (os.getppid(), ended.pid, os.getpid())
+    )
+    for folder in (living, dead, ours):
+        (folder / "work").mkdir(parents=True)
+    monkeypatch.setattr(output_folder.fcntl, "lockf", no_locks)
+    with finished_folder(tmp_path / "out") as folder:
+        assert folder == ours and list(folder.iterdir()) == []
+        assert living.is_dir() and not dead.exists()
+
+
+def test_a_lock_that_its_last_holder_removes_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, stat = tmp_path / ".out.lock", Path.stat
+    removed = []
+
+    def stat_after_the_end(path: Path, **options: Any) -> os.stat_result:
+        if path == lock and not removed:
+            removed.append(path)
+            found = stat(path, **options)
+            lock.unlink()  # where the file is looked at twice, the second look finds nothing
+            return found
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat_after_the_end)
+    with finished_folder(tmp_path / "out") as folder:
+        (folder / "work").touch()
     assert (tmp_path / "out" / "work").exists()
