@@ -15,7 +15,7 @@ from typing import Any
 from kfp.dsl.component_factory import EXECUTOR_MODULE
 
 from components.shared.artifacts.output_folder import scratch_folder
-from components.shared.programs.fork_server import running_fork_server
+from components.shared.foreign_files.fork_server import running_fork_server
 
 
 def fork_tasks() -> None:

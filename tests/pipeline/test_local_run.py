@@ -162,7 +162,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
     assert alive == []
     left = {path.name for path in (tmp_path / "runs").iterdir()}
     assert left <= {"mlflow.db", "mlartifacts"}
-    assert not list(scratch.glob("deepsynth-*"))
+    assert not list(scratch.glob("*deepsynth-*"))
     error = said.read_text()
     assert "interrupted\nno step had finished, and nothing was kept" in error and "Traceback" not in error
 
@@ -202,7 +202,7 @@ def test_a_run_whose_command_is_killed_outright_ends_its_steps(model: Path, tmp_
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
-    assert not (tmp_path / "runs" / "r1").exists() and not list(scratch.glob("deepsynth-*"))
+    assert not (tmp_path / "runs" / "r1").exists() and not list(scratch.glob("*deepsynth-*"))
 
 
 @pytest.mark.slow

@@ -20,11 +20,11 @@ from typing import Any
 
 import psutil
 
+from components.shared.foreign_files.fork_server import running_fork_server
 from components.shared.foreign_files.limits import LimitExceededError, ReadingLimits
 from components.shared.foreign_files.messages import ITEM, ITEM_WITH_ARRAYS, received_item
 from components.shared.foreign_files.reading_child import serve
 from components.shared.programs.child_signals import processes_that_ignore_ctrl_c
-from components.shared.programs.fork_server import running_fork_server
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _WAITING = 20
