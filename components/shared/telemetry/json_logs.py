@@ -1,4 +1,4 @@
-"""Everything that Python code writes to standard error as JSON, one object per line, without passwords.
+"""Everything that Python code writes to standard error as JSON, one object a line: no passwords, no terminal commands.
 
 Fields: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``exception`` (with its traceback), the caller's
 ``extra``, what the process works on (``step``, ``kfp_run_id``, ``mlflow_run_id``, ``trace_id``, ``span_id``, and in the
@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from pythonjsonlogger.core import LogData
 from pythonjsonlogger.json import JsonFormatter
 
-from components.shared.errors import without_passwords
+from components.shared.errors import printable, without_passwords
 from components.shared.telemetry.trace_target import current_span_ids
 
 _FIELDS = {"levelname": "level", "name": "logger", "message": "message", "exc_info": "exception"}
@@ -84,13 +84,20 @@ def readable(line: Mapping[str, Any]) -> str:
     return f"{'' if level == 'INFO' else level + ' '}{line['message']}{exception}"
 
 
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(without_passwords(value), keep="\n\t")
+    if isinstance(value, list | tuple):
+        return [_shown(one) for one in value]
+    return {name: _shown(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
 class _Formatter(JsonFormatter):
     def add_fields(self, log_data: LogData, record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         super().add_fields(log_data, record, message_dict)
         log_data.update(_context | (_of_task.get() or {}) | current_span_ids())
         for name, value in log_data.items():
-            if isinstance(value, str):
-                log_data[name] = without_passwords(value)
+            log_data[name] = _shown(value)
         log_data["log"] = readable(log_data)[:_LONGEST_TEXT]
 
 

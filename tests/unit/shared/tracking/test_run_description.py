@@ -17,7 +17,7 @@ def run(tags: dict[str, str], **metrics: float) -> Any:
 
 @pytest.mark.parametrize("evil", [*HOSTILE, "\x1b[2Jx\u202egpj.exe", "https://evil.example www.evil.example a@b"])
 def test_hostile_tags_stay_text(evil: str) -> None:
-    tags = {"gate": evil, "gate.reason": evil, "registered": f"{evil} version 3"}
+    tags = {"gate": evil, "gate.reason": evil, "registered": f"{evil} version 3", "kfp.run_page": f"/runs/a`{evil}"}
     page = description(run(tags, adapter_cer=0.1), [run({"deepsynth.step": "evaluate"})])
     html = check_inert(MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(page))
     addresses = [link.get("href") for link in html.iter("a")]
