@@ -40,9 +40,10 @@ class EvaluateConfig(StepConfig):
     with recorded decoding steps both wrote 1,454 tokens/s (16-bit, 8 pages), and Unsloth loads half a minute longer"""
     max_new_tokens: int = Field(default=512, ge=1)
     """longest answer in tokens; a page that reaches it without an end token counts as truncated"""
-    no_repeat_ngram_size: Annotated[int, Field(ge=2)] | Literal["family"] | None = None
-    """an answer repeats no sequence of this many tokens; ``family`` for the numbers that the model's authors read with
-    (DeepSeek-OCR-2: 20 within 90); off where not given. Base, adapter and champion, and then the package, read alike"""
+    no_repeat_ngram_size: Annotated[int, Field(ge=2)] | Literal["family", "family-pdf"] | None = None
+    """an answer repeats no sequence of this many tokens; ``family`` for the numbers with which the model's authors read
+    single pictures (DeepSeek-OCR-2: 20 within 90), ``family-pdf`` for those of a PDF's pages (20 within 50); off where
+    not given. Base, adapter and champion, and then the package, read alike"""
     no_repeat_ngram_window: int | None = Field(default=None, ge=2)
     """how many of an answer's last tokens no_repeat_ngram_size looks at; by default all"""
     base_size: int | None = Field(default=None, ge=1)

@@ -1,6 +1,7 @@
 """Puts a service together from its parts; imports the model's libraries."""
 
 from pathlib import Path
+from typing import get_args
 
 from components.serve.adapters.catalog import Catalog
 from components.serve.adapters.following import AliasFollower
@@ -21,7 +22,7 @@ from components.serve.samples.second_reading import SecondReader
 from components.serve.vllm.engine import VllmEngine
 from components.shared.models.model_families import family_of
 from components.shared.models.model_loading import model_type_of
-from components.shared.reading.no_repeat_settings import OF_THE_FAMILY, NoRepeatSettings
+from components.shared.reading.no_repeat_settings import NoRepeatSettings, OfTheFamily
 
 _SECONDS_OF_AN_ANSWER = 60.0  # for a request whose time is over to end
 
@@ -98,8 +99,8 @@ def _engine(config: ServeConfig, name: str, queue: FairQueue, meter: Meter, scra
 
 
 def _with_numbers(config: ServeConfig) -> ServeConfig:
-    """Return the config with the family's numbers for no_repeat_ngram_size ``family``, for engine and answers alike."""
-    if config.no_repeat_ngram_size != OF_THE_FAMILY:
+    """Return the config with numbers where no_repeat_ngram_size names the family's, for engine and answers alike."""
+    if config.no_repeat_ngram_size not in get_args(OfTheFamily):
         return config
     base = config.base_model or config.model
     family = family_of(model_type_of(base, config.revision, config.trust_remote_code))

@@ -63,7 +63,7 @@ class ServeConfig(StepConfig):
     max_new_tokens: int = Field(default=512, ge=1)
     """longest answer of a page in tokens; where it is not given, a version that is a package has its package's. A page
     that reaches it without an end token is marked as truncated"""
-    no_repeat_ngram_size: Annotated[int, Field(ge=2)] | Literal["family"] | None = None
+    no_repeat_ngram_size: Annotated[int, Field(ge=2)] | Literal["family", "family-pdf"] | None = None
     """an answer repeats no sequence of this many tokens; ``family`` for the numbers that the model's authors read with
     (DeepSeek-OCR-2: 20 within 90). Where it is not given, as the version's package was evaluated; without one, off"""
     no_repeat_ngram_window: int | None = Field(default=None, ge=2)

@@ -54,10 +54,12 @@ def _check_image_settings(evaluate: dict[str, Any], family: ModelFamily) -> None
 
 
 def _check_no_repeat(evaluate: dict[str, Any], family: ModelFamily) -> None:
-    if evaluate["no_repeat_ngram_size"] == "family" and family.no_repeat_ngram is None:
+    named = evaluate["no_repeat_ngram_size"]
+    published = {"family": family.no_repeat_ngram, "family-pdf": family.no_repeat_ngram_pdf}
+    if named in published and published[named] is None:
         raise UserError(
             f"the authors of the family {family.name!r} publish no such rule",
-            where="evaluate.no_repeat_ngram_size 'family'",
+            where=f"evaluate.no_repeat_ngram_size {named!r}",
             mend="leave it out, or give numbers, for instance 20 and evaluate.no_repeat_ngram_window 90",
         )
 

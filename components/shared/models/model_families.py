@@ -34,6 +34,7 @@ class ModelFamily:
         answer_token_type: the value of ``token_type_ids`` for the answer's tokens.
         no_repeat_ngram: the authors' own rule against loops in single pictures: the length of a sequence that may not
             occur twice, and of the window, in tokens; None where they publish none.
+        no_repeat_ngram_pdf: the same for the pages of a PDF.
         no_repeat_allowed: tokens that this rule never rules out.
         least_letter_height: pixels; on pages with lower letters, the model cannot be expected to read them.
     """
@@ -52,6 +53,7 @@ class ModelFamily:
     view_cells: tuple[int, ...] = ()
     least_letter_height: float = LEAST_LETTER_HEIGHT
     no_repeat_ngram: tuple[int, int] | None = None
+    no_repeat_ngram_pdf: tuple[int, int] | None = None
     no_repeat_allowed: tuple[str, ...] = ("<td>", "</td>")
 
 
@@ -74,8 +76,9 @@ _FIRST_DEEPSEEK_OCR = ModelFamily(
     has_image_settings=True,
     max_crops=9,  # dynamic_preprocess in the checkpoint's modeling_deepseekocr.py; the authors' own vLLM code takes 6
     least_letter_height=_DEEPSEEK_LETTER_HEIGHT,
-    # run_dpsk_ocr_image.py of github.com/deepseek-ai/DeepSeek-OCR.
+    # run_dpsk_ocr_image.py and run_dpsk_ocr_pdf.py of github.com/deepseek-ai/DeepSeek-OCR.
     no_repeat_ngram=(30, 90),
+    no_repeat_ngram_pdf=(20, 50),
 )
 
 FAMILIES = {
@@ -102,8 +105,9 @@ FAMILIES = {
         max_crops=6,
         view_cells=(12, 16),
         least_letter_height=_DEEPSEEK_LETTER_HEIGHT,
-        # run_dpsk_ocr2_image.py of github.com/deepseek-ai/DeepSeek-OCR-2; for PDFs they take (20, 50).
+        # run_dpsk_ocr2_image.py and run_dpsk_ocr2_pdf.py of github.com/deepseek-ai/DeepSeek-OCR-2.
         no_repeat_ngram=(20, 90),
+        no_repeat_ngram_pdf=(20, 50),
     ),
     "deepseek_vl_v2": _FIRST_DEEPSEEK_OCR,
     "DeepseekOCR": _FIRST_DEEPSEEK_OCR,  # as the published code's save_pretrained calls it

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transformers import ProcessorMixin
 
@@ -10,7 +10,8 @@ from components.shared.errors import UserError
 from components.shared.models.model_families import ModelFamily
 from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
 
-OF_THE_FAMILY: Literal["family"] = "family"
+OfTheFamily = Literal["family", "family-pdf"]
+"""The authors' own numbers: for single pictures, or for the pages of a PDF."""
 
 
 @dataclass(frozen=True)
@@ -22,21 +23,22 @@ class NoRepeatSettings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], family: ModelFamily) -> "NoRepeatSettings":
-        """Return the settings of a config, with the family's published numbers for ``family``.
+        """Return the settings of a config, with the family's published numbers for ``family`` and ``family-pdf``.
 
         Raises:
             UserError: the family's authors publish none.
         """
         size, window = config.get("no_repeat_ngram_size"), config.get("no_repeat_ngram_window")
-        if size != OF_THE_FAMILY:
+        if size not in get_args(OfTheFamily):
             return cls(size, window)
-        if family.no_repeat_ngram is None:
+        published = family.no_repeat_ngram if size == "family" else family.no_repeat_ngram_pdf
+        if published is None:
             raise UserError(
                 f"the authors of the family {family.name!r} publish no such rule",
-                where="no_repeat_ngram_size 'family'",
+                where=f"no_repeat_ngram_size {size!r}",
                 mend="leave it out, or give numbers: no_repeat_ngram_size 20, no_repeat_ngram_window 90",
             )
-        return cls(*family.no_repeat_ngram)
+        return cls(*published)
 
     def rule(self, processor: ProcessorMixin, family: ModelFamily) -> NoRepeatNgrams | None:
         """Return the rule for a model's tokens; None where it is off."""

@@ -163,6 +163,17 @@ def test_ends_of_names_never_adapt_the_vision_encoder_and_full_names_do(made: Pa
     assert any(values.abs().sum() for name, values in adapted.items() if "lora_B" in name), "it was trained"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["got_ocr2", "kosmos-2.5", "lighton_ocr"])
+def test_vision_layers_are_trained_if_they_are_asked_for(model_type: str, made: Path, tmp_path: Path) -> None:
+    TINY_FAMILIES[model_type](tmp_path / "base")
+    asked = {"backend": "standard", "max_steps": 2, "finetune_vision_layers": True, "max_length": 8192}
+    run(train_config(made, tmp_path / "adapter", {"base_model": str(tmp_path / "base"), **asked}))
+    adapted = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    pictures = {name: values for name, values in adapted.items() if "lora_B" in name and not in_language_model(name)}
+    assert pictures and not [name for name, values in pictures.items() if not values.abs().sum()]
+
+
 def test_a_prompt_without_an_image_token_is_refused(tmp_path: Path) -> None:
     TINY_FAMILIES["llava"](tmp_path)
     processor = load_processor(str(tmp_path))

@@ -94,6 +94,9 @@ def test_the_family_s_numbers_are_those_of_its_authors(tmp_path: Path) -> None:
     save_tiny_deepseek_ocr2(tmp_path)
     processor, family = load_processor(str(tmp_path)), family_of("deepseek_ocr2")
     assert NoRepeatSettings.of({"no_repeat_ngram_size": "family"}, family) == NoRepeatSettings(20, 90)
+    assert NoRepeatSettings.of({"no_repeat_ngram_size": "family-pdf"}, family) == NoRepeatSettings(20, 50)
+    with pytest.raises(UserError, match="no_repeat_ngram_size 'family-pdf'"):
+        NoRepeatSettings.of({"no_repeat_ngram_size": "family-pdf"}, family_of("paddleocr_vl"))
     processor.tokenizer.add_tokens(["<td>", "</td>"])
     cells = processor.tokenizer.convert_tokens_to_ids(["<td>", "</td>"])
     assert NoRepeatSettings(20, 90).rule(processor, family) == NoRepeatNgrams(20, 90, tuple(cells))
