@@ -81,6 +81,19 @@ def trace_pages(jobs: Iterable[PageJob]) -> None:
         job.result.add_done_callback(partial(_end_page, tracer, job, job.span))
 
 
+def trace_headers(opened: Any | None) -> dict[str, str]:
+    """Return the headers (W3C Trace Context) that put another program's spans below this one; none without a span."""
+    if opened is None:
+        return {}
+    from opentelemetry.context import Context
+    from opentelemetry.trace import set_span_in_context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    headers: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(headers, set_span_in_context(opened, Context()))
+    return headers
+
+
 def _end_page(tracer: Any, job: PageJob, opened: Any, result: "Future[PageReading]") -> None:
     """End a page's span when it has a reading, has failed, or nobody waits for it any more."""
     from opentelemetry.context import Context

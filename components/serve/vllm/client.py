@@ -93,14 +93,20 @@ class VllmClient:
         """
         await self._asked("POST", "/v1/unload_lora_adapter", {"lora_name": name}, _SECONDS_TO_LOAD)
 
-    async def completion(self, wish: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
+    async def completion(
+        self, wish: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> AsyncGenerator[Chunk, None]:
         """Yield the events of ``POST /v1/chat/completions`` with ``stream``; closing the iterator ends it in vLLM too.
+
+        Args:
+            wish: the body.
+            headers: of the request, such as those of its trace.
 
         Raises:
             VllmUnreachableError, VllmRefusedError: see there.
         """
         try:
-            async with self._http.stream("POST", "/v1/chat/completions", json=wish) as answer:
+            async with self._http.stream("POST", "/v1/chat/completions", json=wish, headers=headers) as answer:
                 if answer.status_code != 200:
                     raise _refusal(answer.status_code, await answer.aread())
                 async for line in _lines(answer.aiter_bytes()):

@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 from components.serve.batching.page_job import PageJob, PageReading, Phase, RequestTimeoutError
 from components.serve.engines.protocol import EngineDownError, EngineStoppedError
+from components.serve.observability.request_spans import trace_headers
 from components.serve.vllm.answer import StreamedAnswer
 from components.serve.vllm.client import VllmRefusedError, VllmUnreachableError
 from components.serve.vllm.lives import Lives
@@ -65,7 +66,7 @@ async def _reading(lives: Lives, job: PageJob) -> PageReading:
     phases = (Phase("queue", job.arrived, taken), Phase("prepare", taken, time.monotonic()))
     job.phases.extend(phases)
     answer = StreamedAnswer(job, {phase.name: phase.ended - phase.began for phase in phases})
-    async with aclosing(lives.client.completion(wish)) as chunks:
+    async with aclosing(lives.client.completion(wish, trace_headers(job.span))) as chunks:
         async for chunk in chunks:
             lives.meter.wrote(job.model, answer.extend(chunk))
     return answer.reading(job.model)

@@ -54,6 +54,14 @@ made = families._qwen(transformers.Qwen2VLConfig, transformers.Qwen2VLProcessor,
 families.save(Path(sys.argv[1]), *made)
 """
 """A random Qwen2-VL whose attention heads have the 32 dimensions that vLLM's CPU kernels can do."""
+MAKE_PACKAGE = """
+import sys
+from pathlib import Path
+from tests.fixtures.evaluated_package import make_package
+rule = {"size": 2, "window": None, "allowed": []}
+make_package(Path(sys.argv[1]), sys.argv[2], "Summarize it.", no_repeat_ngrams=rule, max_new_tokens=int(sys.argv[3]))
+"""
+"""It needs the processor, and so torchvision."""
 DECLARED_OPERATORS = """
 import importlib.abc, sys
 BOXES = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -114,6 +122,8 @@ def wait_until_ready(service: RunningService) -> None:
 
 def read(service: RunningService, **fields: str) -> tuple[str, float]:
     files = {"file": as_file(drawn_page("page one"))}
+    if fields.get("model") != "reader":  # whose package says it
+        fields["max_new_tokens"] = str(TOKENS)
     answer = requests.post(f"{service.url}/v1/ocr", files=files, data=fields, timeout=600)
     assert answer.status_code == 200, answer.text
     page = answer.json()["pages"][0]
@@ -122,11 +132,12 @@ def read(service: RunningService, **fields: str) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class Served:
-    """A service with vLLM, its base, an adapter, and the environment for services."""
+    """A service with vLLM, its base, an adapter, a package that is loaded, and the environment for services."""
 
     service: RunningService
     base: Path
     adapter: Path
+    package: Path
     variables: dict[str, str]
 
 
@@ -136,9 +147,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     variables = with_torchvision(folder) | {"DEEPSYNTH_SERVE_ADMIN_TOKEN": "the-administrators-token"}
     base = folder / "base"
     subprocess.run([sys.executable, "-c", SAVE_BASE, str(base)], env=os.environ | variables, check=True)
+    adapter = save_adapter(base, folder / "adapter-1")
+    package = Path(shutil.copytree(adapter, folder / "reader"))
+    made = [sys.executable, "-c", MAKE_PACKAGE, str(package), str(base), str(TOKENS)]
+    subprocess.run(made, env=os.environ | variables, check=True)
     arguments = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "2048"]
-    settings = {"engine": "vllm", "vllm_python": PYTHON, "vllm_arguments": arguments, "model": str(base)}
-    settings |= {"max_new_tokens": TOKENS, "max_batch_size": 2, "request_timeout_seconds": 600}
+    settings: dict[str, Any] = {"adapters": [str(package)]}
+    settings |= {"engine": "vllm", "vllm_python": PYTHON, "vllm_arguments": arguments, "model": str(base)}
+    settings |= {"max_batch_size": 2, "request_timeout_seconds": 600}
     config = folder / "serve.json"
     config.write_text(json.dumps(settings))
     of_vllm = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -147,7 +163,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with running_service(folder, *flags, variables=variables | of_vllm, ready=False) as service:
         wait_until_ready(service)
         print(f"ready after {time.monotonic() - began:.0f} s")
-        yield Served(service, base, save_adapter(base, folder / "adapter-1"), variables)
+        yield Served(service, base, adapter, package, variables)
 
 
 def load(service: RunningService, folder: Path) -> requests.Response:
@@ -157,18 +173,21 @@ def load(service: RunningService, folder: Path) -> requests.Response:
 
 def test_vllm_reads_what_the_embedded_engine_reads(served: Served, tmp_path: Path) -> None:
     """Base and adapter alike; an adapter whose modules vLLM passes over is refused."""
-    flags = ("--model", str(served.base), "--max_new_tokens", str(TOKENS))
+    flags = ("--model", str(served.base), "--adapters", str(served.package))
     with running_service(tmp_path, *flags, variables=served.variables) as embedded:
+        of_package = read(embedded, model="reader")
         assert load(embedded, served.adapter).status_code == 200
         text, mean = read(embedded)
         text_with_adapter, mean_with_adapter = read(embedded, model="adapter-1")
     assert text_with_adapter != text
+    assert of_package[0] != text_with_adapter, "the package has a prompt and a rule against repetitions"
+    assert read(served.service, model="reader") == (of_package[0], pytest.approx(of_package[1], abs=1e-2))
     assert read(served.service) == (text, pytest.approx(mean, abs=1e-2))
     loaded = load(served.service, served.adapter)
     assert loaded.status_code == 200, loaded.text
     refused = load(served.service, renamed(served.adapter, tmp_path / "adapter-2"))
     assert refused.status_code == 400, refused.text
-    assert "does not use this adapter" in refused.json()["error"]["message"]
+    assert "other_layers" in refused.json()["error"]["message"], "by name, before vLLM is asked"
     found = read(served.service, model="adapter-1")
     assert found == (text_with_adapter, pytest.approx(mean_with_adapter, abs=1e-2))
     assert text not in served.service.log.read_text()

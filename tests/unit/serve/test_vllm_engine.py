@@ -32,6 +32,7 @@ from components.shared.vllm.served_families import SERVED_FAMILIES
 from tests.fixtures.drawn_pages import as_file, drawn_page
 from tests.fixtures.evaluated_package import make_package
 from tests.fixtures.service_process import RunningService, running_service
+from tests.fixtures.span_receiver import receiving
 from tests.fixtures.vllm_server import recorded, running_stand_in, runs, small_adapter, stand_in_variables, wait_for
 from tests.unit.serve.test_service import picture_message
 
@@ -53,8 +54,10 @@ def service(folder: Path) -> Iterator[RunningService]:
     settings = ["--engine", "vllm", "--vllm_python", str(python), "--model", str(base), "--no_repeat_ngram_size", "20"]
     settings += ["--no_repeat_ngram_window", "90", "--max_new_tokens", "64", "--max_batch_size", "3"]
     variables = stand_in_variables(folder) | {"DEEPSYNTH_SERVE_ADMIN_TOKEN": ADMIN["Authorization"].split()[1]}
-    with running_service(folder, *settings, variables=variables) as running:
-        yield running
+    with receiving() as receiver:
+        variables |= {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.address}
+        with running_service(folder, *settings, variables=variables) as running:
+            yield running
 
 
 def read(service: RunningService, page: bytes = PAGE, **fields: str) -> requests.Response:
@@ -113,6 +116,16 @@ def test_line_ends_of_unicode_are_text_and_end_no_event(service: RunningService)
         lines = [line for line in answer.iter_lines(decode_unicode=True) if line]
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line != "data: [DONE]"]
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == whole
+
+
+def test_vllms_spans_are_below_the_pages(service: RunningService, folder: Path) -> None:
+    trace, caller = "ab" * 16, "cd" * 8
+    headers = {"traceparent": f"00-{trace}-{caller}-01"}
+    answer = requests.post(f"{service.url}/v1/ocr", files={"file": PAGE}, headers=headers, timeout=300)
+    assert answer.status_code == 200, answer.text
+    version, of_trace, parent, sampled = recorded(folder, "read")[-1]["traceparent"].split("-")
+    assert (version, of_trace, sampled) == ("00", trace, "01")
+    assert parent not in (caller, "0" * 16), "the page's own span"
 
 
 def test_adapters_are_loaded_proved_swapped_and_unloaded(service: RunningService, folder: Path) -> None:
