@@ -297,8 +297,17 @@ SCANS = [
     HostileInput(
         "labels",
         "script.hocr",
-        "a script in a line: its text is text",
+        "a script in a line: no part of the text",
         fixed(hocr("<span class='ocr_line'>a<script>alert(1)</script></span>")),
+        "kept 1",
+    ),
+    HostileInput(
+        "labels",
+        "adjacent.hocr",
+        "words without a space between them, formulas beside a line",
+        fixed(
+            hocr("<span class='ocr_line'><i class=ocrx_word>a</i><i class=ocrx_word>b</i></span><p class=ocr_math>1")
+        ),
         "kept 1",
     ),
     HostileInput(

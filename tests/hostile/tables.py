@@ -255,6 +255,13 @@ ARCHIVES = [
         lambda: tar_of(("a.txt", b"one"), ("b.txt", b"x" * 9000))[:4000],
         "kept 1, dropped file_unreadable",
     ),
+    HostileInput(
+        "archives",
+        "long.tar",
+        "a link to a name of 100,000 characters: its problem is cut to 500",
+        lambda: tar_of(("a.txt", b"one"), ("b.txt", "/" * 100_000)),
+        "kept 1, dropped file_link_not_followed",
+    ),
     HostileInput("archives", "negative.tar", "a member of negative size", negative_size, "dropped file_unreadable"),
     HostileInput(
         "archives",

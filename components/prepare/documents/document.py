@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 from components.prepare.documents.drop_reasons import DropReason
 
+_MOST_CHARACTERS, _LAST_CHARACTERS = 500, 100
+"""Of a marker's name and problem; longer ones are cut before the last hundred."""
+
 
 @dataclass(frozen=True)
 class PagePicture:
@@ -50,8 +53,8 @@ class Unreadable:
     """A file, row, member or page that gives no document; the selection counts it and logs its name.
 
     Attributes:
-        source_id: named like a document's, e.g. ``"below/report.pdf"`` or ``"rows.jsonl:17"``.
-        problem: what is wrong, in words.
+        source_id: named like a document's, e.g. ``"below/report.pdf"`` or ``"rows.jsonl:17"``; cut to 500 characters.
+        problem: what is wrong, in words; cut to 500 characters.
         reason: the reason that it is counted under; ``output.drop_reasons`` explains each.
         count: how many are counted, e.g. of words.
         kind: for ``file_kind_not_read``: the suffix, e.g. ``".docx"``.
@@ -62,6 +65,16 @@ class Unreadable:
     reason: DropReason = "file_unreadable"
     kind: str = ""
     count: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("source_id", "problem", "kind"):  # a name in an archive can have a million characters
+            object.__setattr__(self, name, _cut(getattr(self, name)))
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    return f"{text[: _MOST_CHARACTERS - _LAST_CHARACTERS - 1]}…{text[-_LAST_CHARACTERS:]}"
 
 
 def printable(name: str) -> str:

@@ -1,6 +1,7 @@
 """Decodes foreign bytes with the configured encoding, and names the likely one if that fails."""
 
 import codecs
+import re
 
 from charset_normalizer import from_bytes
 
@@ -16,6 +17,11 @@ _LIKELY = (
 """The encodings of texts in circulation; a choice among all of Python's hundred names rare ones too often."""
 _SHIFT = b"\x1b$"
 """ISO 2022 starts two-byte characters with this; to a UTF-8 decoder they are plain ASCII."""
+
+
+_KANA = 0.2
+_NOT_WESTERN = re.compile(r"[^\W\d_](?:[^\w\s\x00-\x7f’\xad·]|[¹²³¼½¾])+[^\W\d_]|[£¥¤¢¯¨´¸¦][^\W\d_]|[^\x00-\x7f]{4}")
+"""In a word a sign or a small digit, a currency or an accent before a letter, or four letters in a row beyond ASCII."""
 
 
 class WrongEncodingError(Exception):
@@ -62,10 +68,41 @@ def likely_encoding(content: bytes, place: int = 0) -> str | None:
     if not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and 4 * sample.count(0) > len(sample):
         return _wide_encoding(sample)
     wide = _WIDE if len(sample) >= _LEAST_WIDE_BYTES else ()  # a short word of one byte a letter looks like UTF-16 too
-    best = from_bytes(sample, cp_isolation=[*_LIKELY, *wide]).best()
+    if _is_japanese(sample):
+        return "euc_jp"
+    matches = from_bytes(sample, cp_isolation=[*_LIKELY, *wide])
+    best = matches.best()
+    western = next((one for one in matches if "cp1252" in (one.encoding, *one.could_be_from_charset)), None)
     if best is None:
         return None
-    return "cp1252" if "cp1252" in best.could_be_from_charset else best.encoding
+    if best is western:
+        return "cp1252"
+    if _is_western(sample) and best.percent_coherence <= (western.percent_coherence if western else 0):
+        return "cp1252"
+    return best.encoding
+
+
+def _is_japanese(sample: bytes) -> bool:
+    """Return whether EUC-JP finds many kana: Korean and Chinese texts have few bytes that are kana there."""
+    foreign = [letter for letter in _decoded(sample, "euc_jp") if not letter.isascii()]
+    kana = sum("\u3041" <= letter <= "\u30ff" for letter in foreign)
+    return len(foreign) >= 2 and kana >= _KANA * len(foreign)
+
+
+def _is_western(sample: bytes) -> bool:
+    """Return whether the text is mostly ASCII letters, and what else cp1252 finds stands as in western languages."""
+    text = _decoded(sample, "cp1252")
+    letters = [letter for letter in text if letter.isalpha()]
+    plain = sum(letter.isascii() for letter in letters)
+    return bool(letters) and 2 * plain >= len(letters) and not _NOT_WESTERN.search(text)
+
+
+def _decoded(sample: bytes, encoding: str) -> str:
+    """Return the sample as text, "" if it is not in ``encoding``; a character that its end cuts off may be missing."""
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(sample, final=False)
+    except UnicodeDecodeError:
+        return ""
 
 
 def _wide_encoding(sample: bytes) -> str:

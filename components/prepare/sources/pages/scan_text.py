@@ -1,19 +1,29 @@
 """Reads the text of a scanned page from ALTO and hOCR, the formats of OCR engines and archives."""
 
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import groupby, pairwise
 
+import regex
 from lxml import etree
 
 from components.prepare.documents.text_decoding import UTF_8, decode_text
 
-_HOCR_LINES = frozenset(
-    f"ocr_{name}" for name in ("line", "header", "footer", "caption", "textfloat", "pageno", "title", "author")
-) | {"ocrx_line"}
+_TRUE_LINES = frozenset(("ocr_line", "ocrx_line"))
+_FORMULAS = ("math", "chem")
+_HOCR_LINES = _TRUE_LINES.union(
+    f"ocr_{name}"
+    for name in ("header", "footer", "caption", "textfloat", "pageno", "title", "author", "dropcap", *_FORMULAS)
+)
+"""Those that are no true lines are lines of their own outside of one, and a part of it inside."""
 _SECTIONS = ("abstract", "blockquote", "display", "linear", "part", "chapter", "section", "subsection", "subsubsection")
-_AREAS = ("page", "column", "carea", "par", "float", "table")
+_AREAS = ("document", "page", "column", "carea", "par", "float", "table", "image", "textimage", "linedrawing", "photo")
 _HOCR_BLOCKS = _HOCR_LINES | {f"ocr_{name}" for name in (*_SECTIONS, *_AREAS)} | {"ocrx_block"}
 """The classes of hOCR 1.2 that hold lines; some of them are lines themselves in files of some engines."""
+_NO_TEXT = "ancestor::script or ancestor::style or ancestor::template"
+_WITHOUT_SPACES = regex.compile(r"[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Laoo}\p{sc=Khmr}\p{sc=Mymr}]")
+
+_Piece = tuple[etree._Element | None, str]
+"""A text, and the word that it is in."""
 
 
 class ScanTextError(Exception):
@@ -71,22 +81,43 @@ def hocr_text(content: bytes, encoding: str = UTF_8) -> str:
 def _hocr_lines(page: etree._Element) -> list[tuple[etree._Element, str]]:
     """Return the block and the text of each line, in file order.
 
-    A piece of text belongs to the innermost element around it that can be a line or a block, so no container repeats
-    the text of a line in it.
+    A piece of text belongs to the line around it, and without one to the innermost element that can be a line or a
+    block, so no container repeats the text of a line in it.
     """
-    lines: list[tuple[etree._Element, str]] = []
+    lines: list[tuple[etree._Element, list[_Piece]]] = []
     last = None
-    for piece in page.xpath(".//text()"):
+    for piece in page.xpath(f".//text()[not({_NO_TEXT})]"):
         owner = piece.getparent().getparent() if piece.is_tail else piece.getparent()
-        line = next(above for above in (owner, *owner.iterancestors()) if not _classes(above).isdisjoint(_HOCR_BLOCKS))
+        around = [owner, *owner.iterancestors()]
+        line = _first_of(_TRUE_LINES, around)
+        if line is None:
+            line = next(above for above in around if not _classes(above).isdisjoint(_HOCR_BLOCKS))
+        word = _first_of(frozenset(("ocrx_word",)), around)
         if line is last and lines:
-            lines[-1] = (lines[-1][0], lines[-1][1] + piece)
+            lines[-1][1].append((word, str(piece)))
         elif not piece.isspace():
             is_line = not _classes(line).isdisjoint(_HOCR_LINES)
-            around = (above for above in line.iterancestors() if not _classes(above).isdisjoint(_HOCR_BLOCKS))
-            lines.append((next(around, line) if is_line else line, str(piece)))
+            block = _first_of(_HOCR_BLOCKS, line.iterancestors()) if is_line else None
+            lines.append((line if block is None else block, [(word, str(piece))]))
             last = line
-    return lines
+    return [(block, _with_spaces(pieces)) for block, pieces in lines]
+
+
+def _first_of(classes: frozenset[str], elements: Iterable[etree._Element]) -> etree._Element | None:
+    return next((element for element in elements if not _classes(element).isdisjoint(classes)), None)
+
+
+def _with_spaces(pieces: list[_Piece]) -> str:
+    """Return the text of a line; with spaces between its words if there are none, as some writers omit them all."""
+    groups = [(word, "".join(text for _, text in group)) for word, group in groupby(pieces, key=lambda piece: piece[0])]
+    whole = "".join(text for _, text in groups)
+    if any(text != text.strip() for _, text in groups[:-1]) or groups[-1][1] != groups[-1][1].lstrip():
+        return whole
+    text = ""
+    for (before, _), (word, of_word) in pairwise([(None, ""), *groups]):
+        alone = text and of_word and not (_WITHOUT_SPACES.match(text[-1]) and _WITHOUT_SPACES.match(of_word))
+        text += (" " if alone and before is not None and word is not None else "") + of_word
+    return text
 
 
 def _parsed_xml(content: bytes) -> etree._Element:
