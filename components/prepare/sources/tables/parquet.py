@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ _ROWS_PER_BATCH = 64
 _BUFFER_BYTES = 2**20
 _ROWS_BEYOND_DOUBT = 1_000_000
 """More rows than the file has bytes are no documents: run-length encoding makes a billion rows of a few megabytes."""
+_MOST_DECODED_BYTES, _MOST_EXPANSION = 4 * 2**30, 1000
+"""A file may become so many bytes, or so many times its own: encodings make terabytes of equal rows from kilobytes."""
 _LARGEST_COUNTED_FOOTER = 16 * 2**20
 _TAIL_BYTES = 8  # the footer's length in 4 bytes, and the format's mark (parquet-format, File Format)
 
@@ -77,6 +79,7 @@ def parquet_rows(
             problem, mend = f"{promised} rows in {size} bytes: more rows than bytes", "leave it out"
             yield 1, unreadable(settings, name, problem, where=where, mend=mend, reason="document_over_limits")
             return
+        room = _Room(max(_MOST_DECODED_BYTES, _MOST_EXPANSION * size), promised)
         columns = [column for column in dict.fromkeys([*reading.columns, *more]) if column in present]
         end = 0
         for group in range(table.num_row_groups):
@@ -86,22 +89,43 @@ def parquet_rows(
             if start.with_group and number <= start.passed:
                 yield end, _dropped_rest(start, end, name, where, reading)
                 continue
-            size = 1 if start.row_by_row else _ROWS_PER_BATCH
-            batches = table.iter_batches(size, row_groups=[group], columns=columns, use_threads=False)
-            yield from _numbered(batches, number, end, name, where, reading, start)
+            rows = 1 if start.row_by_row else _ROWS_PER_BATCH
+            batches = table.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
+            yield from _numbered(batches, number, end, name, where, reading, start, room)
+            if room.left < 0:
+                return
         if end != promised:
             problem = f"a damaged footer: {end} rows in its row groups, {promised} in the file"
             yield end + 1, unreadable(settings, name, problem, where=where, mend=_MEND)
 
 
+@dataclass
+class _Room:
+    """How many decoded bytes of a file are still taken, and how many rows it has."""
+
+    left: int
+    rows: int
+
+
 def _numbered(
-    batches: Iterator[Any], number: int, end: int, name: str, where: str, reading: SourceReading, start: TableStart
+    batches: Iterator[Any],
+    number: int,
+    end: int,
+    name: str,
+    where: str,
+    reading: SourceReading,
+    start: TableStart,
+    room: _Room,
 ) -> NumberedRows:
-    """Yield the rows of one group, ``number`` + 1 to ``end``."""
+    """Yield the rows of one group, ``number`` + 1 to ``end``; if there is no room for one, a marker for all others."""
     import pyarrow
 
     try:
         for batch in batches:
+            room.left -= batch.nbytes
+            if room.left < 0:
+                yield room.rows, _expanded(number, name, where, reading, room)
+                return
             if number < start.decided:  # the batch is one row
                 number += batch.num_rows
                 del batch  # before the next one takes as much memory
@@ -120,6 +144,14 @@ def _numbered(
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         problem = f"rows {number + 1} to {end} are damaged ({error})"
         yield end, unreadable(reading.settings, f"{name}:{number + 1}", problem, where=where, mend=_MEND)
+
+
+def _expanded(number: int, name: str, where: str, reading: SourceReading, room: _Room) -> Unreadable:
+    """Return the marker for the rows behind ``number``."""
+    problem = f"the file's rows take more than {_MOST_DECODED_BYTES >> 30} GiB and {_MOST_EXPANSION} times its bytes"
+    source_id, mend = f"{name}:{number + 1}", "leave it out, or write it without repeated rows"
+    marker = unreadable(reading.settings, source_id, problem, where=where, mend=mend, reason="document_over_limits")
+    return replace(marker, count=room.rows - number)
 
 
 def _dropped_rest(start: TableStart, end: int, name: str, where: str, reading: SourceReading) -> Unreadable:

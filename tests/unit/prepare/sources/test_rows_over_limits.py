@@ -22,9 +22,10 @@ from components.prepare.config import PrepareConfig
 from components.prepare.documents.document import Document, Unreadable
 from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.opening import read_documents
-from components.prepare.sources.tables import delimited_passing
+from components.prepare.sources.tables import delimited_passing, parquet
 from components.prepare.sources.tables.delimited_passing import RowPasser
 from components.prepare.step import run
+from components.shared.errors import UserError
 from components.shared.foreign_files.limits import ReadingLimits
 from components.shared.programs.step_command import step_main
 
@@ -260,3 +261,23 @@ def test_rows_are_passed_as_csv_reads_them(content: str, count: int, piece: int)
         patch.setattr(delimited_passing, "_PIECE", piece)
         RowPasser(stream, ",").pass_rows(count)
     assert stream.read() == expected.read()
+
+
+def test_a_file_of_equal_rows_does_not_become_any_number_of_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row is small enough, and all together would be read for hours; one process reads them, without limits."""
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pyarrow.table({"text": ["A line of text. " * 625] * 1000}), path, compression="zstd")
+    settings = SourceSettings(source=str(path), on_unreadable="skip")
+    whole = list(read_documents(settings))
+    assert len(whole) == 1000 and path.stat().st_size < 20_000, "10 MB are nothing"
+    monkeypatch.setattr(parquet, "_MOST_DECODED_BYTES", 2**20)
+    *kept, marker = read_documents(settings)
+    assert kept == whole[: len(kept)] and len(kept) == 64, "a batch"
+    assert isinstance(marker, Unreadable) and marker.reason == "document_over_limits"
+    assert marker.source_id == "rows.parquet:65" and len(kept) + marker.count == 1000
+    with pytest.raises(UserError, match=r"rows\.parquet.*1000 times its bytes; leave it out"):
+        list(read_documents(SourceSettings(source=str(path))))
+    monkeypatch.setattr(parquet, "_MOST_EXPANSION", 10**7)
+    assert list(read_documents(settings)) == whole, "a large file may become large"
