@@ -103,14 +103,18 @@ class AliasFollower:
     def _unload_unused(self) -> None:
         """Begin to unload versions without an alias; each waits for its last request, and nothing waits for that."""
         for name in self._loaded - self._catalog.in_use():
+            if self._catalog.is_retired(name):
+                continue  # an administrator unloads it: the next look tells whether it has gone
             self._loaded.discard(name)
-            threading.Thread(target=self._unload, args=(name,), name="unloading", daemon=True).start()
+            if name in self._catalog.versions():
+                threading.Thread(target=self._unload, args=(name,), name="unloading", daemon=True).start()
 
     def _unload(self, name: str) -> None:
         try:
             self._versions.unload(name)
         except Exception as error:
-            self._loaded.add(name)  # the next look tries again
+            if name in self._catalog.versions() or self._catalog.is_retired(name):
+                self._loaded.add(name)  # the next look tries again
             self._not_followed(error, raised=False)
 
     def _run(self) -> None:

@@ -19,9 +19,9 @@ class QueueClosedError(Exception):
 class FairQueue:
     """Pages that wait for the engine; every method may be called from any thread.
 
-    Each model has its own clients. Taking goes around the clients, one page each, so that a client with a thousand
-    pages does not keep one with a single page waiting. Pages in the background are taken only while no client's page
-    waits, one at a time.
+    Each model has its own clients, and ``models`` ends with the one that a page was taken for last. Taking goes around
+    the clients, one page each, so that a client with a thousand pages does not keep one with a single page waiting.
+    Pages in the background are taken only while no client's page waits, one at a time.
 
     Args:
         max_pages: pages of one client that may wait; of all clients twice as many (``FairBudget``).
@@ -68,7 +68,7 @@ class FairQueue:
             self._changed.notify_all()
 
     def models(self) -> list[str]:
-        """Return the models that pages wait for."""
+        """Return the models that pages wait for, in the order in which it is their turn."""
         with self._changed:
             found = [model for model, clients in self._waiting.items() if clients]
             return found or [job.model for job in list(self._background)[:1]]
@@ -88,6 +88,8 @@ class FairQueue:
                     taken.append(job)
             if not clients:
                 self._waiting.pop(model, None)
+            elif taken:
+                self._waiting[model] = self._waiting.pop(model)  # at the end: every other model comes first
             if not taken and not self._pages and self._background and self._background[0].model == model:
                 job = self._background.popleft()
                 taken += [job] if job.is_wanted() else []

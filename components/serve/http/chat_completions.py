@@ -38,9 +38,9 @@ def chat_routes(service: Service) -> APIRouter:
             events = _stream(service, request, pages, wish, with_usage)
             head = await anext(events)  # what is refused is refused before the answer begins
             return _EventStream(head, events)
-        async with service.reading(request, pages, wish) as readings:
+        async with service.reading(request, pages, wish) as readings:  # as long as the answer asks for the version
             found = await all_readings(request, readings)
-        return JSONResponse(_completion(service, request, found, wish))
+            return JSONResponse(_completion(service, request, found, wish))
 
     return router
 

@@ -40,19 +40,19 @@ def ocr_routes(service: Service) -> APIRouter:
         pages = [page for file in files for page in file]
         length = _whole_number(fields.get("max_new_tokens"))
         wish = Wish(client, fields.get("model") or None, fields.get("instruction") or None, length)
-        async with service.reading(request, pages, wish) as readings:
+        async with service.reading(request, pages, wish) as readings:  # as long as the answer asks for the version
             found = await all_readings(request, readings)
-        places = [(name, number) for name, file in zip(names, files, strict=True) for number in _numbers(file)]
-        return {
-            "id": request.state.request_id,
-            "model": request.state.model,
-            "decoding": decoding_as_json(service.catalog.reading(request.state.model)),
-            "pages": [
-                {"file": name, "page": number, **reading_as_json(reading, service.calibrations(reading, wish))}
-                for (name, number), reading in zip(places, found, strict=True)
-            ],
-            "seconds": round(time.monotonic() - started, 4),
-        }
+            places = [(name, number) for name, file in zip(names, files, strict=True) for number in _numbers(file)]
+            return {
+                "id": request.state.request_id,
+                "model": request.state.model,
+                "decoding": decoding_as_json(service.catalog.reading(request.state.model)),
+                "pages": [
+                    {"file": name, "page": number, **reading_as_json(reading, service.calibrations(reading, wish))}
+                    for (name, number), reading in zip(places, found, strict=True)
+                ],
+                "seconds": round(time.monotonic() - started, 4),
+            }
 
     return router
 

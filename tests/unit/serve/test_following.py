@@ -1,6 +1,7 @@
 """Aliases of the registry are followed one by one: what is wrong with one does not hold the other."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,22 @@ class Loading:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog, self.broken = catalog, dict[str, Exception]()
+        self.unloaded = list[str]()
 
     def load_files(self, files: ModelFiles) -> str:
         if files.name in self.broken:
             raise self.broken[files.name]
         self._catalog.add(files.name, plain_reading())
         return files.name
+
+    def unload(self, name: str) -> None:
+        self.unloaded.append(name)
+        if name not in self._catalog.versions():
+            raise UserError("no such version is loaded", where=name)
+        if name in self.broken:
+            raise self.broken[name]
+        self._catalog.retire(name)
+        self._catalog.remove(name)
 
 
 @pytest.fixture
@@ -75,3 +86,35 @@ def test_the_service_starts_without_an_alias_that_it_does_not_need(
     loading.broken["reader-2"] = UserError("no weights", where="x")
     with pytest.raises(UserError, match="no weights"):
         follower.look(needed="champion")
+
+
+def looked(follower: Any) -> None:
+    """Let it look, and wait until what it unloads is unloaded."""
+    follower.look()
+    for thread in threading.enumerate():
+        if thread.name == "unloading":
+            thread.join()
+
+
+def test_a_version_without_an_alias_is_unloaded_once_unless_that_fails_or_an_administrator_did_it(
+    following_with: Callable[[], tuple[Any, Loading, Catalog, Meter]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower, loading, catalog, meter = following_with()
+    for number in (1, 3, 4):  # an alias keeps its last version, for a rollback
+        monkeypatch.setitem(REGISTERED, "challenger", number)
+        if number == 4:
+            catalog.retire("reader-1")
+        looked(follower)
+    assert loading.unloaded == [], "somebody else unloads it"
+    catalog.remove("reader-1")
+    looked(follower)
+    looked(follower)
+    assert loading.unloaded == [] and b'failures_total{reason="registry"} 0.0' in meter.text()
+    loading.broken["reader-3"] = UserError("its requests did not end", where="reader-3")
+    monkeypatch.setitem(REGISTERED, "challenger", 5)
+    looked(follower)
+    loading.broken.clear()
+    looked(follower)
+    looked(follower)
+    assert loading.unloaded == ["reader-3"] * 2, "the look after the failed one tried again"
+    assert "reader-3" not in catalog.versions()

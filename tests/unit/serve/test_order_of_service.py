@@ -20,9 +20,11 @@ from tests.fixtures.drawn_pages import drawn_page
 MODEL = "tiny-base"
 
 
-def job(client: str, seconds: float = 3600, on_text: Callable[[str], None] | None = None) -> PageJob:
+def job(
+    client: str, seconds: float = 3600, on_text: Callable[[str], None] | None = None, model: str = MODEL
+) -> PageJob:
     page = drawn_page("a page")
-    return PageJob(page, None, MODEL, client, max_new_tokens=16, deadline=time.monotonic() + seconds, on_text=on_text)
+    return PageJob(page, None, model, client, max_new_tokens=16, deadline=time.monotonic() + seconds, on_text=on_text)
 
 
 @contextmanager
@@ -71,6 +73,16 @@ def test_no_client_shuts_another_out_of_the_queue(queue: FairQueue) -> None:
     queue.put([job("fifth") for _ in range(16)])
     with pytest.raises(QueueFullError):
         queue.put([job("fifth")])
+
+
+def test_a_model_with_many_pages_does_not_keep_anothers_waiting(queue: FairQueue) -> None:
+    """An engine with room for one page begins with the first model each time."""
+    queue.put([*(job("a client", model="busy") for _ in range(5)), *(job("a client", model="quiet") for _ in range(2))])
+    read = list[str]()
+    while waiting := queue.models():
+        taken = [queue.take(model, 1 if place == 0 else 0) for place, model in enumerate(waiting)]
+        read += [page.model for pages in taken for page in pages]
+    assert read == ["busy", "quiet", "busy", "quiet", "busy", "busy", "busy"]
 
 
 def test_a_client_that_is_gone_frees_its_places_in_the_queue_and_in_the_batch(queue: FairQueue) -> None:
