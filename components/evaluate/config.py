@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from components.shared.artifacts.dataset_manifest import Split
-from components.shared.programs.no_repeat_window import window_needs_a_size
+from components.shared.programs.reading_settings import tiles_need_crop_mode, window_needs_a_size
 from components.shared.programs.step_config import Seed, StepConfig
 from components.shared.scoring.text_normalization import Profile, newest_version
 
@@ -78,6 +78,7 @@ class EvaluateConfig(StepConfig):
     """how many of the worst pages the HTML report shows, with picture and differences"""
 
     _window_needs_a_size = model_validator(mode="after")(window_needs_a_size)
+    _tiles_need_crop_mode = model_validator(mode="after")(tiles_need_crop_mode)
 
     @model_validator(mode="after")
     def _layer_needs_a_model(self) -> Self:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from components.serve.sample_settings import SampleSettings
 from components.shared.foreign_files.limits import ReadingLimits
-from components.shared.programs.no_repeat_window import window_needs_a_size
+from components.shared.programs.reading_settings import tiles_need_crop_mode, window_needs_a_size
 from components.shared.programs.step_config import StepConfig
 
 MEBIBYTE = 1024 * 1024
@@ -144,6 +144,7 @@ class ServeConfig(StepConfig):
         return self
 
     _window_needs_a_size = model_validator(mode="after")(window_needs_a_size)
+    _tiles_need_crop_mode = model_validator(mode="after")(tiles_need_crop_mode)
 
     @model_validator(mode="after")
     def _vllm_has_one_place(self) -> Self:

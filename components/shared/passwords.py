@@ -26,7 +26,7 @@ _FIRST_PART = re.compile(r"[^/?#]*")
 _PORT = re.compile(r"[0-9]{1,5}(?![0-9A-Za-z])")
 _HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}(?![0-9A-Za-z])")
 _HOST_AND_PATH = re.compile(r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)/")
-_USER = re.compile(r"[\w.%+\\/-]+")
+_USER = re.compile(r"[\w.%+@\\/-]+")
 _OPENERS = re.compile(r"[\"'`(\[{<=,;|]")
 _SECRET_ENDINGS = (
     *("token", "signature", "password", "passwd", "secret", "credential", "credentials"),

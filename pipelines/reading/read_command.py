@@ -199,7 +199,9 @@ def _print(page: FilePage, as_json: bool, as_markdown: bool, with_head: bool) ->
         if reading[mark]:
             typer.echo(f"warning: {printable(str(page.file))} page {page.number} {said}", err=True)
     if as_json:
-        typer.echo(json.dumps({**reading, "file": str(page.file), "page": page.number}, ensure_ascii=False))
+        line = json.dumps({**reading, "file": str(page.file), "page": page.number}, ensure_ascii=False)
+        # What of a file's name is not UTF-8 is a lone surrogate in Python, and an escape in JSON.
+        typer.echo(line.encode("utf-8", "backslashreplace").decode("utf-8"))
     elif as_markdown:
         typer.echo(f"<!-- {printable(page.file.name)}, page {page.number} -->\n\n{reading['text']}\n")
     else:

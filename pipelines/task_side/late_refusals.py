@@ -35,7 +35,8 @@ def check_served_family(settings: dict[str, dict[str, Any]], family: ModelFamily
     """Refuse a family that ``export.serving`` names an engine for which does not serve it, or reads pages otherwise.
 
     Raises:
-        UserError: the engine does not serve the family, or none of its adapters, or not with these image settings.
+        UserError: the engine does not serve the family, or none of its adapters, or not with these modules or image
+            settings.
     """
     if not settings["export"]["serving"]:
         return
@@ -43,6 +44,13 @@ def check_served_family(settings: dict[str, dict[str, Any]], family: ModelFamily
 
     adapter = settings["train"]["peft"] != "none" and not settings["export"]["merge"]
     served = served_family(family.name, adapter=adapter)
+    for name in ("finetune_vision_layers", "adapt_experts"):
+        if adapter and settings["train"][name]:
+            raise UserError(
+                f"vLLM's {served.vllm_class} does not adapt what train.{name} trains, and would read without it",
+                where=f"export.serving ['vllm'] with train.{name}",
+                mend="set export.merge, and the merged weights are served; or train without it",
+            )
     if served.fixed_sizes is None:
         return
     wanted: dict[str, int | None] = dict(zip(("base_size", "image_size"), served.fixed_sizes, strict=True))

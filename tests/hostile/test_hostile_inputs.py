@@ -17,6 +17,7 @@ from components.prepare.settings.source_settings import SourceSettings
 from components.prepare.sources.opening import read_documents
 from components.serve.adapters.sources import ModelFiles, fetched
 from components.shared.artifacts.markdown import markdown_code, markdown_text
+from components.shared.digests import sha256_file
 from components.shared.errors import UserError, printable, without_passwords
 from components.shared.foreign_files.limits import ReadingLimits
 from components.shared.programs.step_config import parse_config_text
@@ -109,7 +110,7 @@ def test_packages(one: HostileInput, tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     path = tmp_path / "a.zip"
     path.write_bytes(content_of(one))
-    unpacked = tmp_path / "scratch" / "a"
+    unpacked = tmp_path / "scratch" / f"a-{sha256_file(path)}"  # two runs may have packages of one name
     try:
         assert fetched(str(path), tmp_path / "scratch") == ModelFiles("a", unpacked, "tiny-base")
         found = "kept 1"
@@ -120,7 +121,7 @@ def test_packages(one: HostileInput, tmp_path: Path) -> None:
     assert {each.relative_to(tmp_path).parts[:2] for each in tmp_path.rglob("*")} <= {
         ("a.zip",),
         ("scratch",),
-        ("scratch", "a"),
+        ("scratch", unpacked.name),
     }
 
 

@@ -58,6 +58,7 @@ ADDRESSES = [
         ("http%3A%2F%2Fme%3Asesame%40host", "an address as a query's value"),
         ("http:/me:sesame@host", "one slash, as a path library leaves it"),
         ("me:sesame@host:5000", "no scheme"),
+        ("me@mail.example:sesame@host:5000", "no scheme, and a mail address as user"),
         ("https://host/x?page=1&X-Amz-Signature=sesame", "a signed address"),
     )
 ]

@@ -68,7 +68,14 @@ def test_an_evaluation_of_other_views_than_vllms_is_refused_before_anything_runs
     served = {"base_model": str(base), "export": {"serving": ["vllm"]}}
     with pytest.raises(UserError, match=said):
         resolved(source, evaluate=evaluate, **served)
-    resolved(source, evaluate={"max_crops": 6, "base_size": 1024}, **served)
+    seen_alike: dict[str, Any] = {"max_crops": 6, "base_size": 1024}
+    resolved(source, evaluate=seen_alike, **served)
+    for name in ("finetune_vision_layers", "adapt_experts"):
+        train = {name: True, "lora_dropout": 0}
+        with pytest.raises(UserError, match=rf"with train\.{name}: vLLM's .* would read without it; set export\.merge"):
+            resolved(source, evaluate=seen_alike, train=train, **served)
+        merged = {**served, "export": {"serving": ["vllm"], "merge": True}}
+        resolved(source, evaluate=seen_alike, train=train, **merged)
 
 
 def test_a_gate_over_the_trainings_own_pages_is_refused_before_anything_runs(source: str) -> None:
@@ -113,6 +120,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another family's setting": (
         {"evaluate": {"base_size": 1024}},
         r"evaluate\.base_size: the DeepSeek-OCR models are read so",
+    ),
+    "tiles of pages that are not cut": (
+        {"evaluate": {"crop_mode": False, "max_crops": 6}},
+        r"max_crops is a number of tiles, and without crop_mode there are none",
     ),
     "no text encoder": (
         {"evaluate": {"bertscore_model": "empty"}},

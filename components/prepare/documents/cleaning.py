@@ -86,12 +86,12 @@ def clean_text(text: str, beside_picture: bool = False) -> str:
 
 
 def is_removed(character: str) -> bool:
-    """Return whether ``clean_text`` removes this character between two Latin letters.
+    """Return whether ``clean_text`` removes this character, beside a picture, between two Latin letters.
 
-    >>> is_removed("\u200b"), is_removed("-"), is_removed("\u3000")
-    (True, False, False)
+    >>> is_removed("\u200b"), is_removed("-"), is_removed("\u3000"), is_removed("\u0378")
+    (True, False, False, False)
     """
-    return bool(_SUSPECT.match(character)) and clean_text(f"a{character}a") == "aa"
+    return bool(_SUSPECT.match(character)) and clean_text(f"a{character}a", beside_picture=True) == "aa"
 
 
 def _visible(text: str, beside_picture: bool) -> str:

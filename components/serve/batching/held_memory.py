@@ -41,12 +41,13 @@ class Holding:
         self._lock = threading.Lock()
 
     def take_bytes(self, amount: int) -> None:
-        """Take bytes of the body.
+        """Take bytes of the body; none are always there, also where the client holds more than it could take now.
 
         Raises:
             MemoryFullError: there is no room for them.
         """
-        self._take("bytes", amount)
+        if amount:
+            self._take("bytes", amount)
 
     def take_pixels(self, amount: int) -> None:
         """Take pixels of an opened page; none asks whether a client has any room left.

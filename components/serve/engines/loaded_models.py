@@ -60,7 +60,8 @@ class LoadedModels:
         ).eval()
         processor = load_processor(self._base_model, **self._source)
         packaged = Path(base_model_location(self._base_model))  # a whole model's package can be a base
-        self._models = {base_name: self._loaded(base_name, self._base, processor, packaged, None)}
+        reading = self._reading(processor, packaged)
+        self._models = {base_name: _loaded(base_name, self._base, processor, reading, None)}
         self._base_name = base_name
 
     @property
@@ -83,15 +84,16 @@ class LoadedModels:
             raise UserError("a model of this name is loaded already", where=name, mend="unload it first")
         check_base_of_adapter(self._base_model, config.revision, folder)
         processor = load_fine_tuned_processor(self._base_model, folder, **self._source)
+        reading = self._reading(processor, folder)  # before the weights: where it fails, nothing is left of them
         if adapter_kind(folder) == "model":
             placed: dict[str, Any] = {"dtype": default_dtype(self._device), "device": self._device, **self._source}
             model: Any = load_fine_tuned(self._base_model, folder, **placed)
-            self._models[name] = self._loaded(name, model, processor, folder, None)
+            self._models[name] = _loaded(name, model, processor, reading, None)
             return self._models[name]
         adapter_name = f"adapter_{next(self._numbers)}"  # PEFT's names may hold no dots
         self._base = with_adapter(self._base, self._base_model, folder, adapter_name).eval()
         self._active = None
-        self._models[name] = self._loaded(name, self._base.get_base_model(), processor, folder, adapter_name)
+        self._models[name] = _loaded(name, self._base.get_base_model(), processor, reading, adapter_name)
         return self._models[name]
 
     def unload(self, name: str) -> None:
@@ -118,12 +120,15 @@ class LoadedModels:
             tuner.disable_adapter_layers()
         self._active = name
 
-    def _loaded(
-        self, name: str, model: PreTrainedModel, processor: ProcessorMixin, folder: Path, adapter_name: str | None
-    ) -> LoadedModel:
+    def _reading(self, processor: ProcessorMixin, folder: Path) -> VersionReading:
         family = family_of(model_type_of(self._base_model, **self._source))
-        reading = version_reading(self._config, evaluated_reading(folder), processor, family)
-        transcriber = Transcriber(
-            model, processor, reading.family, reading.max_new_tokens, graphed=False, no_repeat=reading.no_repeat
-        )
-        return LoadedModel(name, model, transcriber, adapter_name, reading)
+        return version_reading(self._config, evaluated_reading(folder), processor, family)
+
+
+def _loaded(
+    name: str, model: PreTrainedModel, processor: ProcessorMixin, reading: VersionReading, adapter_name: str | None
+) -> LoadedModel:
+    transcriber = Transcriber(
+        model, processor, reading.family, reading.max_new_tokens, graphed=False, no_repeat=reading.no_repeat
+    )
+    return LoadedModel(name, model, transcriber, adapter_name, reading)

@@ -10,7 +10,7 @@ from typing import TypeVar
 from PIL import Image
 
 from components.serve.adapters.sources import ModelFiles
-from components.serve.batching.fair_queue import FairQueue
+from components.serve.batching.fair_queue import FairQueue, QueueClosedError
 from components.serve.batching.page_job import PageJob, PageReading
 from components.serve.config import ServeConfig
 from components.serve.engines.embedded import EmbeddedEngine
@@ -89,7 +89,10 @@ class LocalReader:
     def _submitted(self, page: Image.Image) -> "Future[PageReading]":
         deadline = time.monotonic() + _SECONDS_PER_PAGE
         job = PageJob(page, None, self._files.name, _CLIENT, self._longest, deadline)
-        self._queue.put([job])
+        try:
+            self._queue.put([job])
+        except QueueClosedError as error:
+            raise self._engine.failure() or error from error
         return job.result
 
 

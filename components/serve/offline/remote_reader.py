@@ -102,7 +102,7 @@ def _answer(url: str, name: str, content: bytes, fields: dict[str, str], token: 
                 session.mount(scheme, HTTPAdapter(max_retries=again))
             return session.post(
                 f"{url.rstrip('/')}/v1/ocr",
-                files={"file": (name, content)},
+                files={"file": (name.encode("utf-8", "backslashreplace").decode("utf-8"), content)},
                 data=fields,
                 headers={"Authorization": f"Bearer {token}"} if token else {},
                 timeout=(_SECONDS_TO_CONNECT, _SECONDS_TO_READ),

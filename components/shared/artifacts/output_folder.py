@@ -27,6 +27,9 @@ _held: set[Path] = set()
 _held_access = threading.Lock()
 
 
+_open_scratches = set[Path]()
+
+
 @contextmanager
 def finished_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``target``; it is renamed to ``target`` if the block ends without an error.
@@ -65,14 +68,22 @@ def scratch_folder(name: str) -> Iterator[Path]:
     """
     place = Path(tempfile.gettempdir())
     for left in unfinished_folders(place):
-        if left.target.startswith(f"{name}-") and left.lives is False and _is_ours(left.path):
+        if left.target.startswith(f"{name}-") and _is_left(left) and _is_ours(left.path):
             _remove_leftover(left.path)
     scratch = place / f".{name}-{secrets.token_hex(4)}.partial-{os.getpid()}-{_host()}"
-    scratch.mkdir(mode=0o700)
+    _open_scratches.add(scratch)
     try:
+        scratch.mkdir(mode=0o700)
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        _open_scratches.discard(scratch)
+
+
+def _is_left(folder: "UnfinishedFolder") -> bool:
+    """Return whether nobody uses a scratch folder; a container that is started again has its old number, 1."""
+    is_earlier_life = folder.process == os.getpid() and folder.path not in _open_scratches
+    return folder.lives is False or (folder.lives is True and is_earlier_life)
 
 
 def _is_ours(path: Path) -> bool:

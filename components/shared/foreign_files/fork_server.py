@@ -13,7 +13,7 @@ from components.shared.artifacts.output_folder import scratch_folder
 
 # Bytes of a socket's name with its final zero: 108 on Linux, 104 on macOS (sun_path in <sys/un.h>).
 _LONGEST_SOCKET_NAME = 103
-_SOCKET = "/.fork-server-00000000.partial-0000000-00000000/pymp-00000000/listener-00000000"
+_SOCKET = "/.fs-00000000.partial-0000000-00000000/pymp-00000000/listener-00000000"
 _SHORT_FOLDER = "/tmp"
 _AFTER_MULTIPROCESSING = -200
 """multiprocessing removes its own temporary folder at -100; lower numbers come later."""
@@ -44,7 +44,7 @@ def _folder_for_a_socket() -> Path:
     if _folder is None:
         is_short = len(os.fsencode(tempfile.gettempdir() + _SOCKET)) <= _LONGEST_SOCKET_NAME
         with _temporary_files_in(Path(tempfile.gettempdir() if is_short else _SHORT_FOLDER)):
-            _folder = _folders.enter_context(scratch_folder("fork-server"))
+            _folder = _folders.enter_context(scratch_folder("fs"))
         util.Finalize(None, _folders.close, exitpriority=_AFTER_MULTIPROCESSING)
     return _folder
 

@@ -63,9 +63,14 @@ def parse_arguments(settings: dict[str, Any]) -> argparse.Namespace:
 def json_line(page: PagePicture, reading: Reading) -> str:
     """Return a page's text as one line of JSON."""
     content = {"file": str(page.file), "page": page.number, "text": reading.text, "warning": reading.warning}
-    return json.dumps(content, ensure_ascii=False)
+    return _in_utf8(json.dumps(content, ensure_ascii=False))
 
 
 def plain(page: PagePicture, reading: Reading, with_head: bool) -> str:
     """Return a page's text, below its file's name where there are several pages."""
-    return f"--- {page.file} page {page.number}\n{reading.text}" if with_head else reading.text
+    return _in_utf8(f"--- {page.file} page {page.number}\n{reading.text}") if with_head else reading.text
+
+
+def _in_utf8(text: str) -> str:
+    """Return ``text`` with escapes, which are JSON's too, for what of a file's name is not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

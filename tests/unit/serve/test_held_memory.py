@@ -10,6 +10,7 @@ import pytest
 
 from components.serve.adapters.sources import fetched
 from components.serve.assembly import assembled
+from components.serve.batching.held_memory import MemoryFullError
 from components.serve.config import ServeConfig
 from components.serve.http import boundary
 from components.serve.http.app import application
@@ -92,6 +93,26 @@ def test_bodies_that_come_are_bounded_for_a_client_and_leave_room_for_others(
         chunked = [await Upload(HEAD + bytes(40_000)).begun(service, "a") for _ in range(2)]
         assert is_refused(await chunked[1]) and not chunked[0].done(), "counted as they come"
         await ended(*chunked)
+
+    asyncio.run(talk())
+
+
+def test_who_holds_more_than_is_left_for_him_goes_on_with_what_he_has(service: Service) -> None:
+    """A third client comes: of 120,000 bytes two hold 45,000 each, and 25,000 are left."""
+
+    async def talk() -> None:
+        said = {"Content-Length": "45000"}
+        running = [await Upload(b"", **said).begun(service, client) for client in "ab"]
+        third = await Upload(b"", **{"Content-Length": "5000"}).begun(service, "c")
+        assert not any(task.done() for task in (*running, third))
+        holding = service.memory.of_request("a")
+        with pytest.raises(MemoryFullError):
+            holding.take_bytes(1)
+        holding.take_bytes(0)
+        transport = httpx.ASGITransport(application(service), client=("a", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as sender:
+            assert (await sender.get("/v1/models")).status_code == 200
+        await ended(*running, third)
 
     asyncio.run(talk())
 

@@ -11,6 +11,7 @@ from components.serve.config import ServeConfig
 from components.serve.engines.loaded_models import LoadedModels
 from components.shared.errors import UserError
 from tests.fixtures.drawn_pages import drawn_page
+from tests.fixtures.evaluated_package import make_package
 from tests.fixtures.serving_adapters import save_adapter
 
 BASE = "tiny-base"
@@ -54,3 +55,12 @@ def test_adapters_are_loaded_again_after_the_last_one_is_gone(tmp_path: Path) ->
         assert read(models, BASE) == texts[BASE]
         for name in order:
             models.load(name, folders[name])
+
+
+def test_a_package_that_cannot_be_read_as_evaluated_leaves_no_weights(tmp_path: Path) -> None:
+    folder = make_package(save_adapter(tmp_path / "package", 1), BASE, prompt="not of the base's template")
+    models = LoadedModels(ServeConfig(model=BASE, max_new_tokens=16), BASE)
+    for _ in range(2):
+        with pytest.raises(UserError):
+            models.load("package", folder)
+    assert not any("lora" in name for name, _ in models.of(BASE).bare.named_parameters())

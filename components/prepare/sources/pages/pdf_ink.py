@@ -57,7 +57,7 @@ class PageInk:
         sides = np.abs(points[:, :2] - points[:, 2:])
         self._boxless = (sides < _LEAST_BOX).any(axis=1)
         self.boxes = self._drawing.in_pixels(points)
-        self._pixels = self._drawing.gray() if self._drawing.drawable else None
+        self._pixels = self._drawing.gray() if self._objects and self._drawing.drawable else None
 
     def on_page(self) -> NDArray[np.bool_]:
         """Return per character whether the middle of its box is on the page."""
@@ -156,7 +156,7 @@ class PageInk:
             else:
                 place, members = len(layers), []
                 if place == _MOST_LOOKS:
-                    break
+                    continue
                 layers.append(members)
             taken[place, len(members)] = *low, *high
             members.append(number)

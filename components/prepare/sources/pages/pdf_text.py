@@ -189,7 +189,7 @@ def _words(codes: Sequence[int]) -> Iterator[range]:
             start = None
         elif start is None:
             start = number
-        elif number - start == _LONGEST_WORD:
+        elif number - start >= _LONGEST_WORD and not 0xDC00 <= code < 0xE000:  # not between the halves of a pair
             yield range(start, number)
             start = number
 

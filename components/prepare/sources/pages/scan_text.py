@@ -110,6 +110,8 @@ def _first_of(classes: frozenset[str], elements: Iterable[etree._Element]) -> et
 def _with_spaces(pieces: list[_Piece]) -> str:
     """Return the text of a line; with spaces between its words if there are none, as some writers omit them all."""
     groups = [(word, "".join(text for _, text in group)) for word, group in groupby(pieces, key=lambda piece: piece[0])]
+    while len(groups) > 1 and not groups[-1][1].strip():  # a line break behind the last word
+        groups.pop()
     whole = "".join(text for _, text in groups)
     if any(text != text.strip() for _, text in groups[:-1]) or groups[-1][1] != groups[-1][1].lstrip():
         return whole

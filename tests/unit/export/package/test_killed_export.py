@@ -82,6 +82,8 @@ def test_a_scratch_folder_of_a_killed_process_is_removed_and_said(
     assert (leftover / "weights").is_file()
     elsewhere = tmp_path / f"{leftover.name[:-8]}01234567"  # of another host, whose process may live
     elsewhere.mkdir()
+    earlier = tmp_path / leftover.name.replace(leftover.name.split("-")[-2], str(os.getpid()))
+    earlier.mkdir()  # of the container's life before this one, whose process had this number
     with scratch_folder("deepsynth-package") as one, scratch_folder("deepsynth-package") as two:
         assert one != two and list(one.iterdir()) == []
         assert set(tmp_path.iterdir()) == {elsewhere, one, two}

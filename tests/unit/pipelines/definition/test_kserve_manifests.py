@@ -214,7 +214,9 @@ def _check_vllm(config: ServeConfig, pod: Manifest) -> None:
     assert config.vllm_address == f"http://{given['host']}:{given['port']}"
     assert given["model"] == given["served-model-name"] == config.base_model
     assert int(given["max-num-seqs"]) == config.max_batch_size
-    assert given["logits-processors"] == NO_REPEAT_PROCESSOR and config.no_repeat_ngram_size is not None
+    assert given["logits-processors"] == NO_REPEAT_PROCESSOR, "for the packages that were evaluated with a rule"
+    given_rule = {"no_repeat_ngram_size", "no_repeat_ngram_window"} & config.model_fields_set
+    assert not given_rule, "it would be every package's"
     assert "enable-lora" in given
     assert {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "1"} in vllm["env"]
     notice = int(vllm["lifecycle"]["preStop"]["exec"]["command"][1])

@@ -1,6 +1,7 @@
 """``deepsynth read``: files in, text out; with a model in this process."""
 
 import json
+import os
 from pathlib import Path
 
 import pypdfium2
@@ -35,6 +36,14 @@ def test_a_folder_is_read_as_json_and_into_searchable_pdfs(files: Path, tmp_path
     document = pypdfium2.PdfDocument(target / "two.pdf")
     found = [page.get_textpage().get_text_bounded() for page in document]
     assert [text.split() for text in found] == [page["text"].split() for page in pages[1:]]
+
+
+def test_a_file_name_that_is_not_utf_8_is_an_escape_in_json(tmp_path: Path) -> None:
+    named = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / named).write_bytes(as_file(drawn_page("one line")))
+    said = CliRunner().invoke(app, ["read", str(tmp_path), "--json"])
+    assert said.exit_code == 0, said.output
+    assert "caf\\udce9.png" in said.stdout and Path(json.loads(said.stdout)["file"]).name == named
 
 
 def test_a_broken_file_does_not_keep_the_others_from_being_read(files: Path, tmp_path: Path) -> None:

@@ -69,3 +69,7 @@ def test_lines_in_each_class_of_the_specification_come_once_and_in_order(name: s
 def test_what_no_browser_shows_is_no_text(tag: str) -> None:
     hidden = f"<{tag}>p{{x}} alert(1)</{tag}>"
     assert page_text(hidden + line("A", hidden, "B") + hidden) == "AB"
+
+
+def test_a_line_break_behind_the_last_word_is_no_space_between_words() -> None:
+    assert page_text(line(word("Hello"), word("World"), "\n")) == "Hello World"

@@ -146,7 +146,7 @@ A_PAGE = 190
 
 def test_a_glyph_with_ink_is_never_removed_from_a_label(tmp_path: Path) -> None:
     assert {0xAD, 0x200B, 0x2060, 0xFEFF, 0x200D, 0x2062, 0x34F, 0x180E, 0xFE0F, 0x115F, 0x3164} <= set(REMOVED)
-    assert len(REMOVED) > 2_000
+    assert len(REMOVED) > 100 and not {0x378, 0x2FE0, 0xE5DC} & set(REMOVED), "letters of newer Unicode, and private"
     for start in range(0, len(REMOVED), A_PAGE):
         codes = REMOVED[start : start + A_PAGE]
         (tmp_path / "a.pdf").write_bytes(pdf_with_characters(codes))
@@ -154,3 +154,12 @@ def test_a_glyph_with_ink_is_never_removed_from_a_label(tmp_path: Path) -> None:
             page = page_text(pdf[0])
         assert page.unmapped == len(codes) - (0xAD in codes), hex(codes[0])
         assert clean_text(page.text).count("-") == (0xAD in codes)
+
+
+def test_many_texts_above_each_other_hide_none_elsewhere(tmp_path: Path) -> None:
+    """Of 20 texts at one place 16 are looked at; a doubtful one elsewhere, drawn later, is looked at all the same."""
+    pile = b"".join(b"BT /F 20 Tf 1 0 0 1 %d 600 Tm (Pile) Tj ET " % (100 + number) for number in range(20))
+    apart = b"BT /F 20 Tf 1 0 0 1 100 500 Tm (Below) Tj ET BT 1 0 0 1 103 500 Tm /F 20 Tf (Below) Tj ET"
+    (tmp_path / "a.pdf").write_bytes(one_page_pdf(SHOWN + pile + apart, FONT, box=b"0 0 800 800"))
+    with open_pdf(tmp_path / "a.pdf") as pdf:
+        assert "Below" in page_text(pdf[0]).text
