@@ -98,10 +98,10 @@ def test_bodies_that_come_are_bounded_for_a_client_and_leave_room_for_others(
 
 
 def test_who_holds_more_than_is_left_for_him_goes_on_with_what_he_has(service: Service) -> None:
-    """A third client comes: of 120,000 bytes two hold 45,000 each, and 25,000 are left."""
+    """A third client comes: of 120,000 bytes two hold 40,000 each, and 35,000 are left."""
 
     async def talk() -> None:
-        said = {"Content-Length": "45000"}
+        said = {"Content-Length": "40000"}
         running = [await Upload(b"", **said).begun(service, client) for client in "ab"]
         third = await Upload(b"", **{"Content-Length": "5000"}).begun(service, "c")
         assert not any(task.done() for task in (*running, third))

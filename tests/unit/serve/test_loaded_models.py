@@ -58,7 +58,7 @@ def test_adapters_are_loaded_again_after_the_last_one_is_gone(tmp_path: Path) ->
 
 
 def test_a_package_that_cannot_be_read_as_evaluated_leaves_no_weights(tmp_path: Path) -> None:
-    folder = make_package(save_adapter(tmp_path / "package", 1), BASE, prompt="not of the base's template")
+    folder = make_package(save_adapter(tmp_path / "package", 1), BASE, max_new_tokens=0)
     models = LoadedModels(ServeConfig(model=BASE, max_new_tokens=16), BASE)
     for _ in range(2):
         with pytest.raises(UserError):
