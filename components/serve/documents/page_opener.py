@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -53,7 +54,7 @@ class PageOpener:
         The future raises DocumentError, or TimeoutError if ``deadline`` (of ``time.monotonic``) is over, or what
         ``take_pixels`` raises, which is called with the pixels of each page that is there.
         """
-        return self._threads.submit(self._opened, file, deadline, take_pixels)
+        return self._threads.submit(self._opened_or_forgotten, file, deadline, take_pixels)
 
     def close(self) -> None:
         """End all children at once; files that are being opened are given up."""
@@ -70,6 +71,17 @@ class PageOpener:
             reader.call(len, b"")
         finally:
             self._free.put(reader)
+
+    def _opened_or_forgotten(
+        self, file: PageFile, deadline: float, take_pixels: Callable[[int], None] | None
+    ) -> list[Image.Image]:
+        try:
+            return self._opened(file, deadline, take_pixels)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # else the file and its pages live as long as the error
+            raise
+        finally:
+            del file
 
     def _opened(self, file: PageFile, deadline: float, take_pixels: Callable[[int], None] | None) -> list[Image.Image]:
         if time.monotonic() > deadline or self._closing.is_set():
@@ -90,7 +102,6 @@ class PageOpener:
                     except DocumentError as error:  # kept until the reader is done with the file: its child stays
                         problem = error
             if problem is not None:
-                pages.clear()  # the error's traceback holds this frame until garbage is collected
                 raise problem
             return pages
         finally:

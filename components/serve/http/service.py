@@ -81,27 +81,36 @@ class Service:
         """
         config, files = self.config, list[list[Image.Image]]()
         most, room = config.max_pages_per_request, config.max_queued_pixels
-        deadline, holding = request.state.deadline, request.state.holding
-        while contents:
-            file = PageFile(contents.pop(0), config.max_pixels_per_page, most + 1, room)
-            try:
-                holding.take_pixels(0)
-                opening = asyncio.wrap_future(self.documents.opened(file, deadline, holding.take_pixels))
-                pages = await asyncio.wait_for(opening, deadline - time.monotonic())
-            except DocumentError as error:
-                raise ApiError(413 if error.too_large else 400, error.message, code=error.code) from error
-            except TimeoutError as error:
-                raise ApiError(504, "the files were not opened in time", code="timeout") from error
-            except MemoryFullError as error:
-                raise self.memory_full() from error
-            most, room = most - len(pages), room - sum(page.width * page.height for page in pages)
-            if most < 0:
-                limit = config.max_pages_per_request
-                raise ApiError(413, f"more than {limit} pages in one request", code="too_many_pages")
-            files.append(pages)
-            del file
-        holding.give_back_bytes()
+        try:
+            while contents:
+                files.append(
+                    await self._pages_of(request, PageFile(contents.pop(0), config.max_pixels_per_page, most + 1, room))
+                )
+                most, room = most - len(files[-1]), room - sum(page.width * page.height for page in files[-1])
+                if most < 0:
+                    limit = config.max_pages_per_request
+                    raise ApiError(413, f"more than {limit} pages in one request", code="too_many_pages")
+        except BaseException:
+            files.clear()  # the error holds this frame, and the request's share of the memory is given back
+            raise
+        request.state.holding.give_back_bytes()
         return files
+
+    async def _pages_of(self, request: Request, file: PageFile) -> list[Image.Image]:
+        deadline, holding = request.state.deadline, request.state.holding
+        try:
+            holding.take_pixels(0)
+            async with asyncio.timeout(deadline - time.monotonic()):
+                # No name for the future: it has the error, whose traceback has this frame.
+                return await asyncio.wrap_future(self.documents.opened(file, deadline, holding.take_pixels))
+        except DocumentError as error:
+            raise ApiError(413 if error.too_large else 400, error.message, code=error.code) from error
+        except TimeoutError as error:
+            raise ApiError(504, "the files were not opened in time", code="timeout") from error
+        except MemoryFullError as error:
+            raise self.memory_full() from error
+        finally:
+            del file
 
     def memory_full(self) -> ApiError:
         """Return the answer for a request for which there is no room in memory."""

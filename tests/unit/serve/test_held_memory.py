@@ -1,12 +1,14 @@
 """What all requests together hold in memory is bounded, and no client takes all of it: no engine runs here."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from components.serve.adapters.sources import fetched
 from components.serve.assembly import assembled
@@ -140,3 +142,27 @@ def test_opened_pages_are_bounded_until_their_requests_end(service: Service) -> 
 def test_what_one_request_may_have_one_client_may_have() -> None:
     with pytest.raises(ValueError, match="max_uploaded_bytes must be at least max_request_bytes"):
         ServeConfig(max_request_bytes=1_000_000_000)
+
+
+@pytest.mark.parametrize(("second", "status"), [(PAGE[:-40], 400), (PAGE, 413)])
+def test_a_refused_request_holds_no_pages(service: Service, second: bytes, status: int) -> None:
+    """Their room is given back at once, so their memory does not wait for the garbage collector."""
+
+    async def images_more() -> int:
+        uploads = [("file", PAGE), ("file", second)]
+        assert (await post(service, "client", files=[("file", PAGE[:-40])])).status_code == 400
+        gc.collect()
+        gc.disable()
+        try:
+            before = living_images()
+            answer = await post(service, "client", files=uploads)
+            assert answer.status_code == status, answer.text
+            return living_images() - before
+        finally:
+            gc.enable()
+
+    assert asyncio.run(images_more()) == 0
+
+
+def living_images() -> int:
+    return sum(isinstance(one, Image.Image) for one in gc.get_objects())

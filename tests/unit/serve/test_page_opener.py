@@ -1,8 +1,10 @@
 """Files are opened in processes of their own: one that never ends, or ends its process, costs nobody else anything."""
 
+import gc
 import io
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,3 +89,36 @@ def test_a_request_whose_time_is_over_is_given_up(opener: PageOpener) -> None:
     late = opener.opened(PageFile(as_file(drawn_page("x")), PIXELS), time.monotonic() - 1)
     with pytest.raises(TimeoutError):
         late.result()
+
+
+@pytest.mark.parametrize("is_broken", [True, False])
+def test_the_error_of_a_file_holds_neither_the_file_nor_its_pages(opener: PageOpener, is_broken: bool) -> None:
+    """Whoever is told has given the memory back: it may not wait for the garbage collector."""
+    two = as_file(drawn_page("one"), drawn_page("two"), kind="TIFF")
+    file = PageFile(two[:-9] if is_broken else two, PIXELS)
+    held, pixels = weakref.ref(file), list[int]()
+
+    def second_is_too_much(of_page: int) -> None:
+        pixels.append(of_page)
+        if len(pixels) == 2:
+            raise MemoryError
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = living_images()
+        future = opener.opened(file, time.monotonic() + 3600, second_is_too_much)
+        del file
+        error = future.exception()
+        assert isinstance(error, DocumentError if is_broken else MemoryError)
+        assert living_images() == before
+        deadline = time.monotonic() + 300
+        while held() is not None:  # the pool's thread lets it go after the answer
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        gc.enable()
+
+
+def living_images() -> int:
+    return sum(isinstance(one, Image.Image) for one in gc.get_objects())
