@@ -14,9 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from components.serve.adapters.catalog import UnknownModelError
 from components.serve.adapters.versions import NameTakenError
-from components.serve.engines.protocol import EngineDownError
+from components.serve.engines.protocol import EngineDownError, EngineStoppedError
 from components.serve.http.errors import ApiError
-from components.serve.http.service import Service, as_api_error
+from components.serve.http.service import Service
 from components.shared.errors import UserError
 
 WEBHOOK_VARIABLE = "DEEPSYNTH_SERVE_WEBHOOK_SECRET"
@@ -50,8 +50,8 @@ def admin_routes(service: Service) -> APIRouter:
             raise ApiError(409, str(error), code="name_taken", param="source") from error
         except UserError as error:
             raise ApiError(400, str(error), code="not_loaded", param="source") from error
-        except EngineDownError as error:
-            raise as_api_error(error) from error
+        except (EngineDownError, EngineStoppedError) as error:
+            raise _not_now(error) from error
 
     @router.delete("/admin/models/{name:path}")
     async def unload(request: Request, name: str) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def admin_routes(service: Service) -> APIRouter:
             await asyncio.to_thread(service.versions.unload, name)
         except UserError as error:
             raise ApiError(409, str(error), code="not_unloaded") from error
-        except EngineDownError as error:
-            raise as_api_error(error) from error
+        except (EngineDownError, EngineStoppedError) as error:
+            raise _not_now(error) from error
         return {"unloaded": name, "host": host}
 
     @router.put("/admin/aliases/{alias}")
@@ -92,6 +92,11 @@ def admin_routes(service: Service) -> APIRouter:
         return {"status": "ok"}
 
     return router
+
+
+def _not_now(error: EngineDownError | EngineStoppedError) -> ApiError:
+    code = "engine_down" if isinstance(error, EngineDownError) else "stopping"
+    return ApiError(503, str(error), code=code, headers={"Retry-After": "5"})
 
 
 def _parsed(model: type[Any], body: bytes) -> Any:

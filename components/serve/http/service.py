@@ -134,6 +134,8 @@ class Service:
         """
         if not self.versions.ready.done():
             raise ApiError(503, "the model is being loaded", code="loading", headers={"Retry-After": "5"})
+        if self.versions.ready.exception() is not None:
+            raise ApiError(503, "the model could not be loaded, and the service ends", code="stopping")
         if reason := self.engine.outage():
             raise as_api_error(EngineDownError(reason))
         try:

@@ -104,10 +104,12 @@ class VllmEngine:
         self._thread.join()
 
     def _ordered(self, order: Callable[[Lives], Coroutine[Any, Any, Result]]) -> "Future[Result]":
-        lives = self._lives
-        if lives is None or self._failure is not None or self._stopping.is_set():
-            done: Future[Result] = Future()
+        lives, done = self._lives, Future[Result]()
+        if self._failure is not None or self._stopping.is_set():
             done.set_exception(EngineStoppedError("the engine has stopped"))
+            return done
+        if lives is None:
+            done.set_exception(EngineDownError("the engine is starting"))
             return done
         return asyncio.run_coroutine_threadsafe(order(lives), self._loop)
 

@@ -155,10 +155,9 @@ class Lives:
         """Unload an adapter; in a server that is down it is not loaded again.
 
         Raises:
-            UserError: vLLM refuses.
+            UserError: vLLM refuses; the adapter stays.
         """
         async with self._changing:
-            adapter = self._adapters.pop(name, None)
             if self.outage is None:
                 try:
                     await self.client.unload_adapter(name)
@@ -167,6 +166,7 @@ class Lives:
                 except VllmRefusedError as error:
                     if error.status != _ALREADY_GONE:
                         raise UserError(f"vLLM does not unload it: {error}", where=name) from error
+            adapter = self._adapters.pop(name, None)
             if adapter is not None:
                 adapter.discard()  # not before: vLLM may read the files as long as it has the adapter
 

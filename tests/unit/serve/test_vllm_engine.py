@@ -171,6 +171,16 @@ def test_adapters_are_loaded_proved_swapped_and_unloaded(service: RunningService
     assert read(service, model="other").status_code == 404
 
 
+def test_an_adapter_that_vllm_does_not_unload_stays_as_it_is(service: RunningService, folder: Path) -> None:
+    stubborn = small_adapter(folder / "stubborn")
+    assert admin(service, "POST", "models", {"source": str(stubborn)}).status_code == 200
+    refused = admin(service, "DELETE", "models/stubborn")
+    assert refused.status_code == 409 and "does not unload it" in refused.text
+    assert text_of(read(service, model="stubborn")).endswith("by stubborn")
+    assert admin(service, "DELETE", "models/stubborn").status_code == 200
+    assert read(service, model="stubborn").status_code == 404
+
+
 def test_a_package_is_read_with_its_own_prompt_and_limit(service: RunningService, folder: Path) -> None:
     package = make_package(small_adapter(folder / "summaries"), str(folder / "tiny-base"), "Summarize it.")
     assert admin(service, "POST", "models", {"source": str(package)}).status_code == 200
