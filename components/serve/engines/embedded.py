@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextvars import copy_context
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from components.serve.batching.fair_queue import FairQueue
 from components.serve.config import ServeConfig
@@ -38,7 +38,7 @@ class EmbeddedEngine:
         self.ready: Future[VersionReading] = Future()
         self._config, self._base_name, self._queue, self._meter = config, base_name, queue, meter
         self._lanes: dict[str, Lane] = {}
-        self._orders: SimpleQueue[Callable[[LoadedModels], object]] = SimpleQueue()
+        self._orders: SimpleQueue[tuple[Callable[[LoadedModels], None], Future[Any]]] = SimpleQueue()
         self._stopping = threading.Event()
         self._failure: Exception | None = None
         self._step_began: float | None = None
@@ -106,12 +106,22 @@ class EmbeddedEngine:
             except Exception as error:
                 done.set_exception(error)
 
-        if self._failure is not None or self._stopping.is_set():
-            done.set_exception(EngineStoppedError("the engine has stopped"))
-        else:
-            self._orders.put(obey)
-            self._queue.wake()
+        self._orders.put((obey, done))
+        self._queue.wake()
+        if self._failure is not None or self._stopping.is_set():  # after putting it: nobody may take it any more
+            self._refuse_orders()
         return done
+
+    def _refuse_orders(self) -> None:
+        """Fail the orders that are not begun; whoever waits for one holds up the others, and the service's end."""
+        while (order := self._next_order()) is not None:
+            order[1].set_exception(EngineStoppedError("the engine has stopped"))
+
+    def _next_order(self) -> tuple[Callable[[LoadedModels], None], "Future[Any]"] | None:
+        try:
+            return self._orders.get_nowait()
+        except Empty:
+            return None
 
     def _run(self) -> None:
         try:
@@ -119,6 +129,7 @@ class EmbeddedEngine:
         except Exception as error:
             self._failure = error
             self.ready.set_exception(error)
+            self._refuse_orders()
             return
         with EngineThreads(models.device, self._meter) as self._threads:
             self._lanes[self._base_name] = self._lane(models, self._base_name)
@@ -130,6 +141,7 @@ class EmbeddedEngine:
                 self._meter.failed("engine")
                 self._failure = error
             gone = EngineStoppedError("the engine has stopped")
+            self._refuse_orders()
             self._queue.close()
             self._queue.fail_all(gone)
             for lane in self._lanes.values():
@@ -166,12 +178,8 @@ class EmbeddedEngine:
             self._step_began = None
 
     def _obey(self, models: LoadedModels) -> None:
-        while True:
-            try:
-                order = self._orders.get_nowait()
-            except Empty:
-                return
-            order(models)
+        while (order := self._next_order()) is not None:
+            order[0](models)
 
     def _take_pages(self) -> None:
         waiting = self._queue.models()

@@ -1,6 +1,9 @@
 """Pages that end otherwise than read: nobody waits for one any more, or the device breaks."""
 
 import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from components.serve.batching.page_job import PageJob
 from components.serve.config import ServeConfig
 from components.serve.engines.embedded import EmbeddedEngine
 from components.serve.engines.lane import Lane
+from components.serve.engines.protocol import EngineStoppedError
 from components.serve.observability.meter import Meter
 from tests.fixtures.drawn_pages import drawn_page
 
@@ -48,7 +52,10 @@ def test_a_page_that_is_given_up_while_it_is_read_leaves_the_batch() -> None:
 def test_a_device_that_breaks_while_a_page_enters_ends_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else every later page would fail alike, in a service that calls itself healthy."""
 
+    ordered: list[Future[Any]] = []
+
     def broken(lane: Lane, pages: object) -> None:
+        ordered.append(engine.load("late", Path("none")))
         raise torch.AcceleratorError("an illegal memory access was encountered", 700)
 
     monkeypatch.setattr(Lane, "_enter_together", broken)
@@ -63,5 +70,18 @@ def test_a_device_that_breaks_while_a_page_enters_ends_the_engine(monkeypatch: p
                 page.result.result(timeout=600)
         engine._thread.join(60)
         assert isinstance(engine.failure(), torch.AcceleratorError)
+        for order in (*ordered, engine.unload("tiny-base")):
+            assert isinstance(order.exception(timeout=600), EngineStoppedError), (
+                "an administrator does not wait for ever"
+            )
     finally:
         engine.stop()
+
+
+def test_orders_end_when_the_base_cannot_be_loaded(tmp_path: Path) -> None:
+    engine = EmbeddedEngine(ServeConfig(model=str(tmp_path)), tmp_path.name, FairQueue(8), Meter())
+    order = engine.load("early", tmp_path)
+    engine.start()
+    assert isinstance(order.exception(timeout=600), EngineStoppedError)
+    assert engine.failure() is engine.ready.exception() is not None
+    engine.stop()
