@@ -37,13 +37,14 @@ def assembled(config: ServeConfig, access: Access, scratch: Path, files: ModelFi
         UserError: a setting does not fit the base or the engine, or a version of the start cannot be had.
     """
     config = _with_numbers(config)
-    name = base_name(config.base_model or config.model)
+    base = config.base_model or config.model
+    name = base_name(base)
     meter = Meter()
     queue = FairQueue(config.max_queued_pages)
     engine = _engine(config, name, queue, meter, scratch, files)
     catalog = Catalog(name, config.challenger_share)
     meter.watch(queue.__len__, engine.running_pages, lambda: len(catalog.versions()))
-    versions = Versions(engine, catalog, scratch, config.request_timeout_seconds + _SECONDS_OF_AN_ANSWER)
+    versions = Versions(engine, catalog, scratch, config.request_timeout_seconds + _SECONDS_OF_AN_ANSWER, base)
     follower = None
     if followed := followed_name(config.model):
         follower = AliasFollower(followed, config.registry_poll_seconds, versions, catalog, scratch, meter)

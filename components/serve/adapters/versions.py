@@ -37,10 +37,13 @@ class Versions:
         catalog: tells requests which versions there are.
         scratch: the folder for downloads and unpacked packages.
         last_request_seconds: the time that the requests of a version have to end when it shall be unloaded.
+        base: where the base is; it may be in the package of the version of the start.
     """
 
-    def __init__(self, engine: Engine, catalog: Catalog, scratch: Path, last_request_seconds: float) -> None:
-        self._engine, self._catalog, self._scratch = engine, catalog, scratch
+    def __init__(
+        self, engine: Engine, catalog: Catalog, scratch: Path, last_request_seconds: float, base: str = ""
+    ) -> None:
+        self._engine, self._catalog, self._scratch, self._base = engine, catalog, scratch, Path(base)
         self._last_request_seconds = last_request_seconds
         self._changing = threading.Lock()
         self._sources: dict[str, _Source] = {}
@@ -125,7 +128,8 @@ class Versions:
                 raise
             self._catalog.remove(name)
             folder = self._sources.pop(name).folder
-            if folder.parent == self._scratch:  # a download or an unpacked zip; other versions have their own place
+            is_ours = folder.parent == self._scratch  # a download or an unpacked zip; others have their own place
+            if is_ours and not self._base.is_relative_to(folder):  # the base is opened again by each load
                 shutil.rmtree(folder, ignore_errors=True)
             logger.info("unloaded %s", name)
 

@@ -28,7 +28,7 @@ class Running:
     """An engine with the bundled base, and its versions."""
 
     catalog: Catalog
-    versions: Callable[[float], Versions]
+    versions: Callable[..., Versions]
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def engine_in(folder: Path) -> Iterator[Running]:
     try:
         engine.ready.result()
         catalog = Catalog(BASE)
-        yield Running(catalog, lambda seconds: Versions(engine, catalog, folder / "scratch", seconds))
+        yield Running(catalog, lambda *given: Versions(engine, catalog, folder / "scratch", *given))
     finally:
         engine.stop()
 
@@ -95,6 +95,18 @@ def test_a_name_stands_for_the_same_files(tmp_path: Path) -> None:
             versions.load(str(zips[1]))
         versions.unload("package")
         assert versions.load(str(zips[1])) == "package"
+
+
+def test_what_was_downloaded_for_a_version_goes_with_it_unless_the_base_is_in_it(tmp_path: Path) -> None:
+    first, second = (save_adapter(tmp_path / "scratch" / name, seed) for seed, name in enumerate(("first", "second")))
+    (base := first / "base").mkdir()
+    with engine_in(tmp_path) as running:
+        versions = running.versions(60, str(base))
+        for folder in (first, second):
+            versions.load(str(folder))
+            versions.unload(folder.name)
+        assert base.is_dir() and not second.exists()
+        assert versions.load(str(first)) == "first"
 
 
 def zipped(adapter: Path, folder: Path) -> Path:
