@@ -161,7 +161,7 @@ class Service:
                 self.queue.drop_unwanted()
             self.catalog.release(version)
             if self.samples is not None and not unfinished:
-                self.samples.offer(request.state.request_id, jobs, admitted)
+                self.samples.offer(request.state.request_id, jobs, admitted, wish.max_new_tokens)
 
     def calibrations(self, reading: PageReading, wish: Wish) -> Calibrations:
         """Return those that hold for a reading: none does for another instruction or a cut-off answer."""

@@ -66,8 +66,12 @@ class SampleKeeper:
         if self._second is not None:
             self._second.start(self.put)
 
-    def offer(self, request_id: str, jobs: Sequence[PageJob], admitted: Admission) -> None:
-        """Keep the pages of an answered request, if its id is in the share and every page was read."""
+    def offer(self, request_id: str, jobs: Sequence[PageJob], admitted: Admission, max_new_tokens: int | None) -> None:
+        """Keep the pages of an answered request, if its id is in the share and every page was read.
+
+        Args:
+            max_new_tokens: the longest answer that the client asked for; None: it did not say.
+        """
         if position_of(request_id) >= self._settings.share or any(job.result.exception() for job in jobs):
             return
         role: Role = "challenger" if admitted.other else "answer"
@@ -80,7 +84,7 @@ class SampleKeeper:
                 image=job.image,
                 reading=job.result.result(),
                 instruction=job.instruction,
-                max_new_tokens=job.max_new_tokens,
+                max_new_tokens=max_new_tokens,
                 read_at=now,
                 second_version=admitted.other,
             )

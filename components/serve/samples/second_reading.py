@@ -63,7 +63,8 @@ class SecondReader:
         except UnknownModelError:
             return None  # it was unloaded meanwhile
         deadline = time.monotonic() + _SECONDS_TO_WAIT
-        job = PageJob(sample.image, sample.instruction, version, _CLIENT, sample.max_new_tokens, deadline)
+        longest = self._catalog.reading(version).longest(sample.max_new_tokens)  # each version has its own
+        job = PageJob(sample.image, sample.instruction, version, _CLIENT, longest, deadline)
         try:
             self._queue.put_in_background(job)
             return self._waited_for(job.result, version)

@@ -22,6 +22,7 @@ class Sample:
     Attributes:
         number: in the request, from 1.
         instruction: the client's; it is not stored.
+        max_new_tokens: the longest answer that the client asked for; None: the version's.
         read_at: when the request was answered; both readings of a page have the same.
         second_version: the version that shall read the page too; None: no other.
     """
@@ -32,7 +33,7 @@ class Sample:
     image: Image.Image
     reading: PageReading
     instruction: str | None
-    max_new_tokens: int
+    max_new_tokens: int | None
     read_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     second_version: str | None = None
 
