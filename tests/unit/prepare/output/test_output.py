@@ -25,7 +25,7 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from components.prepare.output.merged_pages import SpooledPage, merged
 from components.prepare.output.page_spool import INDEX_FILE, PageFile, PageSpool, StoredPage
@@ -180,13 +180,17 @@ def pillow_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def test_pictures_of_others_are_read_to_the_same_levels() -> None:
     page = Image.fromarray(text_page())
-    for kind, options in (("PNG", {}), ("PNG", {"compress_level": 0}), ("BMP", {}), ("TIFF", {}), ("GIF", {})):
+    lossless = {"lossless": True}
+    for kind, options in (("PNG", {}), ("PNG", {"compress_level": 0}), ("BMP", {}), ("TIFF", {}), ("WEBP", lossless)):
         encoded = pillow_bytes(page, kind, **options)
         assert np.array_equal(decode_gray(encoded), np.asarray(page)), kind
     for mode in ("RGB", "1", "P", "LA", "RGBA"):
         levels = decode_gray(pillow_bytes(page.convert(mode), "PNG"))
         expected = np.asarray(page.convert(mode).convert("L"))
         assert np.abs(levels.astype(int) - expected).max() <= 1, mode
+    for kind in ("GIF", "EPS"):  # of strangers, and a page needs no other decoder
+        with pytest.raises(UnidentifiedImageError):
+            decode_gray(pillow_bytes(page, kind))
 
 
 def test_only_the_plain_kind_takes_the_fast_path() -> None:
