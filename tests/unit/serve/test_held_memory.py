@@ -161,8 +161,10 @@ def test_a_refused_request_holds_no_pages(service: Service, second: bytes, statu
         finally:
             gc.enable()
 
-    assert asyncio.run(images_more()) == 0
+    assert asyncio.run(images_more()) <= 0
 
 
 def living_images() -> int:
-    return sum(isinstance(one, Image.Image) for one in gc.get_objects())
+    return sum(
+        issubclass(type(one), Image.Image) for one in gc.get_objects()
+    )  # isinstance asks proxies, also dead ones

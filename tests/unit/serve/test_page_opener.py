@@ -111,7 +111,7 @@ def test_the_error_of_a_file_holds_neither_the_file_nor_its_pages(opener: PageOp
         del file
         error = future.exception()
         assert isinstance(error, DocumentError if is_broken else MemoryError)
-        assert living_images() == before
+        assert living_images() <= before
         deadline = time.monotonic() + 300
         while held() is not None:  # the pool's thread lets it go after the answer
             assert time.monotonic() < deadline
@@ -121,4 +121,6 @@ def test_the_error_of_a_file_holds_neither_the_file_nor_its_pages(opener: PageOp
 
 
 def living_images() -> int:
-    return sum(isinstance(one, Image.Image) for one in gc.get_objects())
+    return sum(
+        issubclass(type(one), Image.Image) for one in gc.get_objects()
+    )  # isinstance asks proxies, also dead ones
