@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from components.serve.sample_settings import SampleSettings
 from components.shared.foreign_files.limits import ReadingLimits
-from components.shared.programs.reading_settings import tiles_need_crop_mode, window_needs_a_size
+from components.shared.programs.reading_settings import IMAGE_SETTINGS, tiles_need_crop_mode, window_needs_a_size
 from components.shared.programs.step_config import StepConfig
 
 MEBIBYTE = 1024 * 1024
@@ -157,9 +157,7 @@ class ServeConfig(StepConfig):
             raise ValueError("vllm_token_file needs vllm_address")
         if self.vllm_python is None and self.vllm_arguments:
             raise ValueError("vllm_arguments needs vllm_python")
-        sizes = [
-            name for name in ("base_size", "image_size", "crop_mode", "max_crops") if getattr(self, name) is not None
-        ]
+        sizes = [name for name in IMAGE_SETTINGS if getattr(self, name) is not None]
         if self.engine == "vllm" and sizes:
             raise ValueError(f"vLLM has no {sizes[0]}: leave it out, or take engine embedded")
         return self

@@ -8,9 +8,9 @@ from typing import Any
 from components.prepare.config import PrepareConfig
 from components.shared.errors import UserError
 from components.shared.models.model_families import ModelFamily
+from components.shared.programs.reading_settings import IMAGE_SETTINGS
 from components.shared.tracking.mlflow_connection import TRACKING_OFF
 
-_IMAGE_SETTINGS = ("base_size", "image_size", "crop_mode", "max_crops")
 _NO_PATH = ("auto", "never")
 
 
@@ -44,7 +44,7 @@ def _check_checkpoint(train: dict[str, Any]) -> None:
 
 
 def _check_image_settings(evaluate: dict[str, Any], family: ModelFamily) -> None:
-    given = [name for name in _IMAGE_SETTINGS if evaluate[name] is not None]
+    given = [name for name in IMAGE_SETTINGS if evaluate[name] is not None]
     if given and not family.has_image_settings:
         raise UserError(
             f"the DeepSeek-OCR models are read so; a model of the family {family.name!r} has no such setting",

@@ -11,12 +11,13 @@ from markupsafe import Markup
 from components.export.config import ExportConfig
 from components.export.package.example_page import ExamplePage
 from components.export.package.inputs import PackageSources
-from components.export.package.package_layout import BASE_FOLDER, EXAMPLE_FILE, INFERENCE_FILE, MERGED_FOLDER
+from components.export.package.package_layout import BASE_FOLDER, EXAMPLE_FILE, MERGED_FOLDER
 from components.export.package.trained_pages import trained_pages
 from components.export.servable.serving_files import Serving
 from components.export.servable.vllm_commands import commands
 from components.shared.artifacts.evaluation_report import CANDIDATE, EvaluationReport, ReportRow
 from components.shared.artifacts.markdown import markdown_block, markdown_code, markdown_text
+from components.shared.artifacts.package_files import PACKAGE_SETTINGS
 
 _TEMPLATE = "model_card.md.jinja"
 _NOT_PROMOTED = "not-promoted"
@@ -72,7 +73,7 @@ def write_model_card(
         verdict=sources.verdict,
         example=example,
         example_file=EXAMPLE_FILE,
-        letters=json.loads((path.parent / INFERENCE_FILE).read_text(encoding="utf-8"))["letters"],
+        letters=json.loads((path.parent / PACKAGE_SETTINGS).read_text(encoding="utf-8"))["letters"],
         serving=serving,
         vllm_commands=Markup(_vllm_commands(config, sources, serving)) if serving else None,
         base_argument=Markup(_base_argument(config, sources)),

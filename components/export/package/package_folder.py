@@ -17,7 +17,6 @@ from components.export.package.package_layout import (
     BASE_FOLDER,
     EVIDENCE_FOLDER,
     EXAMPLE_FILE,
-    INFERENCE_FILE,
     restored_adapter_config,
     write_json,
 )
@@ -27,6 +26,7 @@ from components.shared import page_reader
 from components.shared.artifacts.dataset_manifest import MANIFEST_FILE
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.gate_verdict import GateVerdict
+from components.shared.artifacts.package_files import PACKAGE_SETTINGS
 from components.shared.datasets import letter_height
 from components.shared.models import deepseek_ocr
 from components.shared.models.adapter_loading import load_fine_tuned_processor
@@ -93,7 +93,7 @@ def write_package_files(
         "letters": letters.as_json() if letters else None,
         "dtype": {"cuda": "bfloat16", "cpu": "float32"},  # components.shared.models.model_loading.default_dtype
     }
-    write_json(folder / INFERENCE_FILE, inference)
+    write_json(folder / PACKAGE_SETTINGS, inference)
     _copy_evidence(config, folder / EVIDENCE_FOLDER)
     for script in (_SCRIPT, _MLFLOW_SCRIPT):
         shutil.copyfile(script, folder / script.name)

@@ -14,7 +14,6 @@ from components.export.package.package_layout import (
     BASE_FOLDER,
     EVIDENCE_FOLDER,
     EXAMPLE_FILE,
-    INFERENCE_FILE,
     MERGED_FOLDER,
 )
 from components.export.proof.comparison import ServedReading, ServedVerdict, verdict_of_readings
@@ -25,7 +24,7 @@ from components.export.proof.vllm_client import VllmServer
 from components.export.servable.serving_files import SERVED_FOLDER, Serving
 from components.shared.artifacts.evaluation_report import EvaluationReport
 from components.shared.artifacts.output_folder import scratch_folder
-from components.shared.artifacts.package_files import json_mapping, unpack
+from components.shared.artifacts.package_files import PACKAGE_SETTINGS, json_mapping, unpack
 from components.shared.errors import UserError
 from components.shared.models.adapter_loading import load_fine_tuned, load_fine_tuned_processor
 from components.shared.models.model_families import family_of
@@ -57,7 +56,7 @@ class _Settings(BaseModel):
 
     @classmethod
     def of(cls, folder: Path) -> "_Settings":
-        path, mend = folder / INFERENCE_FILE, "get the package again"
+        path, mend = folder / PACKAGE_SETTINGS, "get the package again"
         try:
             return cls.model_validate(json_mapping(path, mend))
         except ValidationError as error:

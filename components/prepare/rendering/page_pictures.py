@@ -11,14 +11,13 @@ from PIL import Image
 from components.prepare.documents.document import PagePicture
 from components.prepare.documents.drop_reasons import PictureProblem
 from components.prepare.sources.pages.pdf import open_pdf
-from components.shared.page_reader.pictures import gray_page
+from components.shared.page_reader.pictures import FORMATS, gray_page
 
 MAX_PIXELS = 64_000_000
 """An A4 page at 600 dpi has 35 million pixels."""
 
 _PDF_DOTS_PER_POINT = 150 / 72  # used if no size is requested
 _WHITE = 255
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 
 
 class PageError(Exception):
@@ -86,7 +85,7 @@ def _scan(path: str, longest_edge: int | None, max_pixels: int) -> np.ndarray:
         # A stream and not the path: Pillow 13 maps raw TIFFs into memory with the sides of a turned page swapped.
         with warnings.catch_warnings(), open(path, "rb") as stream:  # noqa: PTH123
             warnings.simplefilter("ignore")  # about size, which is checked here, and unusual tags
-            with Image.open(stream, formats=_FORMATS) as image:
+            with Image.open(stream, formats=FORMATS) as image:
                 _check_size(image.width, image.height, max_pixels, path)
                 if image.format in ("TIFF", "PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
                     raise PageError("picture_unreadable", f"{path}: the file holds several pictures")

@@ -6,9 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from components.serve.reading.evaluated import PACKAGE_SETTINGS
 from components.shared.artifacts.confidence_calibration import ConfidenceCalibration
-from components.shared.artifacts.package_files import json_mapping
+from components.shared.artifacts.package_files import PACKAGE_SETTINGS, json_mapping
 from components.shared.errors import UserError
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.serve.config import ServeConfig
-from components.serve.reading.evaluated import PACKAGE_SETTINGS
-from components.shared.artifacts.package_files import json_mapping, unpack
+from components.shared.artifacts.package_files import PACKAGE_SETTINGS, json_mapping, unpack
 from components.shared.artifacts.training_record import training_record
 from components.shared.digests import sha256_file, sha256_of_files
 from components.shared.errors import UserError

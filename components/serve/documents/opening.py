@@ -14,11 +14,10 @@ import numpy as np
 import pypdfium2
 from PIL import Image, UnidentifiedImageError
 
-from components.shared.page_reader.pictures import PDF_SCALE, gray_page
+from components.shared.page_reader.pictures import FORMATS, PDF_SCALE, gray_page
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".pdf")
 """of the files that are read in a folder"""
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 _PDF_HEAD = 1024  # bytes: readers accept a PDF's mark anywhere in them
 
 
@@ -75,7 +74,7 @@ def read_pages(_: None, file: PageFile) -> Iterator[np.ndarray]:
     except (DocumentError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise DocumentError(f"neither a PDF nor a picture of {', '.join(_FORMATS)}", "unknown_format") from error
+        raise DocumentError(f"neither a PDF nor a picture of {', '.join(FORMATS)}", "unknown_format") from error
     except Image.DecompressionBombError as error:
         raise DocumentError("a page has too many pixels", "page_too_large", too_large=True) from error
     except Exception as error:  # Pillow's decoders raise almost any exception for damaged files
@@ -95,7 +94,7 @@ def _pictures(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
 
 def frames(content: bytes) -> Iterator[Image.Image]:
     """Yield the pages of a picture file as they are, not decoded yet; each is valid until the next is asked for."""
-    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         for number in count() if image.format == "TIFF" else (0,):
             try:
                 image.seek(number)

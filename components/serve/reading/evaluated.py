@@ -5,10 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from components.shared.artifacts.package_files import json_mapping
+from components.shared.artifacts.package_files import PACKAGE_SETTINGS, json_mapping
 from components.shared.errors import UserError
-
-PACKAGE_SETTINGS = "inference_config.json"
 
 
 class EvaluatedRule(BaseModel):

@@ -11,11 +11,11 @@ from components.serve.reading.evaluated import EvaluatedReading
 from components.shared.errors import UserError
 from components.shared.models.model_families import ModelFamily
 from components.shared.page_reader.no_repeat_ngrams import NoRepeatNgrams
+from components.shared.programs.reading_settings import IMAGE_SETTINGS
 from components.shared.reading.image_settings import ImageSettings, with_image_settings
 from components.shared.reading.image_text_inputs import prompt_text
 from components.shared.reading.no_repeat_settings import NoRepeatSettings
 
-_IMAGE_SETTINGS = {"base_size", "image_size", "crop_mode", "max_crops"}
 _IMAGE_OPTIONS = ("size", "tile_size", "crop_to_patches", "max_patches")
 _RULE_SETTINGS = {"no_repeat_ngram_size", "no_repeat_ngram_window"}
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands in no template
@@ -69,7 +69,7 @@ def version_reading(
     own = {name: getattr(processor.image_processor, name, None) for name in {*_IMAGE_OPTIONS, *options}}
     if evaluated and always_sees is None:
         with_image_settings(ImageSettings(image_backend=evaluated.image_backend), processor, family)
-    if given & _IMAGE_SETTINGS or not options:
+    if given & set(IMAGE_SETTINGS) or not options:
         family = with_image_settings(ImageSettings.of(config.model_dump()), processor, family)
     elif always_sees is None:
         family = _with_image_options(options, processor, family)

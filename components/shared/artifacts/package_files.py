@@ -30,6 +30,7 @@ _UNREADABLE = (
 )
 # A download from the hub adds these: the repository's settings and the download's metadata.
 _HUBS_FILE, _HUBS_FOLDER = ".gitattributes", (".cache", "huggingface")
+PACKAGE_SETTINGS = "inference_config.json"
 _LARGEST_JSON = 64_000_000  # bytes
 _MOST_ENTRIES = 10_000  # a package has about forty files
 # Deflate can shrink 1032-fold (zlib's documentation). Such an entry is a bomb, and takes long to hash.

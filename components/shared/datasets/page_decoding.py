@@ -9,8 +9,8 @@ from isal import isal_zlib
 from isal.isal_zlib import IsalError
 from PIL import Image
 
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-"""Those that prepare and others write into shards. Pillow knows forty more; for one (EPS) it starts another program."""
+from components.shared.page_reader.pictures import FORMATS
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY_HEADER = (8, 0, 0, 0, 0)
 """Bit depth 8, colour type grey, deflate, adaptive filters, not interlaced (PNG specification, 11.2.1 IHDR)."""

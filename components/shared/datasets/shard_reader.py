@@ -16,9 +16,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.shared.artifacts.dataset_manifest import Split, read_manifest, verify_shards
-from components.shared.datasets.page_decoding import FORMATS, decode_gray, decode_unfiltered_png
+from components.shared.datasets.page_decoding import decode_gray, decode_unfiltered_png
 from components.shared.datasets.shard_index import ShardIndex, index_shard
 from components.shared.errors import UserError
+from components.shared.page_reader.pictures import FORMATS
 
 _OPEN_SHARDS = 128
 """Open files per process: the default limit is 1,024, and a million pages are a thousand shards."""

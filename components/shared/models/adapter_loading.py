@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
-from components.shared.artifacts.package_files import json_mapping
+from components.shared.artifacts.package_files import PACKAGE_SETTINGS, json_mapping
 from components.shared.artifacts.training_record import training_record
 from components.shared.errors import UserError, first_line
 from components.shared.models.adapter_patterns import check_adapter_patterns
@@ -21,7 +21,6 @@ AdapterKind = Literal["adapter", "model"]
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_PACKAGED = "inference_config.json"
 _MODEL_CONFIG = "config.json"
 _MEND = "point adapter_dir at a folder that the train step made"
 
@@ -98,7 +97,7 @@ def _check_fingerprint(recorded: Any, base_model: str, revision: str | None, ada
 
 def _packaged_base(folder: Path) -> Any:
     """Return the base named in a package's ``inference_config.json``; None if the folder is not a package."""
-    path = folder / _PACKAGED
+    path = folder / PACKAGE_SETTINGS
     if not path.is_file():
         return None
     return json_mapping(path, _MEND).get("base")

@@ -2,6 +2,9 @@
 
 from typing import Any, Protocol, TypeVar
 
+IMAGE_SETTINGS = ("base_size", "image_size", "crop_mode", "max_crops")
+"""The settings of how the DeepSeek-OCR models see a page."""
+
 
 class _WithNoRepeat(Protocol):
     @property

@@ -10,8 +10,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from components.shared.errors import UserError
 from components.shared.models.model_families import ModelFamily
-
-_NAMES = ("base_size", "image_size", "crop_mode", "max_crops")
+from components.shared.programs.reading_settings import IMAGE_SETTINGS
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,11 @@ class ImageSettings:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "ImageSettings":
         """Return the settings in an evaluation's config; one from an older version may have none."""
-        return cls(**{name: config.get(name) for name in (*_NAMES, "image_backend")})
+        return cls(**{name: config.get(name) for name in (*IMAGE_SETTINGS, "image_backend")})
 
     def given(self) -> list[str]:
         """Return the names of DeepSeek's settings that are not None."""
-        return [name for name in _NAMES if getattr(self, name) is not None]
+        return [name for name in IMAGE_SETTINGS if getattr(self, name) is not None]
 
 
 def with_image_settings(settings: ImageSettings, processor: ProcessorMixin, family: ModelFamily) -> ModelFamily:

@@ -12,8 +12,8 @@ from PIL import Image
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from components.shared.datasets.page_decoding import FORMATS
 from components.shared.datasets.shard_reader import ShardDataset
+from components.shared.page_reader.pictures import FORMATS
 from components.train.batches.collator import PageCollator
 
 _MEASURED_PAGES = 32
